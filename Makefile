@@ -1,0 +1,50 @@
+# make help lists the commands. Everything they need is set up on first use,
+# in .venv, by book/_env/setup.py; a second run skips what is done.
+PYTHON ?= python3
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+else
+BIN := .venv/bin
+endif
+PY     := $(BIN)/python
+SETUP  := $(PYTHON) book/_env/setup.py
+BUILD  := $(BIN)/jupyter-book build book --config _config.yml --toc _toc.yml \
+          --path-output . -W -n --keep-going
+PAGE   := _build/html/index.html
+
+export PYTHONNOUSERSITE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export OMP_NUM_THREADS := 1
+
+.PHONY: help book test lab notebooks bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the commands
+	@echo "A Field Guide to Generative AI. The commands:"
+	@sed -n 's/^\([a-z]*\):.*##/  make \1:/p' Makefile | tr ':' '\t' | expand -t 18
+	@echo "Each sets up what it needs first; PYTHON=python3.12 names another Python."
+
+book:  ## build the site into _build/html, from the stored outputs
+	@$(SETUP) venv torch book
+	$(BUILD)
+	@echo "The site is built: open $(PAGE) in a browser; it needs no server."
+
+test:  ## run every check, in about ten minutes
+	@$(SETUP) venv torch book weights tests browser
+	$(PY) -m pytest tests
+	$(PY) -m pytest --nbval -n 2 --dist loadfile book
+
+lab:  ## open the notebooks in JupyterLab
+	@$(SETUP) venv torch book weights
+	$(BIN)/jupyter lab --notebook-dir=book
+
+notebooks:  ## export, run the notebooks that changed, store what they print
+	@$(SETUP) venv torch book weights
+	$(PY) book/_env/notebooks.py $(if $(FORCE),--force)
+
+bench:  ## measure the book against its rivals, in one run
+	@$(SETUP) venv torch book weights tests browser bench
+	$(PY) book/_env/bench.py
+
+clean:  ## remove what was built; `make clean ALL=1` removes .venv too
+	rm -rf _build .pytest_cache .ruff_cache $(if $(ALL),.venv)

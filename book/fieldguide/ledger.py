@@ -1,0 +1,155 @@
+"""What the book claims: a number, what it should be, and why we think so.
+
+A cell ends in `claim(...)`. The claim raises when the measured value is not what
+it should be; otherwise it shows a sentence that is the same on every machine, with
+the measured value marked, so that a later run is compared within the tolerance.
+The page `claims.md` is built from these outputs, so a name is used once in the
+whole book (the build refuses a second use).
+
+An *exact* claim is a closed form, a count or a published figure:
+
+    claim("leak-of-the-future", leak, expect=0, source="derived, from the mask")
+
+A *trend* is something that was trained, sampled or timed. It says what the value
+would be if the effect were absent (`null`), and how far the values lay apart,
+largest minus smallest, over three seeds and two CPU modes (`spread`):
+
+    claim("copied-from-far", accuracy, kind="trend", expect=0.97, tol=0.03,
+          null=0.1, spread=0.008, source="hochreiter1997")
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from html import escape
+from numbers import Integral, Real
+
+from fieldguide.check import require
+
+__all__ = ["Claim", "ClaimError", "claim", "sources"]
+
+SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+SOURCE = re.compile(r"(?P<key>[A-Za-z][\w:+-]*)(, (?P<place>\S.*))?")
+DIGITS = 1e-9  # relative; what two ways of summing a closed form may differ by
+
+
+class ClaimError(AssertionError):
+    """A measured value lies outside its claim's tolerance."""
+
+
+@dataclass(frozen=True, repr=False)
+class Claim:
+    """A claim that held when its cell ran. Made by `claim`, shown by the notebook."""
+
+    name: str
+    value: int | float
+    expect: int | float
+    tol: int | float
+    kind: str
+    source: str
+    null: int | float | None = None
+    spread: int | float | None = None
+
+    @property
+    def allowed(self) -> int | float:
+        """How far the value may lie from `expect`; see `claim` for a `tol` of 0."""
+        if self.tol or isinstance(self.value, int) and isinstance(self.expect, int):
+            return self.tol
+        return DIGITS * abs(self.expect)
+
+    @property
+    def expected(self) -> str:
+        """The stable half of the sentence: no measured value in it."""
+        text = f"expected {number(self.expect)}"
+        if self.tol:
+            text += f" ± {number(self.tol)}"
+        if self.null is not None:
+            text += f", and {number(self.null)} without the effect"
+        return text
+
+    def __repr__(self) -> str:
+        return f"Claim {self.name} holds: {self.expected}. Source: {self.source}."
+
+    def _repr_html_(self) -> str:
+        facts = {"kind": self.kind, "expect": self.expect, "tol": self.tol}
+        facts |= {"null": self.null, "spread": self.spread, "source": self.source}
+        data = "".join(
+            f' data-{key}="{escape(str(value))}"'
+            for key, value in facts.items()
+            if value is not None
+        )
+        return (
+            f'<p class="fg-claim" id="claim-{self.name}"{data}>'
+            f"<strong>Claim</strong> <code>{self.name}</code> holds: measured "
+            f'<data class="fg-measured" value="{self.value}" '
+            f'data-tol="{self.allowed}">{number(self.value, 4)}</data>, '
+            f"{self.expected}. Source: <cite>{escape(self.source)}</cite>.</p>"
+        )
+
+
+def claim(
+    name: str,
+    value,
+    *,
+    expect,
+    tol=0,
+    kind: str = "exact",
+    source: str,
+    null=None,
+    spread=None,
+) -> Claim:
+    """Assert that `value` is within `tol` of `expect`, and return what to show.
+
+    name    a slug, unique in the book: "dot-product-variance".
+    value   the measured number: Python, numpy or a tensor of one element, in the
+            unit that the name or the text beside it states.
+    tol     absolute. With 0, integers must be equal, and a closed form in floats
+            must agree to nine digits (an expected 0 must be 0); whatever is computed
+            in float32 needs a `tol` of its own.
+    source  a key of references.bib or the word "derived", then, after a comma,
+            where in it: "vaswani2017, section 3.2.1"; several joined by "; ".
+    null    trends only: the value without the effect; further away than `tol`.
+    spread  trends only: at most a third of `tol`.
+
+    Raises ClaimError outside the tolerance, ValueError for a claim that says
+    nothing (a bad name, NaN, a tolerance that the null would pass).
+    """
+    require(isinstance(name, str) and SLUG.fullmatch(name), "name", name, "a slug")
+    require(kind in ("exact", "trend"), "kind", kind, "'exact' or 'trend'")
+    require(sources(source), "source", source, "a key of references.bib or 'derived'")
+    value, expect = real("value", value), real("expect", expect)
+    tol = real("tol", tol)
+    require(tol >= 0, "tol", tol, "at least 0")
+    if kind == "trend":
+        null, spread = real("null", null), real("spread", spread)
+        require(abs(expect - null) > tol > 0, "tol", tol, "less than |expect - null|")
+        require(0 <= 3 * spread <= tol, "spread", spread, "a third of tol at most")
+    else:
+        for key, given in (("null", null), ("spread", spread)):
+            require(given is None, key, given, "left out of an exact claim")
+    made = Claim(name, value, expect, tol, kind, source, null, spread)
+    if abs(value - expect) > made.allowed:
+        raise ClaimError(f"Claim {name} fails: measured {value!r}, {made.expected}.")
+    return made
+
+
+def sources(text: str) -> list[tuple[str, str]]:
+    """Split a `source` into (bibliography key, place); [] if it is malformed."""
+    parts = text.split("; ") if isinstance(text, str) else []
+    found = [SOURCE.fullmatch(part) for part in parts]
+    return [(m["key"], m["place"] or "") for m in found if m] if all(found) else []
+
+
+def real(name: str, value) -> int | float:
+    """`value` as a finite int or float, out of whatever holds one number."""
+    size = getattr(value, "numel", None) or getattr(value, "size", 1)
+    size = size() if callable(size) else size
+    number = value.item() if size == 1 and hasattr(value, "item") else value
+    ok = isinstance(number, Real) and not isinstance(number, bool)
+    require(ok and math.isfinite(number), name, value, "one finite number")
+    return int(number) if isinstance(number, Integral) else float(number)
+
+
+def number(value: int | float, digits: int = 10) -> str:
+    """`value` as the sentence shows it: 1,049,600 or 0.0625 or 3.1e-08."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}g}"

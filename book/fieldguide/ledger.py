@@ -53,7 +53,7 @@ class Claim:
     @property
     def allowed(self) -> int | float:
         """How far the value may lie from `expect`; see `claim` for a `tol` of 0."""
-        if self.tol or isinstance(self.value, int) and isinstance(self.expect, int):
+        if self.tol or (isinstance(self.value, int) and isinstance(self.expect, int)):
             return self.tol
         return DIGITS * abs(self.expect)
 

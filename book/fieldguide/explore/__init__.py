@@ -1,0 +1,39 @@
+"""`explore(fn, **controls)`: a widget that stays alive without a kernel.
+
+It reads like `ipywidgets.interact`. `fn` is evaluated for every setting of its
+controls and what it returns is kept with the notebook, so that the published
+page answers a slider from these values; with a kernel it is a live widget.
+"""
+
+from fieldguide.explore.explorer import Explorer, Twin, explore, runtime_html
+from fieldguide.explore.views import (
+    View,
+    bars,
+    figure,
+    heatmap,
+    lines,
+    number,
+    pictures,
+    scatter,
+    table,
+    text,
+    tokens,
+)
+
+__all__ = [
+    "Explorer",
+    "Twin",
+    "View",
+    "bars",
+    "explore",
+    "figure",
+    "heatmap",
+    "lines",
+    "number",
+    "pictures",
+    "runtime_html",
+    "scatter",
+    "table",
+    "text",
+    "tokens",
+]

@@ -1,0 +1,360 @@
+"""The call, the grid, and the widget that answers when there is a kernel."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import anywidget
+import matplotlib
+import numpy as np
+import traitlets
+
+from fieldguide.check import require
+from fieldguide.explore import payload
+from fieldguide.explore.controls import Control, read_control
+from fieldguide.explore.still import draw_still
+from fieldguide.explore.views import View
+from fieldguide.style import PALETTE
+
+HERE = Path(__file__).parent
+MAX_SETTINGS = 20_000
+MAX_RAW_BYTES = 16_000_000
+MAX_STORED_BYTES = 700_000
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A view computed in the browser, by `twins/<name>.js`, from stored data.
+
+    `data(**controls)` is called for each setting of the controls named in
+    `by` and returns arrays, numbers, strings or lists of strings; arrays may
+    differ in shape from one setting to another. The other controls are then
+    continuous. `bits` is the precision of the stored arrays: 8, 16, 32 or 64.
+    """
+
+    name: str
+    by: tuple[str, ...]
+    data: Callable[..., dict]
+    bits: int = 16
+
+    @property
+    def source(self) -> str:
+        path = HERE / "twins" / f"{self.name}.js"
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.js")))
+        require(path.exists(), "Twin.name", self.name, f"one of {known}")
+        return path.read_text()
+
+
+def explore(fn: Callable[..., dict], *, _twin: Twin | None = None, **controls):
+    """Show `fn` as a widget: one control for each of its parameters.
+
+    `fn(**settings)` returns `{title: view}`, with the same titles, kinds and
+    array shapes for every setting. The first line of its docstring is the
+    widget's title, the rest says what to look for. `controls` are given as to
+    `ipywidgets.interact`: (min, max, step), a list, a bool, a number, or a
+    real ipywidgets control.
+
+    Raises ValueError when a control is unknown, a view holds NaN or changes
+    its shape, or the grid is too large: the message says which, and by how
+    much.
+    """
+    title, look = _caption(fn)
+    parsed = [read_control(name, given) for name, given in controls.items()]
+    _match_parameters(fn, [control.name for control in parsed])
+    for control in parsed:
+        taken = hasattr(Explorer, control.name)
+        require(not taken, "control", control.name, "no attribute of a widget")
+    start = {c.name: c.values[c.start] for c in parsed}
+    views = _checked(fn, start)
+    packer = payload.Packer()
+    if _twin is None:
+        _pack_grid(packer, fn, parsed, views)
+    else:
+        _pack_twin(packer, _twin, parsed)
+    stored = sum(len(chunk) for chunk in packer.chunks)
+    if stored > MAX_STORED_BYTES:
+        raise ValueError(
+            f"the grid of {fn.__name__} is {stored:,} bytes compressed, but it must "
+            f"be at most {MAX_STORED_BYTES:,}: {_coarsen(parsed)}"
+        )
+    spec = {
+        "version": payload.VERSION,
+        "id": f"fg-{fn.__name__}",
+        "title": title,
+        "look": look,
+        "controls": [control.spec() for control in parsed],
+        "views": [_view_spec(i, t, v, _twin) for i, (t, v) in enumerate(views.items())],
+        "fields": packer.fields,
+        "twin": _twin.source if _twin else None,
+        "by": list(_twin.by) if _twin else None,
+    }
+    still = draw_still(views)
+    return _explorer_class(parsed)(fn, parsed, spec, packer.chunks, still)
+
+
+def _caption(fn) -> tuple[str, str]:
+    doc = inspect.getdoc(fn) or ""
+    title, _, look = doc.partition("\n")
+    allowed = "a docstring: first line the title, then what to look for"
+    ok = bool(title.strip() and look.strip())
+    require(ok, f"{getattr(fn, '__name__', fn)}.__doc__", doc, allowed)
+    return title.strip(), " ".join(look.split())
+
+
+def _match_parameters(fn, names: list[str]) -> None:
+    try:
+        inspect.signature(fn).bind(**dict.fromkeys(names))
+    except TypeError as error:
+        wanted = list(inspect.signature(fn).parameters)
+        raise ValueError(
+            f"controls = {names}, but {fn.__name__} takes {wanted}: {error}"
+        ) from None
+
+
+def _checked(fn, settings: dict, like: dict[str, View] | None = None):
+    """`fn(**settings)`, checked to be views, of the shapes of `like`."""
+    where = ", ".join(f"{k}={v!r}" for k, v in settings.items())
+    try:
+        views = fn(**settings)
+    except ValueError as error:
+        raise ValueError(f"{fn.__name__}({where}): {error}") from error
+    ok = isinstance(views, dict) and len(views) > 0
+    ok = ok and all(isinstance(view, View) for view in views.values())
+    allowed = "a dict of title: view, from heatmap(...), lines(...), ..."
+    require(ok, f"{fn.__name__}({where})", views, allowed)
+    if like is not None:
+        here, there = _shapes(views), _shapes(like)
+        if here != there:
+            raise ValueError(
+                f"{fn.__name__}({where}) returns {here}, but the start setting "
+                f"returns {there}: a view keeps its kind and shape everywhere"
+            )
+    return views
+
+
+def _shapes(views: dict[str, View]) -> dict:
+    return {
+        title: (view.kind, {k: a.shape for k, a in view.arrays.items()})
+        for title, view in views.items()
+    }
+
+
+def _coarsen(controls: list[Control]) -> str:
+    sizes = ", ".join(f"{c.name} {len(c.values)}" for c in controls)
+    largest = max(controls, key=lambda c: len(c.values))
+    return f"coarsen {largest.name!r} (values per control: {sizes})"
+
+
+def _check_grid(fn, controls: list[Control], views: dict[str, View]) -> None:
+    settings = int(np.prod([len(c.values) for c in controls]))
+    each = sum(
+        array.size * view.bits // 8
+        for view in views.values()
+        for array in view.arrays.values()
+    )
+    each += sum(len(json.dumps(view.props)) for view in views.values())
+    if settings > MAX_SETTINGS or settings * each > MAX_RAW_BYTES:
+        raise ValueError(
+            f"the grid of {fn.__name__} has {settings:,} settings of {each:,} bytes, "
+            f"but it must be at most {MAX_SETTINGS:,} settings and "
+            f"{MAX_RAW_BYTES:,} bytes: {_coarsen(controls)}"
+        )
+
+
+def _pack_grid(packer, fn, controls: list[Control], like: dict[str, View]) -> None:
+    """Evaluate `fn` for every setting and pack what varies."""
+    _check_grid(fn, controls, like)
+    names = [c.name for c in controls]
+    grid = [len(c.values) for c in controls]
+    states = [
+        _checked(fn, dict(zip(names, combination, strict=True)), like)
+        for combination in itertools.product(*(c.values for c in controls))
+    ]
+    for index, (title, view) in enumerate(like.items()):
+        here = [state[title] for state in states]
+        for key, array in view.arrays.items():
+            items = np.stack([v.arrays[key] for v in here])
+            items = items.reshape(*grid, *array.shape)
+            packer.numbers(f"{index}.{key}", items, names, view.bits)
+        _pack_values(packer, f"{index}.props", [v.props for v in here], grid, names)
+
+
+def _pack_values(packer, key: str, values: list, grid: list, names: list) -> None:
+    items = np.empty(len(values), dtype=object)
+    items[:] = values
+    packer.values(key, items.reshape(grid), names)
+
+
+def _pack_twin(packer, twin: Twin, controls: list[Control]) -> None:
+    """Pack what the twin reads; arrays of several shapes are padded."""
+    known = {c.name: c for c in controls}
+    for name in twin.by:
+        require(name in known, "Twin.by", name, f"one of {list(known)}")
+    require(twin.bits in payload.TYPES, "Twin.bits", twin.bits, "8, 16, 32 or 64")
+    names, axes = list(twin.by), [known[name].values for name in twin.by]
+    grid = [len(axis) for axis in axes]
+    combinations = itertools.product(*axes)
+    data = [twin.data(**dict(zip(names, c, strict=True))) for c in combinations]
+    for key, sample in data[0].items():
+        values = [state[key] for state in data]
+        if isinstance(sample, (str, int, float)) or _strings(sample):
+            _pack_values(packer, key, values, grid, names)
+            continue
+        arrays = [np.asarray(value, dtype=np.float64) for value in values]
+        for array in arrays:
+            require(np.isfinite(array).all(), f"data[{key!r}]", array, "finite")
+        shapes = [list(array.shape) for array in arrays]
+        length = max(array.size for array in arrays)
+        flat = [np.pad(a.ravel(), (0, length - a.size), mode="edge") for a in arrays]
+        items = np.stack(flat).reshape(*grid, length)
+        packer.numbers(key, items, names, twin.bits)
+        _pack_values(packer, f"{key}.shape", shapes, grid, names)
+
+
+def _strings(value) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
+
+
+def _view_spec(index: int, title: str, view: View, twin: Twin | None) -> dict:
+    spec = {"title": title, "kind": view.kind}
+    if twin:
+        return {**spec, "props": view.props}
+    return {**spec, "arrays": {key: f"{index}.{key}" for key in view.arrays}}
+
+
+def _plain(views: dict[str, View]) -> dict:
+    """Views as JSON, for a setting that the kernel computed."""
+    return {
+        title: {
+            "kind": view.kind,
+            **view.props,
+            **{
+                key: {"shape": list(a.shape), "values": a.ravel().tolist()}
+                for key, a in view.arrays.items()
+            },
+        }
+        for title, view in views.items()
+    }
+
+
+class Explorer(anywidget.AnyWidget):
+    """An explored function with a kernel behind it: a DOMWidget.
+
+    Each control is a trait of the same name: assign it, `.observe` it, or
+    link it to another widget's. `views` holds the current setting's views.
+    """
+
+    spec = traitlets.Dict().tag(sync=True)
+    chunks = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, fn, controls, spec, chunks, still):
+        self._fn, self._controls, self._still = fn, controls, still
+        names = [c.name for c in controls]
+        self._names = names
+        start = {c.name: c.keys[c.start] for c in controls}
+        packed = {str(i): chunk for i, chunk in enumerate(chunks)}
+        super().__init__(
+            _esm=runtime_source() + "\nexport default fieldguide.anywidget;\n",
+            _css=(HERE / "explorer.css").read_text(),
+            spec=spec,
+            chunks=packed,
+            **start,
+        )
+        self.observe(self._answer, names)
+        for control in controls:
+            if control.widget is not None:
+                self._follow(control)
+
+    def _follow(self, control: Control) -> None:
+        """Keep a control that was passed in and the trait of its name equal."""
+        keys = dict(zip(control.labels, control.keys, strict=True))
+
+        def to_trait(value):
+            found = [k for k, v in zip(control.keys, control.values, strict=True)
+                     if v is value or v == value]
+            return found[0] if found else keys.get(value, value)
+
+        def from_widget(change):
+            setattr(self, control.name, to_trait(change["new"]))
+
+        def to_widget(change):
+            try:
+                control.widget.value = control.value(change["new"])
+            except traitlets.TraitError:
+                pass  # off the widget's own range: the explorer alone shows it
+
+        control.widget.observe(from_widget, "value")
+        self.observe(to_widget, control.name)
+
+    @property
+    def params(self) -> dict:
+        """The current setting: {control: value}, as `fn` takes it."""
+        return {c.name: c.value(getattr(self, c.name)) for c in self._controls}
+
+    @property
+    def views(self) -> dict[str, View]:
+        """What `fn` returns for the current setting."""
+        return _checked(self._fn, self.params)
+
+    def _on_grid(self) -> bool:
+        return all(
+            getattr(self, c.name) in c.keys
+            or (self.spec["twin"] and c.numeric and c.name not in self.spec["by"])
+            for c in self._controls
+        )
+
+    def _answer(self, _change) -> None:
+        """Compute a setting that the browser does not hold, and send it."""
+        if self._on_grid():
+            return
+        keys = {name: getattr(self, name) for name in self._names}
+        try:
+            message = {"views": _plain(self.views)}
+        except Exception as error:  # shown to whoever moved the control
+            message = {"error": str(error)}
+        self.send({"params": keys, **message})
+
+    def __repr__(self) -> str:
+        """What is shown, without a measured digit: stored as text/plain."""
+        start = [f"{c.label} {c.labels[c.start]}" for c in self._controls]
+        shown = [f"{v['title']} ({v['kind']})" for v in self.spec["views"]]
+        title = self.spec["title"]
+        return f"Explorer: {title} At {', '.join(start)}: {', '.join(shown)}."
+
+    def html(self) -> str:
+        """The figure as it is stored in a notebook: alive without a kernel."""
+        chunks = [self.chunks[str(i)] for i in range(len(self.chunks))]
+        alt = f"{repr(self).removeprefix('Explorer: ')} Still picture."
+        return payload.write(self.spec, chunks, self._still, alt)
+
+    def _repr_mimebundle_(self, **options):
+        bundle = super()._repr_mimebundle_(**options)
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        still = {"text/html": self.html(), "image/png": self._still}
+        return {**(data or {}), "text/plain": repr(self), **still}, metadata
+
+
+def _explorer_class(controls: list[Control]) -> type[Explorer]:
+    """Explorer with one synced trait for each control."""
+    traits = {c.name: traitlets.Any().tag(sync=True) for c in controls}
+    return type("Explorer", (Explorer,), traits)
+
+
+def runtime_source() -> str:
+    """The browser's side: palette and colour map, then runtime.js."""
+    stops = matplotlib.colormaps["viridis"](np.linspace(0, 1, 17))[:, :3]
+    colours = np.round(255 * stops).astype(int).tolist()
+    head = f"self.fgPalette = {json.dumps(PALETTE)};\n"
+    head += f"self.fgColours = {json.dumps(colours)};\n"
+    return head + (HERE / "runtime.js").read_text()
+
+
+def runtime_html() -> str:
+    """What a saved notebook needs once for its explorers to wake."""
+    style = (HERE / "explorer.css").read_text()
+    return f"<style>{style}</style>\n<script>{runtime_source()}</script>"

@@ -1,0 +1,160 @@
+"""What a stored explorer holds: fields over the grid, quantized and packed.
+
+A field is one array (or list) for each setting of the controls it depends on,
+in row-major order. Numbers become 8- or 16-bit steps between the least and the
+greatest value; everything is compressed by zlib and written as base64. The
+first lines of runtime.js describe the format.
+"""
+
+from __future__ import annotations
+
+import base64
+import html as html_module
+import json
+import re
+import zlib
+
+import numpy as np
+
+VERSION = 1
+CHUNK_BYTES = 1 << 17
+TYPES = {8: np.uint8, 16: np.dtype("<u2"), 32: np.dtype("<f4"), 64: np.dtype("<f8")}
+NAMES = {8: "u8", 16: "u16", 32: "f32", 64: "f64"}
+
+
+def varying(items: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Shorten to 1 each leading axis of `items`, one a name, that changes nothing.
+
+    Returns the shortened array and the names that remain.
+    """
+    kept = []
+    for axis, name in enumerate(names):
+        first = items.take([0], axis)
+        if all(_equal(items.take([i], axis), first) for i in range(items.shape[axis])):
+            items = first
+        else:
+            kept.append(name)
+    return items, kept
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.dtype == object:
+        return a.tolist() == b.tolist()
+    return np.array_equal(a, b)
+
+
+class Packer:
+    """Collects fields; `fields` goes into the spec, `chunks` beside it."""
+
+    def __init__(self):
+        self.fields: dict[str, dict] = {}
+        self.chunks: list[bytes] = []
+
+    def numbers(self, key: str, items: np.ndarray, names: list[str], bits: int):
+        """Add a number field: `items` (*grid, *shape), one grid axis a name."""
+        shape = list(items.shape[len(names) :])
+        items, by = varying(items, names)
+        items = items.reshape(-1, int(np.prod(shape, dtype=int)))
+        spec = {"by": by, "type": NAMES[bits], "shape": shape}
+        if bits <= 16:
+            low, high = float(items.min()), float(items.max())
+            levels = (1 << bits) - 1
+            whole = high - low <= levels and not np.any(items % 1)
+            step = 1.0 if whole else (high - low) / levels
+            items = np.round((items - low) / (step or 1.0))
+            spec |= {"low": low, "step": step}
+        self._add(key, spec, items.astype(TYPES[bits]))
+
+    def values(self, key: str, items: np.ndarray, names: list[str]):
+        """Add a field of JSON values: `items` an object array over the grid."""
+        items, by = varying(items, names)
+        flat = items.ravel().tolist()
+        spec = {"by": by, "type": "json", "per": len(flat), "chunk": len(self.chunks)}
+        self.fields[key] = spec
+        plain = json.dumps(flat, ensure_ascii=False, separators=(",", ":"))
+        self.chunks.append(zlib.compress(plain.encode(), 9))
+
+    def _add(self, key: str, spec: dict, items: np.ndarray):
+        per = max(1, CHUNK_BYTES // max(1, items.itemsize * items.shape[1]))
+        self.fields[key] = {**spec, "per": per, "chunk": len(self.chunks)}
+        for start in range(0, len(items), per):
+            raw = items[start : start + per].tobytes()
+            self.chunks.append(zlib.compress(raw, 9))
+
+
+def unpack(fields: dict, chunks: list[bytes]) -> dict:
+    """Every field in full: {key: array (settings, *shape) or list}."""
+    starts = sorted(spec["chunk"] for spec in fields.values()) + [len(chunks)]
+    result = {}
+    for key, spec in fields.items():
+        end = starts[starts.index(spec["chunk"]) + 1]
+        raw = b"".join(zlib.decompress(c) for c in chunks[spec["chunk"] : end])
+        if spec["type"] == "json":
+            result[key] = json.loads(raw)
+            continue
+        bits = next(b for b, name in NAMES.items() if name == spec["type"])
+        items = np.frombuffer(raw, TYPES[bits]).astype(np.float64)
+        if "step" in spec:
+            items = spec["low"] + spec["step"] * items
+        result[key] = items.reshape(-1, *spec["shape"])
+    return result
+
+
+def script(kind: str, body: str, attributes: str = "") -> str:
+    """A `<script>` that holds data; `</` and `<!--` cannot end it early."""
+    body = body.replace("<", "\\u003c") if "json" in kind else body
+    return f'<script type="{kind}"{attributes}>{body}</script>'
+
+
+# The bootstrap: hand the figure to the runtime, or queue it until that comes.
+WAKE = (
+    "<script>(self.fgQueue = self.fgQueue || [])"
+    ".push(document.currentScript.parentNode)</script>"
+)
+
+
+def write(spec: dict, chunks: list[bytes], still: bytes, alt: str) -> str:
+    """The stored figure: still picture, caption, spec, chunks, bootstrap."""
+    picture = base64.b64encode(still).decode()
+    alt, title, look = map(html_module.escape, (alt, spec["title"], spec["look"]))
+    packed = json.dumps(spec, ensure_ascii=False, separators=(",", ":"))
+    parts = [
+        f'<figure class="fg" data-fg-explore="{VERSION}" id="{spec["id"]}">',
+        f'<img class="fg-still" alt="{alt}" src="data:image/png;base64,{picture}">',
+        f"<figcaption><strong>{title}</strong> {look}</figcaption>",
+        script("application/json", packed, ' class="fg-spec"'),
+    ]
+    for index, chunk in enumerate(chunks):
+        body = base64.b64encode(chunk).decode()
+        parts.append(script("text/plain", body, f' data-fg-chunk="{index}"'))
+    return "\n".join([*parts, WAKE, "</figure>"])
+
+
+SPEC = re.compile(r'<script type="application/json" class="fg-spec">(.*?)</script>')
+CHUNK = re.compile(r'<script type="text/plain" data-fg-chunk="\d+">(.*?)</script>')
+STILL = re.compile(r'src="data:image/png;base64,([^"]*)"')
+
+
+def read(html: str) -> dict:
+    """Decode one stored figure.
+
+    Returns `spec` (without the quantization's own numbers), `fields`
+    ({key: array or list}), `steps` ({key: quantization step, 0 where exact}),
+    `still` (PNG bytes) and `rest`, the HTML with all of these cut out.
+    Raises ValueError when `html` is not a stored explorer.
+    """
+    found = SPEC.search(html), STILL.search(html)
+    if not all(found):
+        raise ValueError("html is not a stored explorer: it has no spec or picture")
+    spec = json.loads(found[0][1])
+    chunks = [base64.b64decode(body) for body in CHUNK.findall(html)]
+    fields = unpack(spec["fields"], chunks)
+    steps = {key: f.get("step", 0.0) for key, f in spec["fields"].items()}
+    layout = {
+        key: {k: v for k, v in f.items() if k not in ("low", "step")}
+        for key, f in spec["fields"].items()
+    }
+    rest = STILL.sub("", CHUNK.sub("", SPEC.sub("", html)))
+    still = base64.b64decode(found[1][1])
+    spec = {**spec, "fields": layout}
+    return {"spec": spec, "fields": fields, "steps": steps, "still": still, "rest": rest}

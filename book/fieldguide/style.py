@@ -1,0 +1,54 @@
+"""One look for every figure, and the script that wakes a page's widgets."""
+
+from __future__ import annotations
+
+import matplotlib
+import matplotlib.pyplot as plt
+from cycler import cycler
+
+# Six colours that stay apart in the common forms of colour blindness and have
+# at least 3:1 contrast on white and on the dark theme's background.
+PALETTE = ["#3B7CB8", "#D55E00", "#228B45", "#B0468E", "#0090A0", "#8C6D1F"]
+
+STYLE = {
+    "axes.prop_cycle": cycler(color=PALETTE),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.6,
+    "image.cmap": "viridis",
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "figure.figsize": (6.0, 3.2),
+    "figure.dpi": 100,
+    "savefig.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "svg.hashsalt": "fieldguide",
+}
+
+
+def style_context():
+    """The book's style, for the drawing inside a `with` block."""
+    return matplotlib.rc_context(STYLE | {"axes.grid": False})
+
+
+class Ready:
+    """What `begin` shows: a sentence, and in a page the widgets' runtime."""
+
+    def __repr__(self) -> str:
+        return "Figures and widgets are ready."
+
+    def _repr_html_(self) -> str:
+        from fieldguide.explore import runtime_html
+
+        return runtime_html()
+
+
+def begin() -> Ready:
+    """Set the figures' style; shown, it brings the widgets' browser runtime."""
+    plt.rcParams.update(STYLE)
+    return Ready()

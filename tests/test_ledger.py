@@ -131,9 +131,9 @@ def test_the_text_does_not_depend_on_the_measured_value(one, other):
 
 
 def test_the_sentence():
-    text = "Claim effect holds: expected 0.9 ± 0.1, and 0.1 without the effect."
-    assert (
-        repr(claim("effect", 0.83, **TREND)) == text + "Source: vaswani2017, table 2."
+    assert repr(claim("effect", 0.83, **TREND)) == (
+        "Claim effect holds: expected 0.9 ± 0.1, and 0.1 without the effect. "
+        "Source: vaswani2017, table 2."
     )
     made = claim("weights", 1_049_600, expect=1_049_600, source="derived")
     assert repr(made) == "Claim weights holds: expected 1,049,600. Source: derived."

@@ -8,7 +8,7 @@ defined, `Tokenizer` turns text into the ids that a model expects:
     query = model.tensor("blk.0.attn_q.weight")      # float32, (out, in)
     ids = smollm2_tokenizer().encode("The cat sat")
 
-Every error is a DataError that names the file and the command that mends it.
+A missing or damaged file is a DataError that names it and the command that mends it.
 """
 
 import functools
@@ -269,10 +269,11 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens included; half a character shows as �."""
-        ids = [int(number) for number in ids]
-        ok = all(0 <= number < len(self) for number in ids)
+        array = np.asarray(ids)
+        whole = array.size == 0 or array.dtype.kind in "iu"
+        ok = array.ndim == 1 and whole and all((array >= 0) & (array < len(self)))
         require(ok, "ids", ids, f"whole numbers from 0 to {len(self) - 1}")
-        return self._bpe.decode(ids, skip_special_tokens=False)
+        return self._bpe.decode(array.tolist(), skip_special_tokens=False)
 
     def pieces(self, text: str) -> list[str]:
         """The tokens of `text`, to be read: spaces as "·", lone bytes as "<F0 9F>"."""

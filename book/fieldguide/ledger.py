@@ -15,7 +15,7 @@ would be if the effect were absent (`null`), and how far the values lay apart,
 largest minus smallest, over three seeds and two CPU modes (`spread`):
 
     claim("copied-from-far", accuracy, kind="trend", expect=0.97, tol=0.03,
-          null=0.1, spread=0.008, source="hochreiter1997")
+          null=0.1, spread=0.008, source="derived")
 """
 
 import math
@@ -107,7 +107,7 @@ def claim(
             must agree to nine digits (an expected 0 must be 0); whatever is computed
             in float32 needs a `tol` of its own.
     source  a key of references.bib or the word "derived", then, after a comma,
-            where in it: "vaswani2017, section 3.2.1"; several joined by "; ".
+            where in it: "vaswani2017attention, section 3.2.1"; several joined by "; ".
     null    trends only: the value without the effect; further away than `tol`.
     spread  trends only: at most a third of `tol`.
 

@@ -31,9 +31,9 @@ STYLE = {
 }
 
 
-def style_context():
-    """The book's style, for the drawing inside a `with` block."""
-    return matplotlib.rc_context(STYLE | {"axes.grid": False})
+def style_context(changes: dict):
+    """The book's style with some `changes`, for the drawing in a `with` block."""
+    return matplotlib.rc_context(STYLE | changes)
 
 
 class Ready:

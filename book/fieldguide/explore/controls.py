@@ -54,6 +54,10 @@ class Control:
         keys = self.keys
         return self.values[keys.index(key)] if key in keys else key
 
+    def key(self, value):
+        """What the browser calls `value`; off the grid, `value`."""
+        return self.keys[self.values.index(value)] if value in self.values else value
+
     def spec(self) -> dict:
         return {
             "name": self.name,
@@ -83,7 +87,11 @@ def read_control(name: str, given) -> Control:
         values = sorted([*values, value])
         labels = [format_cell(v) for v in values]
     passed = widget if widget is given else None
-    return Control(name, label, kind, values, labels, values.index(value), passed)
+    control = Control(name, label, kind, values, labels, values.index(value), passed)
+    require(len(values) > 1, name, given, "a control with two values or more")
+    distinct = len(set(control.keys)) == len(values)
+    require(distinct, name, control.keys, "distinct values or labels")
+    return control
 
 
 def _values(name: str, widget) -> tuple[str, list, list[str]]:
@@ -107,8 +115,10 @@ def _values(name: str, widget) -> tuple[str, list, list[str]]:
         return "text", list(widget.options), list(widget.options)
     if isinstance(widget, (*CHOICES, ipywidgets.SelectionSlider)):
         pairs = widget._options_full
-        labels = [format_cell(value) if label == str(value) else label
-                  for label, value in pairs]
+        labels = [
+            format_cell(value) if label == str(value) else label
+            for label, value in pairs
+        ]
         sliding = isinstance(widget, ipywidgets.SelectionSlider)
         kind = "range" if sliding else "choice"
         return kind, [value for _, value in pairs], labels

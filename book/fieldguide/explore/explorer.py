@@ -6,6 +6,7 @@ import inspect
 import itertools
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,6 +183,10 @@ def _pack_grid(packer, fn, controls: list[Control], like: dict[str, View]) -> No
             items = items.reshape(*grid, *array.shape)
             packer.numbers(f"{index}.{key}", items, names, view.bits)
         _pack_values(packer, f"{index}.props", [v.props for v in here], grid, names)
+    moving = {name for field in packer.fields.values() for name in field["by"]}
+    for name in names:
+        moves = name in moving
+        require(moves, "control", name, f"one that changes what {fn.__name__} returns")
 
 
 def _pack_values(packer, key: str, values: list, grid: list, names: list) -> None:
@@ -242,6 +247,21 @@ def _plain(views: dict[str, View]) -> dict:
     }
 
 
+def runtime_source() -> str:
+    """The browser's side: palette and colour map, then runtime.js."""
+    stops = matplotlib.colormaps["viridis"](np.linspace(0, 1, 17))[:, :3]
+    colours = np.round(255 * stops).astype(int).tolist()
+    head = f"self.fgPalette = {json.dumps(PALETTE)};\n"
+    head += f"self.fgColours = {json.dumps(colours)};\n"
+    return head + (HERE / "runtime.js").read_text()
+
+
+def runtime_html() -> str:
+    """What a saved notebook needs once for its explorers to wake."""
+    style = (HERE / "explorer.css").read_text()
+    return f"<style>{style}</style>\n<script>{runtime_source()}</script>"
+
+
 class Explorer(anywidget.AnyWidget):
     """An explored function with a kernel behind it: a DOMWidget.
 
@@ -249,6 +269,8 @@ class Explorer(anywidget.AnyWidget):
     link it to another widget's. `views` holds the current setting's views.
     """
 
+    _esm = runtime_source() + "\nexport default fieldguide.anywidget;\n"
+    _css = (HERE / "explorer.css").read_text()
     spec = traitlets.Dict().tag(sync=True)
     chunks = traitlets.Dict().tag(sync=True)
 
@@ -259,8 +281,6 @@ class Explorer(anywidget.AnyWidget):
         start = {c.name: c.keys[c.start] for c in controls}
         packed = {str(i): chunk for i, chunk in enumerate(chunks)}
         super().__init__(
-            _esm=runtime_source() + "\nexport default fieldguide.anywidget;\n",
-            _css=(HERE / "explorer.css").read_text(),
             spec=spec,
             chunks=packed,
             **start,
@@ -272,21 +292,13 @@ class Explorer(anywidget.AnyWidget):
 
     def _follow(self, control: Control) -> None:
         """Keep a control that was passed in and the trait of its name equal."""
-        keys = dict(zip(control.labels, control.keys, strict=True))
-
-        def to_trait(value):
-            found = [k for k, v in zip(control.keys, control.values, strict=True)
-                     if v is value or v == value]
-            return found[0] if found else keys.get(value, value)
 
         def from_widget(change):
-            setattr(self, control.name, to_trait(change["new"]))
+            setattr(self, control.name, control.key(change["new"]))
 
         def to_widget(change):
-            try:
+            with suppress(traitlets.TraitError):  # no option of the widget's own
                 control.widget.value = control.value(change["new"])
-            except traitlets.TraitError:
-                pass  # off the widget's own range: the explorer alone shows it
 
         control.widget.observe(from_widget, "value")
         self.observe(to_widget, control.name)
@@ -343,18 +355,3 @@ def _explorer_class(controls: list[Control]) -> type[Explorer]:
     """Explorer with one synced trait for each control."""
     traits = {c.name: traitlets.Any().tag(sync=True) for c in controls}
     return type("Explorer", (Explorer,), traits)
-
-
-def runtime_source() -> str:
-    """The browser's side: palette and colour map, then runtime.js."""
-    stops = matplotlib.colormaps["viridis"](np.linspace(0, 1, 17))[:, :3]
-    colours = np.round(255 * stops).astype(int).tolist()
-    head = f"self.fgPalette = {json.dumps(PALETTE)};\n"
-    head += f"self.fgColours = {json.dumps(colours)};\n"
-    return head + (HERE / "runtime.js").read_text()
-
-
-def runtime_html() -> str:
-    """What a saved notebook needs once for its explorers to wake."""
-    style = (HERE / "explorer.css").read_text()
-    return f"<style>{style}</style>\n<script>{runtime_source()}</script>"

@@ -84,7 +84,7 @@ class Packer:
 
 def unpack(fields: dict, chunks: list[bytes]) -> dict:
     """Every field in full: {key: array (settings, *shape) or list}."""
-    starts = sorted(spec["chunk"] for spec in fields.values()) + [len(chunks)]
+    starts = [*sorted(spec["chunk"] for spec in fields.values()), len(chunks)]
     result = {}
     for key, spec in fields.items():
         end = starts[starts.index(spec["chunk"]) + 1]
@@ -157,4 +157,10 @@ def read(html: str) -> dict:
     rest = STILL.sub("", CHUNK.sub("", SPEC.sub("", html)))
     still = base64.b64decode(found[1][1])
     spec = {**spec, "fields": layout}
-    return {"spec": spec, "fields": fields, "steps": steps, "still": still, "rest": rest}
+    return {
+        "spec": spec,
+        "fields": fields,
+        "steps": steps,
+        "still": still,
+        "rest": rest,
+    }

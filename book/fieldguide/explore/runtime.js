@@ -401,7 +401,9 @@
     update() {
       for (const [name, show] of Object.entries(this.inputs)) show(this.params[name]);
       if (!this.spec.controls.every((c) => this.onGrid(c, this.params[c.name]))) {
-        this.element.setAttribute("aria-busy", "true"); // the kernel will answer
+        this.element.setAttribute("aria-busy", "true"); // until the kernel answers
+        clearTimeout(this.saying);
+        this.saying = setTimeout(() => this.say("The kernel has not answered yet; is it running?"), 5000);
         return Promise.resolve();
       }
       const waiting = this.fields.load(this.params);
@@ -472,7 +474,7 @@
         this.pointed.textContent = text;
         if (spoken) this.say(text);
       };
-      node.addEventListener("pointermove", (event) => {
+      for (const type of ["pointerdown", "pointermove"]) node.addEventListener(type, (event) => {
         const box = node.getBoundingClientRect();
         show(find(event.clientX - box.left, event.clientY - box.top));
       });
@@ -480,8 +482,8 @@
         const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
         if (!step) return;
         event.preventDefault();
-        const [rows, columns] = size ?? [node.fg.rows, node.fg.columns], at = node.at ?? [0, -step[1] && 0];
-        node.at = node.at ? [clamp(at[0] + step[0], 0, rows - 1), clamp(at[1] + step[1], 0, columns - 1)] : [0, 0];
+        const [rows, columns] = size ?? [node.fg.rows, node.fg.columns], at = node.at;
+        node.at = at ? [clamp(at[0] + step[0], 0, rows - 1), clamp(at[1] + step[1], 0, columns - 1)] : [0, 0];
         if (node.fg) this.repaint();
         show(node.at, true);
       });
@@ -561,6 +563,7 @@
       const follow = () => { for (const name of names) explorer.params[name] = model.get(name); explorer.update(); };
       const answer = (message) => {
         if (!names.every((name) => message.params[name] === explorer.params[name])) return; // an older setting's
+        clearTimeout(explorer.saying);
         if (message.error) { figure.removeAttribute("aria-busy"); explorer.say(message.error); return; }
         for (const [title, view] of Object.entries(message.views)) view.title = title;
         explorer.paint(message.views);

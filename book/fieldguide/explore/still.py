@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,7 +21,9 @@ def draw_still(views: dict[str, View]) -> bytes:
         max(_height(v) for v in list(views.values())[r * columns : (r + 1) * columns])
         for r in range(rows)
     ]
-    with style_context():
+    plain = {"axes.grid": False, "text.parse_math": False}
+    with style_context(plain), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a script the font lacks
         fig, axes = plt.subplots(
             rows,
             columns,

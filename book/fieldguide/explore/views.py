@@ -196,4 +196,5 @@ def format_cell(value) -> str:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return str(value)
+    require(np.isfinite(value), "number", value, "finite")
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

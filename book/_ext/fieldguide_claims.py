@@ -1,0 +1,258 @@
+"""The page of claims, built from what is stored: nothing on it is typed by hand.
+
+    ```{assertions}     book/article.yml: a table for each section of the article
+    ```{claims}         a table of every claim that a notebook's cells made and stored
+
+A chapter that is not in _toc.yml shows as *not yet*. A broken promise is a warning,
+so that `-W` fails the build: a claim or a source that does not exist, a name used
+twice, a page without its verdict.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+from fieldguide import ledger
+
+VERDICTS = (
+    "holds",
+    "holds with limits",
+    "imprecise",
+    "contested",
+    "out of date",
+    "not yet",
+)
+NEEDED = {"id", "quote", "notebook", "verdict"}
+FIELDS = NEEDED | {"reason", "claims", "sources"}
+SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+logger = logging.getLogger(__name__)
+
+
+# --- What is stored ----------------------------------------------------------------
+
+
+def read_article(path: Path) -> tuple[list[dict], list[str]]:
+    """The article's sections, and a sentence for each fault in them."""
+    sections = yaml.safe_load(path.read_text("utf8"))
+    faults, seen = [], set()
+    for section in sections:
+        for entry in section["assertions"]:
+            faults += [f"{entry.get('id')}: {fault}" for fault in entry_faults(entry)]
+            if entry.get("id") in seen:
+                faults.append(f"{entry['id']}: the id is used twice")
+            seen.add(entry.get("id"))
+    return sections, faults
+
+
+def entry_faults(entry: dict) -> Iterator[str]:
+    if missing := NEEDED - entry.keys():
+        yield f"{sorted(missing)} is missing"
+        return
+    if unknown := entry.keys() - FIELDS:
+        yield f"{sorted(unknown)} is no field"
+    if not SLUG.fullmatch(str(entry["id"])):
+        yield "the id is not a slug"
+    if not re.fullmatch(r"[a-z-]+/[a-z-]+", str(entry["notebook"])):
+        yield f"{entry['notebook']!r} is not chapter/notebook"
+    if entry["verdict"] not in VERDICTS:
+        yield f"{entry['verdict']!r} is no verdict; there are {', '.join(VERDICTS)}"
+    open_fields = sorted(entry.keys() - NEEDED)
+    if entry["verdict"] == "not yet":
+        if open_fields:
+            yield f"{open_fields} is given, but the verdict is not yet"
+        return
+    if not str(entry.get("reason", "")).strip().endswith("."):
+        yield "the reason is not a sentence"
+    if not (entry.get("claims") or entry.get("sources")):
+        yield "neither a claim nor a source shows it"
+
+
+class Stored(NamedTuple):
+    """A claim as a notebook stores it; numbers as they were written."""
+
+    name: str
+    docname: str
+    measured: str
+    facts: dict[str, str]  # kind, expect, tol, source; of a trend null and spread
+
+
+class ClaimParser(HTMLParser):
+    """Collects the claims in a piece of HTML, as `fieldguide.ledger` writes it."""
+
+    def __init__(self, docname: str):
+        super().__init__()
+        self.docname, self.found, self.last = docname, [], None
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if tag == "p" and given.get("class") == "fg-claim":
+            self.last = given
+        elif tag == "data" and given.get("class") == "fg-measured" and self.last:
+            name = self.last["id"].removeprefix("claim-")
+            facts = {
+                key.removeprefix("data-"): value
+                for key, value in self.last.items()
+                if key.startswith("data-")
+            }
+            self.found.append(Stored(name, self.docname, given["value"], facts))
+            self.last = None
+
+
+def read_claims(notebook: Path, docname: str) -> list[Stored]:
+    """The claims in the stored outputs of a notebook, in its order."""
+    parser = ClaimParser(docname)
+    for cell in json.loads(notebook.read_text("utf8"))["cells"]:
+        for output in cell.get("outputs", []):
+            parser.feed("".join(output.get("data", {}).get("text/html", "")))
+    return parser.found
+
+
+# --- What is shown -----------------------------------------------------------------
+
+
+class Table(SphinxDirective):
+    """What the two directives share: the claims, the sources, table cells."""
+
+    def warn(self, message: str) -> None:
+        logger.warning(message, location=self.get_location(), type="claims")
+
+    def collect(self) -> list[Stored]:
+        """Every stored claim of this site's pages."""
+        self.env.note_reread()  # the notebooks may change, and the list of them
+        found = []
+        for docname in sorted(self.env.found_docs):
+            path = Path(self.env.doc2path(docname))
+            found += read_claims(path, docname) if path.suffix == ".ipynb" else []
+        return found
+
+    def text(self, markdown: str) -> list[nodes.Node]:
+        return self.state.inline_text(markdown, self.lineno)[0]
+
+    def sources(self, text: str) -> list[nodes.Node]:
+        """A claim's `source` with its keys as citations."""
+        found = []
+        for key, place in ledger.sources(text):
+            found += [nodes.Text("; ")] if found else []
+            found += [nodes.Text(key)] if key == "derived" else self.cite(key)
+            found += [nodes.Text(f", {place}")] if place else []
+        return found
+
+    def cite(self, key: str) -> list[nodes.Node]:
+        return self.text(f"{{cite:t}}`{key}`")
+
+    def link(self, claim: Stored) -> nodes.reference:
+        here, builder = self.env.docname, self.env.app.builder
+        page = builder.get_relative_uri(here, claim.docname)
+        name = nodes.literal(text=claim.name)
+        address = f"{page}#claim-{claim.name}"
+        return nodes.reference("", "", name, refuri=address, internal=True)
+
+    def table(self, caption: str, widths: dict[str, int], rows: list) -> nodes.table:
+        """A table with a caption, a row of headings, and a heading in each row."""
+        group = nodes.tgroup(cols=len(widths))
+        for place, width in enumerate(widths.values()):
+            group += nodes.colspec(colwidth=width, stub=1 if place == 0 else 0)
+        headings = [[nodes.Text(heading)] for heading in widths]
+        body = nodes.tbody("", *(row(cells, name) for name, cells in rows))
+        group += [nodes.thead("", row(headings)), body]
+        return nodes.table("", nodes.title(text=caption), group, classes=["fg-claims"])
+
+
+def row(cells: list[list[nodes.Node]], name: str = "") -> nodes.row:
+    made = nodes.row(ids=[name] if name else [])
+    made += [nodes.entry("", nodes.paragraph("", "", *cell)) for cell in cells]
+    return made
+
+
+def shown(number: str) -> str:
+    """A number as the notebook's page shows it, out of the stored attribute."""
+    whole = re.fullmatch(r"-?\d+", number)
+    return ledger.number(int(number) if whole else float(number), 6)
+
+
+class Claims(Table):
+    def run(self) -> list[nodes.Node]:
+        rows, names = [], set()
+        for claim in self.collect():
+            if claim.name in names:
+                self.warn(f"{claim.docname}: the claim {claim.name} is made twice")
+            names.add(claim.name)
+            facts = claim.facts
+            expected = shown(facts["expect"])
+            if facts["tol"] not in ("0", "0.0"):
+                expected += f" ± {shown(facts['tol'])}"
+            null = shown(facts["null"]) if "null" in facts else ""
+            texts = [shown(claim.measured), expected, null, facts["kind"]]
+            cells = [[nodes.Text(text)] for text in texts]
+            cells = [[self.link(claim)], *cells, self.sources(facts["source"])]
+            rows.append((f"row-{claim.name}", cells))
+        widths = {"Claim": 24, "Measured": 12, "Expected": 16, "Without the effect": 12}
+        widths |= {"Kind": 8, "Source": 28}
+        caption = f"{len(rows)} claims that the notebooks make and check"
+        return [self.table(caption, widths, rows)]
+
+
+class Assertions(Table):
+    def run(self) -> list[nodes.Node]:
+        path = Path(self.env.srcdir) / "article.yml"
+        self.env.note_dependency(str(path))
+        sections, faults = read_article(path)
+        for fault in faults:
+            self.warn(f"{path.name}: {fault}")
+        if faults:
+            return []
+        claims = {claim.name: claim for claim in self.collect()}
+        widths = {"The article says": 40, "Verdict": 14, "Why, and what shows it": 46}
+        entries = [entry for section in sections for entry in section["assertions"]]
+        treated = [entry for entry in entries if self.verdict(entry) != "not yet"]
+        text = f"{len(treated)} of {len(entries)} have a verdict in this edition."
+        made: list[nodes.Node] = [nodes.paragraph(text=text)]
+        for section in sections:
+            rows = [self.assertion(entry, claims) for entry in section["assertions"]]
+            made.append(self.table(section["title"], widths, rows))
+        return made
+
+    def verdict(self, entry: dict) -> str:
+        published = entry["notebook"] in self.env.found_docs
+        return entry["verdict"] if published else "not yet"
+
+    def assertion(self, entry: dict, claims: dict[str, Stored]) -> tuple:
+        verdict, notebook = self.verdict(entry), entry["notebook"]
+        if verdict == "not yet":
+            why = [nodes.Text("For the notebook "), nodes.literal(text=notebook)]
+            if notebook in self.env.found_docs:
+                self.warn(f"{entry['id']}: {notebook} is here, its verdict is not")
+        else:
+            why = self.why(entry, claims)
+        says = [nodes.Text(f"“{entry['quote']}”")]
+        return f"assertion-{entry['id']}", [says, [nodes.Text(verdict)], why]
+
+    def why(self, entry: dict, claims: dict[str, Stored]) -> list[nodes.Node]:
+        found = self.text(entry["reason"])
+        shows: list[list[nodes.Node]] = []
+        for name in entry.get("claims", []):
+            if name in claims:
+                shows.append([self.link(claims[name])])
+            else:
+                self.warn(f"{entry['id']}: no notebook makes the claim {name}")
+        shows += map(self.cite, entry.get("sources", []))
+        for place, part in enumerate(shows):
+            found += [nodes.Text(" Shown by " if place == 0 else ", "), *part]
+        return [*found, nodes.Text(".")] if shows else found
+
+
+def setup(app: Sphinx) -> dict:
+    app.add_directive("assertions", Assertions)
+    app.add_directive("claims", Claims)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -50,5 +50,6 @@ class Ready:
 
 def begin() -> Ready:
     """Set the figures' style; shown, it brings the widgets' browser runtime."""
+    plt.switch_backend(plt.get_backend())  # it sets parameters: not in a context
     plt.rcParams.update(STYLE)
     return Ready()

@@ -150,7 +150,7 @@ def export_all(root: Path) -> dict[Path, str]:
             raise NotebookError(f"Two notebooks are called {path.stem}: rename one.")
         if module.exists() and GENERATED not in module.read_text(encoding="utf-8"):
             raise NotebookError(
-                f"{path.name} would overwrite the hand-written {module.name}: rename it."
+                f"{path.name} would overwrite {module.name}, which is no export."
             )
         modules[module] = text
     return modules

@@ -149,9 +149,7 @@ def export_all(root: Path) -> dict[Path, str]:
         if module in modules:
             raise NotebookError(f"Two notebooks are called {path.stem}: rename one.")
         if module.exists() and GENERATED not in module.read_text(encoding="utf-8"):
-            raise NotebookError(
-                f"{path.name} would overwrite {module.name}, which is no export."
-            )
+            raise NotebookError(f"{module.name} is no export: rename {path.name}.")
         modules[module] = text
     return modules
 
@@ -254,7 +252,6 @@ def normalise(notebook: nbformat.NotebookNode, digest: str | None) -> None:
         if hidden:
             kept["jupyter"] = {"source_hidden": True}
         cell.metadata = nbformat.from_dict(kept)
-        cell.pop("attachments", None) if not cell.get("attachments") else None
         if cell.cell_type != "code":
             continue
         cell.outputs = coalesce_streams(cell.outputs)
@@ -371,13 +368,13 @@ async def run(paths: list[Path], root: Path) -> list[str]:
     return failures
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--force", action="store_true", help="run every notebook")
     parser.add_argument(
         "--root", type=Path, default=ROOT, help="the book's root folder"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     root = options.root.resolve()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:

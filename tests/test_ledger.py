@@ -88,7 +88,7 @@ def test_a_trend_holds_within_its_tolerance_only():
     [
         ({"null": None}, "null"),
         ({"null": 0.85}, "tol"),  # the tolerance would let the null pass
-        ({"null": 0.8}, "tol"),
+        ({"expect": 1, "null": 0.5, "tol": 0.5, "spread": 0}, "tol"),
         ({"tol": 0, "spread": 0}, "tol"),
         ({"tol": -0.1}, "tol"),
         ({"tol": math.nan}, "tol"),

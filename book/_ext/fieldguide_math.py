@@ -12,6 +12,8 @@ import re
 from html import escape, unescape
 from importlib.resources import files
 from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 from docutils import nodes
 from fontTools.subset import Options, Subsetter
@@ -24,8 +26,7 @@ from sphinx.writers.html5 import HTML5Translator
 FONT = "STIXTwoMath-Regular.ttf"  # Open Font License, from the package ziamath
 ALIGNED = re.compile(r"\\(begin|end)\{(aligned|split)\}")
 LETTERS = re.compile(r'(?:<mi mathvariant="normal">[A-Za-z]</mi>){2,}')
-NAME = re.compile(r"<m([io])>([A-Za-z]{2,})</m\1>(?!<mo[^>]*>&#x00028;)")
-CALLED = re.compile(r"<mo>([A-Za-z]{2,})</mo>")
+FUNCTION = re.compile(r"[A-Za-z]{2,}")
 FORMULA = re.compile(r"<math.*?</math>", re.DOTALL)
 # What a browser takes from the typeface without its being written in the page:
 # roots, braces, accents, and the slanted alphabets that <mi> turns letters into.
@@ -40,19 +41,43 @@ def mathml(tex: str, *, block: bool = False) -> str:
     source = ALIGNED.sub(r"\\\1{align*}", tex.strip())
     try:
         markup = convert(source, display="block" if block else "inline")
-    except Exception as error:
+        markup = LETTERS.sub(_word, re.sub(' xmlns="[^"]*"', "", markup))
+        formula = ElementTree.fromstring(markup)
+    except Exception as error:  # the converter raises many kinds, some bare
         raise ValueError(f"formula {tex!r}: {type(error).__name__} {error}") from error
-    unknown = re.search(r"<m\w+>(\\\w+|&)</m\w+>", markup)
-    if unknown:
-        raise ValueError(f"formula {tex!r}: {unknown[1]} is not understood")
-    markup = LETTERS.sub(_word, markup)
-    markup = NAME.sub(r'<mi>\2</mi><mspace width="0.167em"/>', markup)
-    markup = CALLED.sub(r"<mi>\1</mi>", markup)
-    return markup.replace("<math ", f'<math alttext="{escape(tex.strip())}" ', 1)
+    for element in formula.iter():
+        if re.match(r"\\|&", element.text or ""):
+            raise ValueError(f"formula {tex!r}: {element.text} is not understood")
+    _space(formula)
+    formula.set("alttext", tex.strip())
+    return ElementTree.tostring(formula, encoding="unicode")
 
 
 def _word(match: re.Match) -> str:
     return f"<mi>{re.sub('<[^>]*>', '', match[0])}</mi>"
+
+
+def _space(parent: Element) -> None:
+    """Set the spaces that TeX sets: thin after log, none around a slash."""
+    for place, child in reversed(list(enumerate(parent))):
+        _space(child)
+        if child.tag == "mo" and child.text == "/":
+            child.attrib.update(lspace="0", rspace="0")
+        elif child.tag == "mo" and FUNCTION.fullmatch(child.text or ""):
+            child.tag = "mi"
+        named = child[0] if child.tag in ("msub", "msup", "munder") else child
+        if parent.tag not in ("math", "mrow", "mtd") or named.tag != "mi":
+            continue
+        if FUNCTION.fullmatch(named.text or ""):
+            for gap, beside in ((place + 1, place + 1), (place, place - 1)):
+                if 0 <= beside < len(parent) and _is_operand(parent[beside]):
+                    parent.insert(gap, Element("mspace", width="0.167em"))
+
+
+def _is_operand(element: Element) -> bool:
+    if element.tag == "mrow" and len(element):
+        element = element[0]  # brackets that grow are a row of their own
+    return element.tag not in ("mo", "mspace")
 
 
 def _render(self: HTML5Translator, node: nodes.Element, block: bool) -> str:

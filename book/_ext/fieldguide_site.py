@@ -27,15 +27,25 @@ ICON_FONT = re.compile(r"@font-face\{[^}]*fontawesome[^}]*\}|\.fa-[^{}]*\{conten
 COMMENT = re.compile(r"/\*.*?\*/|@import[^;]*;", re.DOTALL)
 THEME = "basic.css", "styles/theme.css", "styles/pydata-sphinx-theme.css"
 THEME_SCRIPTS = "scripts/bootstrap.js", "scripts/pydata-sphinx-theme.js"
+MENDED = {
+    'role="doc-biblioentry"': 'role="listitem"',
+    '<summary><span class="toctree-toggle"': (
+        '<summary aria-label="Notebooks of this chapter"><span class="toctree-toggle"'
+    ),
+    '<div id="pst-primary-sidebar" class': (
+        '<div id="pst-primary-sidebar" role="region" aria-label="Book" class'
+    ),
+    '<meta name="viewport" content="width=device-width, initial-scale=1" />\n': "",
+    '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n': "",
+}
 UNUSED = "scripts/fontawesome.js", "vendor", "locales", "images"
 
 
 def hide_export_lines(app: Sphinx, doctree: nodes.document) -> None:
     for cell in doctree.findall(nodes.literal_block):
-        shown = EXPORT.sub("", cell.astext())
-        if cell.get("language", "").startswith("ipython") and shown != cell.rawsource:
-            cell[:] = [nodes.Text(shown)]
-            cell.rawsource = shown
+        if "cell_input" in cell.parent.get("classes", []):
+            cell.rawsource = EXPORT.sub("", cell.astext())
+            cell[:] = [nodes.Text(cell.rawsource)]
 
 
 def one_of_each(app: Sphinx, pagename, templatename, context, doctree) -> None:
@@ -71,14 +81,27 @@ def write_bundles(app: Sphinx, exception: Exception | None) -> None:
         path.unlink()
 
 
+def mend_markup(app: Sphinx, exception: Exception | None) -> None:
+    if exception or app.builder.name != "html":
+        return
+    for page in Path(app.outdir).rglob("*.html"):
+        markup = text = page.read_text("utf8")
+        for wrong, right in MENDED.items():
+            markup = markup.replace(wrong, right)
+        if markup != text:
+            page.write_text(markup, "utf8")
+
+
 def configure(app: Sphinx, config) -> None:
     # Jupyter Book takes a relative path as if from the pages' folder.
     config.external_toc_path = os.path.abspath(config.external_toc_path)
     config.templates_path.insert(0, str(HERE / "templates"))
     config.html_static_path.append(str(HERE / "static"))
+    config.html_additional_pages["404"] = "404.html"
     address = os.environ.get("SITE_URL", "")
     if address:
         config.html_baseurl = config.ogp_site_url = address.rstrip("/") + "/"
+        config.html_context["html_baseurl"] = config.html_baseurl
 
 
 def setup(app: Sphinx) -> dict:
@@ -90,5 +113,6 @@ def setup(app: Sphinx) -> dict:
     app.connect("config-inited", configure, priority=100)
     app.connect("doctree-read", hide_export_lines)
     app.connect("html-page-context", one_of_each, priority=900)
+    app.connect("build-finished", mend_markup)
     app.connect("build-finished", write_bundles, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": False}

@@ -1,0 +1,141 @@
+"""What several checks share: the built site, a browser without a network."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+# Every name but this machine's own resolves to nothing.
+OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
+
+
+@pytest.fixture(scope="session")
+def notebooks():
+    """Paths of all notebooks of the book, sorted."""
+    hidden = ("_build", ".ipynb_checkpoints")
+    found = sorted((ROOT / "book").rglob("*.ipynb"))
+    return [path for path in found if not set(hidden) & set(path.parts)]
+
+
+@pytest.fixture(scope="session")
+def build():
+    """A function that builds a folder of pages as `make book` does."""
+
+    def run(source, output, **environment):
+        tool = Path(sys.executable).with_name("jupyter-book")
+        command = [tool, "build", source, "--path-output", output]
+        command += ["--config", "_config.yml", "--toc", "_toc.yml"]
+        return subprocess.run(
+            [*command, "-W", "-n", "--keep-going"],
+            cwd=Path(source).parent,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def site(build, tmp_path_factory):
+    """The folder of the site, built from nothing, once."""
+    output = tmp_path_factory.mktemp("site")
+    result = build(ROOT / "book", output)
+    if result.returncode:
+        lines = [line for line in result.stderr.splitlines() if line.strip()]
+        pytest.fail("make book fails:\n" + "\n".join(lines[:40]), pytrace=False)
+    return output / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def server(site):
+    """The address at which the site is served on this machine."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    handler = partial(Quiet, directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_port}/"
+        served.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A Chromium that reaches this machine and nothing else."""
+    spec = importlib.util.spec_from_file_location(
+        "setup", ROOT / "book" / "_env" / "setup.py"
+    )
+    setup = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(setup)
+    path = setup.find_browser()
+    if not path:
+        pytest.fail(
+            "These checks need Chromium or Chrome: `make test` installs one, or set "
+            "BROWSER_BIN to the path of yours.",
+            pytrace=False,
+        )
+    with sync_playwright() as playwright:
+        flags = [OFFLINE, "--no-sandbox", "--force-color-profile=srgb"]
+        with playwright.chromium.launch(executable_path=path, args=flags) as chromium:
+            yield chromium
+
+
+@pytest.fixture
+def visit(browser, server):
+    """A function that opens a page of the site and keeps account of its troubles.
+
+    `visit(address, width=1280, dark=False)` takes an address below the site's or
+    a `file:` one and returns a Playwright page. `page.requests` lists every
+    address it asked for, `page.troubles` what went wrong.
+    """
+    contexts = []
+
+    def open_page(address, *, width=1280, dark=False):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme="dark" if dark else "light",
+            has_touch=width < 600,
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.requests, page.troubles = [], []
+        page.on("request", lambda request: page.requests.append(request.url))
+        page.on("pageerror", lambda error: page.troubles.append(f"error: {error}"))
+        page.on("console", lambda m: _complaint(m) and page.troubles.append(m.text))
+        page.on("requestfailed", lambda r: page.troubles.append(f"failed: {r.url}"))
+        page.on("response", lambda r: _refused(r) and page.troubles.append(r.url))
+        page.add_init_script(SHIFTS)
+        page.goto(address if ":" in address else server + address)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def _complaint(message):
+    return message.type in ("error", "warning")
+
+
+def _refused(response):
+    return response.status >= 400
+
+
+# Adds up how much of the page jumped without the reader's doing (layout shift).
+SHIFTS = """
+self.shift = 0;
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) shift += entry.value;
+}).observe({ type: "layout-shift", buffered: true });
+"""

@@ -208,12 +208,9 @@ def test_a_foreign_tensor_is_refused_when_it_is_asked_for(tmp_path):
 
 
 def test_an_unknown_name_is_refused(model):
-    with pytest.raises(ValueError, match=r"name = 'blk\.30", check=names_the_file):
+    with pytest.raises(ValueError, match=r"name = 'blk\.30") as error:
         model.tensor("blk.30.attn_q.weight")
-
-
-def names_the_file(error):
-    return data.SMOLLM2_FILE.rpartition("/")[2] in str(error)
+    assert model.path.name in str(error.value)
 
 
 # --- packages ----------------------------------------------------------------------
@@ -276,8 +273,10 @@ def reference(model):
     return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
 
 
-def is_like_a_number(char):  # the reference keeps ½ and ٣ with what precedes them
-    return unicodedata.category(char)[0] == "N" and char not in "0123456789"
+def is_like_a_number(char):
+    """The reference keeps ½ and ٣ with what precedes them; a later Unicode has more."""
+    kind = unicodedata.category(char)
+    return (kind[0] == "N" or kind == "Cn") and char not in "0123456789"
 
 
 @pytest.mark.parametrize("sample", SAMPLES)

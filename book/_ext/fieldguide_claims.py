@@ -151,12 +151,13 @@ class Table(SphinxDirective):
     def cite(self, key: str) -> list[nodes.Node]:
         return self.text(f"{{cite:t}}`{key}`")
 
-    def link(self, claim: Stored) -> nodes.reference:
-        here, builder = self.env.docname, self.env.app.builder
-        page = builder.get_relative_uri(here, claim.docname)
-        name = nodes.literal(text=claim.name)
-        address = f"{page}#claim-{claim.name}"
-        return nodes.reference("", "", name, refuri=address, internal=True)
+    def link(self, docname: str, text: str, anchor: str = "") -> nodes.reference:
+        page = self.env.app.builder.get_relative_uri(self.env.docname, docname)
+        inner = nodes.literal(text=text)
+        return nodes.reference("", "", inner, refuri=page + anchor, internal=True)
+
+    def claim_link(self, claim: Stored) -> nodes.reference:
+        return self.link(claim.docname, claim.name, f"#claim-{claim.name}")
 
     def table(self, caption: str, widths: dict[str, int], rows: list) -> nodes.table:
         """A table with a caption, a row of headings, and a heading in each row."""
@@ -195,7 +196,7 @@ class Claims(Table):
             null = shown(facts["null"]) if "null" in facts else ""
             texts = [shown(claim.measured), expected, null, facts["kind"]]
             cells = [[nodes.Text(text)] for text in texts]
-            cells = [[self.link(claim)], *cells, self.sources(facts["source"])]
+            cells = [[self.claim_link(claim)], *cells, self.sources(facts["source"])]
             rows.append((f"row-{claim.name}", cells))
         widths = {"Claim": 24, "Measured": 12, "Expected": 16, "Without the effect": 12}
         widths |= {"Kind": 8, "Source": 28}
@@ -243,13 +244,14 @@ class Assertions(Table):
         shows: list[list[nodes.Node]] = []
         for name in entry.get("claims", []):
             if name in claims:
-                shows.append([self.link(claims[name])])
+                shows.append([self.claim_link(claims[name])])
             else:
                 self.warn(f"{entry['id']}: no notebook makes the claim {name}")
         shows += map(self.cite, entry.get("sources", []))
         for place, part in enumerate(shows):
-            found += [nodes.Text(" Shown by " if place == 0 else ", "), *part]
-        return [*found, nodes.Text(".")] if shows else found
+            found += [nodes.Text(", " if place else " Shown by "), *part]
+        notebook = self.link(entry["notebook"], entry["notebook"])
+        return [*found, nodes.Text("; see "), notebook, nodes.Text(".")]
 
 
 def setup(app: Sphinx) -> dict:

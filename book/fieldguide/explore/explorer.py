@@ -297,8 +297,11 @@ class Explorer(anywidget.AnyWidget):
             setattr(self, control.name, control.key(change["new"]))
 
         def to_widget(change):
+            # What the widget rounds or clamps is its own affair: no echo.
+            control.widget.unobserve(from_widget, "value")
             with suppress(traitlets.TraitError):  # no option of the widget's own
                 control.widget.value = control.value(change["new"])
+            control.widget.observe(from_widget, "value")
 
         control.widget.observe(from_widget, "value")
         self.observe(to_widget, control.name)

@@ -368,7 +368,12 @@
       if (free) {
         const type = c.kind === "text" ? "text" : "number";
         exact = html("input", { type, step: "any", class: "fg-exact", "aria-label": `${c.label}: ${type === "text" ? "your own text" : "exact value"}` });
-        exact.addEventListener("change", () => { if (exact.value !== "") move(type === "number" ? Number(exact.value) : exact.value); });
+        const take = () => {
+          const key = type === "number" ? Number(exact.value) : exact.value;
+          if (exact.value !== "" && key !== this.params[c.name]) move(key);
+        };
+        exact.addEventListener("change", take);
+        exact.addEventListener("keydown", (event) => { if (event.key === "Enter") take(); });
         row.append(exact);
       }
       this.inputs[c.name] = (key) => {

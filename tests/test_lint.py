@@ -1,0 +1,63 @@
+"""ruff and codespell over what is written by hand, notebooks included."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import notebooks
+import pytest
+import sources
+
+CELL_COLUMNS = ["--line-length", "79"]  # the rest: 88, from pyproject.toml
+BIN = Path(sys.executable).parent
+
+
+def run(tool, *arguments):
+    """The tool's complaints; empty where there are none."""
+    command = [BIN / tool, *map(str, arguments)]
+    done = subprocess.run(command, cwd=sources.ROOT, capture_output=True, text=True)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def clean(tool, *arguments):
+    complaints = run(tool, *arguments)
+    if complaints:
+        pytest.fail(complaints, pytrace=False)
+
+
+def python():
+    skip = set(notebooks.generated(sources.ROOT))
+    return [p for p in sources.files() if p.suffix == ".py" and p not in skip]
+
+
+def test_ruff_finds_nothing():
+    clean("ruff", "check", *python())
+
+
+def test_ruff_finds_nothing_in_notebooks():
+    clean("ruff", "check", *CELL_COLUMNS, *notebooks.in_order(sources.ROOT))
+
+
+def test_ruff_would_format_nothing():
+    clean("ruff", "format", "--diff", *python())
+
+
+def test_ruff_would_format_no_cell():
+    cells = notebooks.in_order(sources.ROOT)
+    clean("ruff", "format", "--diff", *CELL_COLUMNS, *cells)
+
+
+def test_codespell_finds_nothing():
+    names = [p for p in sources.texts() if not p.endswith((".json", ".js.map"))]
+    assert len(names) > 30
+    clean("codespell", *names)
+
+
+def test_the_tools_see_a_fault(tmp_path):
+    """That a tool ran at all: a file with a fault is not passed."""
+    bad = tmp_path / "bad.py"
+    bad.write_text("import os\nx = undefined  # teh word\n")
+    assert "F821" in run("ruff", "check", bad)
+    assert run("codespell", bad)
+    bad.write_text("x = {  'a':1 }\n")
+    assert run("ruff", "format", "--diff", bad)

@@ -193,7 +193,7 @@ def notebook(*claims):
 FOUR = claim("four", 4, expect=4, source="vaswani2017attention, section 3")
 EFFECT = claim(
     "effect",
-    1234.5,
+    1217.25,
     kind="trend",
     expect=1200,
     tol=100,
@@ -265,21 +265,20 @@ def test_both_tables_and_their_links(tmp_path):
     page = Tables(html)
     assert page.captions == ["A chapter", "2 claims that the notebooks make and check"]
     assert page.rows[:3] == [
-        ["The article says", "Verdict", "Why, and what shows it"],
+        ["The article says", "Verdict, and what shows it"],
         [
             "“It works”",
-            "holds",
-            "It does. Shown by four, Vaswani et al. [2017]; see chapter/page.",
+            "holds: It does. Shown by four, Vaswani et al. [2017]; see chapter/page.",
         ],
-        ["“<b> & more”", "not yet", "For the notebook chapter/later"],
+        ["“<b> & more”", "not yet: for the notebook chapter/later."],
     ]
     columns = ["Measured", "Expected", "Without the effect", "Kind", "Source"]
     assert page.rows[3:] == [
         ["Claim", *columns],
         ["four", "4", "4", "", "exact", "Vaswani et al. [2017], section 3"],
-        ["effect", "1,234.5", "1,200 ± 100", "1", "trend", "derived, <here>"],
+        ["effect", "1,217", "1,200 ± 100", "1", "trend", "derived, <here>"],
     ]
-    assert page.tags[0] == ["th"] * 3 and page.tags[1] == ["th", "td", "td"]
+    assert page.tags[0] == ["th", "th"] and page.tags[1] == ["th", "td"]
     assert page.links.count("chapter/page.html#claim-four") == 2
     assert "chapter/page.html" in page.links
     target = (tmp_path / "out/chapter/page.html").read_text("utf8")
@@ -292,7 +291,7 @@ def test_a_chapter_that_is_not_published_shows_as_not_yet(tmp_path):
     index = "# Home\n\n```{toctree}\nclaims\n```\n"
     status, log, html = build(tmp_path, [GOOD], index=index)
     assert status == 0, log
-    assert Tables(html).rows[1][1:] == ["not yet", "For the notebook chapter/page"]
+    assert Tables(html).rows[1][1:] == ["not yet: for the notebook chapter/page."]
 
 
 @pytest.mark.parametrize(

@@ -153,8 +153,7 @@ class Table(SphinxDirective):
 
     def link(self, docname: str, text: str, anchor: str = "") -> nodes.reference:
         page = self.env.app.builder.get_relative_uri(self.env.docname, docname)
-        inner = nodes.literal(text=text)
-        return nodes.reference("", "", inner, refuri=page + anchor, internal=True)
+        return nodes.reference("", text, refuri=page + anchor, internal=True)
 
     def claim_link(self, claim: Stored) -> nodes.reference:
         return self.link(claim.docname, claim.name, f"#claim-{claim.name}")
@@ -176,10 +175,10 @@ def row(cells: list[list[nodes.Node]], name: str = "") -> nodes.row:
     return made
 
 
-def shown(number: str) -> str:
+def shown(number: str, digits: int = 10) -> str:
     """A number as the notebook's page shows it, out of the stored attribute."""
     whole = re.fullmatch(r"-?\d+", number)
-    return ledger.number(int(number) if whole else float(number), 6)
+    return ledger.number(int(number) if whole else float(number), digits)
 
 
 class Claims(Table):
@@ -194,7 +193,7 @@ class Claims(Table):
             if facts["tol"] not in ("0", "0.0"):
                 expected += f" ± {shown(facts['tol'])}"
             null = shown(facts["null"]) if "null" in facts else ""
-            texts = [shown(claim.measured), expected, null, facts["kind"]]
+            texts = [shown(claim.measured, 4), expected, null, facts["kind"]]
             cells = [[nodes.Text(text)] for text in texts]
             cells = [[self.claim_link(claim)], *cells, self.sources(facts["source"])]
             rows.append((f"row-{claim.name}", cells))
@@ -214,7 +213,7 @@ class Assertions(Table):
         if faults:
             return []
         claims = {claim.name: claim for claim in self.collect()}
-        widths = {"The article says": 40, "Verdict": 14, "Why, and what shows it": 46}
+        widths = {"The article says": 40, "Verdict, and what shows it": 60}
         entries = [entry for section in sections for entry in section["assertions"]]
         treated = [entry for entry in entries if self.verdict(entry) != "not yet"]
         text = f"{len(treated)} of {len(entries)} have a verdict in this edition."
@@ -230,14 +229,15 @@ class Assertions(Table):
 
     def assertion(self, entry: dict, claims: dict[str, Stored]) -> tuple:
         verdict, notebook = self.verdict(entry), entry["notebook"]
+        found: list[nodes.Node] = [nodes.strong(text=verdict), nodes.Text(": ")]
         if verdict == "not yet":
-            why = [nodes.Text("For the notebook "), nodes.literal(text=notebook)]
+            found.append(nodes.Text(f"for the notebook {notebook}."))
             if notebook in self.env.found_docs:
                 self.warn(f"{entry['id']}: {notebook} is here, its verdict is not")
         else:
-            why = self.why(entry, claims)
+            found += self.why(entry, claims)
         says = [nodes.Text(f"“{entry['quote']}”")]
-        return f"assertion-{entry['id']}", [says, [nodes.Text(verdict)], why]
+        return f"assertion-{entry['id']}", [says, found]
 
     def why(self, entry: dict, claims: dict[str, Stored]) -> list[nodes.Node]:
         found = self.text(entry["reason"])

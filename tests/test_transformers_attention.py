@@ -1,0 +1,551 @@
+"""The cells of transformers/attention against torch, transformers and arithmetic.
+
+The module is imported whole and its functions are looked up at each call, so that
+a check can swap a damaged cell in and see these tests fail.
+"""
+
+import functools
+import json
+import math
+import types
+from pathlib import Path
+
+import hypothesis.strategies as st
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fieldguide import attention, data
+
+NOTEBOOK = Path(__file__).parents[1] / "book" / "transformers" / "attention.ipynb"
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 4e-2}
+SENTENCES = ["The robot dropped the cup because it was slippery.", "naïve 東京 42", "a"]
+
+quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+seeds = st.integers(0, 10_000)
+sizes = st.integers(1, 6)
+
+
+def close(actual, expected, tolerance=1e-12):
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def refuses(name, function, *arguments, **options):
+    """The call raises a ValueError that begins with the argument's name."""
+    try:
+        function(*arguments, **options)
+    except ValueError as error:
+        assert str(error).startswith(f"{name} = "), error
+    else:
+        raise AssertionError(f"{function.__name__} accepted a bad {name}")
+
+
+@st.composite
+def lookups(draw, types=tuple(TOLERANCE)):
+    """Query, key, value, mask of shapes that broadcast, and the full shapes."""
+    rng = torch.Generator().manual_seed(draw(seeds))
+    kind = draw(st.sampled_from(types))
+    leading = draw(st.sampled_from([(), (2,), (2, 3)]))
+    T, S, K, V = (draw(sizes) for _ in range(4))
+
+    def some(last, ones=False):
+        lead = [draw(st.sampled_from([1, n])) for n in leading]
+        lead = lead[draw(st.integers(0, len(lead))) :]
+        last = [draw(st.sampled_from([1, n])) if ones else n for n in last]
+        return torch.randn(*lead, *last, generator=rng, dtype=torch.double)
+
+    arrays = [some((T, K)), some((S, K)), some((S, V))]
+    mask = some((T, S), ones=True) > 0 if draw(st.booleans()) else None
+    full = [(*leading, T, K), (*leading, S, K), (*leading, S, V)]
+    return [array.to(kind).requires_grad_() for array in arrays], mask, full
+
+
+def torch_attention(arrays, full, mask, scale=None):
+    """Torch's function on arrays expanded to their full shapes."""
+    expanded = [x.expand(shape) for x, shape in zip(arrays, full, strict=True)]
+    if mask is not None:
+        mask = mask.expand(*full[0][:-1], full[1][-2])
+    return F.scaled_dot_product_attention(*expanded, attn_mask=mask, scale=scale)
+
+
+# Attention
+
+
+@given(lookups(), st.sampled_from([None, 1, 0.3]))
+@quick
+def test_attention_is_torchs_value_and_gradient(case, scale):
+    arrays, mask, full = case
+    tolerance = TOLERANCE[arrays[0].dtype]
+    ours, weights = attention.simple_attention(*arrays, mask=mask, scale=scale)
+    theirs = torch_attention(arrays, full, mask, scale)
+    lead = torch.broadcast_shapes(ours.shape, theirs.shape)
+    close(ours.expand(lead), theirs, tolerance)
+    assert weights.shape[-2:] == (full[0][-2], full[1][-2])
+    assert ours.dtype == weights.dtype == arrays[0].dtype
+    signal = torch.randn(lead, generator=torch.Generator().manual_seed(1))
+    signal = signal.to(ours.dtype)
+    gradients = [
+        torch.autograd.grad((out.expand(lead) * signal).sum(), arrays)
+        for out in (ours, theirs)
+    ]
+    for mine, other in zip(*gradients, strict=True):
+        assert mine.isfinite().all()
+        close(mine, other, 4 * tolerance)
+
+
+@given(lookups(types=(torch.float64,)))
+@quick
+def test_weights_are_the_softmax_of_scaled_scores(case):
+    (query, key, value), mask, full = case
+    _, weights = attention.simple_attention(query, key, value, mask=mask)
+    scores = torch.einsum("...tk,...sk->...ts", query, key) / math.sqrt(query.size(-1))
+    shares = scores.exp()
+    if mask is not None:
+        shares = shares * mask
+    total = shares.sum(-1, keepdim=True)
+    close(weights, shares / total.where(total > 0, 1))
+    if mask is not None:
+        assert weights.masked_select(~mask.expand(weights.shape)).eq(0).all()
+
+
+@given(lookups(types=(torch.float32,)), st.sampled_from([None, 2]))
+@quick
+def test_fast_form_equals_the_taught_one(case, scale):
+    arrays, mask, full = case
+    arrays = [x.expand(shape) for x, shape in zip(arrays, full, strict=True)]
+    ours, _ = attention.simple_attention(*arrays, mask=mask, scale=scale)
+    fast, weights = attention.simple_attention_fast(*arrays, mask=mask, scale=scale)
+    assert weights is None
+    close(fast, ours, 2e-5)
+
+
+def test_scale_is_taken_in_full_precision():
+    query = torch.full((1, 8), 30.0, dtype=torch.double)
+    key = torch.cat([query, query * 0.999])
+    ours, _ = attention.simple_attention(query, key, key)
+    close(ours, F.scaled_dot_product_attention(query, key, key))
+
+
+def test_row_that_may_look_nowhere_gives_zero_and_no_gradient():
+    x = torch.randn(3, 4, requires_grad=True)
+    mask = torch.tensor([[True, True, True], [False] * 3, [True, False, False]])
+    output, weights = attention.simple_attention(x, x.detach(), x.detach(), mask=mask)
+    assert output[1].eq(0).all() and weights[1].eq(0).all()
+    (gradient,) = torch.autograd.grad(output.sum(), x)
+    assert gradient.isfinite().all() and gradient[1].eq(0).all()
+    assert gradient[0].ne(0).any()
+    close(weights.sum(-1), torch.tensor([1.0, 0.0, 1.0]), 1e-6)
+
+
+def test_masked_softmax_without_a_mask_is_softmax():
+    scores = torch.tensor([[1.0, 2.0, 3.0], [1000.0, 0.0, -1000.0]])
+    close(attention.masked_softmax(scores), scores.softmax(-1))
+
+
+@given(st.integers(2, 8), st.data(), seeds)
+@quick
+def test_the_future_does_not_leak(T, draw, seed):
+    now = draw.draw(st.integers(0, T - 2))
+    x = torch.randn(T, 4, generator=torch.Generator().manual_seed(seed))
+    changed = torch.cat([x[: now + 1], 1e3 * x[now + 1 :] + 1])
+    mask = attention.causal_mask(T)
+    before, _ = attention.simple_attention(x, x, x, mask=mask)
+    after, _ = attention.simple_attention(changed, changed, changed, mask=mask)
+    assert torch.equal(before[: now + 1], after[: now + 1])
+    assert not torch.equal(before[now + 1], after[now + 1])
+
+
+def test_causal_mask_table():
+    expected = [[True, False, False], [True, True, False], [True, True, True]]
+    assert attention.causal_mask(3).tolist() == expected
+    assert attention.causal_mask(1).tolist() == [[True]]
+    for T in (0, -1, 2.0, "3"):
+        refuses("T", attention.causal_mask, T)
+
+
+def test_bad_input_is_refused_by_name():
+    x = torch.randn(3, 4)
+    calls = [
+        ("query", ([1.0], x, x), {}),
+        ("query", (x[0], x, x), {}),
+        ("query", (x.int(), x.int(), x.int()), {}),
+        ("query", (x[:, :0], x[:, :0], x), {}),
+        ("key", (x, x[0], x), {}),
+        ("key", (x, x.double(), x), {}),
+        ("key", (x, x[:, :3], x), {}),
+        ("value", (x, x, x.tolist()), {}),
+        ("value", (x, x, x.double()), {}),
+        ("value", (x, x, x[:2]), {}),
+        ("leading sizes", (x.expand(2, 3, 4), x.expand(3, 3, 4), x), {}),
+        ("leading sizes", (x.expand(2, 3, 4), x, x.expand(3, 3, 4)), {}),
+        ("mask", (x, x, x), {"mask": torch.ones(3, 3)}),
+        ("mask", (x, x, x), {"mask": [[True] * 3] * 3}),
+        ("mask", (x, x, x), {"mask": torch.ones(3, 2, dtype=torch.bool)}),
+        ("mask", (x, x, x), {"mask": torch.ones(2, 3, dtype=torch.bool)}),
+        ("mask", (x[:1], x, x), {"mask": torch.ones(3, 3, dtype=torch.bool)}),
+    ]
+    for name, arrays, options in calls:
+        refuses(name, attention.simple_attention, *arrays, **options)
+        refuses(name, attention.simple_attention_fast, *arrays, **options)
+    for scale in (math.nan, math.inf):
+        refuses("scale", attention.simple_attention, x, x, x, scale=scale)
+
+
+def test_one_wide_queries_and_small_masks_are_allowed():
+    x = torch.randn(3, 1)
+    for shape in ((), (1,), (3,), (1, 3), (3, 1), (3, 3), (2, 3, 3)):
+        mask = torch.ones(shape, dtype=torch.bool)
+        output, _ = attention.simple_attention(x, x, x, mask=mask)
+        close(output.expand(2, 3, 1)[0], attention.simple_attention(x, x, x)[0])
+
+
+@given(seeds, st.permutations(range(5)))
+@quick
+def test_shuffled_words_give_shuffled_answers(seed, order):
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed)).double()
+    straight, _ = attention.simple_attention(x, x, x)
+    y = x[list(order)]
+    close(attention.simple_attention(y, y, y)[0], straight[list(order)])
+
+
+# Heads
+
+
+@given(sizes, sizes, sizes, st.sampled_from([(), (2,), (2, 3)]))
+@quick
+def test_heads_split_and_merge(T, heads, K, leading):
+    x = torch.arange(math.prod(leading) * T * heads * K)
+    x = x.reshape(*leading, T, heads * K)
+    split = attention.split_heads(x, heads)
+    assert split.shape == (*leading, heads, T, K)
+    for head in range(heads):
+        part = x[..., head * K : (head + 1) * K]
+        assert torch.equal(split[..., head, :, :], part)
+    assert torch.equal(attention.merge_heads(split), x)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    x = torch.randn(3, 8)
+    for heads in (0, -2, 3, 2.0):
+        refuses("heads", attention.split_heads, x, heads)
+    for heads in (0, -2, 3):
+        refuses("heads", attention.MultiHeadAttention, 8, heads)
+    refuses("x", attention.merge_heads, x)
+
+
+def torch_layer(layer, width, heads):
+    """nn.MultiheadAttention with the matrices of `layer`."""
+    made = nn.MultiheadAttention(width, heads, bias=False, batch_first=True)
+    parts = [layer.query.weight, layer.key.weight, layer.value.weight]
+    made.in_proj_weight = nn.Parameter(torch.cat(parts))
+    made.out_proj.weight = layer.output.weight
+    return made
+
+
+@given(seeds, sizes, st.sampled_from([1, 2, 4]), sizes, st.booleans(), st.booleans())
+@quick
+def test_layer_equals_torchs(seed, T, heads, K, causal, fast):
+    torch.manual_seed(seed)
+    attend = attention.simple_attention_fast if fast else attention.simple_attention
+    layer = attention.MultiHeadAttention(heads * K, heads, attend=attend)
+    x = torch.randn(2, T, heads * K, requires_grad=True)
+    mask = torch.ones(T, T, dtype=torch.bool).tril() if causal else None
+    theirs = torch_layer(layer, heads * K, heads)(
+        x,
+        x,
+        x,
+        attn_mask=None if mask is None else ~mask,
+        average_attn_weights=False,
+    )
+    output, weights = layer(x, mask)
+    close(output, theirs[0], 1e-5)
+    if fast:
+        assert weights is None
+    else:
+        close(weights, theirs[1], 1e-5)
+    gradients = [torch.autograd.grad(y.sum(), x)[0] for y in (output, theirs[0])]
+    close(*gradients, 1e-5)
+
+
+def test_layer_has_four_square_matrices_and_shows_its_weights():
+    layer = attention.MultiHeadAttention(12, 3)
+    assert [p.shape for p in layer.parameters()] == [(12, 12)] * 4
+    output, weights = layer(torch.randn(5, 12))
+    assert output.shape == (5, 12) and weights.shape == (3, 5, 5)
+
+
+# The recurrent reader
+
+
+@given(seeds, sizes, sizes, sizes, st.sampled_from([(), (3,)]))
+@quick
+def test_rnn_equals_torchs(seed, T, D, N, leading):
+    torch.manual_seed(seed)
+    library = nn.RNN(D, N, bias=False, batch_first=True)
+    x = torch.randn(*leading, T, D)
+    close(attention.rnn(x, *library.parameters()), library(x)[0], 1e-5)
+
+
+def test_rnn_refuses_other_shapes():
+    x, w_in, w_rec = torch.randn(4, 2), torch.randn(3, 2), torch.randn(3, 3)
+    refuses("inputs", attention.rnn, x[0], w_in, w_rec)
+    refuses("inputs", attention.rnn, x[:0], w_in, w_rec)
+    refuses("w_in", attention.rnn, x, w_in[:, :1], w_rec)
+    refuses("w_in", attention.rnn, x, w_in[:2], w_rec)
+    refuses("w_rec", attention.rnn, x, w_in, w_rec[:, :2])
+
+
+# Cost
+
+
+@given(st.integers(1, 40), st.sampled_from([(8, 1), (8, 4), (12, 3)]))
+@quick
+def test_flops_are_those_that_torch_counts(T, sizes):
+    width, heads = sizes
+    layer = attention.MultiHeadAttention(width, heads)
+    with FlopCounterMode(display=False) as counter:
+        _, weights = layer(torch.randn(T, width))
+    counted = counter.get_flop_counts()["Global"]
+    per_word, per_pair = attention.attention_flops(T, width)
+    assert per_word + per_pair == counter.get_total_flops() == sum(counted.values())
+    assert per_word == 4 * 2 * T * width * width
+    assert attention.weight_bytes(heads, T) == weights.nbytes
+    assert attention.weight_bytes(heads, T, 2) == weights.bfloat16().nbytes
+
+
+def test_costs_need_positive_sizes():
+    assert attention.attention_flops(1, 1) == (8, 4)
+    refuses("T", attention.attention_flops, 0, 8)
+    refuses("D", attention.attention_flops, 8, 0)
+
+
+# The first layer of a real model
+
+
+@given(seeds, sizes, sizes, st.sampled_from([1e-6, 1e-2, 0.5]))
+@quick
+def test_rms_norm_is_torchs(seed, T, D, eps):
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(T, D, generator=rng, dtype=torch.double)
+    weight = torch.randn(D, generator=rng, dtype=torch.double)
+    close(attention.rms_norm(x, weight, eps), F.rms_norm(x, (D,), weight, eps))
+
+
+def test_rms_norm_refuses_bad_input():
+    x = torch.zeros(2, 3)
+    assert attention.rms_norm(x, torch.ones(3), 1e-6).eq(0).all()
+    refuses("weight", attention.rms_norm, x, torch.ones(2), 1e-6)
+    refuses("weight", attention.rms_norm, x, torch.ones(1), 1e-6)
+    refuses("eps", attention.rms_norm, x, torch.ones(3), 0)
+
+
+@given(seeds, sizes, sizes, st.sampled_from([1.0, 10_000.0, 1e5]), st.integers(0, 900))
+@quick
+def test_rotate_multiplies_by_complex_numbers(seed, T, pairs, base, start):
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, T, 2 * pairs, generator=rng, dtype=torch.double)
+    positions = start + torch.arange(T)
+    angle = torch.outer(
+        positions.double(), base ** (-torch.arange(pairs).double() / pairs)
+    )
+    turn = torch.polar(torch.ones_like(angle), angle)
+    as_complex = torch.view_as_complex(x.unflatten(-1, (pairs, 2)))
+    expected = torch.view_as_real(as_complex * turn).flatten(-2)
+    close(attention.rotate(x, positions, base), expected)
+    close(attention.rotate(x.float(), positions, base), expected.float(), 1e-5)
+
+
+def test_rotate_refuses_bad_input():
+    x = torch.randn(4, 6)
+    refuses("x", attention.rotate, x[:, :5], torch.arange(4), 1e4)
+    refuses("positions", attention.rotate, x, torch.arange(3), 1e4)
+    refuses("positions", attention.rotate, x, torch.zeros(4, 1), 1e4)
+
+
+@functools.cache
+def oracle():
+    """Transformers' Llama with the first layer of the same file.
+
+    Read by `gguf`, put back into transformers' order by its own code.
+    """
+    import gguf
+    from transformers import LlamaConfig, LlamaModel
+    from transformers.modeling_gguf_pytorch_utils import LlamaTensorProcessor
+
+    reader = gguf.GGUFReader(data.smollm2().path)
+    fact = {name.partition(".")[2]: field for name, field in reader.fields.items()}
+    config = LlamaConfig(
+        vocab_size=49_152,
+        hidden_size=fact["embedding_length"].contents(),
+        intermediate_size=fact["feed_forward_length"].contents(),
+        num_hidden_layers=1,
+        num_attention_heads=fact["attention.head_count"].contents(),
+        num_key_value_heads=fact["attention.head_count_kv"].contents(),
+        rms_norm_eps=fact["attention.layer_norm_rms_epsilon"].contents(),
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": fact["rope.freq_base"].contents(),
+        },
+        attn_implementation="eager",
+    )
+    names = {
+        "token_embd.weight": "embed_tokens.weight",
+        "blk.0.attn_norm.weight": "layers.0.input_layernorm.weight",
+        "blk.0.attn_q.weight": "layers.0.self_attn.q_proj.weight",
+        "blk.0.attn_k.weight": "layers.0.self_attn.k_proj.weight",
+    }
+    order = LlamaTensorProcessor(config=config.to_dict())
+    state = {}
+    for tensor in reader.tensors:
+        if tensor.name in names:
+            array = gguf.dequantize(tensor.data, tensor.tensor_type)
+            array = order.process(array, tensor.name).weights
+            state[names[tensor.name]] = torch.tensor(array)
+    model = LlamaModel(config).eval()
+    missing = model.load_state_dict(state, strict=False)
+    assert not missing.unexpected_keys and len(state) == len(names)
+    return model
+
+
+@functools.cache
+def oracle_weights(sentence):
+    ids = torch.tensor([data.smollm2_tokenizer().encode(sentence)])
+    with torch.no_grad():
+        return oracle()(ids, output_attentions=True).attentions[0][0]  # (H, T, T)
+
+
+def test_first_layer_is_that_of_transformers():
+    for sentence in SENTENCES:
+        expected = oracle_weights(sentence)
+        query, key = attention.queries_and_keys(sentence)
+        H, T, _ = query.shape
+        assert (H, T) == expected.shape[:2] and key.shape == query.shape
+        mask = torch.ones(T, T, dtype=torch.bool).tril()
+        _, weights = attention.simple_attention(query, key, key, mask=mask)
+        close(weights, expected, 2e-5)
+
+
+def test_explorer_shows_the_real_weights():
+    sentence = SENTENCES[0]
+    expected = oracle_weights(sentence)
+    pieces = data.smollm2_tokenizer().pieces(sentence)
+    for head in (0, 8):
+        views = attention.attention_explorer(sentence, head, 1.0, True, True)
+        assert list(views) == ["Attention weights", "Mean entropy of a row"]
+        table, entropy = views.values()
+        assert (table.kind, entropy.kind) == ("heatmap", "number")
+        close(torch.tensor(table.arrays["values"]).float(), expected[head], 2e-5)
+        assert table.props["rows"] == table.props["columns"] == pieces
+        assert (table.props["row_axis"], table.props["column_axis"]) == ("query", "key")
+        assert (table.props["low"], table.props["high"]) == (0, 1)
+        assert entropy.props["unit"] == "nats"
+        spread = -(expected[head] * expected[head].clamp_min(1e-30).log()).sum(-1)
+        close(float(entropy.arrays["value"]), spread.mean().item(), 1e-4)
+
+
+def test_explorer_is_the_softmax_of_its_data():
+    for sentence in SENTENCES:
+        raw = attention.attention_data(sentence, 3)
+        T = len(raw["pieces"])
+        assert raw["scores"].shape == (T, T) and raw["width"] == 64
+        assert raw["pieces"] == data.smollm2_tokenizer().pieces(sentence)
+        for temperature, scaled, causal in [(1, True, True), (3, False, False)]:
+            scores = raw["scores"] / (8 if scaled else 1) / temperature
+            if causal:
+                scores = scores.masked_fill(torch.ones(T, T).triu(1) > 0, -math.inf)
+            views = attention.attention_explorer(
+                sentence, 3, temperature, scaled, causal
+            )
+            shown = torch.tensor(views["Attention weights"].arrays["values"])
+            close(shown.float(), scores.softmax(-1), 1e-4)
+
+
+def test_explorer_data_is_one_head_of_nine():
+    query, key = attention.queries_and_keys(SENTENCES[0])
+    assert len(query) == 9
+    for head in (0, 8):
+        scores = attention.attention_data(SENTENCES[0], head)["scores"]
+        close(scores, query[head] @ key[head].T)
+    for head in (-1, 9):
+        refuses("head", attention.attention_data, SENTENCES[0], head)
+    refuses("sentence", attention.queries_and_keys, "")
+
+
+def test_first_layer_is_read_once():
+    assert attention.first_layer() is attention.first_layer()
+
+
+# The exercises
+
+
+@functools.cache
+def exercises():
+    """The notebook's checks and solutions, run in one namespace."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    names = {**vars(attention), "__name__": "exercises"}
+    for cell in cells:
+        part = cell["id"].partition("-")[0]
+        if part in ("check", "solution", "compete", "widths"):
+            exec("".join(cell["source"]), names)
+    return types.SimpleNamespace(**names)
+
+
+def fails(check, *answers):
+    for answer in (lambda *_, **__: None, *answers):  # the empty stub first
+        try:
+            check(answer)
+        except AssertionError as error:
+            assert str(error), "a failing check says what to look at"
+        else:
+            raise AssertionError(f"{check.__name__} passed a wrong answer")
+
+
+def test_solutions_pass_their_checks():
+    book = exercises()
+    names = [name for name in vars(book) if name.startswith("check_")]
+    assert len(names) == 4
+    for name in names:
+        assert getattr(book, name)(getattr(book, name.removeprefix("check_")))
+
+
+def test_checks_fail_the_empty_cell_and_wrong_answers():
+    book = exercises()
+    fails(
+        book.check_safe_softmax,
+        lambda scores: [score / sum(scores) for score in scores],
+        lambda scores: torch.tensor(scores).double().softmax(0),
+        lambda scores: [1.0],
+    )
+    fails(
+        book.check_window_mask,
+        lambda T, width: attention.causal_mask(T),
+        lambda T, width: torch.ones(T, T, dtype=torch.bool).triu(1 - width),
+        lambda T, width: book.window_mask(T, width + 1),
+        lambda T, width: book.window_mask(T, width).float(),
+    )
+    fails(
+        book.check_look_back,
+        lambda T: torch.eye(T),
+        lambda T: (20 * torch.eye(T), torch.eye(T)),
+        lambda T: (20 * torch.eye(T).roll(-1, 0), torch.eye(T)),
+        lambda T: (torch.zeros(T, T), torch.zeros(T, T)),
+        lambda T: (torch.eye(T + 1), torch.eye(T + 1)),
+    )
+    from ipywidgets import interactive
+
+    def panel(function, **controls):
+        return lambda: interactive(function, **controls)
+
+    def largest(d_k, scaled):
+        return book.compete(d_k, scaled).max().item()
+
+    fails(
+        book.check_panel,
+        lambda: largest,
+        panel(largest, d_k=[1, 4], scaled=True),
+        panel(lambda d_k: 0.5, d_k=book.WIDTHS),
+        panel(lambda d_k, scaled: 0.5, d_k=book.WIDTHS, scaled=True),
+        panel(lambda d_k, scaled: largest(d_k, not scaled), d_k=book.WIDTHS, scaled=1),
+    )

@@ -48,7 +48,7 @@ class Twin:
         path = HERE / "twins" / f"{self.name}.js"
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.js")))
         require(path.exists(), "Twin.name", self.name, f"one of {known}")
-        return path.read_text()
+        return path.read_text().rstrip().rstrip(";")
 
 
 def explore(fn: Callable[..., dict], *, _twin: Twin | None = None, **controls):

@@ -1,0 +1,216 @@
+"""explore in the browser: what it decodes and computes is what Python had."""
+
+import itertools
+
+import ipywidgets
+import numpy as np
+import pytest
+import torch
+
+from fieldguide.explore import (
+    Twin,
+    bars,
+    explore,
+    heatmap,
+    lines,
+    number,
+    pictures,
+    scatter,
+    table,
+    text,
+    tokens,
+)
+from fieldguide.style import Ready
+
+AXES = np.linspace(0.1, 3, 30)
+
+
+def everything(scale, seed, on, kind):
+    """Every kind of view.
+
+    Look at each of them.
+    """
+    noise = np.random.default_rng(seed)
+    return {
+        "Heat": heatmap(scale * noise.random((5, 4)), rows="abcde", unit="m"),
+        "Tokens": tokens([kind, "</b>", "c"], scale * noise.random(3)),
+        "Lines": lines(AXES, {"sine": np.sin(scale * AXES), "line": AXES * on}),
+        "Bars": bars(["<i>", kind], noise.standard_normal(2), low=-3),
+        "Scatter": scatter(noise.random(9), noise.random(9), groups=list("abc") * 3),
+        "Number": number(np.pi * scale * seed, "nats"),
+        "Table": table(["a", "b"], [[kind, scale], [seed, on]]),
+        "Text": text(f"{kind} at {seed}"),
+        "Grey": pictures(noise.random((2, 3, 3))),
+        "Colour": pictures((255 * noise.random((2, 3, 3, 3))).astype(np.uint8)),
+    }
+
+
+GRID = {"scale": [0.5, 1.0, 2.0], "seed": [1, 2], "on": [False, True]}
+GRID |= {"kind": ["x", "</script>"]}
+
+
+def opened(browser, folder, *explorers):
+    """A page from `file:` with these explorers; its errors fail the test."""
+    body = "".join(explorer.html() for explorer in explorers)
+    path = folder / "page.html"
+    head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>t</title>'
+    path.write_text(f"{head}<body>{Ready()._repr_html_()}{body}</body></html>")
+    page = browser.new_page(viewport={"width": 900, "height": 900})
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("console", lambda message: page.errors.append(message.text))
+    page.goto(path.as_uri())
+    return page
+
+
+READ = """async ([n, params]) => {
+  const f = fieldguide.figures[n];
+  await f.set(params);
+  const plain = (v) => ArrayBuffer.isView(v) ? [...v] : Array.isArray(v) ? v.map(plain)
+    : v && typeof v === "object"
+      ? Object.fromEntries(Object.entries(v).map(([k, x]) => [k, plain(x)])) : v;
+  return plain(f.views());
+}"""
+
+
+def compare(shown, views, steps):
+    assert list(shown) == list(views)
+    for index, (title, view) in enumerate(views.items()):
+        there = shown[title]
+        assert there["kind"] == view.kind
+        for name, prop in view.props.items():
+            assert there[name] == prop, (title, name)
+        for name, array in view.arrays.items():
+            assert there[name]["shape"] == list(array.shape)
+            values = np.reshape(there[name]["values"], array.shape)
+            step = steps.get(f"{index}.{name}", 0)
+            np.testing.assert_allclose(values, array, atol=0.51 * step + 1e-12)
+
+
+def test_the_browser_decodes_what_python_computed(browser, tmp_path):
+    from fieldguide.explore import payload
+
+    controls = {
+        **GRID,
+        "on": True,
+        "scale": ipywidgets.SelectionSlider(options=GRID["scale"]),
+    }
+    explorer = explore(everything, **controls)
+    steps = payload.read(explorer.html())["steps"]
+    page = opened(browser, tmp_path, explorer)
+    for setting in itertools.product(*GRID.values()):
+        params = dict(zip(GRID, setting, strict=True))
+        shown = page.evaluate(READ, [0, params])
+        compare(shown, everything(**params), steps)
+    assert page.errors == []
+    page.close()
+
+
+SENTENCES = {"a b c": 3, "d e f g h": 5}
+noise = torch.Generator().manual_seed(0)
+SCORES = {s: 9 * torch.randn(2, n, n, generator=noise) for s, n in SENTENCES.items()}
+
+
+def attention_data(sentence, head):
+    pieces = sentence.split()
+    return {"scores": SCORES[sentence][head], "width": 64, "pieces": pieces}
+
+
+def attention(sentence, head, temperature, scaled, causal):
+    """Attention.
+
+    Look at the diagonal.
+    """
+    data = attention_data(sentence, head)
+    scores = data["scores"].double() / temperature / (8 if scaled else 1)
+    if causal:
+        future = torch.ones_like(scores, dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(future, -torch.inf)
+    weights = scores.softmax(-1)
+    entropy = torch.special.entr(weights).sum(-1).mean()
+    pieces = data["pieces"]
+    return {
+        "Attention weights": heatmap(weights, rows=pieces, columns=pieces, high=1),
+        "Mean entropy of a row": number(entropy, "nats"),
+    }
+
+
+def test_the_attention_twin_agrees_with_python(browser, tmp_path):
+    twin = Twin("attention", ("sentence", "head"), attention_data, bits=64)
+    explorer = explore(
+        attention,
+        _twin=twin,
+        sentence=ipywidgets.Combobox(options=list(SENTENCES), value="a b c"),
+        head=(0, 1),
+        temperature=ipywidgets.FloatLogSlider(1, min=-1, max=1, step=0.5),
+        scaled=True,
+        causal=True,
+    )
+    page = opened(browser, tmp_path, explorer)
+    settings = itertools.product(
+        SENTENCES, [0, 1], [0.1, 0.7318, 1.0, 9.9], [False, True], [False, True]
+    )
+    names = ["sentence", "head", "temperature", "scaled", "causal"]
+    for setting in settings:
+        params = dict(zip(names, setting, strict=True))
+        shown = page.evaluate(READ, [0, params])
+        for title, view in attention(**params).items():
+            for name, array in view.arrays.items():
+                values = np.reshape(shown[title][name]["values"], array.shape)
+                np.testing.assert_allclose(values, array, atol=1e-6)
+    assert page.errors == []
+    page.close()
+
+
+def test_what_is_not_on_the_grid_is_refused(browser, tmp_path):
+    page = opened(browser, tmp_path, explore(everything, **GRID))
+    with pytest.raises(Exception, match=r"scale = 0\.7 is not one of"):
+        page.evaluate(READ, [0, {"scale": 0.7}])
+    with pytest.raises(Exception, match="no control size"):
+        page.evaluate(READ, [0, {"size": 1}])
+    page.close()
+
+
+def test_a_canvas_shows_the_colours_of_its_values(browser, tmp_path):
+    def ramp(x):
+        """Ramp.
+
+        Look left."""
+        return {"Ramp": heatmap([[0.0, 0.5 * x]], low=0, high=1)}
+
+    page = opened(browser, tmp_path, explore(ramp, x=(1, 2)))
+    pixel = """async (x) => { await fieldguide.figures[0].set({ x });
+      const c = document.querySelector("canvas"), f = c.fg;
+      const at = [f.left + 1.5 * f.cell, f.top + f.tall / 2].map(Math.round);
+      return [...c.getContext("2d").getImageData(...at, 1, 1).data]; }"""
+    from matplotlib import colormaps
+
+    for x in (1, 2):
+        expected = [round(255 * v) for v in colormaps["viridis"](0.5 * x)]
+        found = page.evaluate(pixel, x)
+        np.testing.assert_allclose(found, expected, atol=3)
+    page.close()
+
+
+def test_the_keyboard_reads_cells_and_the_status_says_them(browser, tmp_path):
+    def grid(x):
+        """Grid.
+
+        Look at the corner."""
+        values = [[1.0, 2.0], [3.0, 4.0 * x]]
+        return {"Grid": heatmap(values, rows=["a", "b"], columns=["c", "d"], unit="m")}
+
+    page = opened(browser, tmp_path, explore(grid, x=(1, 2)))
+    page.wait_for_selector("[data-fg-ready]")
+    canvas = page.locator("canvas")
+    assert "largest 4 m at row b, column d" in canvas.get_attribute("aria-label")
+    canvas.focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    status = page.locator("[aria-live=polite]")
+    assert status.inner_text() == "b, d: 4 m"
+    page.locator("input[type=range]").press("End")
+    page.wait_for_function(
+        "document.querySelector('[aria-live]').textContent.includes('largest 8 m')"
+    )
+    page.close()

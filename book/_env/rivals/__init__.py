@@ -1,0 +1,1 @@
+"""What `make bench` runs: the book's own code and its rivals, side by side."""

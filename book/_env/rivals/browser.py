@@ -1,0 +1,150 @@
+"""Chromium with the network cut, a local server that counts, and a stopwatch."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import setup
+from playwright.sync_api import Browser, Page, sync_playwright
+
+# Runs before a page's own scripts.
+#
+# `fgStep(act, mark)` moves a control with act() at the start of a frame, where
+# browsers deliver a drag, and waits until mark() gives another value and that
+# frame is painted. It answers the milliseconds from the event to the paint: the
+# wait for the next refresh of the display, the same for all, is not in them.
+# `fgKey(mark)` does the same for a real key press, from the moment at which the
+# browser got the key, and so with the wait for the display.
+# `fgWhen(test)` answers the milliseconds from the navigation to the first
+# painted frame for which test() is true.
+STOPWATCH = """
+(() => {
+  const painted = (then) => {
+    const channel = new MessageChannel();
+    channel.port1.onmessage = () => then(performance.now());
+    channel.port2.postMessage(0);
+  };
+  const until = (test, then, last = performance.now() + 20000) => {
+    if (test()) painted(then);
+    else if (performance.now() > last) then(NaN);
+    else requestAnimationFrame(() => until(test, then, last));
+  };
+  window.fgStep = (act, mark) => new Promise((done) => requestAnimationFrame(() => {
+    const before = mark(), start = performance.now();
+    act();
+    until(() => mark() !== before, (end) => done(end - start));
+  }));
+  window.fgKey = (mark) => {
+    const before = mark();
+    window.fgKeyTook = new Promise((done) => addEventListener("keydown", (event) =>
+      requestAnimationFrame(() =>
+        until(() => mark() !== before, (end) => done(end - event.timeStamp))),
+      { once: true, capture: true }));
+  };
+  window.fgWhen = (test) => new Promise((done) => until(test, done));
+  // Every element that `selector` finds, inside shadow roots as well.
+  window.fgAll = (selector, root = document) => [
+    ...root.querySelectorAll(selector),
+    ...[...root.querySelectorAll("*")].flatMap((node) =>
+      node.shadowRoot ? fgAll(selector, node.shadowRoot) : []),
+  ];
+  // How often a canvas was painted on; for libraries that do not tell.
+  window.fgPaints = 0;
+  for (const name of ["drawImage", "putImageData"]) {
+    const own = CanvasRenderingContext2D.prototype[name];
+    CanvasRenderingContext2D.prototype[name] = function (...given) {
+      window.fgPaints++;
+      return own.apply(this, given);
+    };
+  }
+  // An arrow key on the handle of a noUiSlider: JupyterLab's and Panel's slider.
+  window.fgNudge = () => fgAll(".noUi-handle")[0].dispatchEvent(
+    new KeyboardEvent("keydown", { key: "ArrowRight", keyCode: 39, bubbles: true }));
+  // What all pictures show, once they are decoded.
+  window.fgPictures = () => fgAll("img").map((image) =>
+    image.complete && image.naturalWidth && image.src).join();
+})();
+"""
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    path = setup.find_browser()
+    if not path:
+        raise RuntimeError("no Chromium found: install it, or set BROWSER_BIN to one")
+    cut = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    with sync_playwright() as playwright:
+        options = {"executable_path": path, "args": [cut, "--no-sandbox"]}
+        browser = playwright.chromium.launch(**options)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(browser: Browser, url: str) -> Iterator[Page]:
+    """A page of its own, with nothing cached, at `url`."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.add_init_script(STOPWATCH)
+    try:
+        page.goto(url)
+        yield page
+    finally:
+        page.close()
+
+
+def stepper(page: Page, act: str, mark: str) -> Callable[[], float]:
+    """Milliseconds of one step of a control, as `fgStep` measures it."""
+    return lambda: drawn(page.evaluate(f"fgStep(() => {{ {act} }}, () => {mark})"))
+
+
+def key_stepper(page: Page, mark: str) -> Callable[[], float]:
+    """The same by a press of the right arrow key on what has the focus."""
+
+    def press() -> float:
+        time.sleep(0.02)  # so that presses fall anywhere in a frame
+        page.evaluate(f"fgKey(() => {mark})")
+        page.keyboard.press("ArrowRight")
+        return drawn(page.evaluate("fgKeyTook"))
+
+    return press
+
+
+def drawn(took: float) -> float:
+    """`took`, or TimeoutError if the picture did not change in 20 s."""
+    if took != took:
+        raise TimeoutError("the picture did not change within 20 s of the event")
+    return took
+
+
+def compressed(data: bytes | str) -> int:
+    """Bytes as a web server sends them."""
+    raw = data.encode() if isinstance(data, str) else data
+    return len(gzip.compress(raw, 6))
+
+
+class Served(SimpleHTTPRequestHandler):
+    """Serves a folder in silence."""
+
+    def log_message(self, *arguments) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Address of a server of `folder`, on this machine only."""
+    handler = partial(Served, directory=str(folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -98,7 +98,7 @@ def test_attention_is_torchs_value_and_gradient(case, scale):
 @given(lookups(types=(torch.float64,)))
 @quick
 def test_weights_are_the_softmax_of_scaled_scores(case):
-    (query, key, value), mask, full = case
+    (query, key, value), mask, _ = case
     _, weights = attention.simple_attention(query, key, value, mask=mask)
     scores = torch.einsum("...tk,...sk->...ts", query, key) / math.sqrt(query.size(-1))
     shares = scores.exp()
@@ -421,7 +421,7 @@ def test_first_layer_is_that_of_transformers():
         expected = oracle_weights(sentence)
         query, key = attention.queries_and_keys(sentence)
         H, T, _ = query.shape
-        assert (H, T) == expected.shape[:2] and key.shape == query.shape
+        assert expected.shape[:2] == (H, T) and key.shape == query.shape
         mask = torch.ones(T, T, dtype=torch.bool).tril()
         _, weights = attention.simple_attention(query, key, key, mask=mask)
         close(weights, expected, 2e-5)

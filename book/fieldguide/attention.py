@@ -68,9 +68,11 @@ def require_fit(query, key, value):
 # %% ../transformers/attention.ipynb #require-mask
 def require_mask(mask, T, S):
     """Raise ValueError unless mask is None or a boolean table for (T, S)."""
-    ok = mask is None or torch.is_tensor(mask) and mask.dtype == torch.bool
+    if mask is None:
+        return
+    ok = torch.is_tensor(mask) and mask.dtype == torch.bool
     require(ok, "mask", mask, "None or a boolean tensor, True = may look")
-    sizes = () if mask is None else zip(mask.shape[::-1], (S, T))
+    sizes = zip(mask.shape[::-1], (S, T))
     ok = all(size in (1, full) for size, full in sizes)
     require(ok, "mask", mask, f"broadcastable to (..., {T}, {S})")
 
@@ -138,8 +140,8 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, width, heads, *, attend=simple_attention):
         super().__init__()
-        require(heads > 0 and width % heads == 0, "heads", heads,
-                f"a divisor of the width {width}")
+        ok = heads > 0 and width % heads == 0
+        require(ok, "heads", heads, f"a divisor of the width {width}")
         self.heads, self.attend = heads, attend
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
@@ -236,11 +238,18 @@ def queries_and_keys(sentence):
     facts, places = smollm2().metadata, torch.arange(len(ids))
     eps = facts["llama.attention.layer_norm_rms_epsilon"]
     x = rms_norm(embedding[ids], norm, eps)  # (T, D)
-    counts = [facts["llama.attention.head_count"],
-              facts["llama.attention.head_count_kv"]]
-    query, key = (rotate(split_heads(x @ matrix.T, heads), places,
-                         facts["llama.rope.freq_base"])
-                  for matrix, heads in zip(matrices, counts))
+    counts = [
+        facts["llama.attention.head_count"],
+        facts["llama.attention.head_count_kv"],
+    ]
+    query, key = (
+        rotate(
+            split_heads(x @ matrix.T, heads),
+            places,
+            facts["llama.rope.freq_base"],
+        )
+        for matrix, heads in zip(matrices, counts)
+    )
     return query, key.repeat_interleave(counts[0] // counts[1], 0)
 
 # %% ../transformers/attention.ipynb #attention-data
@@ -252,8 +261,11 @@ def attention_data(sentence, head):
     query, key = queries_and_keys(sentence)  # (H, T, K)
     heads = len(query)
     require(head in range(heads), "head", head, f"from 0 to {heads - 1}")
-    return {"scores": query[head] @ key[head].T, "width": query.size(-1),
-            "pieces": smollm2_tokenizer().pieces(sentence)}
+    return {
+        "scores": query[head] @ key[head].T,
+        "width": query.size(-1),
+        "pieces": smollm2_tokenizer().pieces(sentence),
+    }
 
 # %% ../transformers/attention.ipynb #attention-explorer
 def attention_explorer(sentence, head, temperature, scaled, causal):
@@ -272,5 +284,7 @@ def attention_explorer(sentence, head, temperature, scaled, causal):
     pieces = smollm2_tokenizer().pieces(sentence)
     axes = {"row_axis": "query", "column_axis": "key", "low": 0, "high": 1}
     table = heatmap(weights, rows=pieces, columns=pieces, **axes)
-    return {"Attention weights": table,
-            "Mean entropy of a row": number(entropy, "nats")}
+    return {
+        "Attention weights": table,
+        "Mean entropy of a row": number(entropy, "nats"),
+    }

@@ -5,10 +5,12 @@ a check can swap a damaged cell in and see these tests fail.
 """
 
 import functools
+import inspect
 import json
 import math
 import types
 from pathlib import Path
+from unittest import mock
 
 import hypothesis.strategies as st
 import torch
@@ -17,7 +19,7 @@ from hypothesis import given, settings
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fieldguide import attention, data
+from fieldguide import attention, check, data
 
 NOTEBOOK = Path(__file__).parents[1] / "book" / "transformers" / "attention.ipynb"
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 4e-2}
@@ -33,11 +35,13 @@ def close(actual, expected, tolerance=1e-12):
 
 
 def refuses(name, function, *arguments, **options):
-    """The call raises a ValueError that begins with the argument's name."""
+    """The call raises a ValueError that names the argument and shows its value."""
+    given = inspect.signature(function).bind(*arguments, **options).arguments
+    shown = check.shown(given[name]) if name in given else "["
     try:
         function(*arguments, **options)
     except ValueError as error:
-        assert str(error).startswith(f"{name} = "), error
+        assert str(error).startswith(f"{name} = {shown}"), error
     else:
         raise AssertionError(f"{function.__name__} accepted a bad {name}")
 
@@ -175,9 +179,11 @@ def test_bad_input_is_refused_by_name():
         ("key", (x, x[0], x), {}),
         ("key", (x, x.double(), x), {}),
         ("key", (x, x[:, :3], x), {}),
+        ("key", (x[:, :3], x, x), {}),
         ("value", (x, x, x.tolist()), {}),
         ("value", (x, x, x.double()), {}),
         ("value", (x, x, x[:2]), {}),
+        ("value", (x, x[:2], x), {}),
         ("leading sizes", (x.expand(2, 3, 4), x.expand(3, 3, 4), x), {}),
         ("leading sizes", (x.expand(2, 3, 4), x, x.expand(3, 3, 4)), {}),
         ("mask", (x, x, x), {"mask": torch.ones(3, 3)}),
@@ -199,6 +205,11 @@ def test_one_wide_queries_and_small_masks_are_allowed():
         mask = torch.ones(shape, dtype=torch.bool)
         output, _ = attention.simple_attention(x, x, x, mask=mask)
         close(output.expand(2, 3, 1)[0], attention.simple_attention(x, x, x)[0])
+
+
+def test_broadcasting_rule():
+    assert attention.broadcasts((2, 1), (3,), ()) is True
+    assert attention.broadcasts((2,), (3,)) is False
 
 
 @given(seeds, st.permutations(range(5)))
@@ -294,7 +305,9 @@ def test_rnn_refuses_other_shapes():
     refuses("inputs", attention.rnn, x[:0], w_in, w_rec)
     refuses("w_in", attention.rnn, x, w_in[:, :1], w_rec)
     refuses("w_in", attention.rnn, x, w_in[:2], w_rec)
+    refuses("w_in", attention.rnn, x[:, :1], w_in, w_rec)
     refuses("w_rec", attention.rnn, x, w_in, w_rec[:, :2])
+    refuses("w_rec", attention.rnn, x, w_in[:2], w_rec[:2])
 
 
 # Cost
@@ -338,6 +351,7 @@ def test_rms_norm_refuses_bad_input():
     assert attention.rms_norm(x, torch.ones(3), 1e-6).eq(0).all()
     refuses("weight", attention.rms_norm, x, torch.ones(2), 1e-6)
     refuses("weight", attention.rms_norm, x, torch.ones(1), 1e-6)
+    refuses("weight", attention.rms_norm, x, torch.ones(4), 1e-6)
     refuses("eps", attention.rms_norm, x, torch.ones(3), 0)
 
 
@@ -471,6 +485,36 @@ def test_explorer_data_is_one_head_of_nine():
     for head in (-1, 9):
         refuses("head", attention.attention_data, SENTENCES[0], head)
     refuses("sentence", attention.queries_and_keys, "")
+
+
+def test_heads_share_keys_as_the_file_says():
+    """A made-up model: four query heads, one key head, other constants."""
+    facts = {
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 1,
+        "llama.attention.layer_norm_rms_epsilon": 0.25,
+        "llama.rope.freq_base": 100.0,
+    }
+    torch.manual_seed(0)
+    embedding, norm = torch.randn(10, 8), torch.randn(8)
+    w_query, w_key = torch.randn(8, 8), torch.randn(2, 8)
+    made = {
+        "smollm2": types.SimpleNamespace(metadata=facts),
+        "smollm2_tokenizer": types.SimpleNamespace(encode=lambda text: [3, 7, 3]),
+        "first_layer": [embedding, norm, w_query, w_key],
+    }
+    with mock.patch.multiple(
+        attention, **{name: lambda value=value: value for name, value in made.items()}
+    ):
+        query, key = attention.queries_and_keys("three tokens")
+    x = F.rms_norm(embedding[[3, 7, 3]], (8,), norm, 0.25)
+    turn = torch.polar(torch.ones(3), torch.arange(3.0))  # one pair: speed 1
+    one = torch.view_as_real(torch.view_as_complex(x @ w_key.T) * turn)
+    close(key, one.expand(4, 3, 2), 1e-5)
+    for head in range(4):
+        part = (x @ w_query.T)[:, 2 * head : 2 * head + 2].contiguous()
+        turned = torch.view_as_real(torch.view_as_complex(part) * turn)
+        close(query[head], turned, 1e-5)
 
 
 def test_first_layer_is_read_once():

@@ -48,7 +48,7 @@ def masked_softmax(scores, mask=None):
     if mask is None:
         return scores.softmax(-1)  # (..., T, S)
     weights = scores.masked_fill(~mask, -math.inf).softmax(-1)  # (..., T, S)
-    return weights.masked_fill(~mask.any(-1, keepdim=True), 0)  # (..., T, S)
+    return weights.masked_fill(~mask, 0)  # turns such a row's NaN into 0
 
 # %% ../transformers/attention.ipynb #require-fit
 def require_fit(query, key, value):
@@ -80,9 +80,10 @@ def require_mask(mask, T, S):
 def broadcasts(*shapes):
     """Do these shapes combine under torch's broadcasting rule?"""
     try:
-        return torch.broadcast_shapes(*shapes) is not None
+        torch.broadcast_shapes(*shapes)
     except RuntimeError:
         return False
+    return True
 
 # %% ../transformers/attention.ipynb #simple-attention
 def simple_attention(query, key, value, *, mask=None, scale=None):
@@ -99,7 +100,7 @@ def simple_attention(query, key, value, *, mask=None, scale=None):
     require_mask(mask, query.size(-2), key.size(-2))
     scale = 1 / math.sqrt(query.size(-1)) if scale is None else scale
     require(math.isfinite(scale), "scale", scale, "a finite number")
-    scores = (query * scale) @ key.transpose(-2, -1)  # (..., T, S)
+    scores = (query * scale) @ key.mT  # (..., T, S)
     weights = masked_softmax(scores, mask)  # (..., T, S)
     return weights @ value, weights  # (..., T, V), (..., T, S)
 
@@ -120,13 +121,15 @@ def split_heads(x, heads):
     """
     ok = isinstance(heads, int) and heads > 0 and x.size(-1) % heads == 0
     require(ok, "heads", heads, f"a divisor of the width {x.size(-1)}")
-    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)  # (..., H, T, K)
+    x = x.unflatten(-1, (heads, -1))  # (..., T, H, K)
+    return torch.einsum("...thk->...htk", x)  # (..., H, T, K)
 
 
 def merge_heads(x):
     """Undo `split_heads`: (..., H, T, K) -> (..., T, H K)."""
     require(x.dim() > 2, "x", x, "of shape (..., H, T, K)")
-    return x.transpose(-3, -2).flatten(-2)  # (..., T, D)
+    x = torch.einsum("...htk->...thk", x)  # (..., T, H, K)
+    return x.flatten(-2)  # (..., T, D)
 
 # %% ../transformers/attention.ipynb #multi-head
 class MultiHeadAttention(nn.Module):
@@ -280,7 +283,7 @@ def attention_explorer(sentence, head, temperature, scaled, causal):
     scale = (1 / math.sqrt(query.size(-1)) if scaled else 1) / temperature
     mask = causal_mask(len(query)) if causal else None
     _, weights = simple_attention(query, key, key, mask=mask, scale=scale)
-    entropy = torch.special.entr(weights).sum(-1).mean()
+    entropy = torch.special.entr(weights).sum() / len(weights)  # a row's
     pieces = smollm2_tokenizer().pieces(sentence)
     axes = {"row_axis": "query", "column_axis": "key", "low": 0, "high": 1}
     table = heatmap(weights, rows=pieces, columns=pieces, **axes)

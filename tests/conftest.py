@@ -132,10 +132,19 @@ def _refused(response):
     return response.status >= 400
 
 
-# Adds up how much of the page jumped without the reader's doing (layout shift).
+# How far the page jumps without the reader's doing: the worst burst of layout
+# shifts, as browsers report it (bursts are parted by a second, and last five).
 SHIFTS = """
 self.shift = 0;
+let burst = 0, first = -Infinity, last = -Infinity;
 new PerformanceObserver((list) => {
-  for (const entry of list.getEntries()) if (!entry.hadRecentInput) shift += entry.value;
+  for (const { value, startTime, hadRecentInput } of list.getEntries()) {
+    if (hadRecentInput) continue;
+    const goesOn = startTime - last < 1000 && startTime - first < 5000;
+    burst = goesOn ? burst + value : value;
+    if (!goesOn) first = startTime;
+    last = startTime;
+    shift = Math.max(shift, burst);
+  }
 }).observe({ type: "layout-shift", buffered: true });
 """

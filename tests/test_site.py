@@ -25,7 +25,9 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
-        self.ids.update(filter(None, [found.get("id"), tag == "a" and found.get("name")]))
+        self.ids.update(
+            filter(None, [found.get("id"), tag == "a" and found.get("name")])
+        )
         if tag == "a" and "href" in found:
             self.links.append(found["href"])
         if tag == "img":

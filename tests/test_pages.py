@@ -1,0 +1,295 @@
+"""Every page in a browser without a network: sound, accessible, alive."""
+
+import re
+from collections import Counter
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
+LOOKS = [(1280, False), (1280, True), (360, False), (360, True)]
+MOST_SHIFT = 0.1  # above it, a page counts as jumping (Core Web Vitals)
+# A fingerprint of the data an explorer shows now.
+DATA = """i => JSON.stringify(fieldguide.figures[i].views(), (_, value) =>
+  ArrayBuffer.isView(value) ? Array.from(value) : value)"""
+
+
+@pytest.fixture(scope="session")
+def addresses(site):
+    found = [path for path in site.rglob("*.html") if "_static" not in path.parts]
+    return sorted(str(path.relative_to(site)) for path in found)
+
+
+@pytest.fixture(scope="session")
+def lively(site, addresses):
+    """The pages that have explorers."""
+    found = [a for a in addresses if "data-fg-explore" in (site / a).read_text("utf8")]
+    assert found
+    return found
+
+
+def awake(page):
+    """Scroll through the page until each explorer has drawn; return their number."""
+    figures = page.locator("[data-fg-explore]")
+    for k in range(figures.count()):
+        figures.nth(k).scroll_into_view_if_needed()
+        page.locator("[data-fg-explore]").nth(k).and_(
+            page.locator("[data-fg-ready]")
+        ).wait_for()
+    assert page.evaluate("self.fieldguide?.figures.length ?? 0") == figures.count()
+    return figures.count()
+
+
+def own(page):
+    """The host and port the page came from, or nothing for a file."""
+    return re.match(r"\w+://[^/]*", page.url)[0]
+
+
+# ---- every page, both widths, light and dark --------------------------------
+
+
+@pytest.mark.parametrize(("width", "dark"), LOOKS)
+def test_pages_are_sound(addresses, visit, width, dark):
+    for address in addresses:
+        page = visit(address, width=width, dark=dark)
+        theme = page.evaluate("document.documentElement.dataset.theme")
+        assert theme == ("dark" if dark else "light")
+        awake(page)
+        page.evaluate("document.fonts.ready")
+        assert not page.troubles, (address, page.troubles)
+        foreign = [u for u in page.requests if not u.startswith((own(page), "data:"))]
+        assert not foreign, (address, foreign)
+        spare = page.evaluate("innerWidth - document.documentElement.scrollWidth")
+        assert spare >= 0, f"{address} is {-spare} px wider than the screen"
+        assert page.evaluate("shift") < MOST_SHIFT, address
+        report = Axe().run(page, options={"runOnly": WCAG, "preload": False})
+        assert not report.response["violations"], f"{address}: {found(report)}"
+        page.context.close()
+
+
+def found(report):
+    return [
+        f"{violation['id']} in {node['html'][:150]}"
+        for violation in report.response["violations"]
+        for node in violation["nodes"][:3]
+    ]
+
+
+def test_a_page_needs_no_server(addresses, site, visit):
+    for address in addresses:
+        page = visit((site / address).as_uri())
+        for k in range(awake(page)):
+            name = page.evaluate(f"fieldguide.figures[{k}].spec.controls[0].name")
+            assert moves(page, k, name, by_mouse), (address, name)
+        assert not page.troubles, (address, page.troubles)
+        assert all(url.startswith(("file:", "data:")) for url in page.requests)
+        page.context.close()
+
+
+def test_buttons_have_a_glyph_and_a_name(addresses, visit):
+    """The theme's icon font is gone: each icon must be drawn by the style sheet."""
+    page = visit(addresses[0])
+    blank = page.evaluate("""
+        [...document.querySelectorAll("i[class*=fa-], span[class*=fa-]")].filter(icon => {
+          const look = getComputedStyle(icon);
+          return !look.maskImage.startsWith("url(");
+        }).map(icon => icon.outerHTML)""")
+    assert not blank
+    nameless = page.evaluate("""
+        [...document.querySelectorAll("button, a.btn")].filter(button =>
+          !(button.ariaLabel || button.title || button.textContent).trim()
+        ).map(button => button.outerHTML)""")
+    assert not nameless
+
+
+def test_search_finds_a_word_without_a_network(visit):
+    page = visit("search.html?q=softmax")
+    page.locator("#search-results li a").first.wait_for()
+    assert "notation" in page.locator("#search-results").inner_text().lower()
+    assert not page.troubles
+
+
+def test_the_theme_can_be_chosen(visit):
+    page = visit("index.html")
+    seen = set()
+    for _ in range(3):
+        page.locator(".theme-switch-button").locator("visible=true").click()
+        seen.add(page.evaluate("document.documentElement.dataset.mode"))
+    assert seen == {"light", "dark", "auto"}
+
+
+def test_the_keyboard_reaches_the_content(visit):
+    """The first stop skips to the content; what has the focus can be seen."""
+    page = visit("notation.html")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to main content"
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#main-content")
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        outline = "getComputedStyle(document.activeElement).outlineStyle"
+        assert page.evaluate(outline) == "solid"
+
+
+# ---- every explorer ---------------------------------------------------------
+
+
+def by_mouse(page, box, kind):
+    """Yield after each move of the control in `box` that a pointer can make."""
+    if kind == "check":
+        for _ in range(2):
+            box.locator("input").click()
+            yield
+    elif kind == "range":
+        slider = box.locator("input[type=range]")
+        wide, tall = (slider.bounding_box()[side] for side in ("width", "height"))
+        for share in (0.97, 0.03, 0.5, 0.75, 0.25):
+            slider.click(position={"x": wide * share, "y": tall / 2})
+            yield
+    else:
+        choice = box.locator("select")
+        for k in range(choice.locator("option").count()):
+            choice.select_option(index=k)
+            yield
+
+
+def by_keyboard(page, box, kind):
+    """The same with keys alone, from the focused control."""
+    control = box.locator("input, select").first
+    control.focus()
+    keys = {
+        "check": ["Space"] * 2,
+        "range": ["ArrowRight", "End", "Home", "ArrowRight"],
+    }
+    for key in keys.get(kind, ["ArrowDown", "End", "Home"]):
+        page.keyboard.press(key)
+        yield
+
+
+def by_number(page, box, kind):
+    """A value between two stops, typed, where the explorer can compute it."""
+    field = box.locator("input[type=number]")
+    if field.count():
+        field.fill(str(float(field.input_value()) * 1.07 + 0.01))
+        field.press("Enter")
+        yield
+
+
+def moves(page, k, name, way):
+    """Does the control change the data and the picture, where it can?
+
+    Some controls mean nothing at the start (scaling, while the width is one), so
+    the others are moved before a control is called dead. Ends at the start.
+    """
+    box = (
+        page.locator("[data-fg-explore]").nth(k).locator(f'[data-fg-control="{name}"]')
+    )
+    kind = box.get_attribute("data-fg-kind")
+    controls = page.evaluate(f"fieldguide.figures[{k}].spec.controls")
+    start, begun = (
+        page.evaluate(f"fieldguide.figures[{k}].start"),
+        page.evaluate(DATA, k),
+    )
+    elsewhere = {c["name"]: other(c, start[c["name"]]) for c in controls}
+    for setting in (start, elsewhere | {name: start[name]}):
+        place(page, k, setting)
+        before, picture = page.evaluate(DATA, k), drawn(page, k)
+        for _ in way(page, box, kind):
+            settle(page)
+            if page.evaluate(DATA, k) != before and drawn(page, k) != picture:
+                reset(page, k)
+                assert page.evaluate(DATA, k) == begun, f"{name}: not reset"
+                return True
+    reset(page, k)
+    return False
+
+
+def place(page, k, setting):
+    page.evaluate("([k, to]) => fieldguide.figures[k].set(to)", [k, setting])
+    settle(page)
+
+
+def drawn(page, k):
+    """The picture of an explorer's views, as pixels."""
+    return page.locator("[data-fg-explore]").nth(k).locator(".fg-views").screenshot()
+
+
+def settle(page):
+    """Wait until what was set is drawn (decompressing a chunk takes a moment)."""
+    page.evaluate("""async () => {
+        await Promise.all(fieldguide.figures.map(f => f.set({})));
+        await new Promise(requestAnimationFrame);
+    }""")
+
+
+def reset(page, k):
+    page.locator("[data-fg-explore]").nth(k).locator("[data-fg-reset]").click()
+    settle(page)
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (360, True)])
+@pytest.mark.parametrize("way", [by_mouse, by_keyboard, by_number])
+def test_every_control_moves_what_it_should(lively, visit, width, dark, way):
+    dead, tried = [], Counter()
+    for address in lively:
+        page = visit(address, width=width, dark=dark)
+        for k in range(awake(page)):
+            for control in page.evaluate(f"fieldguide.figures[{k}].spec.controls"):
+                name = control["name"]
+                box = page.locator("[data-fg-explore]").nth(k)
+                box = box.locator(f'[data-fg-control="{name}"]')
+                if way is by_number and not box.locator("input[type=number]").count():
+                    continue
+                tried[control["kind"]] += 1
+                if not moves(page, k, name, way):
+                    dead.append(f"{address}: {page.evaluate(ID, k)}: {name}")
+        assert not page.troubles, (address, page.troubles)
+        page.context.close()
+    assert not dead
+    assert tried["range"]
+
+
+ID = "k => fieldguide.figures[k].element.id"
+
+
+def test_a_link_restores_the_setting(lively, visit):
+    for address in lively:
+        page = visit(address)
+        for k in range(awake(page)):
+            start = page.evaluate(f"fieldguide.figures[{k}].params")
+            controls = page.evaluate(f"fieldguide.figures[{k}].spec.controls")
+            wanted = {c["name"]: other(c, start[c["name"]]) for c in controls}
+            place(page, k, wanted)
+            figure = page.locator("[data-fg-explore]").nth(k)
+            figure.locator("[data-fg-link]").click()
+            data, link = page.evaluate(DATA, k), page.url
+            assert "#" in link
+            again = visit(link)
+            awake(again)
+            assert again.evaluate(f"fieldguide.figures[{k}].params") == wanted
+            assert again.evaluate(DATA, k) == data
+            others = [j for j in range(awake(again)) if j != k]
+            for j in others:
+                at = again.evaluate(f"fieldguide.figures[{j}]", None)
+                assert at["params"] == at["start"]
+            again.context.close()
+        page.context.close()
+
+
+def other(control, key):
+    """A key of the control that is not `key`."""
+    return next(k for k in reversed(control["keys"]) if k != key)
+
+
+def test_controls_have_names_and_values_are_spoken(lively, visit):
+    for address in lively:
+        page = visit(address)
+        for k in range(awake(page)):
+            figure = page.locator("[data-fg-explore]").nth(k)
+            for control in figure.locator("input, select").all():
+                assert control.evaluate(
+                    "n => (n.labels[0] ?? {}).textContent || n.ariaLabel"
+                )
+            assert figure.locator("figcaption").inner_text().count(".") >= 1
+            assert figure.locator("[aria-live]").count() == 1
+        page.context.close()

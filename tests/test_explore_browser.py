@@ -180,7 +180,7 @@ def test_a_canvas_shows_the_colours_of_its_values(browser, tmp_path):
 
     page = opened(browser, tmp_path, explore(ramp, x=(1, 2)))
     pixel = """async (x) => { await fieldguide.figures[0].set({ x });
-      const c = document.querySelector("canvas"), f = c.fg;
+      const c = document.querySelector("canvas"), f = c.place;
       const at = [f.left + 1.5 * f.cell, f.top + f.tall / 2].map(Math.round);
       return [...c.getContext("2d").getImageData(...at, 1, 1).data]; }"""
     from matplotlib import colormaps

@@ -248,12 +248,13 @@ def _plain(views: dict[str, View]) -> dict:
 
 
 def runtime_source() -> str:
-    """The browser's side: palette and colour map, then runtime.js."""
+    """The browser's side: palette and colour map, then the files of browser/."""
     stops = matplotlib.colormaps["viridis"](np.linspace(0, 1, 17))[:, :3]
     colours = np.round(255 * stops).astype(int).tolist()
     head = f"self.fgPalette = {json.dumps(PALETTE)};\n"
     head += f"self.fgColours = {json.dumps(colours)};\n"
-    return head + (HERE / "runtime.js").read_text()
+    parts = [path.read_text() for path in sorted((HERE / "browser").glob("*.js"))]
+    return head + "(() => {\n\"use strict\";\n" + "\n".join(parts) + "})();\n"
 
 
 def runtime_html() -> str:

@@ -3,7 +3,7 @@
 A field is one array (or list) for each setting of the controls it depends on,
 in row-major order. Numbers become 8- or 16-bit steps between the least and the
 greatest value; everything is compressed by zlib and written as base64. The
-first lines of runtime.js describe the format.
+first lines of browser/1-values.js describe the format.
 """
 
 from __future__ import annotations

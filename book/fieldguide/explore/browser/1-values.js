@@ -1,0 +1,126 @@
+// The browser's side of `explore`. The files of this folder, in order, make one
+// classic script, once a page: no imports, no network.
+//
+// A stored explorer is <figure data-fg-explore="1"> with a still picture, a
+// caption, a spec (JSON) and chunks (base64 of zlib). The spec has
+//   controls [{name, label, kind: range | choice | check | text, keys, labels,
+//             start, numeric}]          keys: a control's values on the grid
+//   views    [{title, kind, arrays: {name: field}}], or with a twin
+//            [{title, kind, props}]
+//   fields   {field: {by, type, shape, low, step, chunk, per}}
+//            one item for each setting of the controls in `by`, row-major;
+//            `per` items a chunk, from chunk number `chunk` on;
+//            u8 and u16 stand for low + step * integer; json is a list
+//   twin     source of (params, data) => {title: changes to the view}, or null
+//   by       with a twin: the controls that select its data; the other numeric
+//            controls are continuous
+// `index.props` is the field of a view's labels, axis names and units.
+// Bytes arrive from the page or from a kernel; the rest is the same.
+
+const fg = (self.fieldguide ??= { figures: [] });
+
+const element = (create) => (tag, attributes, ...children) => {
+  const node = create(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+};
+const html = element((tag) => document.createElement(tag));
+const svg = element((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
+
+const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
+const product = (sizes) => sizes.reduce((a, b) => a * b, 1);
+
+function extent(values) {
+  let low = Infinity;
+  let high = -Infinity;
+  for (const value of values) {
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  return [low, high];
+}
+
+// The place of the smallest of `distance(0 .. count - 1)`.
+function nearest(count, distance) {
+  let best = 0;
+  for (let k = 1; k < count; k++) if (distance(k) < distance(best)) best = k;
+  return best;
+}
+
+// A number in few digits; as Python's format_cell, integers in full.
+function format(value, digits = 4) {
+  if (typeof value !== "number") return String(value);
+  if (Number.isInteger(value) && Math.abs(value) < 1e15) return value.toLocaleString("en-US");
+  const power = Math.floor(Math.log10(Math.abs(value)));
+  if (power < -4 || power >= Math.max(digits, 6))
+    return value.toExponential(digits - 1).replace(/\.?0+e/, "e");
+  const plain = value.toPrecision(digits);
+  if (plain.includes("e")) return String(Number(plain));
+  return plain.includes(".") ? plain.replace(/\.?0+$/, "") : plain;
+}
+
+const base64 = (string) => Uint8Array.from(atob(string), (c) => c.charCodeAt(0));
+
+async function inflate(bytes) {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Response(stream).arrayBuffer();
+}
+
+const ARRAYS = { u8: Uint8Array, u16: Uint16Array, f32: Float32Array, f64: Float64Array };
+const LEVELS = { u8: 255, u16: 65535 };
+
+// The stored values: finds, unpacks and scales those of one setting.
+class Fields {
+  constructor(spec, bytes) {
+    this.spec = spec;
+    this.bytes = bytes; // chunk number -> compressed bytes
+    this.chunks = new Map(); // chunk number -> decoded, or a promise of it
+    this.places = {}; // control -> Map from key to its place on the grid
+    for (const { name, keys } of spec.controls)
+      this.places[name] = new Map(keys.map((key, i) => [key, i]));
+  }
+
+  // Where a field's item for these params lies: [chunk number, place in it].
+  find(field, params) {
+    let at = 0;
+    for (const name of field.by)
+      at = at * this.places[name].size + this.places[name].get(params[name]);
+    return [field.chunk + Math.floor(at / field.per), at % field.per];
+  }
+
+  // A promise while chunks are on their way; null when all are here.
+  load(params) {
+    const waiting = [];
+    for (const field of Object.values(this.spec.fields)) {
+      const [number] = this.find(field, params);
+      if (!this.chunks.has(number)) this.chunks.set(number, this.decode(number, field));
+      const chunk = this.chunks.get(number);
+      if (chunk instanceof Promise) waiting.push(chunk);
+    }
+    return waiting.length ? Promise.all(waiting) : null;
+  }
+
+  async decode(number, field) {
+    const buffer = await inflate(this.bytes(number));
+    const json = field.type === "json";
+    const chunk = json ? JSON.parse(new TextDecoder().decode(buffer)) : new ARRAYS[field.type](buffer);
+    this.chunks.set(number, chunk);
+    return chunk;
+  }
+
+  // One item: a JSON value, or {shape, values, low, high}, the ends those of
+  // the whole field.
+  get(key, params) {
+    const field = this.spec.fields[key];
+    const [number, at] = this.find(field, params);
+    const chunk = this.chunks.get(number);
+    if (field.type === "json") return chunk[at];
+    const { shape, low, step } = field;
+    const size = product(shape);
+    const values = chunk.subarray(at * size, (at + 1) * size);
+    if (step === undefined) return { shape, values };
+    const scaled = Float64Array.from(values, (level) => low + step * level);
+    return { shape, values: scaled, low, high: low + step * LEVELS[field.type] };
+  }
+}

@@ -1,0 +1,324 @@
+// Views: `draw[kind](box, view, explorer)` shows a view in its box. A view has
+// its properties (labels, units ...) and its arrays as {shape, values}.
+
+const DASHES = ["none", "7 3", "2 3", "9 3 2 3"];
+const paint = (s) => self.fgPalette[s % self.fgPalette.length];
+
+// The ends of a view's scale: given, or those of the values of every setting.
+const ends = (view, array) => [
+  view.low ?? array.low ?? extent(array.values)[0],
+  view.high ?? array.high ?? extent(array.values)[1],
+];
+
+const dress = (view, value) =>
+  format(value, view.digits ?? 3) + (view.unit ? ` ${view.unit}` : "");
+
+// A share of 0 .. 1 as the colour map's [red, green, blue].
+function colour(share) {
+  const stops = self.fgColours;
+  const at = clamp(share, 0, 1) * (stops.length - 1);
+  const i = Math.min(stops.length - 2, Math.floor(at));
+  return [0, 1, 2].map((c) => stops[i][c] + (at - i) * (stops[i + 1][c] - stops[i][c]));
+}
+
+// A context for drawing in CSS pixels, sharp on any screen.
+function context(canvas, width, height) {
+  const scale = self.devicePixelRatio || 1;
+  const [wide, tall] = [Math.round(width * scale), Math.round(height * scale)];
+  if (canvas.width !== wide || canvas.height !== tall) {
+    Object.assign(canvas, { width: wide, height: tall });
+    Object.assign(canvas.style, { width: `${width}px`, aspectRatio: `${width} / ${height}` });
+  }
+  const pen = canvas.getContext("2d");
+  pen.setTransform(scale, 0, 0, scale, 0, 0);
+  pen.clearRect(0, 0, width, height);
+  pen.font = FONT;
+  pen.textBaseline = "middle";
+  return pen;
+}
+const FONT = "11px system-ui, sans-serif";
+
+// Where the parts of a heatmap go: labels left and below, the cells, a legend.
+function layout(view, rows, columns, room, measure) {
+  const longest = (labels) => Math.min(90, Math.max(...labels.map(measure)) + 8);
+  const width = Math.min(room, 420);
+  let left = view.rows ? longest(view.rows) : 0;
+  let cell = (width - left - 1) / columns;
+  if (cell < 8) [left, cell] = [0, (width - 1) / columns]; // too narrow for words
+  const top = view.row_axis || view.column_axis ? 18 : 2;
+  const tall = rows === columns ? cell : clamp(cell, Math.min(12, 420 / rows), 28);
+  const foot = view.columns && cell >= 8 ? longest(view.columns) : 0;
+  const height = top + tall * rows + foot + 34;
+  return { width, height, left, top, cell, tall, foot, rows, columns };
+}
+
+function drawCells(canvas, pen, place, values, low, high) {
+  const { left, top, cell, tall, rows, columns } = place;
+  const image = new ImageData(columns, rows);
+  values.forEach((value, k) => {
+    image.data.set(colour((value - low) / (high - low || 1)), 4 * k);
+    image.data[4 * k + 3] = 255;
+  });
+  const small = (canvas.small ??= document.createElement("canvas"));
+  Object.assign(small, { width: columns, height: rows });
+  small.getContext("2d").putImageData(image, 0, 0);
+  pen.imageSmoothingEnabled = false;
+  pen.drawImage(small, left, top, cell * columns, tall * rows);
+}
+
+function drawWords(pen, view, { left, top, cell, tall, foot, rows }) {
+  const axes = [view.row_axis && `↓ ${view.row_axis}`, view.column_axis && `→ ${view.column_axis}`];
+  pen.textAlign = "left";
+  pen.fillText(axes.filter(Boolean).join("   "), left, 8);
+  pen.textAlign = "right";
+  if (left)
+    view.rows.forEach((text, i) => pen.fillText(text, left - 5, top + tall * (i + 0.5), left - 6));
+  if (foot)
+    view.columns.forEach((text, j) => {
+      pen.save();
+      pen.translate(left + cell * (j + 0.5), top + tall * rows + 5);
+      pen.rotate(-Math.PI / 2);
+      pen.fillText(text, 0, 0, foot - 6);
+      pen.restore();
+    });
+}
+
+// A strip of the colours with its ends and unit.
+function drawLegend(pen, view, { width, height, left }, ink, low, high) {
+  const wide = Math.min(160, width - left);
+  for (let k = 0; k < wide; k++) {
+    pen.fillStyle = `rgb(${colour(k / (wide - 1)).map(Math.round)})`;
+    pen.fillRect(left + k, height - 22, 1.5, 8);
+  }
+  pen.fillStyle = ink;
+  pen.textAlign = "left";
+  pen.fillText(format(low, 3), left, height - 7);
+  pen.textAlign = "right";
+  pen.fillText(dress(view, high), left + wide, height - 7);
+}
+
+// A new heatmap's canvas, which reads a cell out under the pointer or by keys.
+function heatmapCanvas(explorer) {
+  const canvas = html("canvas", { role: "img", tabindex: 0 });
+  const find = (x, y) => {
+    const { left, top, cell, tall, rows, columns } = canvas.place;
+    const [i, j] = [Math.floor((y - top) / tall), Math.floor((x - left) / cell)];
+    return i >= 0 && j >= 0 && i < rows && j < columns ? [i, j] : null;
+  };
+  const words = ([i, j]) => {
+    const { view, place } = canvas;
+    const row = `${view.row_axis} ${view.rows?.[i] ?? i + 1}`.trim();
+    const column = `${view.column_axis} ${view.columns?.[j] ?? j + 1}`.trim();
+    return `${row}, ${column}: ${dress(view, view.values.values[i * place.columns + j])}`;
+  };
+  explorer.point(canvas, find, words, () => [canvas.place.rows, canvas.place.columns]);
+  return canvas;
+}
+
+// A frame with axes, for lines and scatter: its SVG node and the two scales.
+function plot(box, label, [x0, x1], [y0, y1], { x_axis, y_axis, x_log, y_log }) {
+  const width = Math.min(box.clientWidth || 320, 480);
+  const height = Math.round(clamp(width * 0.62, 190, 280));
+  const [left, right, top, bottom] = [48, width - 10, 20, height - 38];
+  const scale = (from, to, a, b, log) => {
+    const f = log ? Math.log10 : (value) => value;
+    const span = f(b) - f(a) || 1;
+    return (value) => from + ((f(value) - f(a)) / span) * (to - from);
+  };
+  const x = scale(left, right, x0, x1, x_log);
+  const y = scale(bottom, top, y0, y1, y_log);
+  const words = (text, place) => svg("text", place, text);
+  const middle = { "text-anchor": "middle" };
+  const size = { viewBox: `0 0 ${width} ${height}`, width, height };
+  const node = svg("svg", { ...size, role: "img", tabindex: 0, "aria-label": label });
+  for (const t of ticks(y0, y1, y_log)) {
+    node.append(svg("path", { class: "fg-grid", d: `M${left},${y(t)}H${right}` }));
+    node.append(words(format(t, 3), { x: left - 5, y: y(t) + 4, "text-anchor": "end" }));
+  }
+  for (const t of ticks(x0, x1, x_log))
+    node.append(words(format(t, 3), { x: x(t), y: bottom + 15, ...middle }));
+  node.append(svg("path", { class: "fg-axis", d: `M${left},${top}V${bottom}H${right}` }));
+  node.append(words(x_axis, { x: (left + width) / 2, y: height - 6, ...middle }));
+  node.append(words(y_axis, { x: 2, y: 12 }));
+  box.replaceChildren(node);
+  return { node, x, y };
+}
+
+function ticks(low, high, log) {
+  const all = [];
+  if (log) {
+    const [from, to] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
+    for (let p = from; p <= to; p++)
+      for (const m of to - from < 3 ? [1, 2, 5] : [1]) all.push(m * 10 ** p);
+    return all.filter((t) => t >= low * 0.999 && t <= high * 1.001);
+  }
+  const rough = (high - low) / 4 || 1;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 2.5, 5, 10].find((m) => m * power >= rough * 0.999);
+  for (let t = Math.ceil(low / step - 1e-9) * step; t <= high + step * 1e-9; t += step)
+    all.push(Math.abs(t) < step / 1e6 ? 0 : Number(t.toPrecision(12)));
+  return all;
+}
+
+function legend(box, names, mark) {
+  if (names.length < 2) return;
+  const entry = (name, s) => {
+    const sample = svg("svg", { width: 22, height: 9, "aria-hidden": "true" }, mark(s));
+    return html("span", {}, sample, name);
+  };
+  box.append(html("p", { class: "fg-legend" }, ...names.map(entry)));
+}
+
+const draw = {
+  heatmap(box, view, explorer) {
+    const { shape: [rows, columns], values } = view.values; // prettier-ignore
+    const [low, high] = ends(view, view.values);
+    const canvas = box.querySelector("canvas") ?? box.appendChild(heatmapCanvas(explorer));
+    const measuring = canvas.getContext("2d");
+    measuring.font = FONT;
+    const measure = (text) => measuring.measureText(text).width;
+    const place = layout(view, rows, columns, box.clientWidth || 320, measure);
+    Object.assign(canvas, { view, place });
+    const pen = context(canvas, place.width, place.height);
+    const ink = getComputedStyle(box).color;
+    drawCells(canvas, pen, place, values, low, high);
+    pen.fillStyle = pen.strokeStyle = ink;
+    drawWords(pen, view, place);
+    drawLegend(pen, view, place, ink, low, high);
+    if (canvas.at) {
+      const { left, top, cell, tall } = place;
+      pen.lineWidth = 2;
+      pen.strokeRect(left + cell * canvas.at[1], top + tall * canvas.at[0], cell, tall);
+    }
+    const hint = "Arrow keys read one cell at a time.";
+    canvas.setAttribute("aria-label", `${explorer.describe(view)}. ${hint}`);
+  },
+
+  tokens(box, view) {
+    const [, high] = ends(view, view.values);
+    const piece = (text, i) => {
+      const value = view.values.values[i];
+      const share = 45 * clamp(value / (high || 1), 0, 1);
+      return html("span", { style: `--fg-share:${share.toFixed(1)}%`, title: dress(view, value) }, text);
+    };
+    box.replaceChildren(html("p", { class: "fg-tokens" }, ...view.pieces.map(piece)));
+  },
+
+  lines(box, view, explorer) {
+    const { shape: [count, length], values } = view.y; // prettier-ignore
+    const x = view.x.values;
+    const frame = plot(box, explorer.describe(view), extent(x), ends(view, view.y), view);
+    const look = (s) => ({ fill: "none", stroke: paint(s), "stroke-dasharray": DASHES[s % 4] });
+    for (let s = 0; s < count; s++) {
+      const point = (value, k) =>
+        `${frame.x(value).toFixed(1)},${frame.y(values[s * length + k]).toFixed(1)}`;
+      const d = `M${Array.from(x, point).join("L")}`;
+      frame.node.append(svg("path", { d, "stroke-width": 2, ...look(s) }));
+    }
+    legend(box, view.names, (s) => svg("path", { d: "M0,5H22", "stroke-width": 3, ...look(s) }));
+    const find = (px) => [0, nearest(length, (k) => Math.abs(frame.x(x[k]) - px))];
+    const words = ([, k]) => {
+      const each = view.names.map((name, s) => `${name} ${format(values[s * length + k], 3)}`);
+      return `${view.x_axis || "x"} ${format(x[k], 3)}: ${each.join(", ")}`;
+    };
+    explorer.point(frame.node, find, words, () => [1, length]);
+  },
+
+  scatter(box, view, explorer) {
+    const [x, y] = [view.x.values, view.y.values];
+    const names = [...new Set(view.groups ?? [""])];
+    const frame = plot(box, explorer.describe(view), ends({}, view.x), ends({}, view.y), view);
+    const dot = (cx, cy, s) => svg("circle", { cx, cy, r: 4, fill: paint(s), "fill-opacity": 0.8 });
+    for (let k = 0; k < x.length; k++)
+      frame.node.append(dot(frame.x(x[k]), frame.y(y[k]), names.indexOf(view.groups?.[k] ?? "")));
+    legend(box, names, (s) => dot(11, 5, s));
+    const far = (px, py) => (k) => (frame.x(x[k]) - px) ** 2 + (frame.y(y[k]) - py) ** 2;
+    const find = (px, py) => [0, nearest(x.length, far(px, py))];
+    const words = ([, k]) => {
+      const name = view.labels?.[k] ?? view.groups?.[k] ?? k + 1;
+      const [across, up] = [format(x[k], 3), format(y[k], 3)];
+      return `${name}: ${view.x_axis || "x"} ${across}, ${view.y_axis || "y"} ${up}`;
+    };
+    explorer.point(frame.node, find, words, () => [1, x.length]);
+  },
+
+  bars(box, view) {
+    const [low, high] = ends(view, view.values);
+    const share = (value) => 100 * clamp((value - low) / (high - low || 1), 0, 1);
+    const bar = (label, i) => {
+      const value = view.values.values[i];
+      const [from, to] = [share(0), share(value)].sort((a, b) => a - b);
+      const style = `left:${from.toFixed(2)}%;width:${(to - from).toFixed(2)}%`;
+      const line = html("span", { class: "fg-bar" }, html("i", { style }));
+      const number = html("span", { class: "fg-value" }, dress(view, value));
+      return html("li", {}, html("span", {}, label), line, number);
+    };
+    box.replaceChildren(html("ul", { class: "fg-bars" }, ...view.labels.map(bar)));
+  },
+
+  number(box, view) {
+    box.replaceChildren(html("p", { class: "fg-number" }, dress(view, view.value.values[0])));
+  },
+
+  table(box, view) {
+    const row = (cells, tag, attributes) =>
+      html("tr", {}, ...cells.map((cell) => html(tag, attributes, cell)));
+    const head = html("thead", {}, row(view.columns, "th", { scope: "col" }));
+    const body = html("tbody", {}, ...view.rows.map((cells) => row(cells, "td", {})));
+    box.replaceChildren(html("table", {}, head, body));
+  },
+
+  text(box, view) {
+    box.replaceChildren(html("p", { class: "fg-text" }, view.text));
+  },
+
+  pictures(box, view) {
+    const { shape: [count, height, width, channels = 1], values } = view.values; // prettier-ignore
+    const size = height * width * channels;
+    const picture = (_, n) => {
+      const name = view.labels?.[n] ?? `picture ${n + 1} of ${count}`;
+      const canvas = html("canvas", { width, height, role: "img", "aria-label": name });
+      const image = new ImageData(width, height);
+      for (let k = 0; k < width * height; k++) {
+        const at = n * size + k * channels;
+        const rgb = channels === 3 ? values.subarray(at, at + 3) : Array(3).fill(values[at]);
+        image.data.set([...rgb, 255], 4 * k);
+      }
+      canvas.getContext("2d").putImageData(image, 0, 0);
+      return html("div", {}, canvas, html("span", {}, view.labels?.[n] ?? ""));
+    };
+    box.replaceChildren(html("div", { class: "fg-pictures" }, ...Array.from({ length: count }, picture)));
+  },
+
+  figure(box, view, explorer) {
+    const image = box.querySelector("img") ?? box.appendChild(html("img", {}));
+    image.src = `data:image/png;base64,${view.png}`;
+    image.alt = explorer.describe(view);
+  },
+};
+
+// One line on a view, for a screen reader and under the picture.
+const describe = {
+  number: (view) => dress(view, view.value.values[0]),
+  text: (view) => view.text,
+  lines(view) {
+    const length = view.x.values.length;
+    const at = (s, k) => format(view.y.values[s * length + k], 3);
+    return view.names.map((name, s) => `${name} from ${at(s, 0)} to ${at(s, length - 1)}`).join(", ");
+  },
+  heatmap(view) {
+    const [k, value] = greatest(view);
+    const columns = view.values.shape[1];
+    const [i, j] = [Math.floor(k / columns), k % columns];
+    const row = `${view.row_axis || "row"} ${view.rows?.[i] ?? i + 1}`;
+    return `largest ${value} at ${row}, ${view.column_axis || "column"} ${view.columns?.[j] ?? j + 1}`;
+  },
+  bars: (view) => `largest ${view.labels[greatest(view)[0]]}, ${greatest(view)[1]}`,
+  tokens: (view) => `largest ${view.pieces[greatest(view)[0]]}, ${greatest(view)[1]}`,
+};
+
+function greatest(view) {
+  const values = view.values.values;
+  const k = nearest(values.length, (place) => -values[place]);
+  return [k, dress(view, values[k])];
+}

@@ -1,0 +1,99 @@
+// Where explorers live: stored in a page, or over a model in JupyterLab.
+
+const owner = (element) => fg.figures.find((explorer) => explorer.element === element);
+
+// Redraw when the width or the theme changes.
+const widths = new WeakMap();
+const resized = new ResizeObserver((entries) => {
+  for (const { target, contentRect } of entries) {
+    const known = widths.get(target);
+    widths.set(target, contentRect.width);
+    if (known !== undefined && known !== contentRect.width) owner(target)?.repaint();
+  }
+});
+const themed = new MutationObserver(() => fg.figures.forEach((explorer) => explorer.repaint()));
+const THEMES = { attributes: true, attributeFilter: ["data-theme", "data-jp-theme-light"] };
+themed.observe(document.documentElement, THEMES);
+if (document.body) themed.observe(document.body, THEMES);
+
+// A stored figure is built at once, so that the page does not jump, and drawn
+// when it comes near the view.
+const near = new IntersectionObserver(
+  (entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      near.unobserve(target);
+      owner(target)?.update();
+    }
+  },
+  { rootMargin: "300px" },
+);
+
+function wake(element) {
+  if (owner(element)) return;
+  const same = document.querySelectorAll(`[id="${element.id}"]`);
+  if (same.length > 1) element.id += `-${[...same].indexOf(element) + 1}`;
+  const spec = JSON.parse(element.querySelector(".fg-spec").textContent);
+  const chunks = element.querySelectorAll("[data-fg-chunk]");
+  const explorer = new Explorer(element, spec, (number) => base64(chunks[number].textContent));
+  if (explorer.restore()) addEventListener("load", () => element.scrollIntoView());
+  near.observe(element);
+  resized.observe(element);
+}
+
+addEventListener("hashchange", () => {
+  for (const explorer of fg.figures) {
+    if (explorer.kernel || !explorer.restore()) continue;
+    explorer.update();
+    explorer.element.scrollIntoView();
+  }
+});
+
+// Figures that came before this script wait in a queue; later ones wake at once.
+const queue = self.fgQueue ?? [];
+self.fgQueue = { push: wake };
+if (Array.isArray(queue)) queue.forEach(wake);
+
+fg.anywidget = {
+  render({ model, el }) {
+    const spec = model.get("spec");
+    const names = spec.controls.map((control) => control.name);
+    const caption = html("figcaption", {}, html("strong", {}, spec.title), ` ${spec.look}`);
+    const figure = html("figure", { class: "fg", id: spec.id }, caption);
+    el.append(figure);
+    const bytes = (number) => {
+      const { buffer, byteOffset, byteLength } = model.get("chunks")[number];
+      return new Uint8Array(buffer, byteOffset, byteLength);
+    };
+    const kernel = {
+      set(params) {
+        model.set(params);
+        model.save_changes();
+      },
+    };
+    const explorer = new Explorer(figure, spec, bytes, kernel);
+    const follow = () => {
+      for (const name of names) explorer.params[name] = model.get(name);
+      explorer.update();
+    };
+    const answer = ({ params, views, error }) => {
+      if (!names.every((name) => params[name] === explorer.params[name])) return; // an older one
+      if (views) {
+        for (const [title, view] of Object.entries(views)) view.title = title;
+        explorer.paint(views);
+      } else {
+        figure.removeAttribute("aria-busy");
+        explorer.say(error);
+      }
+    };
+    for (const name of names) model.on(`change:${name}`, follow);
+    model.on("msg:custom", answer);
+    follow();
+    resized.observe(figure);
+    return () => {
+      for (const name of names) model.off(`change:${name}`, follow);
+      model.off("msg:custom", answer);
+      fg.figures.splice(fg.figures.indexOf(explorer), 1);
+    };
+  },
+};

@@ -56,7 +56,7 @@ def test_codespell_finds_nothing():
 def test_the_tools_see_a_fault(tmp_path):
     """That a tool ran at all: a file with a fault is not passed."""
     bad = tmp_path / "bad.py"
-    bad.write_text("import os\nx = undefined  # teh word\n")
+    bad.write_text("import os\nx = undefined  # t" + "eh word\n")
     assert "F821" in run("ruff", "check", bad)
     assert run("codespell", bad)
     bad.write_text("x = {  'a':1 }\n")

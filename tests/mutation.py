@@ -1,0 +1,544 @@
+"""Damage a notebook's exported cells, one way at a time, and run their tests.
+
+    python tests/mutation.py transformers/attention        lists what survives
+
+`mutants` makes the damaged versions from the syntax tree: a constant altered, an
+operator or a comparison exchanged, a condition negated, a keyword or a statement
+dropped, arguments or returned values swapped, a method left out or exchanged for its
+neighbour. `Trial` puts one into the imported module and calls the test functions
+that reach it, the quickest first, until one fails; then it puts the original back.
+
+What survives is either a hole in the tests or changes nothing that a caller could
+see; the second kind is listed, with the reason, in `equivalent_mutants.yml`.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import functools
+import importlib
+import importlib.util
+import inspect
+import io
+import itertools
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import hypothesis
+import sources
+import yaml
+
+LISTED = Path(__file__).with_name("equivalent_mutants.yml")
+LIMIT_S = 20  # of processor time, for a mutant that never ends
+
+EXCHANGED = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.FloorDiv,
+    ast.Pow: ast.Mult,
+    ast.MatMult: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+COMPARED = {
+    ast.Lt: [ast.LtE, ast.Gt],
+    ast.LtE: [ast.Lt, ast.Gt],
+    ast.Gt: [ast.GtE, ast.Lt],
+    ast.GtE: [ast.Gt, ast.Lt],
+    ast.Eq: [ast.NotEq, ast.GtE],
+    ast.NotEq: [ast.Eq],
+    ast.Is: [ast.IsNot],
+    ast.IsNot: [ast.Is],
+    ast.In: [ast.NotIn],
+    ast.NotIn: [ast.In],
+}
+NEIGHBOURS = [
+    ("sum", "mean"),
+    ("max", "min"),
+    ("argmax", "argmin"),
+    ("any", "all"),
+    ("cos", "sin"),
+    ("tril", "triu"),
+    ("zeros", "ones"),
+    ("new_zeros", "new_ones"),
+    ("sqrt", "rsqrt"),
+    ("square", "abs"),
+    ("exp", "expm1"),
+    ("softmax", "log_softmax"),
+    ("tanh", "sigmoid"),
+    ("stack", "cat"),
+    ("repeat_interleave", "repeat"),
+    ("float", "double"),
+    ("floor", "ceil"),
+]
+NEIGHBOUR = {a: b for pair in NEIGHBOURS for a, b in (pair, pair[::-1])}
+DELETED = (ast.Expr, ast.AugAssign, ast.Assert, ast.If, ast.For)
+LIBRARIES = {"F", "math", "nn", "torch"}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One damage: `line` is the damaged statement, or the deleted one."""
+
+    cell: str
+    name: str
+    operator: str
+    line: str
+    tree: ast.Module
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.cell, self.operator, self.line
+
+
+# Making them
+
+
+def mutants(cell: str, source: str) -> Iterator[Mutant]:
+    """Every damaged version of every definition in a cell, each once."""
+    for statement in ast.parse(source).body:
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            continue
+        seen = {ast.unparse(statement)}
+        sacred = untouched(statement)
+        for index, node in enumerate(ast.walk(statement)):
+            if id(node) in sacred:
+                continue
+            for operator, change in damages(node):
+                twin = copy.deepcopy(statement)
+                target = next(itertools.islice(ast.walk(twin), index, None))
+                line = apply(twin, target, change)
+                text = ast.unparse(ast.fix_missing_locations(twin))
+                if text not in seen:
+                    seen.add(text)
+                    name, module = name_of(statement), ast.Module([twin], [])
+                    yield Mutant(cell, name, operator, line, module)
+
+
+def name_of(statement: ast.stmt) -> str:
+    if isinstance(statement, ast.Assign):
+        return ast.unparse(statement.targets[0])
+    return statement.name
+
+
+def untouched(statement: ast.stmt) -> set[int]:
+    """Nodes that say something and do nothing: docstrings, types, error texts."""
+    found = list(sources.docstrings(statement))
+    for node in ast.walk(statement):
+        found += [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        if isinstance(node, ast.JoinedStr):
+            found.append(node)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require":
+            found += node.args[2:]
+        if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant):
+            found.append(node.operand)  # -1 is one constant
+    return {id(n) for top in found if top is not None for n in ast.walk(top)}
+
+
+def apply(tree: ast.stmt, target: ast.AST, change: Callable) -> str:
+    """Replace `target` in `tree`; return the statement that it is in, as text."""
+    statement = statement_of(tree, target)
+    deleted = f"deleted: {heading(statement)}"
+    new = change(target)
+    for parent in ast.walk(tree):
+        for field, value in ast.iter_fields(parent):
+            if value is target:
+                setattr(parent, field, new)
+            elif isinstance(value, list) and any(item is target for item in value):
+                place = next(i for i, item in enumerate(value) if item is target)
+                empty = [ast.Pass()] if field == "body" and len(value) == 1 else []
+                value[place : place + 1] = [new] if new is not None else empty
+    if statement is target:
+        return heading(new) if new is not None else deleted
+    return heading(statement)
+
+
+def statement_of(tree: ast.stmt, target: ast.AST) -> ast.stmt:
+    """The innermost statement of `tree` that holds `target`."""
+    holders = (n for n in ast.walk(tree) if isinstance(n, ast.stmt))
+    return [n for n in holders if any(m is target for m in ast.walk(n))][-1]
+
+
+def heading(statement: ast.stmt) -> str:
+    """A statement's first line; a function's decorators left out."""
+    lines = ast.unparse(statement).splitlines()
+    return next(line for line in lines if not line.startswith("@"))
+
+
+def damages(node: ast.AST) -> Iterator[tuple[str, Callable]]:
+    """(operator, change) for each way to damage `node` itself."""
+    kind = type(node)
+    if isinstance(node, ast.Constant):
+        for value in altered(node.value):
+            yield "alter a constant", lambda n, v=value: ast.Constant(v)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant):
+        for step in (-1, 1):
+            value = -node.operand.value + step
+            yield "alter a constant", lambda n, v=value: ast.Constant(v)
+    elif isinstance(node, ast.UnaryOp):
+        yield "drop a sign", lambda n: n.operand
+    elif isinstance(node, (ast.BinOp, ast.BoolOp)) and type(node.op) in EXCHANGED:
+        yield "exchange an operator", exchange_operator
+    elif isinstance(node, ast.Compare):
+        for new in COMPARED[type(node.ops[0])]:
+            yield "exchange a comparison", functools.partial(compare_by, new)
+    elif isinstance(node, ast.Call):
+        yield from damages_of_call(node)
+    elif isinstance(node, ast.Attribute):
+        if node.attr in NEIGHBOUR:
+            yield "take a neighbour", rename
+        if node.attr in ("T", "mT"):
+            yield "drop a transpose", lambda n: n.value
+    elif kind is ast.Return and isinstance(node.value, ast.Tuple):
+        yield "swap what is returned", swap_returned
+    elif isinstance(node, ast.Return) and node.value:
+        yield "return nothing", lambda n: ast.Return()
+    elif isinstance(node, DELETED) or updates(node):
+        yield "delete a statement", lambda n: None
+    if isinstance(node, (ast.BinOp, ast.BoolOp)):
+        yield "keep the left side", lambda n: operands(n)[0]
+        yield "keep the right side", lambda n: operands(n)[-1]
+    if isinstance(node, ast.BinOp) and type(node.op) in (ast.Sub, ast.Div, ast.MatMult):
+        yield "swap the sides", swap_sides
+    if isinstance(node, (ast.If, ast.IfExp, ast.While)):
+        yield "negate a condition", negate
+    if isinstance(node, ast.comprehension) and node.ifs:
+        yield "drop a filter", drop_filter
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        for place, decorator in enumerate(node.decorator_list):
+            if getattr(decorator, "id", "") != "cache":
+                yield "drop a decorator", functools.partial(drop_decorator, place)
+
+
+def damages_of_call(node: ast.Call) -> Iterator[tuple[str, Callable]]:
+    for place in range(len(node.keywords)):
+        yield "drop a keyword", functools.partial(drop_keyword, place)
+    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+    for place in range(len(node.args) - 1):
+        if name != "transpose" and (name, place) != ("require", 2):
+            yield "swap arguments", functools.partial(swap_arguments, place)
+    if isinstance(node.func, ast.Attribute):
+        root = node.func.value
+        if not (isinstance(root, ast.Name) and root.id in LIBRARIES):
+            yield "leave out a method", lambda n: n.func.value
+        if node.func.attr in ("tril", "triu") and not node.args:
+            for diagonal in (-1, 1):
+                yield "shift a diagonal", functools.partial(shift, diagonal)
+
+
+def altered(value: object) -> list:
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value - 1, value + 1]
+    if isinstance(value, float):
+        return [2 * value, -value]
+    return [value + "x"] if isinstance(value, str) else []
+
+
+def updates(node: ast.AST) -> bool:
+    """Is it an assignment that reads what it writes, as `x = x * scale` does?"""
+    if not isinstance(node, ast.Assign):
+        return False
+    names = {n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+    return any(isinstance(n, ast.Name) and n.id in names for n in ast.walk(node.value))
+
+
+def operands(node: ast.BinOp | ast.BoolOp) -> list[ast.expr]:
+    return node.values if isinstance(node, ast.BoolOp) else [node.left, node.right]
+
+
+def exchange_operator(node):
+    node.op = EXCHANGED[type(node.op)]()
+    return node
+
+
+def compare_by(new, node):
+    node.ops[0] = new()
+    return node
+
+
+def rename(node):
+    node.attr = NEIGHBOUR[node.attr]
+    return node
+
+
+def swap_returned(node):
+    node.value.elts.reverse()
+    return node
+
+
+def swap_sides(node):
+    node.left, node.right = node.right, node.left
+    return node
+
+
+def negate(node):
+    node.test = ast.UnaryOp(ast.Not(), node.test)
+    return node
+
+
+def drop_filter(node):
+    node.ifs = []
+    return node
+
+
+def drop_decorator(place, node):
+    del node.decorator_list[place]
+    return node
+
+
+def drop_keyword(place, node):
+    del node.keywords[place]
+    return node
+
+
+def swap_arguments(place, node):
+    node.args[place], node.args[place + 1] = node.args[place + 1], node.args[place]
+    return node
+
+
+def shift(diagonal, node):
+    node.args = [ast.Constant(diagonal)]
+    return node
+
+
+# Trying them
+
+
+class TooSlow(BaseException):
+    """A mutant used up its time; no `except Exception` may swallow this."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise TooSlow after `seconds` of processor time, where the system can."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(*_):
+        raise TooSlow
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def calls_of(tests: ModuleType) -> dict[str, Callable[[], None]]:
+    """The test functions of a module, parametrized ones once for each case."""
+    found = {}
+    for name, function in vars(tests).items():
+        if not name.startswith("test_"):
+            continue
+        found[name] = function
+        for mark in getattr(function, "pytestmark", []):
+            names, cases = mark.args
+            names = names.replace(" ", "").split(",") if "," in names else names
+            names = [names] if isinstance(names, str) else names
+            del found[name]
+            for case in cases:
+                values = case if len(names) > 1 else [case]
+                keywords = dict(zip(names, values, strict=True))
+                call = functools.partial(function, **keywords)
+                found[f"{name}[{case}]"] = call
+    for name, call in found.items():
+        inner = call.func if isinstance(call, functools.partial) else call
+        given = hasattr(inner, "hypothesis")
+        needs = set(inspect.signature(call).parameters) - set(
+            getattr(call, "keywords", {})
+        )
+        if needs and not given:
+            raise ValueError(f"{name} needs {needs}: a mutation test takes no fixture")
+    return found
+
+
+def load(path: Path) -> ModuleType:
+    """The test module, with hypothesis told not to shrink what it finds."""
+    phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+    before = hypothesis.settings.get_current_profile_name()
+    hypothesis.settings.register_profile(
+        "mutation",
+        phases=phases,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        report_multiple_bugs=False,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    hypothesis.settings.load_profile("mutation")
+    try:
+        spec = importlib.util.spec_from_file_location(f"mutation_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        hypothesis.settings.load_profile(before)
+    return module
+
+
+class Trial:
+    """A generated module and the test functions that reach each of its names."""
+
+    def __init__(self, module: ModuleType, tests: ModuleType):
+        self.module, self.calls = module, calls_of(tests)
+        self.seconds: dict[str, float] = {}
+        self.reached: dict[str, list[str]] = {}
+        for name, call in self.calls.items():
+            for reached in self.record(call):
+                self.reached.setdefault(reached, []).append(name)
+            start = time.perf_counter()
+            call()
+            self.seconds[name] = time.perf_counter() - start
+        for names in self.reached.values():
+            names.sort(key=self.seconds.get)
+
+    def record(self, call: Callable) -> set[str]:
+        """Top names of the module's functions that a test calls."""
+        found = set()
+        file = self.module.__file__
+
+        def look(frame, event, _):
+            if event == "call" and frame.f_code.co_filename == file:
+                found.add(frame.f_code.co_qualname.partition(".")[0])
+
+        for value in vars(self.module).values():
+            getattr(value, "cache_clear", lambda: None)()
+        sys.setprofile(look)
+        try:
+            call()
+        finally:
+            sys.setprofile(None)
+        return found
+
+    def verdict(self, mutant: Mutant) -> str:
+        """The test that fails, "import", "time", or "" for a mutant that survives."""
+        names = vars(self.module)
+        original = dict(names)
+        code = compile(mutant.tree, f"<{mutant.cell}>", "exec")
+        # What no test calls by itself, such as a constant, concerns all of them.
+        tests = self.reached.get(mutant.name) or sorted(
+            self.calls, key=self.seconds.get
+        )
+        running = "import"
+        try:
+            with time_limit(LIMIT_S), quiet():
+                exec(code, names)
+                for running in tests:
+                    self.calls[running]()
+        except TooSlow:
+            return "time"
+        except Exception:
+            return running
+        finally:
+            names.clear()
+            names.update(original)
+        return ""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def of_notebook(notebook) -> list[Mutant]:
+    cells = filter(sources.is_exported, sources.code(notebook))
+    return [mutant for cell in cells for mutant in mutants(cell.id, cell.source)]
+
+
+def undamaged(notebook) -> Mutant:
+    """All exported cells as they are: every test must pass on them."""
+    cells = filter(sources.is_exported, sources.code(notebook))
+    tree = ast.parse("\n".join(cell.source for cell in cells))
+    return Mutant("all", "", "none", "", tree)
+
+
+def trial_of(name: str) -> Trial:
+    """Of a notebook by its `chapter/name`."""
+    chapter, _, stem = name.partition("/")
+    stem = stem.replace("-", "_")
+    module = importlib.import_module(f"fieldguide.{stem}")
+    return Trial(module, load(Path(__file__).with_name(f"test_{chapter}_{stem}.py")))
+
+
+def all_listed() -> dict[str, list[dict[str, str]]]:
+    """The mutants listed as equivalent, by notebook."""
+    return yaml.safe_load(LISTED.read_text(encoding="utf-8")) or {}
+
+
+def listed(name: str) -> dict[tuple[str, str, str], str]:
+    """Those of one notebook, {key: proof}."""
+    entries = all_listed().get(name) or []
+    return {(e["cell"], e["operator"], e["line"]): e["proof"] for e in entries}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of the mutants of a notebook."""
+
+    verdicts: dict[Mutant, str]
+    proofs: dict[tuple[str, str, str], str]
+    seconds: float
+
+    @property
+    def survivors(self) -> list[Mutant]:
+        return [mutant for mutant, verdict in self.verdicts.items() if not verdict]
+
+    @property
+    def unlisted(self) -> list[tuple[str, str, str]]:
+        return sorted({m.key for m in self.survivors} - set(self.proofs))
+
+    @property
+    def stale(self) -> list[tuple[str, str, str]]:
+        """Listed as equivalent, but killed, or no longer made."""
+        return sorted(set(self.proofs) - {m.key for m in self.survivors})
+
+    def __str__(self) -> str:
+        made, survivors = len(self.verdicts), len(self.survivors)
+        slow = list(self.verdicts.values()).count("time")
+        return (
+            f"{made} mutants: {made - survivors} killed ({slow} by the clock), "
+            f"{survivors} survive, of which {len(self.unlisted)} are not listed as "
+            f"equivalent; {self.seconds:.0f} s"
+        )
+
+
+def report(name: str) -> Report:
+    """Try every mutant of the notebook `chapter/name`, after the cells as they are."""
+    start = time.perf_counter()
+    trial, notebook = trial_of(name), sources.in_order()[name]
+    made, whole = of_notebook(notebook), undamaged(notebook)
+    failed = trial.verdict(whole)
+    if failed:
+        raise ValueError(f"{name}: {failed} fails on the cells as they are")
+    verdicts = {mutant: trial.verdict(mutant) for mutant in made}
+    return Report(verdicts, listed(name), time.perf_counter() - start)
+
+
+def as_yaml(keys: list[tuple[str, str, str]]) -> str:
+    fields = ("cell", "operator", "line")
+    entries = [dict(zip(fields, key, strict=True)) for key in keys]
+    return yaml.safe_dump(entries, sort_keys=False, width=200)
+
+
+if __name__ == "__main__":
+    found = report(sys.argv[1])
+    print(f"{found}\n{as_yaml(found.unlisted)}")

@@ -1,0 +1,181 @@
+"""Every damage to a mechanism is noticed by its tests, or provably changes nothing."""
+
+import ast
+import types
+
+import mutation
+import pytest
+import sources
+
+BOOK = {
+    name: notebook
+    for name, notebook in sources.in_order().items()
+    if len([c for c in sources.code(notebook) if sources.is_exported(c)]) > 1
+}
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", BOOK)
+def test_every_mutant_is_killed_or_listed_as_equivalent(name):
+    report = mutation.report(name)
+    print(f"{name}: {report}")
+    if report.unlisted:
+        pytest.fail(f"{report}\n{mutation.as_yaml(report.unlisted)}", pytrace=False)
+    assert not report.stale, f"remove from {mutation.LISTED.name}: {report.stale}"
+    assert all(len(proof.split()) > 3 for proof in report.proofs.values())
+
+
+def test_what_is_listed_belongs_to_a_notebook():
+    assert set(mutation.all_listed()) <= set(BOOK)
+
+
+# The check, checked
+
+SOURCE = '''
+def attend(scores, mask, *, scale=1.0):
+    """Shares of each row; 3 is not a constant of the code."""
+    require(scale > 0, "scale", scale, "above 0")
+    scores = scores * scale
+    if mask is not None and mask.any():
+        scores = scores.masked_fill(~mask.tril(), -math.inf)
+    return scores.softmax(-1), scores.transpose(-2, -1).sum(dim=0)[1:]
+'''
+MADE = [
+    ("alter a constant", "def attend(scores, mask, *, scale=2.0):"),
+    ("alter a constant", "require(scale > 1, 'scale', scale, 'above 0')"),
+    ("alter a constant", "require(scale > 0, 'scalex', scale, 'above 0')"),
+    ("exchange a comparison", "require(scale >= 0, 'scale', scale, 'above 0')"),
+    ("delete a statement", "deleted: require(scale > 0, 'scale', scale, 'above 0')"),
+    ("delete a statement", "deleted: scores = scores * scale"),
+    ("exchange an operator", "scores = scores / scale"),
+    ("keep the left side", "scores = scores"),
+    ("keep the right side", "scores = scale"),
+    ("delete a statement", "deleted: if mask is not None and mask.any():"),
+    ("negate a condition", "if not (mask is not None and mask.any()):"),
+    ("exchange an operator", "if mask is not None or mask.any():"),
+    ("exchange a comparison", "if mask is None and mask.any():"),
+    ("take a neighbour", "if mask is not None and mask.all():"),
+    ("drop a sign", "scores = scores.masked_fill(mask.tril(), -math.inf)"),
+    ("drop a sign", "scores = scores.masked_fill(~mask.tril(), math.inf)"),
+    ("take a neighbour", "scores = scores.masked_fill(~mask.triu(), -math.inf)"),
+    ("shift a diagonal", "scores = scores.masked_fill(~mask.tril(-1), -math.inf)"),
+    ("leave out a method", "scores = scores.masked_fill(~mask, -math.inf)"),
+    ("leave out a method", "scores = scores"),
+    ("swap arguments", "scores = scores.masked_fill(-math.inf, ~mask.tril())"),
+]
+RETURNED = [
+    "scores.transpose(-2, -1).sum(dim=0)[1:], scores.softmax(-1)",  # swapped
+    "scores.softmax(0), scores.transpose(-2, -1).sum(dim=0)[1:]",  # another axis
+    "scores.softmax(-1), scores.transpose(-2, -1).sum(dim=1)[1:]",
+    "scores.softmax(-1), scores.transpose(-2, -1).sum()[1:]",  # no keyword
+    "scores.softmax(-1), scores.transpose(-2, -1).mean(dim=0)[1:]",  # a neighbour
+    "scores.softmax(-1), scores.sum(dim=0)[1:]",  # no transpose
+    "scores.softmax(-1), scores.transpose(-2, -1).sum(dim=0)[2:]",  # off by one
+    "scores, scores.transpose(-2, -1).sum(dim=0)[1:]",  # no softmax
+]
+
+
+def test_the_damages_are_those_that_are_promised():
+    made = {(m.operator, m.line) for m in mutation.mutants("cell", SOURCE)}
+    assert set(MADE) <= made
+    lines = {line for _, line in made}
+    assert {f"return ({returned})" for returned in RETURNED} <= lines
+
+
+def test_texts_and_symmetric_arguments_are_left_alone():
+    made = list(mutation.mutants("cell", SOURCE))
+    texts = [ast.unparse(m.tree) for m in made]
+    assert len(set(texts)) == len(texts), "each damage once"
+    original = ast.unparse(ast.parse(SOURCE))
+    assert original not in texts
+    for text in texts:
+        assert "3 is not a constant of the code" in text
+        assert "'above 0'" in text or "require" not in text
+        assert "transpose(-1, -2)" not in text
+
+
+def trial(source, test, tmp_path):
+    """A trial of a module with one function, and one test of it."""
+    path = tmp_path / "module.py"
+    path.write_text(source)
+    module = types.ModuleType("module")
+    module.__file__ = str(path)
+    exec(compile(source, str(path), "exec"), vars(module))
+    tests = types.ModuleType("tests")
+    tests.test_it = lambda: test(module)
+    return mutation.Trial(module, tests)
+
+
+HALVES = "def half(x):\n    while x > 7:\n        x = x - 7\n    return x / 2\n"
+
+
+def verdicts_of(test, tmp_path, monkeypatch):
+    monkeypatch.setattr(mutation, "LIMIT_S", 0.3)
+    tried = trial(HALVES, test, tmp_path)
+    made = list(mutation.mutants("half", HALVES))
+    return tried, {m.line: tried.verdict(m) for m in made}
+
+
+def test_a_weak_test_lets_a_mutant_survive(tmp_path, monkeypatch):
+    def weak(module):
+        assert module.half(4) > 0
+
+    _, verdicts = verdicts_of(weak, tmp_path, monkeypatch)
+    assert verdicts["return x * 2"] == ""
+    assert verdicts["return 2"] == ""
+    assert verdicts["return"] == "test_it"
+
+
+def test_a_strong_test_kills_it_and_the_original_comes_back(tmp_path, monkeypatch):
+    def strong(module):
+        assert [module.half(x) for x in (4, 7, 8, 9, 16)] == [2, 3.5, 0.5, 1, 1]
+
+    tried, verdicts = verdicts_of(strong, tmp_path, monkeypatch)
+    assert verdicts["return x * 2"] == "test_it"
+    assert [line for line, verdict in verdicts.items() if not verdict] == []
+    assert tried.module.half(9) == 1
+
+
+def test_a_mutant_that_never_ends_is_stopped(tmp_path, monkeypatch):
+    def call(module):
+        module.half(9)
+
+    _, verdicts = verdicts_of(call, tmp_path, monkeypatch)
+    assert verdicts["x = x + 7"] == "time"
+    assert verdicts["return x * 2"] == ""
+
+
+def test_a_test_with_a_fixture_is_refused(tmp_path):
+    tests = types.ModuleType("tests")
+    tests.test_it = lambda tmp_path: None
+    with pytest.raises(ValueError, match="takes no fixture"):
+        mutation.calls_of(tests)
+
+
+def test_parametrized_tests_run_once_for_each_case():
+    seen = []
+
+    @pytest.mark.parametrize(("a", "b"), [(1, 2), (3, 4)])
+    def test_pair(a, b):
+        seen.append(a + b)
+
+    @pytest.mark.parametrize("a", "xy")
+    def test_one(a):
+        seen.append(a)
+
+    tests = types.ModuleType("tests")
+    tests.test_pair, tests.test_one = test_pair, test_one
+    for call in mutation.calls_of(tests).values():
+        call()
+    assert seen == [3, 7, "x", "y"]
+
+
+def test_a_stale_entry_is_seen():
+    made = next(iter(mutation.mutants("cell", SOURCE)))
+    other = ("cell", "alter a constant", "return 2")
+    proofs = dict.fromkeys([made.key, other], "the proof is left to nobody")
+    assert mutation.Report({made: ""}, proofs, 0).stale == [other]
+    assert mutation.Report({made: "test_it"}, proofs, 0).stale == sorted(
+        [made.key, other]
+    )
+    assert mutation.Report({made: ""}, {}, 0).unlisted == [made.key]

@@ -90,16 +90,32 @@ def test_buttons_have_a_glyph_and_a_name(addresses, visit):
     """The theme's icon font is gone: each icon must be drawn by the style sheet."""
     page = visit(addresses[0])
     blank = page.evaluate("""
-        [...document.querySelectorAll("i[class*=fa-], span[class*=fa-]")].filter(icon => {
-          const look = getComputedStyle(icon);
-          return !look.maskImage.startsWith("url(");
-        }).map(icon => icon.outerHTML)""")
+        [...document.querySelectorAll("i[class*=fa-], span[class*=fa-]")].filter(
+          icon => !getComputedStyle(icon).maskImage.startsWith("url(")
+        ).map(icon => icon.outerHTML)""")
     assert not blank
     nameless = page.evaluate("""
         [...document.querySelectorAll("button, a.btn")].filter(button =>
           !(button.ariaLabel || button.title || button.textContent).trim()
         ).map(button => button.outerHTML)""")
     assert not nameless
+
+
+def test_formulas_are_set_in_their_typeface(visit):
+    """It is there at once: a formula that waits for it would move the page."""
+    page = visit("notation.html")
+    assert page.evaluate("[...document.fonts].map(f => [f.family, f.status])") == [
+        ["Field Guide Math", "loaded"]
+    ]
+    sizes = page.evaluate("""
+        () => {
+          const math = document.querySelector("mfrac").closest("math");
+          const wide = () => math.getBoundingClientRect().width;
+          const before = wide();
+          document.fonts.clear();
+          return [before, wide()];
+        }""")
+    assert sizes[0] != sizes[1], "the typeface makes no difference"
 
 
 def test_search_finds_a_word_without_a_network(visit):
@@ -155,8 +171,7 @@ def by_mouse(page, box, kind):
 
 def by_keyboard(page, box, kind):
     """The same with keys alone, from the focused control."""
-    control = box.locator("input, select").first
-    control.focus()
+    box.locator("input, select").first.focus()
     keys = {
         "check": ["Space"] * 2,
         "range": ["ArrowRight", "End", "Home", "ArrowRight"],
@@ -173,6 +188,12 @@ def by_number(page, box, kind):
         field.fill(str(float(field.input_value()) * 1.07 + 0.01))
         field.press("Enter")
         yield
+
+
+def control(page, k, name):
+    """The box that holds one control of the explorer number `k`."""
+    figure = page.locator("[data-fg-explore]").nth(k)
+    return figure.locator(f'[data-fg-control="{name}"]')
 
 
 def moves(page, k, name, way):
@@ -234,13 +255,11 @@ def test_every_control_moves_what_it_should(lively, visit, width, dark, way):
     for address in lively:
         page = visit(address, width=width, dark=dark)
         for k in range(awake(page)):
-            for control in page.evaluate(f"fieldguide.figures[{k}].spec.controls"):
-                name = control["name"]
-                box = page.locator("[data-fg-explore]").nth(k)
-                box = box.locator(f'[data-fg-control="{name}"]')
+            for spec in page.evaluate(f"fieldguide.figures[{k}].spec.controls"):
+                name, box = spec["name"], control(page, k, spec["name"])
                 if way is by_number and not box.locator("input[type=number]").count():
                     continue
-                tried[control["kind"]] += 1
+                tried[spec["kind"]] += 1
                 if not moves(page, k, name, way):
                     dead.append(f"{address}: {page.evaluate(ID, k)}: {name}")
         assert not page.troubles, (address, page.troubles)
@@ -268,17 +287,19 @@ def test_a_link_restores_the_setting(lively, visit):
             awake(again)
             assert again.evaluate(f"fieldguide.figures[{k}].params") == wanted
             assert again.evaluate(DATA, k) == data
-            others = [j for j in range(awake(again)) if j != k]
-            for j in others:
-                at = again.evaluate(f"fieldguide.figures[{j}]", None)
-                assert at["params"] == at["start"]
+            for j in range(awake(again)):
+                at = again.evaluate(
+                    "j => [fieldguide.figures[j].params, fieldguide.figures[j].start]",
+                    j,
+                )
+                assert j == k or at[0] == at[1], "a link moves another explorer"
             again.context.close()
         page.context.close()
 
 
-def other(control, key):
+def other(spec, key):
     """A key of the control that is not `key`."""
-    return next(k for k in reversed(control["keys"]) if k != key)
+    return next(k for k in reversed(spec["keys"]) if k != key)
 
 
 def test_controls_have_names_and_values_are_spoken(lively, visit):

@@ -14,20 +14,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from base64 import b64encode
 from pathlib import Path
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.builders.html._assets import _CascadingStyleSheet, _JavaScript
-from sphinx.util.fileutil import copy_asset_file
 
 HERE = Path(__file__).parent
 EXPORT = re.compile(r"\A#\|[^\n]*\n+")
 ICON_FONT = re.compile(
     r"@font-face\{[^}]*fontawesome[^}]*\}|\.fa-[^{}]*\{content:[^}]*\}"
 )
-FONT_FILE = re.compile(r'url\("([\w-]+\.woff)"\)')
 COMMENT = re.compile(r"/\*.*?\*/|@import[^;]*;", re.DOTALL)
 THEME = "basic.css", "styles/theme.css", "styles/pydata-sphinx-theme.css"
 THEME_SCRIPTS = "scripts/bootstrap.js", "scripts/pydata-sphinx-theme.js"
@@ -74,10 +71,7 @@ def write_bundles(app: Sphinx, exception: Exception | None) -> None:
     own = [name for name in styles if name.startswith("_static/")]
     names = dict.fromkeys([*THEME, *(name.removeprefix("_static/") for name in own)])
     css = COMMENT.sub("", "\n".join(map(read, names)))
-    css = FONT_FILE.sub(
-        lambda found: inlined(static / found[1]), ICON_FONT.sub("", css)
-    )
-    (static / "site.css").write_text(css, "utf8")
+    (static / "site.css").write_text(ICON_FONT.sub("", css), "utf8")
     parts = [read(name) if name else body for body, name in scripts.items()]
     parts += map(read, THEME_SCRIPTS)
     (static / "site.js").write_text(";\n".join(parts), "utf8")
@@ -86,12 +80,6 @@ def write_bundles(app: Sphinx, exception: Exception | None) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     for path in static.rglob("*.map"):
         path.unlink()
-
-
-def inlined(font: Path) -> str:
-    data = b64encode(font.read_bytes()).decode()
-    font.unlink()
-    return f'url("data:font/woff;base64,{data}")'
 
 
 def mend_markup(app: Sphinx, exception: Exception | None) -> None:

@@ -47,8 +47,11 @@ def masked_softmax(scores, mask=None):
     """
     if mask is None:
         return scores.softmax(-1)  # (..., T, S)
-    weights = scores.masked_fill(~mask, -math.inf).softmax(-1)  # (..., T, S)
-    return weights.masked_fill(~mask, 0)  # turns such a row's NaN into 0
+    blind = ~mask.any(-1, keepdim=True)  # (..., T, 1): may look nowhere
+    bar = torch.zeros_like(mask, dtype=scores.dtype)
+    bar = bar.masked_fill(~(mask | blind), -math.inf)  # 0 or -inf
+    weights = (scores + bar).softmax(-1)  # (..., T, S)
+    return weights.masked_fill(blind, 0) if blind.any() else weights
 
 # %% ../transformers/attention.ipynb #require-fit
 def require_fit(query, key, value):

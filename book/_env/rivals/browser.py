@@ -64,9 +64,17 @@ STOPWATCH = """
       return own.apply(this, given);
     };
   }
-  // An arrow key on the handle of a noUiSlider: JupyterLab's and Panel's slider.
-  window.fgNudge = () => fgAll(".noUi-handle")[0].dispatchEvent(
-    new KeyboardEvent("keydown", { key: "ArrowRight", keyCode: 39, bubbles: true }));
+  // An arrow key on the first noUiSlider, which JupyterLab and Panel use; at an
+  // end of the slider it turns round.
+  let arrow = "Right";
+  window.fgNudge = () => {
+    const handle = fgAll(".noUi-handle")[0];
+    const [low, at, high] = ["min", "now", "max"].map((end) =>
+      Number(handle.getAttribute(`aria-value${end}`)));
+    arrow = at >= high ? "Left" : at <= low ? "Right" : arrow;
+    const key = { key: `Arrow${arrow}`, bubbles: true };
+    handle.dispatchEvent(new KeyboardEvent("keydown", key));
+  };
   // What all pictures show, once they are decoded.
   window.fgPictures = () => fgAll("img").map((image) =>
     image.complete && image.naturalWidth && image.src).join();
@@ -88,10 +96,10 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, url: str) -> Iterator[Page]:
-    """A page of its own, with nothing cached, at `url`."""
+def opened(browser: Browser, url: str, script: str = "") -> Iterator[Page]:
+    """A page of its own, with nothing cached, at `url`; `script` runs first."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.add_init_script(STOPWATCH)
+    page.add_init_script(STOPWATCH + script)
     try:
         page.goto(url)
         yield page
@@ -114,6 +122,17 @@ def key_stepper(page: Page, mark: str) -> Callable[[], float]:
         return drawn(page.evaluate("fgKeyTook"))
 
     return press
+
+
+def loader(browser: Browser, url: str, live: str) -> Callable[[], float]:
+    """Milliseconds from the navigation to the frame in which `live` is true."""
+    script = f"window.fgLive = fgWhen(() => {live});"
+
+    def load() -> float:
+        with opened(browser, url, script) as page:
+            return drawn(page.evaluate("fgLive"))
+
+    return load
 
 
 def drawn(took: float) -> float:

@@ -69,7 +69,9 @@ def rows() -> Iterator[Row]:
         took = alternate(sides, rounds=ROUNDS, warm=2)
 
     kilobytes = [compressed(figure) / 1e3]
-    yield Row("compressed, without runtime", "kB", kilobytes, "", None, Goal(50, "ours"))
+    yield Row(
+        "compressed, without runtime", "kB", kilobytes, "", None, Goal(50, "ours")
+    )
     yield Row("a step", "ms", own(took["ours"]), "", None, Goal(5, "ours"))
     for name, page in pages.items():
         rival = f"{versioned('panel')} embed, {name}"

@@ -24,9 +24,8 @@ class Goal:
 
     def __str__(self) -> str:
         # 1/20 of a rival's time reads better than 0.05 of it
-        whole = round(1 / self.limit)
-        if self.of == "ratio" and whole > 1 and abs(whole * self.limit - 1) < 1e-9:
-            return f"1/{whole}"
+        if self.of == "ratio" and self.limit <= 0.5:
+            return f"1/{1 / self.limit:g}"
         return f"{self.limit:,g}"
 
 

@@ -45,7 +45,7 @@ EXEMPT = [
         (r"\b\d{1,2}(?= (January|February|March|April|May|June|July))", 0),
         (r"\b\d{1,2}(?= (August|September|October|November|December))", 0),
         (r"\b\d+-(bit|digit|dimensional)\b", 0),
-        (r"[Ss]ections? [\d.]+( and [\d.]+)?|[Ee]quations? \d+|[Tt]able \d+", 0),
+        (r"(?i:sections?|equations?|tables?) [\d.]+( and [\d.]+)?", 0),
     ]
 ]
 CITED = re.compile(r"\{cite(:\w+)?\}`[^`]*`")

@@ -4,10 +4,12 @@ All checks go by glob: a new notebook is checked without being listed anywhere.
 """
 
 import ast
+import copy
 import re
 import statistics
 import tomllib
 
+import nbformat
 import notebooks
 import pytest
 import sources
@@ -381,3 +383,125 @@ def test_settings_name_what_exists():
     generated = notebooks.generated(sources.ROOT)
     expected = [m.relative_to(sources.ROOT).as_posix() for m in generated]
     assert modules == expected, "pyproject.toml: ruff leaves generated modules alone"
+
+
+# The checks, checked: a sound notebook, damaged in one way, fails the one check
+
+
+def first(notebook, wanted):
+    return next(cell for cell in notebook.cells if wanted(cell))
+
+
+def is_code(cell):
+    return cell.cell_type == "code" and cell.outputs and not sources.is_exported(cell)
+
+
+def add(text, wanted=is_code):
+    """A damage: `text` goes below the source of the first wanted cell."""
+
+    def damage(notebook):
+        cell = first(notebook, wanted)
+        cell.source += f"\n{text}"
+
+    return damage
+
+
+def replace(old, new):
+    def damage(notebook):
+        assert any(old in cell.source for cell in notebook.cells), old
+        for cell in notebook.cells:
+            cell.source = cell.source.replace(old, new)
+
+    return damage
+
+
+def change(wanted, **fields):
+    def damage(notebook):
+        first(notebook, wanted).update(fields)
+
+    return damage
+
+
+def is_exercise(cell):
+    return "exercise" in sources.tags(cell)
+
+
+def is_picture(cell):
+    return cell.cell_type == "code" and "mystnb" in cell.metadata
+
+
+def stored_error(notebook):
+    fields = {"ename": "E", "evalue": "1", "traceback": []}
+    output = nbformat.v4.new_output("error", **fields)
+    first(notebook, is_code).outputs.append(output)
+
+
+def stored_path(notebook):
+    output = nbformat.v4.new_output("stream", text="/home/me/book/a.py")
+    first(notebook, is_code).outputs.append(output)
+
+
+def without_docstring(notebook):
+    cell = first(notebook, lambda c: sources.is_exported(c) and '"""' in c.source)
+    cell.source = re.sub(r'""".*?"""', "pass", cell.source, flags=re.S)
+
+
+def same_id(notebook):
+    notebook.cells[3].id = notebook.cells[4].id
+
+
+def untitled(notebook):
+    notebook.cells[0].source = notebook.cells[0].source.removeprefix("# ")
+
+
+def unchecked(notebook):
+    for cell in notebook.cells:
+        cell.source = re.sub(r"^check_", "try_", cell.source, flags=re.M)
+
+
+DAMAGES = [
+    (test_it_opens_with_what_it_is_for, replace("*Needs", "*Wants")),
+    (test_it_opens_with_what_it_is_for, untitled),
+    (test_two_opening_cells, replace("torch.set_num_threads(1)", "pass")),
+    (test_two_opening_cells, replace("\nbegin()", "\nbegin")),
+    (
+        test_it_closes_with_limits_summary_exercises_and_reading,
+        replace("## Summary", "## Sum"),
+    ),
+    (test_the_reader_predicts_before_each_explorer, replace("**Predict", "**Guess")),
+    (test_ids_are_readable, same_id),
+    (test_cells_are_short, add("x = 1\n" * 25)),
+    (test_cells_are_short, add(f"# {'long ' * 20}")),
+    (test_a_cell_defines_or_runs, add("def f(): pass\nprint(1)")),
+    (test_a_cell_defines_or_runs, add("print(1)", sources.is_exported)),
+    (test_no_magic_install_or_hidden_state, add("%matplotlib inline")),
+    (test_no_magic_install_or_hidden_state, add("x;")),
+    (test_no_magic_install_or_hidden_state, add("from math import *")),
+    (test_no_magic_install_or_hidden_state, add("exec('1')")),
+    (test_exported_functions_say_what_they_do, without_docstring),
+    (test_outputs_are_stored, change(is_code, execution_count=None)),
+    (test_outputs_are_stored, change(is_code, outputs=[])),
+    (test_no_error_is_stored_and_no_cell_is_excused, stored_error),
+    (test_no_error_is_stored_and_no_cell_is_excused, add("# NBVAL_SKIP")),
+    (
+        test_no_error_is_stored_and_no_cell_is_excused,
+        change(is_code, metadata={"tags": ["nbval-ignore-output"]}),
+    ),
+    (test_no_path_of_this_machine_is_stored, stored_path),
+    (test_pictures_have_alternative_text, change(is_picture, metadata={})),
+    (test_exercises_can_be_tried_and_checked, replace("minutes)", "moments)")),
+    (test_exercises_can_be_tried_and_checked, add("x = 1", is_exercise)),
+    (test_exercises_can_be_tried_and_checked, change(is_hidden, metadata={})),
+    (test_exercises_can_be_tried_and_checked, unchecked),
+]
+
+
+@pytest.mark.parametrize(("check", "damage"), DAMAGES)
+def test_a_damaged_notebook_fails(check, damage, monkeypatch):
+    name, notebook = next(iter(BOOK.items()))
+    check(name)
+    damaged = copy.deepcopy(notebook)
+    damage(damaged)
+    monkeypatch.setitem(BOOK, "damaged", nbformat.from_dict(damaged))
+    with pytest.raises((AssertionError, SyntaxError)):
+        check("damaged")

@@ -240,23 +240,15 @@ def queries_and_keys(sentence):
     """
     ids = smollm2_tokenizer().encode(sentence)
     require(ids, "sentence", sentence, "at least one token long")
-    embedding, norm, *matrices = first_layer()
+    embedding, norm, w_query, w_key = first_layer()
     facts, places = smollm2().metadata, torch.arange(len(ids))
-    eps = facts["llama.attention.layer_norm_rms_epsilon"]
+    names = ["head_count", "head_count_kv", "layer_norm_rms_epsilon"]
+    H, H_kv, eps = (facts[f"llama.attention.{name}"] for name in names)
+    base = facts["llama.rope.freq_base"]
     x = rms_norm(embedding[ids], norm, eps)  # (T, D)
-    counts = [
-        facts["llama.attention.head_count"],
-        facts["llama.attention.head_count_kv"],
-    ]
-    query, key = (
-        rotate(
-            split_heads(x @ matrix.T, heads),
-            places,
-            facts["llama.rope.freq_base"],
-        )
-        for matrix, heads in zip(matrices, counts)
-    )
-    return query, key.repeat_interleave(counts[0] // counts[1], 0)
+    query = rotate(split_heads(x @ w_query.T, H), places, base)  # (H, T, K)
+    key = rotate(split_heads(x @ w_key.T, H_kv), places, base)
+    return query, key.repeat_interleave(H // H_kv, 0)  # (H, T, K) each
 
 # %% ../transformers/attention.ipynb #attention-data
 def attention_data(sentence, head):

@@ -234,6 +234,18 @@ def test_a_failing_cell_is_named_and_leaves_the_notebook_alone(book, capsys):
     assert files(book) == before
 
 
+def test_an_edit_during_the_run_is_not_lost(book, capsys, monkeypatch):
+    path = book / "book" / "a" / "first.ipynb"
+
+    async def saved_by_someone(notebook, path):
+        path.write_text(path.read_text().replace("# first", "# first, edited"))
+
+    monkeypatch.setattr(notebooks, "execute", saved_by_someone)
+    assert run(book, "--force") == 1
+    assert "edited while it ran" in capsys.readouterr().err
+    assert "# first, edited" in path.read_text()
+
+
 def test_the_module_of_a_notebook_that_is_gone_goes_too(book):
     write(book / "book" / "a" / "first.ipynb", {"run": "1"})
     write(book / "book" / "b" / "second.ipynb", {"run": "1"})

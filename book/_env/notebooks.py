@@ -68,14 +68,15 @@ class NotebookError(Exception):
 def in_order(root: Path) -> list[Path]:
     """The notebooks of the book, in the order of `_toc.yml`."""
     book = root / "book"
-    toc = yaml.safe_load((root / "_toc.yml").read_text())
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     listed = [book / entry for entry in toc_entries(toc)]
     listed = [path.with_suffix(".ipynb") for path in listed]
     listed = [path for path in listed if path.exists()]
     for path in sorted(book.rglob("*.ipynb")):
-        hidden = any(part.startswith(("_", ".")) for part in path.parts)
+        name = path.relative_to(root)
+        hidden = any(part.startswith(("_", ".")) for part in name.parts)
         if path not in listed and not hidden:
-            raise NotebookError(f"{path.relative_to(root)} is not in _toc.yml: add it.")
+            raise NotebookError(f"{name} is not in _toc.yml: add it.")
     return listed
 
 
@@ -189,12 +190,10 @@ def dependencies(source: str, book: Path) -> dict[str, list[Path]]:
     names = imported(source)
     while names:
         name = names.pop()
-        module, package = book / "fieldguide" / f"{name}.py", book / "fieldguide" / name
-        files = [module] if module.exists() else []
-        if package.is_dir() and "__pycache__" not in package.name:
-            files += (p for p in sorted(package.rglob("*")) if p.is_file())
-        found[name] = files = [p for p in files if "__pycache__" not in p.parts]
-        for file in files:
+        place = book / "fieldguide" / name
+        files = [*place.parent.glob(f"{name}.py"), *sorted(place.rglob("*.*"))]
+        found[name] = [p for p in files if p.is_file() and p.suffix != ".pyc"]
+        for file in found[name]:
             if file.suffix == ".py":
                 names |= imported(file.read_text(encoding="utf-8")) - set(found)
     return {name: files for name, files in found.items() if files}
@@ -319,11 +318,13 @@ async def execute(notebook: nbformat.NotebookNode, path: Path) -> None:
 
 async def refresh(path: Path, root: Path) -> str:
     """Run one notebook and store it. Returns what happened, in a few words."""
-    stored = read(path)
+    before, stored = path.read_bytes(), read(path)
     new = copy.deepcopy(stored)
     for cell in code_cells(new):
         cell.outputs, cell.execution_count = [], None
     await execute(new, path)
+    if path.read_bytes() != before:
+        raise NotebookError(f"{path.name} was edited while it ran: run it again.")
     normalise(new, key(stored, path, root))
     changed = keep_equal(new, stored)
     number(new)

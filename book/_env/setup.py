@@ -68,6 +68,11 @@ def uv(*arguments: str | Path, fix: str) -> None:
     run([*command, *arguments], fix=fix)
 
 
+def constraints() -> list[str | Path]:
+    """The tested versions; NEWEST=1 takes whatever the ranges allow today."""
+    return [] if os.environ.get("NEWEST") else ["-c", CONSTRAINTS]
+
+
 NETWORK = (
     "Is PyPI reachable from here? Behind a proxy, set HTTPS_PROXY. Then run "
     "the same make command again: finished steps are not repeated."
@@ -108,7 +113,7 @@ def install_torch() -> None:
 
 def install_book() -> None:
     pip("uv", fix=NETWORK)
-    uv("-r", REQUIREMENTS, "-c", CONSTRAINTS, fix=NETWORK)
+    uv("-r", REQUIREMENTS, *constraints(), fix=NETWORK)
     uv("--no-deps", "-e", ROOT, fix=NETWORK)
 
 
@@ -117,11 +122,11 @@ def install_weights() -> None:
 
 
 def install_tests() -> None:
-    uv("-r", TEST, "-c", CONSTRAINTS, fix=NETWORK)
+    uv("-r", TEST, *constraints(), fix=NETWORK)
 
 
 def install_bench() -> None:
-    uv("-r", BENCH, "-c", CONSTRAINTS, fix=NETWORK)
+    uv("-r", BENCH, *constraints(), fix=NETWORK)
     # Its metadata asks for tensorflow and an older Python; its modules do not.
     alone = ["--no-deps", "--ignore-requires-python", "llms-from-scratch==1.0.19"]
     pip(*alone, fix=NETWORK)

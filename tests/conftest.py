@@ -137,6 +137,7 @@ def _refused(response):
 SHIFTS = """
 self.shift = 0;
 let burst = 0, first = -Infinity, last = -Infinity;
+self.pause = () => { last = -Infinity; }; // what a second's reading does
 new PerformanceObserver((list) => {
   for (const { value, startTime, hadRecentInput } of list.getEntries()) {
     if (hadRecentInput) continue;

@@ -6,7 +6,11 @@ from collections import Counter
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
+AXE = {
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"],
+    "resultTypes": ["violations"],
+    "preload": False,
+}
 LOOKS = [(1280, False), (1280, True), (360, False), (360, True)]
 MOST_SHIFT = 0.1  # above it, a page counts as jumping (Core Web Vitals)
 # A fingerprint of the data an explorer shows now.
@@ -36,6 +40,7 @@ def awake(page):
         page.locator("[data-fg-explore]").nth(k).and_(
             page.locator("[data-fg-ready]")
         ).wait_for()
+        page.evaluate("new Promise(requestAnimationFrame).then(pause)")
     assert page.evaluate("self.fieldguide?.figures.length ?? 0") == figures.count()
     return figures.count()
 
@@ -62,7 +67,7 @@ def test_pages_are_sound(addresses, visit, width, dark):
         spare = page.evaluate("innerWidth - document.documentElement.scrollWidth")
         assert spare >= 0, f"{address} is {-spare} px wider than the screen"
         assert page.evaluate("shift") < MOST_SHIFT, address
-        report = Axe().run(page, options={"runOnly": WCAG, "preload": False})
+        report = Axe().run(page, options=AXE)
         assert not report.response["violations"], f"{address}: {found(report)}"
         page.context.close()
 

@@ -96,6 +96,12 @@ def test_export_lines_stay_in_the_notebooks(pages, site):
         assert not any("#|" in re.sub("<[^>]*>", "", cell)[:4] for cell in cells), path
 
 
+def test_every_source_is_cited(site):
+    entries = re.findall(r"^@\w+\{", (ROOT / "book/references.bib").read_text(), re.M)
+    page = (site / "bibliography.html").read_text("utf8")
+    assert page.count('class="citation"') == len(entries)
+
+
 def test_no_page_is_a_stub(pages, site):
     for path in pages:
         text = path.read_text("utf8").lower()

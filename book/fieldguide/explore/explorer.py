@@ -254,7 +254,7 @@ def runtime_source() -> str:
     head = f"self.fgPalette = {json.dumps(PALETTE)};\n"
     head += f"self.fgColours = {json.dumps(colours)};\n"
     parts = [path.read_text() for path in sorted((HERE / "browser").glob("*.js"))]
-    return head + "(() => {\n\"use strict\";\n" + "\n".join(parts) + "})();\n"
+    return head + '(() => {\n"use strict";\n' + "\n".join(parts) + "})();\n"
 
 
 def runtime_html() -> str:

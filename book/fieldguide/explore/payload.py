@@ -53,9 +53,7 @@ class Packer:
     def numbers(self, key: str, items: np.ndarray, names: list[str], bits: int):
         """Add a number field: `items` (*grid, *shape), one grid axis a name."""
         shape = list(items.shape[len(names) :])
-        items, by = varying(items, names)
-        items = items.reshape(-1, int(np.prod(shape, dtype=int)))
-        spec = {"by": by, "type": NAMES[bits], "shape": shape}
+        spec = {"type": NAMES[bits], "shape": shape}
         if bits <= 16:
             low, high = float(items.min()), float(items.max())
             levels = (1 << bits) - 1
@@ -63,7 +61,9 @@ class Packer:
             step = 1.0 if whole else (high - low) / levels
             items = np.round((items - low) / (step or 1.0))
             spec |= {"low": low, "step": step}
-        self._add(key, spec, items.astype(TYPES[bits]))
+        items, by = varying(items.astype(TYPES[bits]), names)
+        items = items.reshape(-1, int(np.prod(shape, dtype=int)))
+        self._add(key, {"by": by, **spec}, items)
 
     def values(self, key: str, items: np.ndarray, names: list[str]):
         """Add a field of JSON values: `items` an object array over the grid."""

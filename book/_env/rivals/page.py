@@ -74,15 +74,20 @@ def widget_state(figures: list[str]) -> tuple[dict, list[str]]:
     return {**saved, "state": {**linked, **state}}, names
 
 
+def anchor(figure: str) -> str:
+    return re.search(r'id="([^"]*)"', figure)[1]
+
+
 def write_rival(site: Path) -> None:
     """Beside PAGE, the same page on html-manager: rival.html."""
     page = (site / PAGE).read_text()
     state, names = widget_state(FIGURE.findall(page))
     identifiers = iter(names)
 
-    def view(_match) -> str:
+    def view(figure: re.Match) -> str:
         model = json.dumps({"model_id": next(identifiers)})
-        return f'<div><script type="{WIDGET}view+json">{model}</script></div>'
+        script = f'<script type="{WIDGET}view+json">{model}</script>'
+        return f'<div id="{anchor(figure[0])}">{script}</div>'
 
     page = FIGURE.sub(view, page)
     packed = json.dumps(state).replace("</", "<\\/")
@@ -126,6 +131,8 @@ def rows() -> Iterator[Row]:
     with ExitStack() as stack:
         site = build(Path(stack.enter_context(TemporaryDirectory())))
         written = attempt(write_rival, site)
+        with (site / "_static" / "site.css").open("a") as css:
+            css.write(":root{scroll-behavior:auto!important}")  # not the thing timed
         base = stack.enter_context(served(site))
         browser = stack.enter_context(chromium())
         first = FIGURE.search((site / PAGE).read_text())
@@ -135,15 +142,14 @@ def rows() -> Iterator[Row]:
         def at_first(url: str) -> Callable[[], float]:
             return loader(browser, url, LIVE)
 
-        anchor = re.search(r'id="([^"]*)"', first[0])[1]
         ours = f"{base}/{PAGE}"
         other = ours.replace("attention", "rival")
         absent = isinstance(written, Absent)
         taken = download(browser, ours)
         theirs = written if absent else attempt(download, browser, other)
         sides = {
-            "ours": at_first(f"{ours}#{anchor}"),
-            "rival": written if absent else at_first(f"{other}#{anchor}"),
+            "ours": at_first(f"{ours}#{anchor(first[0])}"),
+            "rival": written if absent else at_first(f"{other}#{anchor(first[0])}"),
         }
         took = alternate(sides, rounds=LOADS)
 

@@ -23,6 +23,8 @@ from rivals.measure import Absent, Row, machine, spread
 GROUPS = ["attention", "slider", "embed", "heads", "page"]  # modules of rivals/
 COLUMNS = "  {:<28}{:>10}  {:<45}{:>10}  {:>5} {:>6} {:>5}  {:>12}  {}"
 
+HEADS = "what", "ours", "rival", "theirs", "min", "median", "max", "goal", ""
+
 
 def amount(value: float, unit: str) -> str:
     if unit not in ("ms", "kB"):
@@ -64,12 +66,11 @@ def main() -> int:
     rows: dict[str, list[dict]] = {}
     failed = []
     for group in options.groups or GROUPS:
-        module = importlib.import_module(f"rivals.{group}")
-        print(f"\n{module.TITLE}  [{group}]")
-        heads = "what", "ours", "rival", "theirs", "min", "median", "max", "goal", ""
-        print(COLUMNS.format(*heads).rstrip())
         rows[group] = []
         try:
+            module = importlib.import_module(f"rivals.{group}")
+            print(f"\n{module.TITLE}  [{group}]")
+            print(COLUMNS.format(*HEADS).rstrip())
             for row in module.rows():
                 show(row)
                 rows[group].append(row.record())

@@ -132,20 +132,29 @@ def _refused(response):
     return response.status >= 400
 
 
-# How far the page jumps without the reader's doing: the worst burst of layout
-# shifts, as browsers report it (bursts are parted by a second, and last five).
-SHIFTS = """
-self.shift = 0;
-let burst = 0, first = -Infinity, last = -Infinity;
-self.pause = () => { last = -Infinity; }; // what a second's reading does
-new PerformanceObserver((list) => {
-  for (const { value, startTime, hadRecentInput } of list.getEntries()) {
+# `worstJump()` tells how far the page has jumped without the reader's doing: its
+# worst burst of layout shifts, as browsers report it. A burst ends after a second
+# without a shift, after five in all, or with `pause()`.
+SHIFTS = """{
+let worst = 0, burst = 0, first = -Infinity, last = -Infinity;
+const count = (shifts) => {
+  for (const { value, startTime, hadRecentInput } of shifts) {
     if (hadRecentInput) continue;
     const goesOn = startTime - last < 1000 && startTime - first < 5000;
     burst = goesOn ? burst + value : value;
     if (!goesOn) first = startTime;
     last = startTime;
-    shift = Math.max(shift, burst);
+    worst = Math.max(worst, burst);
   }
-}).observe({ type: "layout-shift", buffered: true });
-"""
+};
+const observer = new PerformanceObserver((list) => count(list.getEntries()));
+observer.observe({ type: "layout-shift", buffered: true });
+const frames = () => new Promise(done =>
+  requestAnimationFrame(() => requestAnimationFrame(done)));
+self.worstJump = async () => {
+  await frames();
+  count(observer.takeRecords());
+  return worst;
+};
+self.pause = async () => { await worstJump(); last = -Infinity; };
+}"""

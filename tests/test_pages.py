@@ -40,7 +40,7 @@ def awake(page):
         page.locator("[data-fg-explore]").nth(k).and_(
             page.locator("[data-fg-ready]")
         ).wait_for()
-        page.evaluate("new Promise(requestAnimationFrame).then(pause)")
+        page.evaluate("pause()")
     assert page.evaluate("self.fieldguide?.figures.length ?? 0") == figures.count()
     return figures.count()
 
@@ -66,16 +66,17 @@ def test_pages_are_sound(addresses, visit, width, dark):
         assert not foreign, (address, foreign)
         spare = page.evaluate("innerWidth - document.documentElement.scrollWidth")
         assert spare >= 0, f"{address} is {-spare} px wider than the screen"
-        assert page.evaluate("shift") < MOST_SHIFT, address
-        report = Axe().run(page, options=AXE)
-        assert not report.response["violations"], f"{address}: {found(report)}"
+        assert page.evaluate("worstJump()") < MOST_SHIFT, address
+        wrong = violations(page)
+        assert not wrong, f"{address}: {wrong}"
         page.context.close()
 
 
-def found(report):
+def violations(page):
+    """What axe finds wrong in the page as it is now."""
     return [
         f"{violation['id']} in {node['html'][:150]}"
-        for violation in report.response["violations"]
+        for violation in Axe().run(page, options=AXE).response["violations"]
         for node in violation["nodes"][:3]
     ]
 
@@ -93,17 +94,19 @@ def test_a_page_needs_no_server(addresses, site, visit):
 
 def test_buttons_have_a_glyph_and_a_name(addresses, visit):
     """The theme's icon font is gone: each icon must be drawn by the style sheet."""
-    page = visit(addresses[0])
-    blank = page.evaluate("""
-        [...document.querySelectorAll("i[class*=fa-], span[class*=fa-]")].filter(
-          icon => !getComputedStyle(icon).maskImage.startsWith("url(")
-        ).map(icon => icon.outerHTML)""")
-    assert not blank
-    nameless = page.evaluate("""
-        [...document.querySelectorAll("button, a.btn")].filter(button =>
-          !(button.ariaLabel || button.title || button.textContent).trim()
-        ).map(button => button.outerHTML)""")
-    assert not nameless
+    for address in addresses:
+        page = visit(address)
+        blank = page.evaluate("""
+            [...document.querySelectorAll("i[class*=fa-], span[class*=fa-]")].filter(
+              icon => !getComputedStyle(icon).maskImage.startsWith("url(")
+            ).map(icon => icon.outerHTML)""")
+        assert not blank, address
+        nameless = page.evaluate("""
+            [...document.querySelectorAll("button, a.btn")].filter(button =>
+              !(button.ariaLabel || button.title || button.textContent).trim()
+            ).map(button => button.outerHTML)""")
+        assert not nameless, address
+        page.context.close()
 
 
 def test_formulas_are_set_in_their_typeface(visit):
@@ -123,10 +126,23 @@ def test_formulas_are_set_in_their_typeface(visit):
     assert sizes[0] != sizes[1], "the typeface makes no difference"
 
 
-def test_search_finds_a_word_without_a_network(visit):
-    page = visit("search.html?q=softmax")
-    page.locator("#search-results li a").first.wait_for()
-    assert "notation" in page.locator("#search-results").inner_text().lower()
+def test_search_finds_a_word_without_a_network(visit, site):
+    for address in ("search.html", (site / "search.html").as_uri()):
+        page = visit(address + "?q=softmax")
+        page.locator("#search-results li a").first.wait_for()
+        assert "notation" in page.locator("#search-results").inner_text().lower()
+        assert not page.troubles
+
+
+def test_the_menus_of_a_phone_open(visit):
+    page = visit("notation.html", width=360)
+    menus = {".primary-toggle": "Glossary", ".secondary-toggle": "Probability"}
+    for button, entry in menus.items():
+        page.locator(button).locator("visible=true").focus()
+        page.keyboard.press("Enter")
+        page.locator("dialog[open]").get_by_role("link", name=entry).wait_for()
+        assert not violations(page)
+        page.keyboard.press("Escape")
     assert not page.troubles
 
 

@@ -28,6 +28,7 @@ ICON_FONT = re.compile(
 COMMENT = re.compile(r"/\*.*?\*/|@import[^;]*;", re.DOTALL)
 THEME = "basic.css", "styles/theme.css", "styles/pydata-sphinx-theme.css"
 THEME_SCRIPTS = "scripts/bootstrap.js", "scripts/pydata-sphinx-theme.js"
+# What the theme and docutils write, and what it should have been.
 MENDED = {
     'role="doc-biblioentry"': 'role="listitem"',
     '<summary><span class="toctree-toggle"': (
@@ -35,6 +36,9 @@ MENDED = {
     ),
     '<div id="pst-primary-sidebar" class': (
         '<div id="pst-primary-sidebar" role="region" aria-label="Book" class'
+    ),
+    'target="_blank"\n   class="btn btn-sm btn-download-': (
+        'download\n   class="btn btn-sm btn-download-'
     ),
     '<meta name="viewport" content="width=device-width, initial-scale=1" />\n': "",
     '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n': "",

@@ -282,10 +282,10 @@ CELLS = {
     "claim": "claim('one-half', 0.5, expect=0.5, tol=0.01, source='derived')",
     "picture": "fig, ax = plt.subplots()\n_ = ax.plot([1, 2, 3])",
     "explorer": (
-        "from fieldguide.explore import bars, explore\n"
+        "from fieldguide.explore import explore, heatmap\n"
         "def wave(angle):\n"
         '    """A wave.\n\n    Look for its crest."""\n'
-        "    return {'Wave': bars('ab', [angle, 1], low=0, high=3)}\n"
+        "    return {'Wave': heatmap([[angle, 1]], low=0, high=3)}\n"
         "explore(wave, angle=[1.0, 2.0, 2.5])"
     ),
 }

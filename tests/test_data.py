@@ -307,12 +307,12 @@ def unspelled(sample):
 
 def test_each_digit_is_a_token_of_its_own(tokenizer):
     """llama.cpp splits at \\p{N} for "smollm", so a space never joins a numeral."""
-    assert tokenizer.pieces("in 2024") == ["in", "·", "2", "0", "2", "4"]
+    assert tokenizer.pieces("in 2024") == ["in", "␣", "2", "0", "2", "4"]
     assert tokenizer.encode(" ½") == [216, 16738]
 
 
 def test_pieces_can_be_read(tokenizer):
-    assert tokenizer.pieces("a b\n\tc") == ["a", "·b", "\\n", "\\t", "c"]
+    assert tokenizer.pieces("a b\n\tc") == ["a", "␣b", "\\n", "\\t", "c"]
     assert tokenizer.pieces("<|im_start|>é") == ["<|im_start|>", "é"]
     split = tokenizer.pieces("\U0001d504")
     assert len(split) > 1 and all(piece.startswith("<") for piece in split)

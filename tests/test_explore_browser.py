@@ -192,6 +192,29 @@ def test_a_canvas_shows_the_colours_of_its_values(browser, tmp_path):
     page.close()
 
 
+def test_no_value_is_shown_finer_than_it_was_stored(browser, tmp_path):
+    def shares(x):
+        """Shares.
+
+        Look at the small ones."""
+        return {
+            "Coarse": heatmap([[1e-9 * x, 0.4321, 1.0]], low=0, high=1),
+            "Exact": bars("abc", [1e-9 * x, 0.4321, 1.0]),
+        }
+
+    page = opened(browser, tmp_path, explore(shares, x=(1, 2)))
+    page.wait_for_selector("[data-fg-ready]")
+    values = page.locator(".fg-value").all_inner_texts()
+    assert values == ["1e-9", "0.432", "1"]
+    page.locator("canvas").focus()
+    read = []
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+        read.append(page.locator(".fg-pointed").inner_text())
+    assert read == ["1, 1: 0", "1, 2: 0.43", "1, 3: 1"]
+    page.close()
+
+
 def test_the_keyboard_reads_cells_and_the_status_says_them(browser, tmp_path):
     def grid(x):
         """Grid.

@@ -276,7 +276,7 @@ class Tokenizer:
         return self._bpe.decode(array.tolist(), skip_special_tokens=False)
 
     def pieces(self, text: str) -> list[str]:
-        """The tokens of `text`, to be read: spaces as "·", lone bytes as "<F0 9F>"."""
+        """The tokens of `text`, to be read: spaces as "␣", lone bytes as "<F0 9F>"."""
         return [self._piece(number) for number in self.encode(text)]
 
     def _piece(self, number: int) -> str:
@@ -288,7 +288,7 @@ class Tokenizer:
             text = piece.decode()
         except UnicodeDecodeError:
             return f"<{piece.hex(' ').upper()}>"
-        return text.replace(" ", "·").replace("\n", "\\n").replace("\t", "\\t")
+        return text.replace(" ", "␣").replace("\n", "\\n").replace("\t", "\\t")
 
 
 # Each byte has a visible stand-in in the vocabulary: itself if it prints, else one

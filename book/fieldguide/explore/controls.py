@@ -80,7 +80,7 @@ def read_control(name: str, given) -> Control:
         except Exception as error:  # whatever ipywidgets says of the value
             raise ValueError(f"{name} = {given!r}: {error}; use {ALLOWED}") from error
     kind, values, labels = _values(name, widget)
-    label = getattr(widget, "description", "") or name.replace("_", " ")
+    label = getattr(widget, "description", "") or name
     value = widget.value
     if value not in values:
         require(kind == "range", f"{name}.value", value, "one of its options")

@@ -53,14 +53,14 @@ class Packer:
     def numbers(self, key: str, items: np.ndarray, names: list[str], bits: int):
         """Add a number field: `items` (*grid, *shape), one grid axis a name."""
         shape = list(items.shape[len(names) :])
-        spec = {"type": NAMES[bits], "shape": shape}
+        low, high = float(items.min()), float(items.max())
+        spec = {"type": NAMES[bits], "shape": shape, "low": low, "high": high}
         if bits <= 16:
-            low, high = float(items.min()), float(items.max())
             levels = (1 << bits) - 1
             whole = high - low <= levels and not np.any(items % 1)
             step = 1.0 if whole else (high - low) / levels
             items = np.round((items - low) / (step or 1.0))
-            spec |= {"low": low, "step": step}
+            spec |= {"step": step}
         items, by = varying(items.astype(TYPES[bits]), names)
         items = items.reshape(-1, int(np.prod(shape, dtype=int)))
         self._add(key, {"by": by, **spec}, items)
@@ -151,7 +151,7 @@ def read(html: str) -> dict:
     fields = unpack(spec["fields"], chunks)
     steps = {key: f.get("step", 0.0) for key, f in spec["fields"].items()}
     layout = {
-        key: {k: v for k, v in f.items() if k not in ("low", "step")}
+        key: {k: v for k, v in f.items() if k not in ("low", "high", "step")}
         for key, f in spec["fields"].items()
     }
     rest = STILL.sub("", CHUNK.sub("", SPEC.sub("", html)))

@@ -125,7 +125,7 @@ def bars(labels, values, *, unit="", low=0, high=None) -> View:
     values = _array("values", values, 1)
     labels = _labels("labels", labels, len(values))
     props = {"labels": labels, "unit": unit, **_range(low, high)}
-    return View("bars", {"values": values}, props)
+    return View("bars", {"values": values}, props, bits=32)
 
 
 def scatter(x, y, *, labels=None, groups=None, x_axis="", y_axis="") -> View:

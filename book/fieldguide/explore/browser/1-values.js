@@ -7,10 +7,11 @@
 //             start, numeric}]          keys: a control's values on the grid
 //   views    [{title, kind, arrays: {name: field}}], or with a twin
 //            [{title, kind, props}]
-//   fields   {field: {by, type, shape, low, step, chunk, per}}
+//   fields   {field: {by, type, shape, low, high, step, chunk, per}}
 //            one item for each setting of the controls in `by`, row-major;
 //            `per` items a chunk, from chunk number `chunk` on;
-//            u8 and u16 stand for low + step * integer; json is a list
+//            u8 and u16 stand for low + step * integer; json is a list;
+//            low and high are the ends over every setting
 //   twin     source of (params, data) => {title: changes to the view}, or null
 //   by       with a twin: the controls that select its data; the other numeric
 //            controls are continuous
@@ -60,7 +61,13 @@ function format(value, digits = 4) {
   return plain.includes(".") ? plain.replace(/\.?0+$/, "") : plain;
 }
 
-const base64 = (string) => Uint8Array.from(atob(string), (c) => c.charCodeAt(0));
+function base64(text) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+  const characters = atob(text); // a browser from before 2025
+  const bytes = new Uint8Array(characters.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
+  return bytes;
+}
 
 async function inflate(bytes) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
@@ -68,7 +75,6 @@ async function inflate(bytes) {
 }
 
 const ARRAYS = { u8: Uint8Array, u16: Uint16Array, f32: Float32Array, f64: Float64Array };
-const LEVELS = { u8: 255, u16: 65535 };
 
 // The stored values: finds, unpacks and scales those of one setting.
 class Fields {
@@ -109,18 +115,19 @@ class Fields {
     return chunk;
   }
 
-  // One item: a JSON value, or {shape, values, low, high}, the ends those of
-  // the whole field.
+  // One item: a JSON value, or {shape, values, low, high, decimals}: the ends
+  // of the whole field, and how many decimals its steps can tell apart.
   get(key, params) {
     const field = this.spec.fields[key];
     const [number, at] = this.find(field, params);
     const chunk = this.chunks.get(number);
     if (field.type === "json") return chunk[at];
-    const { shape, low, step } = field;
+    const { shape, low, high, step } = field;
     const size = product(shape);
     const values = chunk.subarray(at * size, (at + 1) * size);
-    if (step === undefined) return { shape, values };
+    if (step === undefined) return { shape, values, low, high };
     const scaled = Float64Array.from(values, (level) => low + step * level);
-    return { shape, values: scaled, low, high: low + step * LEVELS[field.type] };
+    const decimals = clamp(Math.floor(0.31 - Math.log10(step || 1)), 0, 20);
+    return { shape, values: scaled, low, high, decimals };
   }
 }

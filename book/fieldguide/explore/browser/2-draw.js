@@ -10,8 +10,11 @@ const ends = (view, array) => [
   view.high ?? array.high ?? extent(array.values)[1],
 ];
 
-const dress = (view, value) =>
-  format(value, view.digits ?? 3) + (view.unit ? ` ${view.unit}` : "");
+// A value of `array` with the view's unit, no finer than it was stored.
+function dress(view, value, array = {}) {
+  const known = array.decimals === undefined ? value : Number(value.toFixed(array.decimals));
+  return format(known, view.digits ?? 3) + (view.unit ? ` ${view.unit}` : "");
+}
 
 // A share of 0 .. 1 as the colour map's [red, green, blue].
 function colour(share) {
@@ -109,7 +112,7 @@ function heatmapCanvas(explorer) {
     const { view, place } = canvas;
     const row = `${view.row_axis} ${view.rows?.[i] ?? i + 1}`.trim();
     const column = `${view.column_axis} ${view.columns?.[j] ?? j + 1}`.trim();
-    return `${row}, ${column}: ${dress(view, view.values.values[i * place.columns + j])}`;
+    return `${row}, ${column}: ${dress(view, view.values.values[i * place.columns + j], view.values)}`;
   };
   explorer.point(canvas, find, words, () => [canvas.place.rows, canvas.place.columns]);
   return canvas;
@@ -199,7 +202,7 @@ const draw = {
     const piece = (text, i) => {
       const value = view.values.values[i];
       const share = 45 * clamp(value / (high || 1), 0, 1);
-      return html("span", { style: `--fg-share:${share.toFixed(1)}%`, title: dress(view, value) }, text);
+      return html("span", { style: `--fg-share:${share.toFixed(1)}%`, title: dress(view, value, view.values) }, text);
     };
     box.replaceChildren(html("p", { class: "fg-tokens" }, ...view.pieces.map(piece)));
   },
@@ -218,7 +221,8 @@ const draw = {
     legend(box, view.names, (s) => svg("path", { d: "M0,5H22", "stroke-width": 3, ...look(s) }));
     const find = (px) => [0, nearest(length, (k) => Math.abs(frame.x(x[k]) - px))];
     const words = ([, k]) => {
-      const each = view.names.map((name, s) => `${name} ${format(values[s * length + k], 3)}`);
+      const at = (s) => dress({}, values[s * length + k], view.y);
+      const each = view.names.map((name, s) => `${name} ${at(s)}`);
       return `${view.x_axis || "x"} ${format(x[k], 3)}: ${each.join(", ")}`;
     };
     explorer.point(frame.node, find, words, () => [1, length]);
@@ -250,7 +254,7 @@ const draw = {
       const [from, to] = [share(0), share(value)].sort((a, b) => a - b);
       const style = `left:${from.toFixed(2)}%;width:${(to - from).toFixed(2)}%`;
       const line = html("span", { class: "fg-bar" }, html("i", { style }));
-      const number = html("span", { class: "fg-value" }, dress(view, value));
+      const number = html("span", { class: "fg-value" }, dress(view, value, view.values));
       return html("li", {}, html("span", {}, label), line, number);
     };
     box.replaceChildren(html("ul", { class: "fg-bars" }, ...view.labels.map(bar)));
@@ -303,7 +307,7 @@ const describe = {
   text: (view) => view.text,
   lines(view) {
     const length = view.x.values.length;
-    const at = (s, k) => format(view.y.values[s * length + k], 3);
+    const at = (s, k) => dress({}, view.y.values[s * length + k], view.y);
     return view.names.map((name, s) => `${name} from ${at(s, 0)} to ${at(s, length - 1)}`).join(", ");
   },
   heatmap(view) {
@@ -320,5 +324,5 @@ const describe = {
 function greatest(view) {
   const values = view.values.values;
   const k = nearest(values.length, (place) => -values[place]);
-  return [k, dress(view, values[k])];
+  return [k, dress(view, values[k], view.values)];
 }

@@ -66,7 +66,8 @@ class Explorer {
       else input.selectedIndex = -1;
       shown.value = at >= 0 ? c.labels[at] : format(key);
       if (c.kind === "range") input.setAttribute("aria-valuetext", shown.value);
-      if (exact && document.activeElement !== exact) exact.value = c.kind === "text" && at >= 0 ? "" : key;
+      if (exact && document.activeElement !== exact)
+        exact.value = at < 0 ? key : c.kind === "text" ? "" : Number(key.toPrecision(4));
     };
     return row;
   }
@@ -181,7 +182,8 @@ class Explorer {
   // Put words under the picture, spoken by a screen reader, after a while.
   say(words, delay = 0) {
     clearTimeout(this.saying);
-    this.saying = setTimeout(() => (this.status.textContent = words), delay);
+    if (delay) this.saying = setTimeout(() => this.say(words), delay);
+    else this.status.textContent = words;
   }
 
   // Read values by pointer, and one by one by arrow keys. `find(x, y)` gives

@@ -106,7 +106,7 @@ def _values(name: str, widget) -> tuple[str, list, list[str]]:
     if isinstance(widget, ipywidgets.FloatLogSlider):
         count = int(np.floor((widget.max - widget.min) / widget.step + 1e-9)) + 1
         powers = [widget.min + i * widget.step for i in range(count)]
-        values = [float(f"{widget.base**p:.12g}") for p in powers]
+        values = [float(f"{widget.base**p:.6g}") for p in powers]
         return "range", values, [format_cell(v) for v in values]
     if isinstance(widget, (ipywidgets.Checkbox, ipywidgets.ToggleButton)):
         return "check", [False, True], ["off", "on"]

@@ -45,10 +45,13 @@ class Twin:
 
     @property
     def source(self) -> str:
+        """The function's text, without its comments and indentation."""
         path = HERE / "twins" / f"{self.name}.js"
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.js")))
         require(path.exists(), "Twin.name", self.name, f"one of {known}")
-        return path.read_text().rstrip().rstrip(";")
+        lines = [line.strip() for line in path.read_text().splitlines()]
+        code = [line for line in lines if line and not line.startswith("//")]
+        return "\n".join(code).rstrip(";")
 
 
 def explore(fn: Callable[..., dict], *, _twin: Twin | None = None, **controls):

@@ -18,6 +18,7 @@ if (document.body) themed.observe(document.body, THEMES);
 
 // A stored figure is built at once, so that the page does not jump, and drawn
 // when it comes near the view.
+const AHEAD = 300; // pixels below the view
 const near = new IntersectionObserver(
   (entries) => {
     for (const { isIntersecting, target } of entries) {
@@ -26,7 +27,7 @@ const near = new IntersectionObserver(
       owner(target)?.update();
     }
   },
-  { rootMargin: "300px" },
+  { rootMargin: `${AHEAD}px` },
 );
 
 function wake(element) {
@@ -37,7 +38,9 @@ function wake(element) {
   const chunks = element.querySelectorAll("[data-fg-chunk]");
   const explorer = new Explorer(element, spec, (number) => base64(chunks[number].textContent));
   if (explorer.restore()) addEventListener("load", () => element.scrollIntoView());
-  near.observe(element);
+  // The observer answers a frame late, so the first figures do not ask it.
+  if (element.getBoundingClientRect().top < innerHeight + AHEAD) explorer.update();
+  else near.observe(element);
   resized.observe(element);
 }
 

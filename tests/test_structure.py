@@ -489,7 +489,10 @@ DAMAGES = [
     ),
     (test_no_path_of_this_machine_is_stored, stored_path),
     (test_pictures_have_alternative_text, change(is_picture, metadata={})),
-    (test_exercises_can_be_tried_and_checked, replace("minutes)", "moments)")),
+    (
+        test_exercises_can_be_tried_and_checked,
+        replace("minutes\n:label", "moments\n:label"),
+    ),
     (test_exercises_can_be_tried_and_checked, add("x = 1", is_exercise)),
     (test_exercises_can_be_tried_and_checked, change(is_hidden, metadata={})),
     (test_exercises_can_be_tried_and_checked, unchecked),

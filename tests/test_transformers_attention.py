@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 import hypothesis.strategies as st
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -54,14 +55,15 @@ def lookups(draw, types=tuple(TOLERANCE)):
     leading = draw(st.sampled_from([(), (2,), (2, 3)]))
     T, S, K, V = (draw(sizes) for _ in range(4))
 
-    def some(last, ones=False):
+    def some(last, leading=leading, ones=False):
         lead = [draw(st.sampled_from([1, n])) for n in leading]
         lead = lead[draw(st.integers(0, len(lead))) :]
         last = [draw(st.sampled_from([1, n])) if ones else n for n in last]
         return torch.randn(*lead, *last, generator=rng, dtype=torch.double)
 
     arrays = [some((T, K)), some((S, K)), some((S, V))]
-    mask = some((T, S), ones=True) > 0 if draw(st.booleans()) else None
+    joint = torch.broadcast_shapes(*(array.shape[:-2] for array in arrays))
+    mask = some((T, S), joint, ones=True) > 0 if draw(st.booleans()) else None
     full = [(*leading, T, K), (*leading, S, K), (*leading, S, V)]
     return [array.to(kind).requires_grad_() for array in arrays], mask, full
 
@@ -117,12 +119,14 @@ def test_weights_are_the_softmax_of_scaled_scores(case):
 @given(lookups(types=(torch.float32,)), st.sampled_from([None, 2]))
 @quick
 def test_fast_form_equals_the_taught_one(case, scale):
-    arrays, mask, full = case
-    arrays = [x.expand(shape) for x, shape in zip(arrays, full, strict=True)]
+    """With sizes of 1 left to broadcasting, which torch's function refuses."""
+    arrays, mask, _ = case
     ours, _ = attention.simple_attention(*arrays, mask=mask, scale=scale)
     fast, weights = attention.simple_attention_fast(*arrays, mask=mask, scale=scale)
     assert weights is None
-    close(fast, ours, 2e-5)
+    lead = torch.broadcast_shapes(*(x.shape[:-2] for x in arrays))
+    assert fast.shape == (*lead, *ours.shape[-2:])
+    close(fast, ours.expand(fast.shape), 2e-5)
 
 
 def test_scale_is_taken_in_full_precision():
@@ -143,9 +147,30 @@ def test_row_that_may_look_nowhere_gives_zero_and_no_gradient():
     close(weights.sum(-1), torch.tensor([1.0, 0.0, 1.0]), 1e-6)
 
 
-def test_masked_softmax_without_a_mask_is_softmax():
-    scores = torch.tensor([[1.0, 2.0, 3.0], [1000.0, 0.0, -1000.0]])
-    close(attention.masked_softmax(scores), scores.softmax(-1))
+def test_masked_softmax_without_a_mask():
+    shares = attention.masked_softmax(torch.tensor([[1.0, 2.0, 4.0], [0.0, 2000, 0]]))
+    powers = [1.0, math.e, math.e**3]
+    expected = [[x / sum(powers) for x in powers], [0.0, 1.0, 0.0]]
+    close(shares, torch.tensor(expected), 1e-6)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_hidden_score_counts_for_nothing_whatever_it_is(kind):
+    """Even one that has overflowed, as a product of halves does beyond 65,504."""
+    mask = torch.tensor([True, False, True])
+    for hidden in (math.inf, -math.inf, math.nan, torch.finfo(kind).max):
+        scores = torch.tensor([1.0, hidden, 1.0], dtype=kind, requires_grad=True)
+        shares = attention.masked_softmax(scores, mask)
+        assert shares.tolist() == [0.5, 0.0, 0.5] and shares.dtype == kind
+        (gradient,) = torch.autograd.grad(shares[0], scores)
+        assert gradient.tolist() == [0.25, 0.0, -0.25]
+        blind = attention.masked_softmax(scores, torch.tensor([False]))
+        (gradient,) = torch.autograd.grad(blind.sum(), scores)
+        assert blind.tolist() == gradient.tolist() == [0.0] * 3
+
+
+def test_a_mask_must_be_boolean():
+    refuses("mask", attention.masked_softmax, torch.zeros(3), torch.ones(3))
 
 
 @given(st.integers(2, 8), st.data(), seeds)
@@ -165,7 +190,7 @@ def test_causal_mask_table():
     expected = [[True, False, False], [True, True, False], [True, True, True]]
     assert attention.causal_mask(3).tolist() == expected
     assert attention.causal_mask(1).tolist() == [[True]]
-    for T in (0, -1, 2.0, "3"):
+    for T in (0, -1, 2.0, "3", True):
         refuses("T", attention.causal_mask, T)
 
 
@@ -191,25 +216,33 @@ def test_bad_input_is_refused_by_name():
         ("mask", (x, x, x), {"mask": torch.ones(3, 2, dtype=torch.bool)}),
         ("mask", (x, x, x), {"mask": torch.ones(2, 3, dtype=torch.bool)}),
         ("mask", (x[:1], x, x), {"mask": torch.ones(3, 3, dtype=torch.bool)}),
+        ("mask", (x, x, x), {"mask": torch.ones(2, 3, 3, dtype=torch.bool)}),
+        (
+            "mask",
+            (x.expand(2, 3, 4), x, x),
+            {"mask": torch.ones(5, 3, 3, dtype=torch.bool)},
+        ),
     ]
     for name, arrays, options in calls:
         refuses(name, attention.simple_attention, *arrays, **options)
         refuses(name, attention.simple_attention_fast, *arrays, **options)
     for scale in (math.nan, math.inf):
         refuses("scale", attention.simple_attention, x, x, x, scale=scale)
+        refuses("scale", attention.simple_attention_fast, x, x, x, scale=scale)
 
 
 def test_one_wide_queries_and_small_masks_are_allowed():
-    x = torch.randn(3, 1)
-    for shape in ((), (1,), (3,), (1, 3), (3, 1), (3, 3), (2, 3, 3)):
+    x = torch.randn(2, 3, 1)
+    for shape in ((), (1,), (3,), (1, 3), (3, 1), (3, 3), (1, 3, 3), (2, 1, 3)):
         mask = torch.ones(shape, dtype=torch.bool)
-        output, _ = attention.simple_attention(x, x, x, mask=mask)
-        close(output.expand(2, 3, 1)[0], attention.simple_attention(x, x, x)[0])
+        for attend in (attention.simple_attention, attention.simple_attention_fast):
+            output, _ = attend(x, x, x, mask=mask)
+            close(output, attention.simple_attention(x, x, x)[0], 1e-6)
 
 
 def test_broadcasting_rule():
-    assert attention.broadcasts((2, 1), (3,), ()) is True
-    assert attention.broadcasts((2,), (3,)) is False
+    assert attention.joint_shape((2, 1), (3,), ()) == (2, 3)
+    assert attention.joint_shape((2,), (3,)) is None
 
 
 @given(seeds, st.permutations(range(5)))
@@ -239,10 +272,10 @@ def test_heads_split_and_merge(T, heads, K, leading):
 
 def test_heads_that_do_not_divide_the_width_are_refused():
     x = torch.randn(3, 8)
-    for heads in (0, -2, 3, 2.0):
+    for heads in (0, -2, 3, 2.0, True):
         refuses("heads", attention.split_heads, x, heads)
-    for heads in (0, -2, 3):
         refuses("heads", attention.MultiHeadAttention, 8, heads)
+    refuses("x", attention.split_heads, x[0], 2)
     refuses("x", attention.merge_heads, x)
 
 
@@ -280,6 +313,36 @@ def test_layer_equals_torchs(seed, T, heads, K, causal, fast):
     close(*gradients, 1e-5)
 
 
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("sentences", [2, 3])
+def test_each_sentence_of_a_batch_has_its_own_mask(sentences, fast):
+    """Padding: (B, T, T) is not taken for (H, T, T), where B is H or is not."""
+    torch.manual_seed(sentences)
+    attend = attention.simple_attention_fast if fast else attention.simple_attention
+    layer = attention.MultiHeadAttention(8, 2, attend=attend)
+    x = torch.randn(sentences, 4, 8)
+    mask = torch.rand(sentences, 4, 4) > 0.4
+    output, _ = layer(x, mask)
+    close(
+        output, torch.stack([layer(x[b], mask[b])[0] for b in range(sentences)]), 1e-6
+    )
+    pairs, masks = x.expand(2, *x.shape), torch.stack([mask, ~mask])
+    expected = torch.stack([output, layer(x, ~mask)[0]])
+    close(layer(pairs, masks)[0], expected, 1e-6)
+
+
+def test_layer_refuses_masks_that_do_not_fit():
+    layer, x = attention.MultiHeadAttention(8, 2), torch.randn(3, 4, 8)
+    masks = [[[True]], torch.ones(4, 4), torch.ones(3, 1, 4, 4) > 0]
+    for mask in (*masks, torch.ones(2, 4, 4) > 0, torch.ones(3, 3) > 0):
+        try:
+            layer(x, mask)
+        except ValueError as error:
+            assert str(error).startswith(f"mask = {check.shown(mask)}")
+        else:
+            raise AssertionError("accepted a bad mask")
+
+
 def test_layer_has_four_square_matrices_and_shows_its_weights():
     layer = attention.MultiHeadAttention(12, 3)
     assert [p.shape for p in layer.parameters()] == [(12, 12)] * 4
@@ -307,6 +370,9 @@ def test_rnn_refuses_other_shapes():
     refuses("w_in", attention.rnn, x, w_in[:2], w_rec)
     refuses("w_in", attention.rnn, x[:, :1], w_in, w_rec)
     refuses("w_rec", attention.rnn, x, w_in, w_rec[:, :2])
+    refuses("w_rec", attention.rnn, x, w_in, w_rec[0, 0])
+    refuses("w_rec", attention.rnn, x, w_in, w_rec[0])
+    refuses("w_rec", attention.rnn, x, w_in, w_rec[None])
     refuses("w_rec", attention.rnn, x, w_in[:2], w_rec[:2])
 
 
@@ -332,6 +398,10 @@ def test_costs_need_positive_sizes():
     assert attention.attention_flops(1, 1) == (8, 4)
     refuses("T", attention.attention_flops, 0, 8)
     refuses("D", attention.attention_flops, 8, 0)
+    assert attention.weight_bytes(1, 1, 1) == 1
+    refuses("heads", attention.weight_bytes, 0, 3)
+    refuses("T", attention.weight_bytes, 3, 0)
+    refuses("bytes_per_number", attention.weight_bytes, 3, 3, 0)
 
 
 # The first layer of a real model
@@ -344,6 +414,15 @@ def test_rms_norm_is_torchs(seed, T, D, eps):
     x = torch.randn(T, D, generator=rng, dtype=torch.double)
     weight = torch.randn(D, generator=rng, dtype=torch.double)
     close(attention.rms_norm(x, weight, eps), F.rms_norm(x, (D,), weight, eps))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_rms_norm_of_halves_does_not_overflow(kind):
+    x = torch.tensor([[300.0, -300.0], [0.0, 0.0]], dtype=kind)
+    weight = torch.tensor([1.0, 0.5], dtype=kind)
+    scaled = attention.rms_norm(x, weight, 1e-8)
+    assert scaled.dtype == kind
+    assert scaled.tolist() == [[1.0, -0.5], [0.0, 0.0]]
 
 
 def test_rms_norm_refuses_bad_input():
@@ -374,6 +453,9 @@ def test_rotate_multiplies_by_complex_numbers(seed, T, pairs, base, start):
 def test_rotate_refuses_bad_input():
     x = torch.randn(4, 6)
     refuses("x", attention.rotate, x[:, :5], torch.arange(4), 1e4)
+    refuses("x", attention.rotate, x[0], torch.arange(4), 1e4)
+    refuses("x", attention.rotate, x.int(), torch.arange(4), 1e4)
+    refuses("base", attention.rotate, x, torch.arange(4), 0)
     refuses("positions", attention.rotate, x, torch.arange(3), 1e4)
     refuses("positions", attention.rotate, x, torch.zeros(4, 1), 1e4)
 
@@ -477,13 +559,14 @@ def test_explorer_is_the_softmax_of_its_data():
 
 
 def test_explorer_data_is_one_head_of_nine():
-    query, key = attention.queries_and_keys(SENTENCES[0])
-    assert len(query) == 9
     for head in (0, 8):
-        scores = attention.attention_data(SENTENCES[0], head)["scores"]
-        close(scores, query[head] @ key[head].T)
-    for head in (-1, 9):
+        raw = attention.attention_data(SENTENCES[0], head)
+        T = len(raw["pieces"])
+        scores = raw["scores"] / 8 + torch.full((T, T), -math.inf).triu(1)
+        close(scores.softmax(-1), oracle_weights(SENTENCES[0])[head], 2e-5)
+    for head in (-1, 9, True, 1.0):
         refuses("head", attention.attention_data, SENTENCES[0], head)
+    refuses("temperature", attention.attention_explorer, "a", 0, 0, True, True)
     refuses("sentence", attention.queries_and_keys, "")
 
 
@@ -554,6 +637,35 @@ def test_solutions_pass_their_checks():
         assert getattr(book, name)(getattr(book, name.removeprefix("check_")))
 
 
+def softmax_less(offset):
+    """A softmax over a list that subtracts what `offset` picks."""
+
+    def softmax(scores):
+        shares = [math.exp(score - offset(scores)) for score in scores]
+        return [share / sum(shares) for share in shares]
+
+    return softmax
+
+
+def test_checks_accept_what_is_as_good():
+    book = exercises()
+    book.check_safe_softmax(
+        lambda scores: torch.tensor(scores).float().softmax(0).tolist()
+    )
+    book.check_look_back(lambda T: list(book.look_back(T)))
+    from ipywidgets import interactive
+
+    labelled = [(f"{width} wide", width) for width in book.WIDTHS]
+    for widths in (labelled, dict(labelled)):
+        book.check_panel(
+            lambda widths=widths: interactive(
+                lambda d_k, scaled: book.compete(d_k, scaled).max().item(),
+                d_k=widths,
+                scaled=True,
+            )
+        )
+
+
 def test_checks_fail_the_empty_cell_and_wrong_answers():
     book = exercises()
     fails(
@@ -561,6 +673,8 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         lambda scores: [score / sum(scores) for score in scores],
         lambda scores: torch.tensor(scores).double().softmax(0),
         lambda scores: [1.0],
+        softmax_less(lambda scores: scores[0]),
+        softmax_less(lambda scores: max(scores[0], scores[-1])),
     )
     fails(
         book.check_window_mask,
@@ -576,6 +690,8 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         lambda T: (20 * torch.eye(T).roll(-1, 0), torch.eye(T)),
         lambda T: (torch.zeros(T, T), torch.zeros(T, T)),
         lambda T: (torch.eye(T + 1), torch.eye(T + 1)),
+        lambda T: ([[20.0] * T] * T, torch.eye(T)),
+        lambda T: (20 * torch.eye(T).int(), torch.eye(T).int()),
     )
     from ipywidgets import interactive
 
@@ -589,7 +705,10 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         book.check_panel,
         lambda: largest,
         panel(largest, d_k=[1, 4], scaled=True),
+        panel(largest, d_k=book.WIDTHS, scaled=[True, False]),
         panel(lambda d_k: 0.5, d_k=book.WIDTHS),
         panel(lambda d_k, scaled: 0.5, d_k=book.WIDTHS, scaled=True),
-        panel(lambda d_k, scaled: largest(d_k, not scaled), d_k=book.WIDTHS, scaled=1),
+        panel(
+            lambda d_k, scaled: largest(d_k, not scaled), d_k=book.WIDTHS, scaled=True
+        ),
     )

@@ -6,6 +6,7 @@ a check can swap a damaged cell in and see these tests fail.
 
 import functools
 import inspect
+import itertools
 import json
 import math
 import types
@@ -313,8 +314,9 @@ def test_layer_equals_torchs(seed, T, heads, K, causal, fast):
     close(*gradients, 1e-5)
 
 
-@pytest.mark.parametrize("fast", [False, True])
-@pytest.mark.parametrize("sentences", [2, 3])
+@pytest.mark.parametrize(
+    ("sentences", "fast"), itertools.product([2, 3], [False, True])
+)
 def test_each_sentence_of_a_batch_has_its_own_mask(sentences, fast):
     """Padding: (B, T, T) is not taken for (H, T, T), where B is H or is not."""
     torch.manual_seed(sentences)

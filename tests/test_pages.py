@@ -34,15 +34,13 @@ def lively(site, addresses):
 
 def awake(page):
     """Scroll through the page until each explorer has drawn; return their number."""
-    figures = page.locator("[data-fg-explore]")
-    for k in range(figures.count()):
-        figures.nth(k).scroll_into_view_if_needed()
-        page.locator("[data-fg-explore]").nth(k).and_(
-            page.locator("[data-fg-ready]")
-        ).wait_for()
+    count = page.locator("[data-fg-explore]").count()
+    for k in range(count):
+        explorer(page, k).scroll_into_view_if_needed()
+        explorer(page, k).and_(page.locator("[data-fg-ready]")).wait_for()
         page.evaluate("pause()")
-    assert page.evaluate("self.fieldguide?.figures.length ?? 0") == figures.count()
-    return figures.count()
+    assert page.evaluate("self.fieldguide?.figures.length ?? 0") == count
+    return count
 
 
 def own(page):
@@ -205,10 +203,7 @@ def by_mouse(page, box, kind):
 def by_keyboard(page, box, kind):
     """The same with keys alone, from the focused control."""
     box.locator("input, select").first.focus()
-    keys = {
-        "check": ["Space"] * 2,
-        "range": ["ArrowRight", "End", "Home", "ArrowRight"],
-    }
+    keys = {"check": ["Space"] * 2, "range": ["ArrowRight", "End", "Home"]}
     for key in keys.get(kind, ["ArrowDown", "End", "Home"]):
         page.keyboard.press(key)
         yield
@@ -223,10 +218,13 @@ def by_number(page, box, kind):
         yield
 
 
+def explorer(page, k):
+    return page.locator("[data-fg-explore]").nth(k)
+
+
 def control(page, k, name):
     """The box that holds one control of the explorer number `k`."""
-    figure = page.locator("[data-fg-explore]").nth(k)
-    return figure.locator(f'[data-fg-control="{name}"]')
+    return explorer(page, k).locator(f'[data-fg-control="{name}"]')
 
 
 def moves(page, k, name, way):
@@ -235,15 +233,11 @@ def moves(page, k, name, way):
     Some controls mean nothing at the start (scaling, while the width is one), so
     the others are moved before a control is called dead. Ends at the start.
     """
-    box = (
-        page.locator("[data-fg-explore]").nth(k).locator(f'[data-fg-control="{name}"]')
-    )
+    box = control(page, k, name)
     kind = box.get_attribute("data-fg-kind")
     controls = page.evaluate(f"fieldguide.figures[{k}].spec.controls")
-    start, begun = (
-        page.evaluate(f"fieldguide.figures[{k}].start"),
-        page.evaluate(DATA, k),
-    )
+    start = page.evaluate(f"fieldguide.figures[{k}].start")
+    begun = page.evaluate(DATA, k)
     elsewhere = {c["name"]: other(c, start[c["name"]]) for c in controls}
     for setting in (start, elsewhere | {name: start[name]}):
         place(page, k, setting)
@@ -265,7 +259,7 @@ def place(page, k, setting):
 
 def drawn(page, k):
     """The picture of an explorer's views, as pixels."""
-    return page.locator("[data-fg-explore]").nth(k).locator(".fg-views").screenshot()
+    return explorer(page, k).locator(".fg-views").screenshot()
 
 
 def settle(page):
@@ -277,7 +271,7 @@ def settle(page):
 
 
 def reset(page, k):
-    page.locator("[data-fg-explore]").nth(k).locator("[data-fg-reset]").click()
+    explorer(page, k).locator("[data-fg-reset]").click()
     settle(page)
 
 
@@ -312,7 +306,7 @@ def test_a_link_restores_the_setting(lively, visit):
             controls = page.evaluate(f"fieldguide.figures[{k}].spec.controls")
             wanted = {c["name"]: other(c, start[c["name"]]) for c in controls}
             place(page, k, wanted)
-            figure = page.locator("[data-fg-explore]").nth(k)
+            figure = explorer(page, k)
             figure.locator("[data-fg-link]").click()
             data, link = page.evaluate(DATA, k), page.url
             assert "#" in link
@@ -339,7 +333,7 @@ def test_controls_have_names_and_values_are_spoken(lively, visit):
     for address in lively:
         page = visit(address)
         for k in range(awake(page)):
-            figure = page.locator("[data-fg-explore]").nth(k)
+            figure = explorer(page, k)
             for control in figure.locator("input, select").all():
                 assert control.evaluate(
                     "n => (n.labels[0] ?? {}).textContent || n.ariaLabel"

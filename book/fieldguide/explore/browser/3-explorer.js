@@ -35,6 +35,11 @@ class Explorer {
       this.status,
       buttons,
     );
+    this.showParams();
+  }
+
+  showParams() {
+    for (const [name, show] of Object.entries(this.shows)) show(this.params[name]);
   }
 
   button(name, text, action) {
@@ -118,7 +123,7 @@ class Explorer {
   }
 
   async update() {
-    for (const [name, show] of Object.entries(this.shows)) show(this.params[name]);
+    this.showParams();
     if (!this.spec.controls.every((c) => this.onGrid(c, this.params[c.name]))) return this.wait();
     let loading;
     while ((loading = this.fields.load(this.params))) await loading; // it may move meanwhile

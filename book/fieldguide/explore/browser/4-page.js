@@ -52,6 +52,11 @@ addEventListener("hashchange", () => {
   }
 });
 
+// Paper has no sliders, but it wants every picture.
+addEventListener("beforeprint", () => {
+  for (const explorer of fg.figures) if (!explorer.draws) explorer.update();
+});
+
 // Figures that came before this script wait in a queue; later ones wake at once.
 const queue = self.fgQueue ?? [];
 self.fgQueue = { push: wake };

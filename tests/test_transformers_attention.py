@@ -233,7 +233,7 @@ def test_bad_input_is_refused_by_name():
 
 
 def test_one_wide_queries_and_small_masks_are_allowed():
-    x = torch.randn(2, 3, 1)
+    x = torch.randn(2, 2, 3, 1)
     for shape in ((), (1,), (3,), (1, 3), (3, 1), (3, 3), (1, 3, 3), (2, 1, 3)):
         mask = torch.ones(shape, dtype=torch.bool)
         for attend in (attention.simple_attention, attention.simple_attention_fast):
@@ -315,7 +315,7 @@ def test_layer_equals_torchs(seed, T, heads, K, causal, fast):
 
 
 @pytest.mark.parametrize(
-    ("sentences", "fast"), itertools.product([2, 3], [False, True])
+    ("sentences", "fast"), list(itertools.product([2, 3], [False, True]))
 )
 def test_each_sentence_of_a_batch_has_its_own_mask(sentences, fast):
     """Padding: (B, T, T) is not taken for (H, T, T), where B is H or is not."""
@@ -331,6 +331,12 @@ def test_each_sentence_of_a_batch_has_its_own_mask(sentences, fast):
     pairs, masks = x.expand(2, *x.shape), torch.stack([mask, ~mask])
     expected = torch.stack([output, layer(x, ~mask)[0]])
     close(layer(pairs, masks)[0], expected, 1e-6)
+
+
+def test_a_row_of_places_serves_as_the_mask_of_every_query():
+    layer, x = attention.MultiHeadAttention(8, 2), torch.randn(3, 4, 8)
+    row = torch.tensor([True, False, True, True])
+    close(layer(x, row)[0], layer(x, row.expand(4, 4))[0], 1e-6)
 
 
 def test_layer_refuses_masks_that_do_not_fit():

@@ -38,6 +38,7 @@ import yaml
 
 LISTED = Path(__file__).with_name("equivalent_mutants.yml")
 LIMIT_S = 20  # of processor time, for a mutant that never ends
+LIMIT_BYTES = 4 << 30  # a damaged loop can eat the machine before its time is up
 
 EXCHANGED = {
     ast.Add: ast.Sub,
@@ -333,13 +334,31 @@ def time_limit(seconds: float) -> Iterator[None]:
     def stop(*_):
         raise TooSlow
 
-    before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+@contextlib.contextmanager
+def memory_limit(extra_bytes: int) -> Iterator[None]:
+    """Let the process grow by `extra_bytes` at most, where the system can."""
+    sizes = Path("/proc/self/statm")
+    if not sizes.exists():
+        yield
+        return
+    import resource  # not on Windows
+
+    now = int(sizes.read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + extra_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def calls_of(tests: ModuleType) -> dict[str, Callable[[], None]]:
@@ -438,7 +457,7 @@ class Trial:
         )
         running = "import"
         try:
-            with time_limit(LIMIT_S), quiet():
+            with time_limit(LIMIT_S), memory_limit(LIMIT_BYTES), quiet():
                 exec(code, names)
                 for running in tests:
                     self.calls[running]()

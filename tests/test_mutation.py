@@ -1,6 +1,7 @@
 """Every damage to a mechanism is noticed by its tests, or provably changes nothing."""
 
 import ast
+import sys
 import types
 
 import mutation
@@ -143,6 +144,18 @@ def test_a_mutant_that_never_ends_is_stopped(tmp_path, monkeypatch):
     _, verdicts = verdicts_of(call, tmp_path, monkeypatch)
     assert verdicts["x = x + 7"] == "time"
     assert verdicts["return x * 2"] == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds a process")
+def test_a_mutant_that_eats_memory_is_stopped(tmp_path, monkeypatch):
+    def call(module):
+        module.zeros(1)
+
+    monkeypatch.setattr(mutation, "LIMIT_BYTES", 1 << 28)
+    source = "def zeros(x):\n    return bytes(x * 2**29)\n"
+    tried = trial("def zeros(x):\n    return bytes(x)\n", call, tmp_path)
+    made = mutation.Mutant("zeros", "zeros", "none", "", ast.parse(source))
+    assert tried.verdict(made) == "test_it"
 
 
 def test_a_test_with_a_fixture_is_refused(tmp_path):

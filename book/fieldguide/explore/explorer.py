@@ -280,16 +280,10 @@ class Explorer(anywidget.AnyWidget):
 
     def __init__(self, fn, controls, spec, chunks, still):
         self._fn, self._controls, self._still = fn, controls, still
-        names = [c.name for c in controls]
-        self._names = names
         start = {c.name: c.keys[c.start] for c in controls}
         packed = {str(i): chunk for i, chunk in enumerate(chunks)}
-        super().__init__(
-            spec=spec,
-            chunks=packed,
-            **start,
-        )
-        self.observe(self._answer, names)
+        super().__init__(spec=spec, chunks=packed, **start)
+        self.observe(self._answer, list(start))
         for control in controls:
             if control.widget is not None:
                 self._follow(control)
@@ -331,7 +325,7 @@ class Explorer(anywidget.AnyWidget):
         """Compute a setting that the browser does not hold, and send it."""
         if self._on_grid():
             return
-        keys = {name: getattr(self, name) for name in self._names}
+        keys = {c.name: getattr(self, c.name) for c in self._controls}
         try:
             message = {"views": _plain(self.views)}
         except Exception as error:  # shown to whoever moved the control

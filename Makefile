@@ -40,7 +40,7 @@ lab:  ## open the notebooks in JupyterLab
 
 notebooks:  ## export, run the notebooks that changed, store what they print
 	@$(SETUP) venv torch book weights
-	$(PY) book/_env/notebooks.py $(if $(FORCE),--force)
+	$(PY) book/_env/notebooks.py $(if $(FORCE),--force) $(ONLY)
 
 bench:  ## measure the book against its rivals, in one run
 	@$(SETUP) venv torch book weights tests browser

@@ -110,6 +110,14 @@ def test_the_model_is_the_one_that_the_book_describes(model):
     assert data.smollm2() is model
 
 
+def test_the_text_is_the_one_that_the_book_describes():
+    text = data.king_james()
+    assert (len(text), text.count("\n"), len(set(text))) == (4_137_452, 31_103, 65)
+    assert text.startswith("In the beginning God created the heaven and the earth.\n")
+    assert text.endswith("Amen.\n") and "\n\n" not in text
+    assert data.king_james() is text
+
+
 def test_each_kind_of_metadata_and_of_tensor(tmp_path):
     path, values, expected = one_of_each(tmp_path / "each.gguf")
     file = Gguf(path)

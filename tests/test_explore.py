@@ -411,3 +411,36 @@ def test_twin_data_of_several_shapes_is_kept():
     assert stored["fields"]["scores.shape"] == [[1, 1], [2, 2], [3, 3]]
     assert stored["fields"]["scores"].shape == (3, 9)
     assert stored["spec"]["by"] == ["x"]
+
+
+def test_what_selects_no_data_of_a_twin_may_take_any_value(monkeypatch):
+    """A number or a text that the reader types is the browser's to answer."""
+
+    def pieces(words, merges, big):
+        """Pieces.
+
+        Look at them."""
+        return {"Token numbers": text(f"{words} {merges} {big}")}
+
+    def data(big):
+        return {"left": [104], "right": [105], "alphabet": range(256), "special": []}
+
+    controls = {"words": ipywidgets.Combobox(options=["hi", "ho"], value="hi")}
+    controls |= {"merges": (0, 1), "big": [1, 2]}
+    free = {"words": True, "merges": True, "big": False}
+    explorer = explore(pieces, _twin=Twin("bpe", ("big",), data), **controls)
+    stored = payload.read(explorer.html())["spec"]["controls"]
+    assert {c["name"]: c["free"] for c in stored} == free
+    sent = []
+    monkeypatch.setattr(explorer, "send", sent.append)
+    explorer.words, explorer.merges = "typed", 0.5
+    assert sent == [] and explorer.params["words"] == "typed"
+    explorer.words = 3  # no text
+    assert len(sent) == 1
+    explorer.words = "ho"
+    explorer.big = 3  # selects data that was never stored
+    assert len(sent) == 2
+    plain = explore(pieces, **controls)
+    monkeypatch.setattr(plain, "send", sent.append)
+    plain.words = "typed"  # without a twin, only the kernel knows
+    assert sent[2]["views"]["Token numbers"]["text"] == "typed 0 1"

@@ -20,6 +20,7 @@ from fieldguide.explore import (
     text,
     tokens,
 )
+from fieldguide.explore import text as text_view
 from fieldguide.style import Ready
 
 AXES = np.linspace(0.1, 3, 30)
@@ -134,6 +135,56 @@ def test_the_attention_twin_agrees_with_the_notebooks_own_function(browser, tmp_
             for name, array in view.arrays.items():
                 values = np.reshape(shown[title][name]["values"], array.shape)
                 np.testing.assert_allclose(values, array, rtol=0, atol=1e-6 + last_bit)
+    assert page.errors == []
+    page.close()
+
+
+def typing(text, merges):
+    """What you type.
+
+    Look for the first pair.
+    """
+    return {"Tokens": number(len(text)), "Token numbers": text_view(text)}
+
+
+def test_a_text_that_is_typed_is_answered_by_a_twin(browser, tmp_path):
+    """Letter by letter, in a page without a kernel; a refusal is said."""
+
+    def data():
+        pairs = {"left": [ord("h"), 256], "right": [ord("i"), ord("p")]}
+        return {**pairs, "alphabet": range(256), "special": []}
+
+    sentence = ipywidgets.Combobox(options=["hi", "ho"], value="hi")
+    explorer = explore(
+        typing, _twin=Twin("bpe", (), data), text=sentence, merges=(0, 2)
+    )
+    page = opened(browser, tmp_path, explorer, explore(everything, **GRID))
+    box = page.locator("[data-fg-control=text] input")
+    shown = page.locator("[data-fg-view='Token numbers'] p")
+    for typed, ids in [
+        ("h", "104"),
+        ("hi", "256"),
+        ("hip", "256 112"),
+        ("é", "195 169"),
+    ]:
+        box.fill(typed)
+        assert shown.inner_text() == ids
+    box.fill("x" * 1001)
+    status = page.locator("[aria-live]").first
+    assert status.inner_text() == "text is longer than 1,000 characters"
+    assert shown.inner_text() == "195 169"
+    box.fill("hip")
+    page.evaluate("fieldguide.figures[0].set({merges: 2})")
+    assert shown.inner_text() == "257"
+    page.locator("[data-fg-link]").first.click()
+    link = page.url
+    page.locator("[data-fg-reset]").first.click()
+    assert shown.inner_text() == "256" and box.input_value() == ""
+    page.goto("about:blank")
+    page.goto(link)
+    assert shown.inner_text() == "257" and box.input_value() == "hip"
+    # A text control without a twin has no box: nobody could answer it.
+    assert page.locator("[data-fg-explore]").nth(1).locator("[type=text]").count() == 0
     assert page.errors == []
     page.close()
 

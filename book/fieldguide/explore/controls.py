@@ -29,6 +29,7 @@ class Control:
     `kind` is "range" (a slider), "choice", "check" or "text". `keys` are the
     values as the browser knows them: the value itself where JSON has it, else
     its label. `widget` is the ipywidgets control that was passed in, if any.
+    `free` says that a twin answers values off the grid: numbers, or texts.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Control:
     labels: list[str]
     start: int
     widget: ipywidgets.Widget | None = None
+    free: bool = False
 
     @property
     def keys(self) -> list:
@@ -48,6 +50,11 @@ class Control:
     @property
     def numeric(self) -> bool:
         return all(type(value) in (int, float) for value in self.values)
+
+    def takes(self, key) -> bool:
+        """Does the browser know what to show for `key` without a kernel?"""
+        kinds = str if self.kind == "text" else (int, float)
+        return key in self.keys or (self.free and isinstance(key, kinds))
 
     def value(self, key):
         """The value that the browser's `key` stands for; off the grid, `key`."""
@@ -67,6 +74,7 @@ class Control:
             "labels": self.labels,
             "start": self.start,
             "numeric": self.numeric,
+            "free": self.free,
         }
 
 

@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anywidget
@@ -34,8 +34,9 @@ class Twin:
 
     `data(**controls)` is called for each setting of the controls named in
     `by` and returns arrays, numbers, strings or lists of strings; arrays may
-    differ in shape from one setting to another. The other controls are then
-    continuous. `bits` is the precision of the stored arrays: 8, 16, 32 or 64.
+    differ in shape from one setting to another. Each other control that holds
+    numbers or texts may then take any: what the reader types needs no kernel.
+    `bits` is the precision of the stored arrays: 8, 16, 32 or 64.
     """
 
     name: str
@@ -69,6 +70,8 @@ def explore(fn: Callable[..., dict], *, _twin: Twin | None = None, **controls):
     """
     title, look = _caption(fn)
     parsed = [read_control(name, given) for name, given in controls.items()]
+    if _twin is not None:
+        parsed = [replace(c, free=_free(c, _twin)) for c in parsed]
     _match_parameters(fn, [control.name for control in parsed])
     for control in parsed:
         taken = hasattr(Explorer, control.name)
@@ -108,6 +111,11 @@ def _caption(fn) -> tuple[str, str]:
     ok = bool(title.strip() and look.strip())
     require(ok, f"{getattr(fn, '__name__', fn)}.__doc__", doc, allowed)
     return title.strip(), " ".join(look.split())
+
+
+def _free(control: Control, twin: Twin) -> bool:
+    """Can the twin answer any value: does the control select none of its data?"""
+    return control.name not in twin.by and (control.numeric or control.kind == "text")
 
 
 def _match_parameters(fn, names: list[str]) -> None:
@@ -315,11 +323,7 @@ class Explorer(anywidget.AnyWidget):
         return _checked(self._fn, self.params)
 
     def _on_grid(self) -> bool:
-        return all(
-            getattr(self, c.name) in c.keys
-            or (self.spec["twin"] and c.numeric and c.name not in self.spec["by"])
-            for c in self._controls
-        )
+        return all(c.takes(getattr(self, c.name)) for c in self._controls)
 
     def _answer(self, _change) -> None:
         """Compute a setting that the browser does not hold, and send it."""

@@ -4,7 +4,8 @@
 // A stored explorer is <figure data-fg-explore="1"> with a still picture, a
 // caption, a spec (JSON) and chunks (base64 of zlib). The spec has
 //   controls [{name, label, kind: range | choice | check | text, keys, labels,
-//             start, numeric}]          keys: a control's values on the grid
+//             start, numeric, free}]    keys: a control's values on the grid;
+//            free: the twin answers any number, or for "text" any text
 //   views    [{title, kind, arrays: {name: field}}], or with a twin
 //            [{title, kind, props}]
 //   fields   {field: {by, type, shape, low, high, step, chunk, per}}
@@ -13,8 +14,8 @@
 //            u8 and u16 stand for low + step * integer; json is a list;
 //            low and high are the ends over every setting
 //   twin     source of (params, data) => {title: changes to the view}, or null
-//   by       with a twin: the controls that select its data; the other numeric
-//            controls are continuous
+//            (a RangeError that it throws is said to the reader)
+//   by       with a twin: the controls that select its data
 // `index.props` is the field of a view's labels, axis names and units.
 // Bytes arrive from the page or from a kernel; the rest is the same.
 

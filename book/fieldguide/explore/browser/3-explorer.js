@@ -60,8 +60,8 @@ class Explorer {
     const row = html("div", { class: "fg-control", "data-fg-kind": c.kind, "data-fg-control": c.name });
     row.append(html("label", { for: id }, c.label), input);
     if (c.kind === "range") row.append(shown);
-    const numbers = c.kind === "range" && c.numeric && (this.kernel || this.continuous(c));
-    const exact = numbers || (c.kind === "text" && this.kernel) ? this.exact(c) : null;
+    const typed = c.kind === "text" || (c.kind === "range" && c.numeric);
+    const exact = typed && (this.kernel || c.free) ? this.exact(c) : null;
     if (exact) row.append(exact);
     this.shows[c.name] = (key) => {
       const at = c.keys.indexOf(key);
@@ -91,22 +91,20 @@ class Explorer {
     const type = c.kind === "text" ? "text" : "number";
     const label = `${c.label}: ${type === "text" ? "your own text" : "exact value"}`;
     const field = html("input", { type, step: "any", class: "fg-exact", "aria-label": label });
+    if (type === "text") field.placeholder = "or type your own text";
     const take = () => {
       const key = type === "number" ? Number(field.value) : field.value;
       if (field.value !== "" && key !== this.params[c.name]) this.set({ [c.name]: key });
     };
-    field.addEventListener("change", take);
+    field.addEventListener(type === "text" && c.free ? "input" : "change", take);
     field.addEventListener("keydown", (event) => event.key === "Enter" && take());
     return field;
   }
 
-  // With a twin, a number that selects no data may take any value.
-  continuous(control) {
-    return control.numeric && Boolean(this.twin) && !this.spec.by.includes(control.name);
-  }
-
+  // Is the key one of the control's, or one that the twin answers?
   onGrid(control, key) {
-    return control.keys.includes(key) || (this.continuous(control) && Number.isFinite(key));
+    const right = control.kind === "text" ? typeof key === "string" : Number.isFinite(key);
+    return control.keys.includes(key) || (control.free && right);
   }
 
   // Move controls; resolves when the new setting is drawn.
@@ -127,7 +125,14 @@ class Explorer {
     if (!this.spec.controls.every((c) => this.onGrid(c, this.params[c.name]))) return this.wait();
     let loading;
     while ((loading = this.fields.load(this.params))) await loading; // it may move meanwhile
-    this.paint(this.views());
+    let views;
+    try {
+      views = this.views();
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      return this.say(error.message); // the twin refuses what was typed
+    }
+    this.paint(views);
   }
 
   // Only the kernel knows this setting; it will answer through `paint`.

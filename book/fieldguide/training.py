@@ -2,11 +2,13 @@
 
 # %% auto #0
 __all__ = ['NEWTON_SCHULZ', 'ngram_ids', 'ngram_loss', 'windows', 'held_out_loss', 'AdamW', 'Recipe', 'rate_share',
-           'clip_gradient', 'orthogonalize', 'Muon', 'qk_norm', 'new_gpt', 'optimizers', 'progress', 'train']
+           'clip_gradient', 'orthogonalize', 'Muon', 'qk_norm', 'new_gpt', 'optimizers', 'progress', 'train',
+           'plain_recipe', 'modern_recipe', 'asset', 'trained_sizes', 'trained_gpt']
 
 # %% ../transformers/training.ipynb #imports
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from torch import nn
 
 from .attention import rms_norm, simple_attention_fast
 from .check import require
-from .gpt import GPT
+from .gpt import GPT, GPTConfig
 from .next_word import require_ids
 
 # %% ../transformers/training.ipynb #ngram-ids
@@ -120,11 +122,11 @@ class Recipe:
 
     steps: int
     batch: int = 16  # windows of the text in a step
-    rate: float = 1e-3  # AdamW's peak
+    rate: float = 1e-3  # AdamW's at its peak
     matrix_rate: float = 0.0  # Muon's, for the layers' matrices; 0: AdamW
     warmup: int = 0  # steps until the peak
     final: float = 0.1  # share of the peak that is left at the end
-    betas: tuple = (0.9, 0.99)
+    betas: tuple = (0.9, 0.99)  # memory of AdamW: 10 and 100 steps
     decay: float = 0.1  # of AdamW's matrices
     clip: float = 1.0  # the longest gradient
     positions: str = "learned"  # or "rotary"
@@ -132,17 +134,13 @@ class Recipe:
 
     def __post_init__(self):
         for name in "steps", "batch":
-            size = getattr(self, name)
-            ok = type(size) is int and size > 0
-            require(ok, name, size, "a whole number above 0")
-        ok = 0 <= self.warmup < self.steps
+            size, allowed = getattr(self, name), "a whole number above 0"
+            require(type(size) is int and size > 0, name, size, allowed)
+        ok = type(self.warmup) is int and 0 <= self.warmup < self.steps
         require(ok, "warmup", self.warmup, f"from 0 to {self.steps - 1}")
-        for name in "rate", "clip":
+        for name in "rate", "clip", "matrix_rate", "decay", "final":
             value = getattr(self, name)
-            require(value > 0, name, value, "above 0")
-        for name in "matrix_rate", "decay", "final":
-            value = getattr(self, name)
-            require(value >= 0, name, value, "at least 0")
+            require(0 <= value < math.inf, name, value, "0 or more, finite")
 
 # %% ../transformers/training.ipynb #rate-share
 def rate_share(step, recipe):
@@ -263,7 +261,7 @@ def optimizers(model, recipe):
     """The recipe's optimizers for a GPT: AdamW, and Muon if it has a rate.
 
     Muon takes the matrices of the layers, AdamW the rest; vectors do not
-    decay. Each group remembers its "peak" rate.
+    decay.
     """
     layers = [p for p in model.blocks.parameters() if p.dim() == 2]
     matrices = layers if recipe.matrix_rate else []
@@ -277,8 +275,6 @@ def optimizers(model, recipe):
     made = [torch.optim.AdamW(groups, recipe.rate, **options, fused=True)]
     if matrices:
         made.append(Muon(matrices, recipe.matrix_rate, iterations=3))
-    for group in (g for optimizer in made for g in optimizer.param_groups):
-        group["peak"] = group["lr"]
     return made
 
 # %% ../transformers/training.ipynb #progress
@@ -290,27 +286,73 @@ def progress(step, recipe, loss):
         print(f"\rstep {step:,}: {loss:.2f} nats", end="", flush=True)
 
 # %% ../transformers/training.ipynb #train
-def train(model, ids, recipe, *, generator, watch=None):
+def train(model, ids, recipe, *, generator, made=None, watch=None):
     """Train a GPT on a text ids (T,). Returns the losses, nats, (steps,).
 
-    generator draws the windows. watch(step, model) is called after each
-    step, counted from 1. Raises ValueError as `windows` does.
+    generator draws the windows. made: optimizers in place of the recipe's.
+    watch(step, model) is called after each step, counted from 1.
+    Raises ValueError as `windows` does.
     """
-    made, losses = optimizers(model, recipe), torch.empty(recipe.steps)
-    parameters, context = list(model.parameters()), model.config.context
+    made = optimizers(model, recipe) if made is None else made
+    groups = [group for each in made for group in each.param_groups]
+    peaks = [group["lr"] for group in groups]
+    context, losses = model.config.context, torch.empty(recipe.steps)
     for step in range(recipe.steps):
         inputs, targets = windows(ids, recipe.batch, context, generator)
         logits = model(inputs).flatten(0, 1)  # (B T, V)
         loss = F.cross_entropy(logits, targets.flatten())
         model.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        for group, peak in zip(groups, peaks):
+            group["lr"] = peak * rate_share(step, recipe)
         for optimizer in made:
-            for group in optimizer.param_groups:
-                group["lr"] = rate_share(step, recipe) * group["peak"]
             optimizer.step()
         losses[step] = loss.detach()
-        progress(step + 1, recipe, losses[step])
+        progress(step + 1, recipe, loss)
         if watch is not None:
             watch(step + 1, model)
     return losses
+
+# %% ../transformers/training.ipynb #recipes
+def plain_recipe(steps):
+    """AdamW with warm-up, as small GPTs are usually trained."""
+    return Recipe(steps, rate=4e-3, warmup=steps // 10)
+
+
+def modern_recipe(steps):
+    """Muon for the matrices, rotary positions, normed queries and keys."""
+    rates = {"rate": 0.02, "matrix_rate": 0.03, "final": 0.0}
+    return Recipe(steps, **rates, positions="rotary", normed=True)
+
+# %% ../transformers/training.ipynb #trained-gpt
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+import fieldguide
+
+
+def asset(name):
+    """The path of a file that the stored run left: weights or a record."""
+    book = Path(fieldguide.__file__).parents[1]
+    return book / "_assets" / "king-james-gpt" / name
+
+
+def trained_sizes():
+    """The sizes of `trained_gpt`: 0.8 million parameters."""
+    return GPTConfig(65, 128, width=128, heads=4, layers=4, bias=False)
+
+
+@cache
+def trained_gpt():
+    """A GPT after a thousand steps of the modern recipe on `king_james()`.
+
+    Its ids are places in `characters(king_james())`. Its weights were stored
+    in 16 bits. Made by `_assets/king-james-gpt/make.py`.
+    """
+    start = torch.Generator().manual_seed(0)
+    model = new_gpt(trained_sizes(), modern_recipe(1000), start)
+    stored = load_file(asset("weights.safetensors"))
+    model.load_state_dict({name: w.float() for name, w in stored.items()})
+    return model.requires_grad_(False)

@@ -1,0 +1,150 @@
+"""Train the GPT that `trained_gpt` loads, record the run, and try learning rates.
+
+.venv/bin/python book/_assets/king-james-gpt/make.py        (six minutes of one core)
+
+Writes beside this file weights.safetensors, the trained weights in 16 bits; run.json
+and run.safetensors, the run at each of STEPS: losses, a sample, attention; and
+rates.json, the losses of short runs of a tiny model. Each record holds the digest of
+the cells that made it.
+"""
+
+import ast
+import hashlib
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from fieldguide import training
+from fieldguide.attention import simple_attention
+from fieldguide.data import king_james
+from fieldguide.gpt import GPT, GPTConfig, generate
+from fieldguide.next_word import characters, split_text, to_ids, to_text
+
+HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "transformers" / "training.ipynb"
+CELLS = ["windows", "held-out-loss", "recipe", "rate-share", "orthogonalize", "muon"]
+CELLS += ["qk-norm", "new-gpt", "optimizers", "train", "recipes", "trained-gpt"]
+
+STEPS = [0, 10, 20, 30, 50, 70, 100, 150, 200, 300, 400, 600, 800, 1000]
+PROMPT = "And "
+SENTENCE = "And God said, Let there be light"
+SAMPLE = 160  # characters
+
+TINY = GPTConfig(65, 32, width=32, heads=2, layers=2, bias=False)
+RATES = [10 ** (n / 2) for n in range(-7, 3)]  # 0.0003 to 10
+SHORT = training.Recipe(steps=100, final=0.0)
+
+
+def digest() -> str:
+    """SHA-256 of the cells that train, without comments and docstrings."""
+    found = hashlib.sha256()
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    sources = {cell["id"]: "".join(cell["source"]) for cell in cells}
+    for name in CELLS:
+        tree = ast.parse(sources[name])
+        for node in ast.walk(tree):
+            known = isinstance(node, (ast.FunctionDef, ast.ClassDef))
+            if known and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        found.update(ast.dump(tree).encode())
+    return found.hexdigest()
+
+
+def texts():
+    """The alphabet, the training ids and the held-out ids."""
+    text = king_james()
+    alphabet = characters(text)
+    return alphabet, *(to_ids(part, alphabet) for part in split_text(text))
+
+
+@torch.no_grad()
+def attention(model, recipe, ids):
+    """All weights of a trained GPT on ids (T,): (L, H, T, T), uint8 of 255."""
+    found = []
+
+    def watched(query, key, value, **options):
+        output, weights = simple_attention(query, key, value, **options)
+        found.append(weights)
+        return output, weights
+
+    config = replace(model.config, positions=recipe.positions)
+    twin = GPT(config, attend=training.qk_norm(watched))
+    twin.load_state_dict(model.state_dict())
+    twin(ids)
+    return (255 * torch.stack(found)).round().to(torch.uint8)
+
+
+def record_run() -> None:
+    alphabet, ids, held_out = texts()
+    prompt, sentence = (to_ids(text, alphabet) for text in (PROMPT, SENTENCE))
+    recipe = replace(training.modern_recipe(STEPS[-1]), batch=8)
+    start = torch.Generator().manual_seed(0)
+    model = training.new_gpt(training.trained_sizes(), recipe, start)
+    record = {"digest": digest(), "steps": STEPS, "sentence": SENTENCE}
+    record |= {"held_out": [], "samples": []}
+    maps = []
+
+    def watch(step, model):
+        if step not in STEPS:
+            return
+        loss = training.held_out_loss(model, held_out)
+        record["held_out"].append(round(loss, 4))
+        draws = torch.Generator().manual_seed(1)
+        sample = generate(model, prompt, SAMPLE, temperature=0.8, generator=draws)
+        record["samples"].append(to_text(sample, alphabet))
+        maps.append(attention(model, recipe, sentence))
+        print(f"\nstep {step}: {loss:.4f} {record['samples'][-1]!r}", flush=True)
+
+    watch(0, model)
+    losses = training.train(model, ids, recipe, generator=start, watch=watch)
+    record["first"] = [round(loss, 5) for loss in losses[:3].tolist()]
+    weights = {name: w.half() for name, w in model.state_dict().items()}
+    save_file(weights, HERE / "weights.safetensors")
+    save_file({"attention": torch.stack(maps)}, HERE / "run.safetensors")
+    write("run.json", record)
+
+
+def short_run(name, rate, ids):
+    """The losses of SHORT with a recipe of that name at one rate, (20,) means."""
+    recipe = replace(SHORT, rate=rate)
+    if "warm-up" in name:
+        recipe = replace(recipe, warmup=20)
+    if "Muon" in name:
+        modern = {"positions": "rotary", "normed": True}
+        recipe = replace(recipe, matrix_rate=2 * rate, **modern)
+    start = torch.Generator().manual_seed(0)
+    model = training.new_gpt(TINY, recipe, start)
+    made = None
+    if "descent" in name:
+        share = 0.9 if "momentum" in name else 0.0
+        made = [torch.optim.SGD(model.parameters(), rate, momentum=share)]
+    losses = training.train(model, ids, recipe, generator=start, made=made)
+    means = losses.view(20, -1).mean(-1).tolist()
+    return [round(loss, 3) if math.isfinite(loss) else None for loss in means]
+
+
+NAMES = ["gradient descent", "descent with momentum", "AdamW"]
+NAMES += ["AdamW, warm-up", "Muon, normed and rotary"]
+
+
+def record_rates() -> None:
+    _, ids, _ = texts()
+    runs = {name: [short_run(name, rate, ids) for rate in RATES] for name in NAMES}
+    write("rates.json", {"digest": digest(), "rates": RATES, "runs": runs})
+
+
+def write(name, record) -> None:
+    text = json.dumps(record, ensure_ascii=False, indent=1)
+    (HERE / name).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # a second thread changes the last digits
+    parts = {"rates": record_rates, "run": record_run}
+    for part in sys.argv[1:] or parts:
+        parts[part]()

@@ -85,16 +85,19 @@ def test_ids_lie_between_0_and_V(V):
     next_word.require_ids("ids", torch.arange(V), V)
     next_word.require_ids("ids", torch.tensor([], dtype=torch.long), V)
     for ids in torch.tensor([V]), torch.tensor([-1]), torch.tensor([0, V, -1]):
-        low, high = int(ids.min()), int(ids.max())
-        says = f"must be from 0 to {V - 1}, not {low} to {high}"
+        says = f"must be from 0 to {V - 1} throughout"
         refuses("ids", next_word.require_ids, "ids", ids, V, says=says)
     for ids in torch.tensor([0.0]), torch.tensor([0], dtype=torch.int32), [0], None:
         refuses("ids", next_word.require_ids, "ids", ids, V, says="of int64")
 
 
 def test_the_name_of_the_ids_is_the_callers():
-    with pytest.raises(ValueError, match=r"^targets = <Tensor"):
+    try:
         next_word.require_ids("targets", torch.tensor([9]), 3)
+    except ValueError as error:
+        assert str(error).startswith("targets = <Tensor")
+    else:
+        raise AssertionError("accepted an id that has no place")
 
 
 # The cut
@@ -223,7 +226,7 @@ def test_cross_entropy_refuses_what_does_not_fit():
     refuses("targets", loss, logits, torch.tensor([0, 3]), says="from 0 to 2")
     refuses("targets", loss, logits, torch.tensor([-1, 0]))
     refuses("targets", loss, logits, torch.tensor([0.0, 1.0]))
-    for bad in (targets[:1], targets[None], torch.tensor(0)):
+    for bad in (targets[:1], targets[None], torch.tensor([0] * 3), torch.tensor(0)):
         refuses("targets", loss, logits, bad, says="of shape (2,), not empty")
     refuses("targets", loss, logits[:0], targets[:0], says="of shape (0,), not empty")
 

@@ -26,9 +26,8 @@ def require_ids(name, ids, V):
     """ValueError unless ids is a tensor of int64, each from 0 to V - 1."""
     ok = torch.is_tensor(ids) and ids.dtype == torch.long
     require(ok, name, ids, "a tensor of int64")
-    low, high = ids.aminmax() if ids.numel() else (0, 0)
-    allowed = f"from 0 to {V - 1}, not {int(low)} to {int(high)}"
-    require(low >= 0 and high < V, name, ids, allowed)
+    inside = ((ids >= 0) & (ids < V)).all()
+    require(inside, name, ids, f"from 0 to {V - 1} throughout")
 
 
 def bigram_counts(ids, V):
@@ -81,8 +80,8 @@ def perplexity(loss):
     loss in nats, a number or a tensor of one element, at least 0; infinity
     gives infinity. Returns a float; raises ValueError for other losses.
     """
-    nats = torch.as_tensor(loss, dtype=torch.double).detach()
-    ok = nats.numel() == 1 and bool((nats >= 0).all())
+    nats = torch.as_tensor(loss, dtype=torch.double)
+    ok = nats.numel() == 1 and nats >= 0
     require(ok, "loss", loss, "one number of nats, at least 0")
     return nats.exp().item()
 
@@ -96,7 +95,7 @@ def softmax(logits):
     ok = torch.is_tensor(logits) and logits.is_floating_point()
     ok = ok and logits.dim() > 0 and logits.size(-1) > 0
     require(ok, "logits", logits, "a float tensor (..., V), V > 0")
-    top = logits.detach().amax(-1, keepdim=True)  # (..., 1)
+    top = logits.amax(-1, keepdim=True)  # (..., 1)
     finite = top.isfinite().all()
     require(finite, "logits", logits, "finite at the top of each row")
     powers = (logits - top).exp()  # (..., V): none above 1

@@ -20,14 +20,15 @@ from pathlib import Path
 
 from rivals.measure import Absent, Row, machine, spread
 
-GROUPS = ["attention", "slider", "embed", "heads", "page"]  # modules of rivals/
+# modules of rivals/
+GROUPS = ["attention", "training", "decode", "slider", "embed", "heads", "page"]
 COLUMNS = "  {:<28}{:>10}  {:<45}{:>10}  {:>5} {:>6} {:>5}  {:>12}  {}"
 
 HEADS = "what", "ours", "rival", "theirs", "min", "median", "max", "goal", ""
 
 
 def amount(value: float, unit: str) -> str:
-    if unit not in ("ms", "kB"):
+    if unit not in ("ms", "s", "kB"):
         return f"{value:,.0f}"
     return f"{value:,.{1 if value < 100 else 0}f} {unit}"
 

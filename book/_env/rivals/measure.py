@@ -25,8 +25,8 @@ class Goal:
     def __str__(self) -> str:
         # 1/20 of a rival's time reads better than 0.05 of it
         if self.of == "ratio" and self.limit <= 0.5:
-            return f"1/{1 / self.limit:g}"
-        return f"{self.limit:,g}"
+            return f"1/{1 / self.limit:.3g}"
+        return f"{self.limit:,.4g}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Row:
     """
 
     what: str
-    unit: str  # "ms", "kB" or a plural noun
+    unit: str  # "ms", "s", "kB" or a plural noun
     ours: list[float]
     rival: str
     theirs: list[float] | Absent | None
@@ -67,7 +67,7 @@ class Row:
         value = statistics.median(values)
         if value <= self.goal.limit:
             return "met"
-        if self.unit == "ms" and value <= SLACK * self.goal.limit:
+        if self.unit in ("ms", "s") and value <= SLACK * self.goal.limit:
             return "within 15 %"
         return "missed"
 

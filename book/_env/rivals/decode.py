@@ -1,0 +1,218 @@
+"""One token after another: the reader's cached model beside other libraries'.
+
+The two small models are Llamas of nanoGPT's two sizes with random weights, the same
+on both sides; the large one is SmolLM2 from its file. A rival of another
+architecture (llms-from-scratch, a GPT-2 with a cache) has the same sizes. Each makes
+the same number of tokens, greedily, and the tokens of the same weights are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rivals.measure import (
+    Absent,
+    Goal,
+    Row,
+    alternate,
+    attempt,
+    own,
+    processor_ms,
+    versioned,
+)
+
+TITLE = "Cached generation: processor time a token"
+TOKENS = 128
+ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Size:
+    name: str
+    width: int
+    layers: int
+    heads: int
+    hidden: int  # of SwiGLU: as many parameters as GPT-2's network, about
+    goal: float  # of the time that transformers takes
+
+
+SIZES = [
+    Size("0.8 M", 128, 4, 4, 352, 1 / 3),
+    Size("10.7 M", 384, 6, 6, 1024, 1 / 1.7),
+]
+VOCAB, CONTEXT = 65, 256
+SMOLLM2_GOAL = 1 / 1.3
+LIMIT_GOAL = 1 / 0.65  # 65 % of what the matrices alone would reach
+PROMPT = "The most useful thing about a notebook is that"
+
+
+def ours(model) -> Callable[[list[int]], list[int]]:
+    from fieldguide.real_model import complete
+
+    return partial(complete, model, count=TOKENS)
+
+
+def matrices(model: nn.Module) -> Callable[[], None]:
+    """Every matrix of a model against one vector: what no decoder can undercut."""
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
+    weights.append(model.embedding.weight)
+    pairs = [(weight, torch.randn(1, weight.size(1))) for weight in weights]
+
+    @torch.inference_mode()
+    def multiply() -> None:
+        for _ in range(TOKENS):
+            for weight, x in pairs:
+                F.linear(x, weight)
+
+    return multiply
+
+
+def transformers_llama(model) -> nn.Module:
+    """The same weights in transformers' class."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    c = model.config
+    theirs = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=c.vocab,
+            hidden_size=c.width,
+            intermediate_size=c.hidden,
+            num_hidden_layers=c.layers,
+            num_attention_heads=c.heads,
+            num_key_value_heads=c.kv_heads,
+            max_position_embeddings=c.context,
+            rms_norm_eps=c.eps,
+            rope_parameters={"rope_type": "default", "rope_theta": c.base},
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    ).eval()
+
+    def halves(weight: torch.Tensor) -> torch.Tensor:
+        """Rows of a pair (2i, 2i + 1) of a head to (i, i + K / 2)."""
+        pairs = weight.unflatten(0, (-1, c.head_width // 2, 2))
+        return pairs.transpose(1, 2).flatten(0, 2)
+
+    own_weights, new = model.state_dict(), {}
+    new["model.embed_tokens.weight"] = own_weights["embedding.weight"]
+    new["lm_head.weight"] = own_weights["embedding.weight"]
+    new["model.norm.weight"] = own_weights["norm.weight"]
+    places = {
+        "attention_norm": "input_layernorm",
+        "mlp_norm": "post_attention_layernorm",
+        "attention.query": "self_attn.q_proj",
+        "attention.key": "self_attn.k_proj",
+        "attention.value": "self_attn.v_proj",
+        "attention.output": "self_attn.o_proj",
+        "mlp.gate": "mlp.gate_proj",
+        "mlp.up": "mlp.up_proj",
+        "mlp.down": "mlp.down_proj",
+    }
+    for layer in range(c.layers):
+        for mine, name in places.items():
+            weight = own_weights[f"blocks.{layer}.{mine}.weight"]
+            turned = mine in ("attention.query", "attention.key")
+            weight = halves(weight) if turned else weight
+            new[f"model.layers.{layer}.{name}.weight"] = weight
+    theirs.load_state_dict(new)
+    return theirs
+
+
+def generator(model: nn.Module) -> Callable[[list[int]], list[int]]:
+    """transformers' own greedy generation."""
+    fixed = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
+
+    @torch.inference_mode()
+    def run(ids: list[int]) -> list[int]:
+        prompt = torch.tensor([ids])
+        seen = torch.ones_like(prompt)
+        made = model.generate(prompt, attention_mask=seen, use_cache=True, **fixed)
+        return made[0, len(ids) :].tolist()
+
+    return run
+
+
+def llms_from_scratch(size: Size) -> Callable[[list[int]], list[int]]:
+    from llms_from_scratch.kv_cache.generate import generate_text_simple
+    from llms_from_scratch.kv_cache.gpt2 import GPTModel
+
+    sizes = {"vocab_size": VOCAB, "context_length": CONTEXT, "emb_dim": size.width}
+    sizes |= {"n_heads": size.heads, "n_layers": size.layers}
+    model = GPTModel({**sizes, "drop_rate": 0.0, "qkv_bias": False}).eval()
+    model.cfg = sizes  # its own generation asks for it
+
+    def run(ids: list[int]) -> list[int]:
+        made = generate_text_simple(model, torch.tensor([ids]), TOKENS, CONTEXT)
+        return made[0, len(ids) :].tolist()
+
+    return run
+
+
+def timed(sides: dict, ids: list[int], limit: Callable[[], None]) -> dict:
+    """Milliseconds a token of each side, in turn."""
+    runs = {
+        name: side if isinstance(side, Absent) else processor_ms(partial(side, ids), 1)
+        for name, side in sides.items()
+    }
+    took = alternate({**runs, "limit": processor_ms(limit, 1)}, rounds=ROUNDS)
+    return {
+        name: t if isinstance(t, Absent) else [ms / TOKENS for ms in t]
+        for name, t in took.items()
+    }
+
+
+def small(size: Size) -> Iterator[Row]:
+    from fieldguide.real_model import Llama, LlamaConfig
+
+    torch.manual_seed(0)
+    heads = {"heads": size.heads, "kv_heads": size.heads}
+    sizes = {"vocab": VOCAB, "context": CONTEXT, "width": size.width}
+    sizes |= {"layers": size.layers, "hidden": size.hidden}
+    config = LlamaConfig(**sizes, **heads, eps=1e-5, base=10_000.0)
+    model = Llama(config).requires_grad_(False).eval()
+    ids = torch.randint(VOCAB, (16,)).tolist()
+    theirs = attempt(transformers_llama, model)
+    sides = {
+        "ours": ours(model),
+        "transformers": theirs if isinstance(theirs, Absent) else generator(theirs),
+        "teacher": attempt(llms_from_scratch, size),
+    }
+    if not isinstance(theirs, Absent):
+        agree(sides["ours"](ids), sides["transformers"](ids))
+    took = timed(sides, ids, matrices(model))
+    row = partial(Row, f"{size.name}, a token", "ms", own(took["ours"]))
+    goal = Goal(size.goal, "ratio")
+    yield row(versioned("transformers"), took["transformers"], goal)
+    yield row(versioned("llms-from-scratch"), took["teacher"])
+    yield row("its matrices alone", took["limit"], Goal(LIMIT_GOAL, "ratio"))
+
+
+def agree(mine: list[int], theirs: list[int]) -> None:
+    if mine != theirs:
+        raise RuntimeError(f"another text: {mine[:8]} ..., not {theirs[:8]} ...")
+
+
+def rows() -> Iterator[Row]:
+    from fieldguide.data import smollm2_tokenizer
+    from fieldguide.real_model import load_smollm2
+
+    torch.set_num_threads(1)
+    for size in SIZES:
+        yield from small(size)
+
+    model, ids = load_smollm2(), smollm2_tokenizer().encode(PROMPT)
+    sides = {"ours": ours(model), "transformers": generator(transformers_llama(model))}
+    agree(sides["ours"](ids), sides["transformers"](ids))
+    took = timed(sides, ids, matrices(model))
+    row = partial(Row, "SmolLM2, a token", "ms", own(took["ours"]))
+    goal = Goal(SMOLLM2_GOAL, "ratio")
+    yield row(versioned("transformers"), took["transformers"], goal)
+    yield row("its matrices alone", took["limit"], Goal(LIMIT_GOAL, "ratio"))

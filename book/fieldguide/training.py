@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['NEWTON_SCHULZ', 'ngram_ids', 'ngram_loss', 'windows', 'held_out_loss', 'AdamW', 'Recipe', 'rate_share',
-           'clip_gradient', 'orthogonalize', 'Muon', 'qk_norm', 'new_gpt', 'optimizers', 'progress', 'train',
-           'plain_recipe', 'modern_recipe', 'asset', 'trained_sizes', 'trained_gpt']
+           'plain_recipe', 'modern_recipe', 'clip_gradient', 'optimizers', 'new_gpt', 'progress', 'train', 'asset',
+           'orthogonalize', 'Muon', 'qk_norm', 'trained_sizes', 'trained_gpt']
 
 # %% ../transformers/training.ipynb #imports
 import math
@@ -155,6 +155,17 @@ def rate_share(step, recipe):
     falling = (1 + math.cos(math.pi * done)) / 2  # 1 to 0
     return recipe.final + (1 - recipe.final) * falling
 
+# %% ../transformers/training.ipynb #recipes
+def plain_recipe(steps, rate=1e-3):
+    """AdamW with warm-up, as small GPTs are usually trained."""
+    return Recipe(steps, rate=rate, warmup=steps // 20)
+
+
+def modern_recipe(steps):
+    """Muon for the matrices, rotary positions, normed queries and keys."""
+    rates = {"rate": 0.02, "matrix_rate": 0.03, "final": 0.0}
+    return Recipe(steps, **rates, positions="rotary", normed=True)
+
 # %% ../transformers/training.ipynb #clip
 @torch.no_grad()
 def clip_gradient(parameters, longest):
@@ -169,6 +180,83 @@ def clip_gradient(parameters, longest):
     for grad in grads:
         grad.mul_((longest / length).clamp(max=1))
     return length
+
+# %% ../transformers/training.ipynb #optimizers
+def optimizers(model, recipe):
+    """The recipe's optimizers for a GPT: AdamW, and Muon if it has a rate.
+
+    Muon takes the matrices of the layers, AdamW the rest; vectors do not
+    decay.
+    """
+    layers = [p for p in model.blocks.parameters() if p.dim() == 2]
+    matrices = layers if recipe.matrix_rate else []
+    taken = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in taken]
+    groups = [
+        {"params": [p for p in rest if p.dim() > 1]},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    options = {"betas": recipe.betas, "weight_decay": recipe.decay}
+    made = [torch.optim.AdamW(groups, recipe.rate, **options, fused=True)]
+    if matrices:
+        made.append(Muon(matrices, recipe.matrix_rate, iterations=3))
+    return made
+
+# %% ../transformers/training.ipynb #new-gpt
+def new_gpt(config, recipe, generator):
+    """A GPT of these sizes with the recipe's positions and attention."""
+    fast = simple_attention_fast
+    attend = qk_norm(fast) if recipe.normed else fast
+    config = replace(config, positions=recipe.positions)
+    return GPT(config, attend=attend, generator=generator)
+
+# %% ../transformers/training.ipynb #progress
+def progress(step, recipe, loss):
+    """Rewrite one line with the loss; the last step's line has no number."""
+    if step == recipe.steps:
+        print(f"\r{step:,} steps of {recipe.batch} windows are done.")
+    elif step % 20 == 0:
+        print(f"\rstep {step:,}: {loss:.2f} nats", end="", flush=True)
+
+# %% ../transformers/training.ipynb #train
+def train(model, ids, recipe, *, generator, made=None, watch=None):
+    """Train a GPT on a text ids (T,). Returns the losses, nats, (steps,).
+
+    generator draws the windows. made: optimizers in place of the recipe's.
+    watch(step, model) is called after each step, counted from 1.
+    Raises ValueError as `windows` does.
+    """
+    made = optimizers(model, recipe) if made is None else made
+    groups = [group for each in made for group in each.param_groups]
+    peaks = [group["lr"] for group in groups]
+    context, losses = model.config.context, torch.empty(recipe.steps)
+    for step in range(recipe.steps):
+        inputs, targets = windows(ids, recipe.batch, context, generator)
+        logits = model(inputs).flatten(0, 1)  # (B T, V)
+        loss = F.cross_entropy(logits, targets.flatten())
+        model.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        for group, peak in zip(groups, peaks):
+            group["lr"] = peak * rate_share(step, recipe)
+        for optimizer in made:
+            optimizer.step()
+        losses[step] = loss.detach()
+        progress(step + 1, recipe, loss)
+        if watch is not None:
+            watch(step + 1, model)
+    return losses
+
+# %% ../transformers/training.ipynb #asset
+from pathlib import Path
+
+import fieldguide
+
+
+def asset(name):
+    """The path of what a stored run left: weights, or a record of it."""
+    book = Path(fieldguide.__file__).parents[1]
+    return book / "_assets" / "king-james-gpt" / name
 
 # %% ../transformers/training.ipynb #orthogonalize
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's, steep at 0
@@ -248,95 +336,8 @@ def qk_norm(attend, eps=1e-6):
 
     return attend_normed
 
-# %% ../transformers/training.ipynb #new-gpt
-def new_gpt(config, recipe, generator):
-    """A GPT of these sizes with the recipe's positions and attention."""
-    fast = simple_attention_fast
-    attend = qk_norm(fast) if recipe.normed else fast
-    config = replace(config, positions=recipe.positions)
-    return GPT(config, attend=attend, generator=generator)
-
-# %% ../transformers/training.ipynb #optimizers
-def optimizers(model, recipe):
-    """The recipe's optimizers for a GPT: AdamW, and Muon if it has a rate.
-
-    Muon takes the matrices of the layers, AdamW the rest; vectors do not
-    decay.
-    """
-    layers = [p for p in model.blocks.parameters() if p.dim() == 2]
-    matrices = layers if recipe.matrix_rate else []
-    taken = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in taken]
-    groups = [
-        {"params": [p for p in rest if p.dim() > 1]},
-        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    options = {"betas": recipe.betas, "weight_decay": recipe.decay}
-    made = [torch.optim.AdamW(groups, recipe.rate, **options, fused=True)]
-    if matrices:
-        made.append(Muon(matrices, recipe.matrix_rate, iterations=3))
-    return made
-
-# %% ../transformers/training.ipynb #progress
-def progress(step, recipe, loss):
-    """Rewrite one line with the loss; the last step's line has no number."""
-    if step == recipe.steps:
-        print(f"\r{step:,} steps of {recipe.batch} windows are done.")
-    elif step % 20 == 0:
-        print(f"\rstep {step:,}: {loss:.2f} nats", end="", flush=True)
-
-# %% ../transformers/training.ipynb #train
-def train(model, ids, recipe, *, generator, made=None, watch=None):
-    """Train a GPT on a text ids (T,). Returns the losses, nats, (steps,).
-
-    generator draws the windows. made: optimizers in place of the recipe's.
-    watch(step, model) is called after each step, counted from 1.
-    Raises ValueError as `windows` does.
-    """
-    made = optimizers(model, recipe) if made is None else made
-    groups = [group for each in made for group in each.param_groups]
-    peaks = [group["lr"] for group in groups]
-    context, losses = model.config.context, torch.empty(recipe.steps)
-    for step in range(recipe.steps):
-        inputs, targets = windows(ids, recipe.batch, context, generator)
-        logits = model(inputs).flatten(0, 1)  # (B T, V)
-        loss = F.cross_entropy(logits, targets.flatten())
-        model.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        for group, peak in zip(groups, peaks):
-            group["lr"] = peak * rate_share(step, recipe)
-        for optimizer in made:
-            optimizer.step()
-        losses[step] = loss.detach()
-        progress(step + 1, recipe, loss)
-        if watch is not None:
-            watch(step + 1, model)
-    return losses
-
-# %% ../transformers/training.ipynb #recipes
-def plain_recipe(steps):
-    """AdamW with warm-up, as small GPTs are usually trained."""
-    return Recipe(steps, rate=4e-3, warmup=steps // 10)
-
-
-def modern_recipe(steps):
-    """Muon for the matrices, rotary positions, normed queries and keys."""
-    rates = {"rate": 0.02, "matrix_rate": 0.03, "final": 0.0}
-    return Recipe(steps, **rates, positions="rotary", normed=True)
-
 # %% ../transformers/training.ipynb #trained-gpt
-from pathlib import Path
-
 from safetensors.torch import load_file
-
-import fieldguide
-
-
-def asset(name):
-    """The path of a file that the stored run left: weights or a record."""
-    book = Path(fieldguide.__file__).parents[1]
-    return book / "_assets" / "king-james-gpt" / name
 
 
 def trained_sizes():
@@ -346,13 +347,13 @@ def trained_sizes():
 
 @cache
 def trained_gpt():
-    """A GPT after a thousand steps of the modern recipe on `king_james()`.
+    """A GPT after two thousand steps of the modern recipe on `king_james()`.
 
     Its ids are places in `characters(king_james())`. Its weights were stored
     in 16 bits. Made by `_assets/king-james-gpt/make.py`.
     """
     start = torch.Generator().manual_seed(0)
-    model = new_gpt(trained_sizes(), modern_recipe(1000), start)
+    model = new_gpt(trained_sizes(), modern_recipe(2000), start)
     stored = load_file(asset("weights.safetensors"))
     model.load_state_dict({name: w.float() for name, w in stored.items()})
     return model.requires_grad_(False)

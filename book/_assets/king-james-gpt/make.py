@@ -5,7 +5,7 @@
 Writes beside this file weights.safetensors, the trained weights in 16 bits; run.json
 and run.safetensors, the run at each of STEPS: losses, a sample, attention; and
 rates.json, the losses of short runs of a tiny model. Each record holds the digest of
-the cells that made it.
+the code that made it.
 """
 
 import ast
@@ -27,10 +27,11 @@ from fieldguide.next_word import characters, split_text, to_ids, to_text
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "transformers" / "training.ipynb"
-CELLS = ["windows", "held-out-loss", "recipe", "rate-share", "orthogonalize", "muon"]
-CELLS += ["qk-norm", "new-gpt", "optimizers", "train", "recipes", "trained-gpt"]
+MADE_BY = ["windows", "held_out_loss", "Recipe", "rate_share", "NEWTON_SCHULZ"]
+MADE_BY += ["orthogonalize", "Muon", "qk_norm", "new_gpt", "optimizers", "train"]
+MADE_BY += ["modern_recipe", "trained_sizes"]
 
-STEPS = [0, 10, 20, 30, 50, 70, 100, 150, 200, 300, 400, 600, 800, 1000]
+STEPS = [0, 10, 20, 30, 50, 70, 100, 150, 200, 300, 500, 800, 1200, 2000]
 PROMPT = "And "
 SENTENCE = "And God said, Let there be light"
 SAMPLE = 160  # characters
@@ -41,18 +42,27 @@ SHORT = training.Recipe(steps=100, final=0.0)
 
 
 def digest() -> str:
-    """SHA-256 of the cells that train, without comments and docstrings."""
-    found = hashlib.sha256()
+    """SHA-256 of the definitions that train, without comments and docstrings."""
+    found = {}
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    sources = {cell["id"]: "".join(cell["source"]) for cell in cells}
-    for name in CELLS:
-        tree = ast.parse(sources[name])
-        for node in ast.walk(tree):
-            known = isinstance(node, (ast.FunctionDef, ast.ClassDef))
-            if known and ast.get_docstring(node) is not None:
-                node.body = node.body[1:]
-        found.update(ast.dump(tree).encode())
-    return found.hexdigest()
+    for cell in cells:
+        source = "".join(cell["source"])
+        if not source.startswith("#| export"):
+            continue
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.Assign):
+                found[node.targets[0].id] = ast.dump(node)
+            elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                found[node.name] = ast.dump(without_docstrings(node))
+    return hashlib.sha256("".join(found[n] for n in MADE_BY).encode()).hexdigest()
+
+
+def without_docstrings(tree):
+    for node in ast.walk(tree):
+        known = isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        if known and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return tree
 
 
 def texts():

@@ -1,0 +1,758 @@
+"""The cells of transformers/training against torch, loops in Python and arithmetic.
+
+The module is imported whole and its functions are looked up at each call, so that
+a check can swap a damaged cell in and see these tests fail.
+"""
+
+import collections
+import contextlib
+import functools
+import importlib.util
+import inspect
+import io
+import json
+import math
+import types
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import hypothesis.strategies as st
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from torch import nn
+from torch.optim import _muon
+from torch.utils.flop_counter import FlopCounterMode
+
+from fieldguide import attention, check, data, gpt, next_word, training
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "book" / "transformers" / "training.ipynb"
+MAKE = ROOT / "book" / "_assets" / "king-james-gpt" / "make.py"
+TINY = gpt.GPTConfig(7, 4, width=8, heads=2, layers=2, bias=False)
+
+quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+seeds = st.integers(0, 10_000)
+sizes = st.integers(1, 6)
+
+
+def close(actual, expected, tolerance=1e-12):
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def random(*shape, seed=0, dtype=torch.double):
+    return torch.randn(shape, generator=generator(seed), dtype=dtype)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def some_ids(length=60, V=7, seed=0):
+    return torch.randint(V, (length,), generator=generator(seed))
+
+
+def refuses(name, function, *arguments, shown=None, **options):
+    """The call raises a ValueError that names the argument and shows its value."""
+    given = inspect.signature(function).bind(*arguments, **options).arguments
+    shown = check.shown(given[name]) if shown is None else shown
+    try:
+        function(*arguments, **options)
+    except ValueError as error:
+        assert str(error).startswith(f"{name} = {shown}"), error
+    else:
+        raise AssertionError(f"{function.__name__} accepted a bad {name}")
+
+
+# Counting
+
+
+@quick
+@given(seed=seeds, n=st.integers(1, 4), V=st.integers(2, 7))
+def test_ngram_ids_number_the_runs(seed, n, V):
+    ids = some_ids(12, V, seed)
+    runs = [ids[i : i + n].tolist() for i in range(len(ids) - n + 1)]
+    right = [functools.reduce(lambda a, b: V * a + b, run) for run in runs]
+    assert training.ngram_ids(ids, n, V).tolist() == right
+
+
+def counted_loss(train, ids, n, V, prior):
+    """The same model with dictionaries, one character at a time."""
+    found = collections.Counter()
+    for order in range(1, n + 1):
+        for i in range(len(train) - order + 1):
+            found[tuple(train[i : i + order])] += 1
+    totals = collections.Counter()
+    for run, count in found.items():
+        totals[run[:-1]] += count if len(run) else 0
+    total = 0
+    for i in range(n - 1, len(ids)):
+        chance = 1 / V
+        for order in range(1, n + 1):
+            run = tuple(ids[i - order + 1 : i + 1])
+            seen = sum(c for r, c in found.items() if r[:-1] == run[:-1])
+            chance = (found[run] + prior * chance) / (seen + prior)
+        total -= math.log(chance)
+    return total / (len(ids) - n + 1)
+
+
+@quick
+@given(
+    seed=seeds,
+    n=st.integers(1, 4),
+    V=st.integers(2, 4),
+    prior=st.sampled_from([0.5, 1.0, 3.0]),
+)
+def test_ngram_loss_is_counting(seed, n, V, prior):
+    train, ids = some_ids(30, V, seed), some_ids(9, V, seed + 1)
+    found = training.ngram_loss(train, ids, n, V, prior)
+    right = counted_loss(train.tolist(), ids.tolist(), n, V, prior)
+    assert isinstance(found, float) and math.isclose(found, right)
+
+
+def test_ngram_loss_counts_one_imaginary_character():
+    ids = some_ids()
+    assert training.ngram_loss(ids, ids, 2, 7) == training.ngram_loss(ids, ids, 2, 7, 1)
+    last = training.ngram_loss(ids, ids[:3], 3, 7)  # one place is enough
+    assert last > 0
+
+
+def test_counting_refuses_bad_input():
+    ids = some_ids(4)
+    for n in 0, 5, 2.0, True:
+        refuses("n", training.ngram_ids, ids, n, 7)
+    assert len(training.ngram_ids(ids, 4, 7)) == 1
+    refuses("ids", training.ngram_ids, ids[:3], 4, 7)
+    refuses("ids", training.ngram_ids, ids, 2, int(ids.max()))
+    refuses("ids", training.ngram_ids, ids.float(), 2, 7)
+    refuses("ids", training.ngram_ids, ids.view(2, 2), 2, 7)
+    for prior in 0, -1:
+        refuses("prior", training.ngram_loss, ids, ids, 2, 7, prior)
+
+
+# Batches and the held-out loss
+
+
+@quick
+@given(seed=seeds, batch=sizes, context=sizes)
+def test_windows_are_pieces_of_the_text(seed, batch, context):
+    ids = torch.arange(9)
+    inputs, targets = training.windows(ids, batch, context, generator(seed))
+    assert inputs.shape == targets.shape == (batch, context)
+    assert torch.equal(inputs + 1, targets)
+    assert torch.equal(inputs.diff(dim=1), torch.ones(batch, context - 1))
+
+
+def test_windows_begin_everywhere():
+    inputs, targets = training.windows(torch.arange(6), 200, 3, generator())
+    assert inputs[:, 0].unique().tolist() == [0, 1, 2]
+    assert targets.max() == 5
+    again, _ = training.windows(torch.arange(6), 200, 3, generator())
+    assert torch.equal(inputs, again)
+    training.windows(torch.arange(4), 1, 3, generator())
+    for ids, context in (torch.arange(3), 3), (torch.arange(3), 0):
+        refuses("ids", training.windows, ids, 1, context, generator())
+    refuses("ids", training.windows, torch.zeros(9, 9).long(), 1, 3, generator())
+
+
+def test_held_out_loss_is_the_mean_over_even_windows():
+    model, ids = gpt.GPT(TINY, generator=generator()), some_ids(30)
+    seen = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    found = training.held_out_loss(model, ids, pieces=3)
+    rows = [ids[i : i + 4] for i in (0, 12, 25)]
+    assert torch.equal(seen[0], torch.stack(rows))
+    logits = model(torch.stack(rows))
+    targets = torch.stack([ids[i + 1 : i + 5] for i in (0, 12, 25)])
+    right = F.cross_entropy(logits.flatten(0, 1), targets.flatten()).item()
+    assert isinstance(found, float) and math.isclose(found, right, rel_tol=1e-6)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_held_out_loss_takes_128_windows_of_a_text_that_is_long_enough():
+    model, seen = gpt.GPT(TINY, generator=generator()), []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    training.held_out_loss(model, some_ids(5))
+    assert seen[0].shape == (128, 4)
+    refuses("ids", training.held_out_loss, model, some_ids(4))
+
+
+# Optimizers
+
+
+def stepped(make, start, gradients):
+    """The parameters after the optimizer has been given those gradients."""
+    parameters = [p.clone().requires_grad_() for p in start]
+    optimizer = make(parameters)
+    for each in gradients:
+        for p, grad in zip(parameters, each, strict=True):
+            p.grad = grad.clone()
+        optimizer.step()
+    return [p.detach() for p in parameters]
+
+
+def problem(shapes, seed, steps=5):
+    start = [random(*shape, seed=seed + i) for i, shape in enumerate(shapes)]
+    gradients = [
+        [random(*shape, seed=seed + 7 * step + i) for i, shape in enumerate(shapes)]
+        for step in range(1, steps)
+    ]
+    return start, gradients
+
+
+@quick
+@given(
+    seed=seeds,
+    lr=st.sampled_from([0.0, 1e-3, 0.5]),
+    betas=st.sampled_from([(0.9, 0.99), (0.0, 0.5), (0.3, 0.0)]),
+    decay=st.sampled_from([0.0, 0.1]),
+    eps=st.sampled_from([1e-8, 0.1]),
+)
+def test_adamw_is_torchs(seed, lr, betas, decay, eps):
+    start, gradients = problem([(3,), (2, 4)], seed)
+    kind = {"lr": lr, "betas": betas, "eps": eps}
+
+    def ours(ps):
+        return training.AdamW(iter(ps), decay=decay, **kind)
+
+    def theirs(ps):
+        return torch.optim.AdamW(ps, weight_decay=decay, **kind)
+
+    for a, b in zip(
+        *(stepped(m, start, gradients) for m in (ours, theirs)), strict=True
+    ):
+        close(a, b)
+
+
+def test_adamw_has_torchs_defaults():
+    start, gradients = problem([(3,), (2, 4)], 0)
+    start, gradients = start, [[1e-8 * g for g in each] for each in gradients]
+    ours = stepped(training.AdamW, start, gradients)
+    for a, b in zip(ours, stepped(torch.optim.AdamW, start, gradients), strict=True):
+        close(a, b)
+
+
+def test_adamw_refuses_bad_input():
+    refuses("lr", training.AdamW, [], lr=-1)
+    refuses("decay", training.AdamW, [], decay=-1)
+    for betas in (1.0, 0.9), (0.9, 1.0), (-0.1, 0.9):
+        refuses("betas", training.AdamW, [], betas=betas)
+    training.AdamW([], lr=0, decay=0, betas=(0, 0))
+
+
+@quick
+@given(seed=seeds, longest=st.sampled_from([0.1, 1.0, 100.0]))
+def test_clipping_is_torchs(seed, longest):
+    ours = [random(*shape, seed=seed) for shape in ((3,), (2, 4))]
+    for p, grad in zip(ours, problem([(3,), (2, 4)], seed, 2)[1][0], strict=True):
+        p.grad = grad
+    theirs = [p.clone() for p in ours]
+    for p, q in zip(ours, theirs, strict=True):
+        q.grad = p.grad.clone()
+    no_gradient = torch.zeros(2)
+    length = training.clip_gradient([*ours, no_gradient], longest)
+    close(length, nn.utils.clip_grad_norm_(theirs, longest))
+    for p, q in zip(ours, theirs, strict=True):
+        close(p.grad, q.grad, 1e-5)  # torch adds 1e-6 to the length
+    for bad in 0, -1:
+        refuses("longest", training.clip_gradient, ours, bad)
+
+
+def test_clipping_shortens_exactly_and_only_what_is_too_long():
+    for scale, right in (1, 1.0), (0.1, 0.5):
+        p = torch.zeros(2, dtype=torch.double)
+        p.grad = scale * torch.tensor([3.0, 4.0], dtype=torch.double)
+        assert training.clip_gradient(iter([p]), 1.0) == 5 * scale
+        close(p.grad.norm().item(), right)
+
+
+wide = mock.patch.object(torch.Tensor, "bfloat16", lambda x: x.clone())
+
+
+@quick
+@given(seed=seeds, shape=st.tuples(sizes, sizes), iterations=st.integers(0, 5))
+def test_orthogonalize_is_torchs(seed, shape, iterations):
+    matrix = random(*shape, seed=seed)
+    kept = matrix.clone()
+    numbers = (3.4445, -4.7750, 2.0315)
+    with wide:
+        right = _muon._zeropower_via_newtonschulz(matrix, numbers, iterations, 1e-7)
+    found = training.orthogonalize(matrix, iterations, torch.double)
+    close(found, right, 1e-9)
+    assert torch.equal(matrix, kept)
+    batch = torch.stack([matrix, 2 * matrix]).unsqueeze(0)
+    both = training.orthogonalize(batch, iterations, torch.double)
+    close(both, right.expand(1, 2, *shape), 1e-9)
+
+
+def test_orthogonalize_counts_five_rounds_in_32_bits():
+    matrix = random(4, 3)
+    found = training.orthogonalize(matrix)
+    assert found.dtype == torch.float32
+    close(found, training.orthogonalize(matrix, 5, torch.float32), 0)
+    assert training.orthogonalize(matrix, dtype=torch.bfloat16).dtype == torch.bfloat16
+    zero = training.orthogonalize(torch.zeros(2, 3))
+    assert torch.equal(zero, torch.zeros(2, 3))
+    small = training.orthogonalize(1e-7 * torch.eye(1), 0)
+    close(small, torch.ones(1, 1), 1e-5)
+    refuses("matrix", training.orthogonalize, torch.ones(3))
+
+
+def test_orthogonalize_brings_singular_values_near_1():
+    for shape in (8, 8), (20, 5), (5, 20):
+        values = torch.linalg.svdvals(training.orthogonalize(random(*shape)))
+        assert values.min() > 0.3 and values.max() < 1.3
+
+
+def test_orthogonalize_multiplies_on_the_smaller_side():
+    """A tall matrix is turned first: no product is larger than it must be."""
+    for shape in (50, 2), (2, 50):
+        matrix = random(*shape, dtype=torch.float32)
+        with FlopCounterMode(display=False) as counter:
+            training.orthogonalize(matrix, 1)
+        assert counter.get_total_flops() == 2 * (2 * 2 * 50 + 2 * 2 * 2 + 2 * 2 * 50)
+
+
+@quick
+@given(
+    seed=seeds,
+    lr=st.sampled_from([0.0, 0.02, 0.5]),
+    momentum=st.sampled_from([0.0, 0.6, 0.95]),
+    decay=st.sampled_from([0.0, 0.1]),
+    iterations=st.integers(1, 5),
+)
+def test_muon_is_torchs(seed, lr, momentum, decay, iterations):
+    start, gradients = problem([(3, 3), (2, 4), (5, 2), (3, 3)], seed)
+    start = [p.float() for p in start]
+    gradients = [[g.float() for g in each] for each in gradients]
+    kind = {"lr": lr, "momentum": momentum}
+
+    def ours(ps):
+        return training.Muon(iter(ps), decay=decay, iterations=iterations, **kind)
+
+    def theirs(ps):
+        rest = {"weight_decay": decay, "ns_steps": iterations}
+        return torch.optim.Muon(ps, **rest, **kind)
+
+    with wide:
+        right = stepped(theirs, start, gradients)
+    for a, b in zip(stepped(ours, start, gradients), right, strict=True):
+        close(a, b, 2e-4)
+
+
+def test_muon_has_its_defaults():
+    start, gradients = problem([(3, 3)], 0)
+    kind = {"lr": 0.02, "momentum": 0.95, "decay": 0.0, "iterations": 5}
+
+    def explicit(ps):
+        return training.Muon(ps, **kind)
+
+    start = [p.float() for p in start]
+    gradients = [[g.float() for g in each] for each in gradients]
+    found = stepped(training.Muon, start, gradients)
+    assert torch.equal(found[0], stepped(explicit, start, gradients)[0])
+
+
+def test_muon_puts_matrices_of_one_shape_together():
+    ps = [torch.zeros(shape) for shape in ((3, 3), (2, 4), (3, 3))]
+    groups = training.Muon(ps).param_groups
+    assert [len(group["params"]) for group in groups] == [2, 1]
+
+
+def test_muon_refuses_bad_input():
+    p = torch.zeros(2, 3)
+    refuses("lr", training.Muon, [p], lr=-1)
+    refuses("decay", training.Muon, [p], decay=-1)
+    for momentum in -0.1, 1.0:
+        refuses("momentum", training.Muon, [p], momentum=momentum)
+    for bad in torch.zeros(3), torch.zeros(1, 2, 3):
+        shown = check.shown(bad)
+        refuses("parameters", training.Muon, [p, bad], shown=shown)
+    training.Muon([p], lr=0, momentum=0, decay=0)
+
+
+# Recipes
+
+
+def test_a_recipes_defaults():
+    recipe = training.Recipe(10)
+    rates = {"rate": 1e-3, "matrix_rate": 0.0, "warmup": 0, "final": 0.1}
+    rest = {"betas": (0.9, 0.99), "decay": 0.1, "clip": 1.0}
+    model = {"positions": "learned", "normed": False}
+    assert recipe == training.Recipe(10, batch=16, **rates, **rest, **model)
+
+
+def test_a_recipe_refuses_what_cannot_be():
+    for name in "steps", "batch":
+        for bad in 0, 1.5, True:
+            kind = {"steps": 9, name: bad}
+            refuses(name, training.Recipe, **kind)
+    for bad in -1, 9, 0.5:
+        refuses("warmup", training.Recipe, 9, warmup=bad)
+    for name in "rate", "matrix_rate", "final", "decay", "clip":
+        for bad in -1e-9, math.inf, math.nan:
+            refuses(name, training.Recipe, 9, **{name: bad})
+        training.Recipe(9, **{name: 0})
+    training.Recipe(1, batch=1)
+    training.Recipe(9, warmup=8)
+
+
+def test_the_rate_rises_evenly_and_falls_along_a_cosine():
+    recipe = training.Recipe(12, warmup=4, final=0.2)
+    shares = [training.rate_share(step, recipe) for step in range(12)]
+    close(shares[:4], [0.25, 0.5, 0.75, 1.0])
+    close(shares[4], 1.0)
+    close(shares[8], 0.6)
+    close(shares[10], 0.2 + 0.8 * (1 + math.cos(0.75 * math.pi)) / 2)
+    flat = training.Recipe(5, final=1.0)
+    assert [training.rate_share(step, flat) for step in range(5)] == [1] * 5
+
+
+def test_the_two_recipes():
+    plain = training.plain_recipe(300, rate=0.01)
+    assert plain == training.Recipe(300, rate=0.01, warmup=15)
+    assert training.plain_recipe(300) == replace(plain, rate=1e-3)
+    modern = training.modern_recipe(7)
+    rates = {"rate": 0.02, "matrix_rate": 0.03, "final": 0.0}
+    right = training.Recipe(7, **rates, positions="rotary", normed=True)
+    assert modern == right
+
+
+# The model of a recipe
+
+
+@quick
+@given(seed=seeds, T=sizes, K=sizes, scale=st.sampled_from([None, 0.5]))
+def test_qk_norm_scales_queries_and_keys(seed, T, K, scale):
+    q, k, v = (random(2, T, K, seed=seed + i) for i in range(3))
+    mask = attention.causal_mask(T)
+    attend = training.qk_norm(attention.simple_attention)
+    found = attend(q, k, v, mask=mask, scale=scale)
+    q, k = (F.rms_norm(x, (K,), eps=1e-6) for x in (q, k))
+    right = attention.simple_attention(q, k, v, mask=mask, scale=scale)
+    for a, b in zip(found, right, strict=True):
+        close(a, b)
+
+
+def test_qk_norm_has_an_epsilon():
+    seen = []
+    attend = training.qk_norm(lambda q, k, v, **_: seen.extend((q, k)), eps=9.0)
+    attend(torch.ones(1, 2), 2 * torch.ones(1, 2), torch.ones(1, 2))
+    close(seen[0], torch.ones(1, 2) / math.sqrt(10), 1e-6)
+    close(seen[1], 2 * torch.ones(1, 2) / math.sqrt(13), 1e-6)
+    seen.clear()
+    tiny = 1e-3 * torch.ones(1, 2)
+    training.qk_norm(lambda q, k, v, **_: seen.extend((q, k)))(tiny, tiny, tiny)
+    close(seen[0], torch.ones(1, 2) / math.sqrt(2), 1e-6)
+
+
+def test_new_gpt_follows_the_recipe():
+    ids = some_ids(4)
+    recipe = training.modern_recipe(3)
+    model = training.new_gpt(TINY, recipe, generator())
+    assert model.config == replace(TINY, positions="rotary")
+    attend = training.qk_norm(attention.simple_attention)
+    twin = gpt.GPT(model.config, attend=attend)
+    twin.load_state_dict(model.state_dict())
+    close(model(ids), twin(ids), 1e-5)
+    plain = training.new_gpt(TINY, replace(recipe, normed=False), generator())
+    twin = gpt.GPT(model.config, generator=generator())
+    close(plain(ids), twin(ids), 1e-5)
+    learned = training.new_gpt(TINY, training.plain_recipe(3), generator())
+    assert learned.config == TINY
+    with mock.patch.object(F, "scaled_dot_product_attention") as fast:
+        fast.side_effect = lambda q, k, v, **_: v
+        learned(ids)
+    assert fast.call_count == 2
+
+
+def test_optimizers_share_the_parameters_out():
+    model = gpt.GPT(TINY, generator=generator())
+    layers = {id(p) for p in model.blocks.parameters() if p.dim() == 2}
+    every = {id(p) for p in model.parameters()}
+    matrices = {id(p) for p in model.parameters() if p.dim() == 2}
+    for recipe in training.plain_recipe(100), training.modern_recipe(9):
+        recipe = replace(recipe, betas=(0.5, 0.6), decay=0.25)
+        made = training.optimizers(model, recipe)
+        groups = [g for each in made for g in each.param_groups]
+        found = [id(p) for group in groups for p in group["params"]]
+        assert len(found) == len(set(found)) and set(found) == every
+        adam = made[0]
+        assert type(adam) is torch.optim.AdamW and adam.defaults["fused"]
+        tables, vectors = adam.param_groups
+        taken = layers if recipe.matrix_rate else set()
+        assert {id(p) for p in tables["params"]} == matrices - taken
+        assert tables["weight_decay"] == 0.25 and vectors["weight_decay"] == 0
+        for group in tables, vectors:
+            assert group["betas"] == (0.5, 0.6) and group["lr"] == recipe.rate
+    assert len(training.optimizers(model, training.plain_recipe(9))) == 1
+    muon = made[1]
+    assert type(muon) is training.Muon
+    for group in muon.param_groups:
+        assert (group["lr"], group["iterations"], group["decay"]) == (0.03, 3, 0)
+
+
+# The loop
+
+
+def printed(function, *arguments, **options):
+    stream = io.StringIO()
+    with contextlib.redirect_stdout(stream):
+        result = function(*arguments, **options)
+    return result, stream.getvalue()
+
+
+def test_progress_rewrites_one_line_and_leaves_one():
+    recipe = training.Recipe(1040, batch=3)
+    steps = [1, 19, 20, 21, 1040]
+    texts = [printed(training.progress, step, recipe, 1.234)[1] for step in steps]
+    last = "\r1,040 steps of 3 windows are done.\n"
+    assert texts == ["", "", "\rstep 20: 1.23 nats", "", last]
+    assert len("step 1,020: 10.00 nats") < len(last)
+
+
+def hand_trained(model, ids, recipe, rng):
+    """The loop again, written out with torch's own parts."""
+    made, losses = training.optimizers(model, recipe), []
+    for step in range(recipe.steps):
+        inputs, targets = training.windows(ids, recipe.batch, TINY.context, rng)
+        loss = F.cross_entropy(model(inputs).mT, targets)
+        for p in model.parameters():
+            p.grad = None
+        loss.backward()
+        nn.utils.clip_grad_norm_(list(model.parameters()), recipe.clip)
+        share = training.rate_share(step, recipe)
+        made[0].param_groups[0]["lr"] = made[0].param_groups[1]["lr"] = (
+            recipe.rate * share
+        )
+        for group in made[1].param_groups if len(made) > 1 else []:
+            group["lr"] = recipe.matrix_rate * share
+        for each in made:
+            each.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_training_is_the_loop_written_out():
+    ids = some_ids(200)
+    for recipe in training.plain_recipe(25), training.modern_recipe(25):
+        recipe = replace(recipe, batch=3, clip=0.3, warmup=2)
+        models = [training.new_gpt(TINY, recipe, generator()) for _ in range(2)]
+        seen = []
+
+        def watch(step, model, seen=seen):
+            seen.append((step, model))
+
+        losses, text = printed(
+            training.train,
+            models[0],
+            ids,
+            recipe,
+            generator=generator(1),
+            watch=watch,
+        )
+        right = hand_trained(models[1], ids, recipe, generator(1))
+        assert losses.shape == (25,) and not losses.requires_grad
+        close(losses, torch.tensor(right), 1e-5)
+        for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            close(p, q, 1e-4)
+        assert seen == [(step, models[0]) for step in range(1, 26)]
+        assert text.startswith("\rstep 20: ")
+        assert text.endswith("\r25 steps of 3 windows are done.\n")
+
+
+def test_training_with_other_optimizers():
+    ids, recipe = some_ids(200), training.Recipe(4, batch=2, final=1.0, clip=1e3)
+    models = [training.new_gpt(TINY, recipe, generator()) for _ in range(2)]
+    made = [torch.optim.SGD(models[0].parameters(), 0.5)]
+    printed(training.train, models[0], ids, recipe, generator=generator(1), made=made)
+    rng = generator(1)
+    for _ in range(4):
+        inputs, targets = training.windows(ids, 2, 4, rng)
+        loss = F.cross_entropy(models[1](inputs).mT, targets)
+        grads = torch.autograd.grad(loss, list(models[1].parameters()))
+        with torch.no_grad():
+            for p, grad in zip(models[1].parameters(), grads, strict=True):
+                p -= 0.5 * grad
+    for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        close(p, q, 1e-5)
+
+
+# What was stored
+
+
+@functools.cache
+def make():
+    """The script that made the stored run."""
+    spec = importlib.util.spec_from_file_location("make_king_james_gpt", MAKE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def record(name):
+    return json.loads(training.asset(name).read_text(encoding="utf-8"))
+
+
+def test_stored_runs_are_of_the_code_as_it_is():
+    """If this fails: run book/_assets/king-james-gpt/make.py, some minutes."""
+    for name in "run.json", "rates.json":
+        assert record(name)["digest"] == make().digest(), name
+
+
+def test_digest_sees_code_and_no_comments():
+    source = NOTEBOOK.read_text(encoding="utf-8")
+    changes = {"mean.lerp_(gradient": False, "# Nesterov's look ahead": True}
+    for text, same in changes.items():
+        assert text in source
+        changed = mock.Mock()
+        changed.read_text.return_value = source.replace(text, text[:-3] + "zzz")
+        with mock.patch.object(make(), "NOTEBOOK", changed):
+            assert (make().digest() == record("run.json")["digest"]) == same
+
+
+def test_stored_run_begins_as_a_new_one_would():
+    """What other notebooks give to it, such as the GPT, is still the same."""
+    _, ids, _ = make().texts()
+    recipe = replace(training.modern_recipe(make().STEPS[-1]), batch=8)
+    rng = generator()
+    model = training.new_gpt(training.trained_sizes(), recipe, rng)
+
+    class Enough(Exception):
+        pass
+
+    losses = []
+    real = F.cross_entropy
+
+    def watched(*arguments, **options):
+        loss = real(*arguments, **options)
+        losses.append(loss.item())
+        if len(losses) == 3:
+            raise Enough
+        return loss
+
+    with mock.patch.object(F, "cross_entropy", watched), contextlib.suppress(Enough):
+        training.train(model, ids, recipe, generator=rng)
+    close(losses, record("run.json")["first"], 1e-4)
+
+
+def test_trained_gpt_has_the_recorded_loss():
+    model = training.trained_gpt()
+    assert model is training.trained_gpt()
+    assert training.trained_sizes() == gpt.GPTConfig(
+        65, 128, width=128, heads=4, layers=4, bias=False
+    )
+    assert model.config == replace(training.trained_sizes(), positions="rotary")
+    assert not any(p.requires_grad for p in model.parameters())
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    text = data.king_james()
+    alphabet = next_word.characters(text)
+    assert len(alphabet) == 65
+    held_out = next_word.to_ids(next_word.split_text(text)[1], alphabet)
+    found = training.held_out_loss(model, held_out)
+    assert abs(found - record("run.json")["held_out"][-1]) < 0.002
+
+
+def test_records_fit_together():
+    run = record("run.json")
+    assert run["steps"] == make().STEPS
+    assert len(run["held_out"]) == len(run["samples"]) == len(run["steps"])
+    maps = training.load_file(training.asset("run.safetensors"))["attention"]
+    T = len(run["sentence"])
+    assert maps.shape == (len(run["steps"]), 4, 4, T, T)
+    assert (maps.int().sum(-1) - 255).abs().max() <= T / 2
+    rates = record("rates.json")
+    assert rates["rates"] == make().RATES
+    assert list(rates["runs"]) == make().NAMES
+    assert all(len(run) == 10 for run in rates["runs"].values())
+
+
+# The exercises
+
+
+@functools.cache
+def exercises():
+    """The notebook's checks and solutions, run in one namespace."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    names = {**vars(training), "__name__": "exercises"}
+    for cell in cells:
+        if cell["id"].partition("-")[0] in ("check", "solution"):
+            exec("".join(cell["source"]), names)
+    return types.SimpleNamespace(**names)
+
+
+def fails(check, *answers):
+    for answer in (lambda *_, **__: None, *answers):  # the empty stub first
+        try:
+            check(answer)
+        except AssertionError as error:
+            assert str(error), "a failing check says what to look at"
+        else:
+            raise AssertionError(f"{check.__name__} passed a wrong answer")
+
+
+def test_solutions_pass_their_checks():
+    book = exercises()
+    names = [name for name in vars(book) if name.startswith("check_")]
+    assert len(names) == 3
+    for name in names:
+        assert getattr(book, name)(getattr(book, name.removeprefix("check_")))
+
+
+def gradients(total, clear=True):
+    """An answer to `accumulate` that weighs each piece by `total`."""
+
+    def accumulate(model, pieces):
+        if clear:
+            model.zero_grad()
+        for inputs, targets in pieces:
+            loss = F.cross_entropy(model(inputs).mT, targets)
+            (loss * total(inputs, pieces)).backward()
+
+    return accumulate
+
+
+def test_checks_accept_what_is_as_good():
+    book = exercises()
+    book.check_accumulate(
+        gradients(lambda inputs, pieces: len(inputs) / sum(len(x) for x, _ in pieces))
+    )
+    book.check_nearest_orthogonal(
+        lambda m: (
+            torch.linalg.pinv(torch.linalg.pinv(m)) @ torch.eye(m.size(1))
+            if min(m.shape) < 1
+            else book.nearest_orthogonal(m)
+        )
+    )
+
+
+def test_checks_fail_the_empty_cell_and_wrong_answers():
+    book = exercises()
+    fails(
+        book.check_plateau_share,
+        lambda step, steps, warmup, fall: 1.0,
+        lambda step, steps, warmup, fall: min((step + 1) / warmup, 1),
+        lambda step, steps, warmup, fall: min(1, (steps - step) / fall),
+        lambda step, steps, warmup, fall: min(step / warmup, 1, (steps - step) / fall),
+        lambda step, steps, warmup, fall: min(
+            (step + 1) / warmup, 1, (steps - step - 1) / fall
+        ),
+    )
+    share = lambda inputs, pieces: len(inputs) / 6  # noqa: E731
+    fails(
+        book.check_accumulate,
+        gradients(lambda inputs, pieces: 1),
+        gradients(lambda inputs, pieces: 1 / len(pieces)),
+        gradients(share, clear=False),
+    )
+    fails(
+        book.check_nearest_orthogonal,
+        lambda m: m,
+        lambda m: torch.eye(*m.shape, dtype=m.dtype),
+        lambda m: -book.nearest_orthogonal(m),
+        lambda m: m / m.norm(),
+        lambda m: book.nearest_orthogonal(m.mT),
+        lambda m: torch.linalg.svd(m, full_matrices=False)[0],
+        lambda m: training.orthogonalize(m, dtype=torch.double),
+    )

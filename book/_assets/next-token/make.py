@@ -1,0 +1,50 @@
+"""Measure SmolLM2's logits for the token after three prompts.
+
+    .venv/bin/python book/_assets/next-token/make.py
+
+writes logits.npz beside this file: for each of PROMPTS, and for each of the 49,152
+tokens, how far its logit lies below the largest, in thousandths. The model is the
+one that the notebook transformers/real-model builds, which its tests compare with
+the library transformers.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fieldguide.data import smollm2_tokenizer
+from fieldguide.real_model import load_smollm2
+
+PROMPTS = [
+    "The capital of France is",
+    "Once upon a time, there was a little",
+    "My favourite colour is",
+]
+
+
+def measure(prompt, model):
+    """The logits (V,) of the token after the prompt, as float64."""
+    ids = torch.tensor([smollm2_tokenizer().encode(prompt)])
+    with torch.no_grad():
+        return model(ids)[0, -1].double().numpy()
+
+
+def main():
+    torch.set_num_threads(1)
+    model = load_smollm2()
+    logits = np.stack([measure(prompt, model) for prompt in PROMPTS])
+    logits -= logits.max(axis=1, keepdims=True)
+    below = np.round(-1000 * logits).astype(np.uint16)
+    assert (below == np.round(-1000 * logits)).all(), "a logit below -65.535"
+    path = Path(__file__).with_name("logits.npz")
+    np.savez_compressed(path, below=below, prompts=PROMPTS)
+    for prompt, row in zip(PROMPTS, logits, strict=True):
+        shares = np.exp(row) / np.exp(row).sum()
+        best = shares.argsort()[::-1][:8]
+        shown = [f"{smollm2_tokenizer().decode([i])!r} {shares[i]:.3f}" for i in best]
+        print(prompt, "->", ", ".join(shown), f"smallest {row.min():.1f}")
+
+
+if __name__ == "__main__":
+    main()

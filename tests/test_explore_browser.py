@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fieldguide import attention
+from fieldguide import tokens as bpe
 from fieldguide.explore import (
     Twin,
     bars,
@@ -185,6 +186,77 @@ def test_a_text_that_is_typed_is_answered_by_a_twin(browser, tmp_path):
     assert shown.inner_text() == "257" and box.input_value() == "hip"
     # A text control without a twin has no box: nobody could answer it.
     assert page.locator("[data-fg-explore]").nth(1).locator("[type=text]").count() == 0
+    assert page.errors == []
+    page.close()
+
+
+CORPUS = "the cat, the hat; 12 é é the rat\n\n  then\n\n  they'll see'll 東 東"
+
+
+def merging(text, merges):
+    """Merges.
+
+    Look for words.
+    """
+    made = bpe.train_bpe(CORPUS, merges)
+    return bpe.bpe_views(bpe.BytePairTokenizer(made), text)
+
+
+def reading(text):
+    """Tokens.
+
+    Look for words.
+    """
+    return bpe.bpe_views(bpe.smollm2_bpe(), text)
+
+
+BOX = ipywidgets.Combobox(options=["the", "cat"], value="the")
+TYPED = [
+    "the hat that",
+    " It's 2 AM,\twe'LL  see:  12.5\r\n\n x_y __z \x85\xa0\u2003 5",
+    "<|im_start|>user\n<|im_end|><|im_en naïve ½ ² ٣ 東京 🙂 👩‍👩‍👧 e\u0301\ufeff",
+    "'s'tx'llama '9's  \x1c\x00 \u3000\u3000a \n\n 7",
+    " " * 40 + "-" * 70,
+]
+
+
+def test_the_bpe_twin_agrees_with_the_notebooks_own_function(browser, tmp_path):
+    """In a small vocabulary at any number of merges, and in SmolLM2's whole one."""
+    trained = bpe.BytePairTokenizer(bpe.train_bpe(CORPUS, 99))
+    small = Twin("bpe", (), lambda: bpe.bpe_data(trained))
+    whole = Twin("bpe", (), lambda: bpe.bpe_data(bpe.smollm2_bpe()))
+    most = len(trained.rank)
+    explorers = [
+        explore(merging, _twin=small, text=BOX, merges=(0, most)),
+        explore(reading, _twin=whole, text=BOX),
+    ]
+    page = opened(browser, tmp_path, *explorers)
+    random = np.random.default_rng(0)
+    letters = [*" \n\t'stlv5a.½é東_", "the", "  ", "\u2028", "🙂", "<|im_end|>"]
+    typed = TYPED + ["".join(random.choice(letters, 25)) for _ in range(25)]
+    for k, given in enumerate(typed):
+        merges = k % (most + 1)
+        params = {"text": given, "merges": merges + 0.5 * (k % 2)}
+        compare(page.evaluate(READ, [0, params]), merging(given, merges), {})
+        compare(page.evaluate(READ, [1, {"text": given}]), reading(given), {})
+    assert page.errors == []
+    page.close()
+
+
+def test_the_bpe_twin_refuses_what_python_refuses(browser, tmp_path):
+    whole = Twin("bpe", (), lambda: bpe.bpe_data(bpe.smollm2_bpe()))
+    page = opened(browser, tmp_path, explore(reading, _twin=whole, text=BOX))
+    page.wait_for_selector("[data-fg-ready]")
+    status = page.locator("[aria-live]")
+    for typed, says in [
+        ("'\\ud800'", "half a character"),
+        ("'a\\x04'", "the byte 4, which has no token"),
+        ("'x'.repeat(1001)", "longer than 1,000 characters"),
+    ]:
+        page.evaluate(f"fieldguide.figures[0].set({{text: {typed}}})")
+        assert says in status.inner_text()
+    page.evaluate("fieldguide.figures[0].set({text: '🙂'.repeat(1000)})")
+    page.wait_for_function("fieldguide.figures[0].shown.Tokens.value.values[0] > 999")
     assert page.errors == []
     page.close()
 

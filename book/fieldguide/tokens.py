@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['SPACE', 'WORD', 'utf8', 'one_by_one', 'count_pairs', 'merge_pair', 'byte_numbers', 'learn_merges', 'split_words',
            'word_counts', 'PairIndex', 'train_bpe', 'from_letters', 'join_by_rank', 'readable', 'cut_words',
-           'checked_ids', 'BytePairTokenizer', 'bpe_data', 'bpe_views', 'smollm2_bpe']
+           'checked_ids', 'grown_vocabulary', 'BytePairTokenizer', 'bpe_data', 'bpe_views', 'smollm2_bpe']
 
 # %% ../transformers/tokens.ipynb #imports
 import heapq
@@ -85,8 +85,10 @@ def learn_merges(words, merges):
 # %% ../transformers/tokens.ipynb #word-pattern
 # Python's own \s has control characters that Unicode does not call spaces
 SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-WORD = rf"'(?:[sdmt]|ll|ve|re)| ?[^\W_]+| ?(?:[^\w{SPACE}]|_)+"
-WORD += rf"|[{SPACE}]+(?![^{SPACE}])|[{SPACE}]+"
+WORD = (
+    rf"'(?:[sdmt]|ll|ve|re)| ?[^\W_]+| ?(?:[^\w{SPACE}]|_)+"
+    rf"|[{SPACE}]+(?![^{SPACE}])|[{SPACE}]+"
+)
 
 # %% ../transformers/tokens.ipynb #split-words
 def split_words(text):
@@ -191,12 +193,15 @@ def join_by_rank(parts, rank):
 
 # %% ../transformers/tokens.ipynb #readable
 def readable(token):
-    """A token to look at: " a" as "␣a", bytes that are no text as "<F0>"."""
+    """A token to look at: " a" as "␣a", what is no visible text as "<F0>"."""
     try:
         plain = token.decode()
     except UnicodeDecodeError:
-        return f"<{token.hex(' ').upper()}>"
-    return plain.replace(" ", "␣").replace("\n", "\\n").replace("\t", "\\t")
+        plain = "\0"
+    for blank, shown in (" ", "␣"), ("\n", "\\n"), ("\t", "\\t"):
+        plain = plain.replace(blank, shown)
+    unseen = re.search(r"[\x00-\x1f\x7f-\x9f]", plain)
+    return f"<{token.hex(' ').upper()}>" if unseen else plain
 
 # %% ../transformers/tokens.ipynb #cut-words
 def cut_words(text, special=()):
@@ -216,6 +221,12 @@ def checked_ids(ids, size):
     require(ok, "ids", ids, f"whole numbers from 0 to {size - 1}")
     return listed
 
+# %% ../transformers/tokens.ipynb #grown-vocabulary
+def grown_vocabulary(merges):
+    """The 256 bytes, then what `merges` make: each token once, in order."""
+    made = (b"".join(pair) for pair in merges)
+    return list(dict.fromkeys([*byte_numbers(), *made]))
+
 # %% ../transformers/tokens.ipynb #tokenizer
 class BytePairTokenizer:
     """Text to numbers and back by `merges`: pairs of bytes, in their order.
@@ -226,16 +237,16 @@ class BytePairTokenizer:
     """
 
     def __init__(self, merges, vocabulary=None, special=()):
-        made = [b"".join(pair) for pair in merges]
-        tokens = [*byte_numbers(), *made] if vocabulary is None else vocabulary
-        self.vocabulary, self.special = (
-            list(dict.fromkeys(tokens)),
-            list(special),
-        )
+        self.vocabulary = list(vocabulary or grown_vocabulary(merges))
+        self.special = list(special)
         self.number = {token: n for n, token in enumerate(self.vocabulary)}
         self.rank = {tuple(pair): n for n, pair in enumerate(merges)}
-        needed = {*made, *map(utf8, special)}.union(*merges)
-        require(needed <= {*tokens}, "merges", merges, "of tokens that exist")
+        needed = {b"".join(p) for p in merges}.union(
+            *merges, map(utf8, special)
+        )
+        require(
+            needed <= set(self.number), "merges", merges, "of known tokens"
+        )
         self.word_numbers = cache(self.word_numbers)  # most words come again
 
     def __len__(self):

@@ -19,13 +19,14 @@
   const readable = (id) => {
     if (id < special.length) return special[id];
     const piece = Uint8Array.from(bytes(id));
+    let plain = "\0";
     try {
-      const plain = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(piece);
-      return plain.replaceAll(" ", "␣").replaceAll("\n", "\\n").replaceAll("\t", "\\t");
-    } catch {
-      const hex = Array.from(piece, (byte) => byte.toString(16).padStart(2, "0").toUpperCase());
-      return `<${hex.join(" ")}>`;
-    }
+      plain = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(piece);
+    } catch {} // no text
+    for (const [blank, shown] of [[" ", "␣"], ["\n", "\\n"], ["\t", "\\t"]]) // prettier-ignore
+      plain = plain.replaceAll(blank, shown);
+    const hex = Array.from(piece, (byte) => byte.toString(16).padStart(2, "0").toUpperCase());
+    return /\p{Cc}/u.test(plain) ? `<${hex.join(" ")}>` : plain;
   };
 
   const joined = (word) => {
@@ -59,6 +60,7 @@
     rest = found ? rest.slice(at + special[id].length) : "";
   }
 
+  const comma = (whole) => String(whole).replace(/\B(?=(\d{3})+$)/g, ",");
   const sizes = ids.map((id) => (id < special.length ? new TextEncoder().encode(special[id]).length : bytes(id).length));
   const names = [left, right].map((side) => count && readable(side[count - 1]));
   return {
@@ -66,6 +68,6 @@
     Tokens: { value: { shape: [], values: [ids.length] } },
     "Characters per token": { value: { shape: [], values: [[...text].length / ids.length] } },
     "Token numbers": { text: ids.join(" ") },
-    "Last merge": { text: count ? `${count}: ${names.join(" + ")} → ${readable(first + count - 1)}` : "none yet" },
+    "Last merge": { text: count ? `${comma(count)}: ${names.join(" + ")} → ${readable(first + count - 1)}` : "none yet" },
   };
 };

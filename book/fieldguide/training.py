@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .attention import rms_norm, simple_attention_fast
+from .attention import simple_attention_fast
 from .check import require
 from .gpt import GPT, GPTConfig
 from .next_word import require_ids
@@ -263,83 +263,77 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's, steep at 0
 
 
 def orthogonalize(matrix, iterations=5, dtype=torch.float32):
-    """Bring the singular values of matrix (..., A, B) near 1; keep the rest.
+    """Bring the singular values of a matrix (A, B) near 1; keep the rest.
 
-    Each iteration maps a singular value s to a s + b s**3 + c s**5. Matrices
-    of zeros stay zero. dtype: of the products. Raises ValueError for fewer
+    Each iteration maps a singular value s to a s + b s**3 + c s**5. A matrix
+    of zeros stays zero. dtype: of the products. Raises ValueError for other
     than two axes. Source: Jordan et al. 2024.
     """
-    require(matrix.dim() > 1, "matrix", matrix, "of shape (..., A, B)")
-    tall = matrix.size(-2) > matrix.size(-1)
-    x = matrix.mT if tall else matrix  # the smaller side first: less work
+    require(matrix.dim() == 2, "matrix", matrix, "of shape (A, B)")
+    tall = matrix.size(0) > matrix.size(1)
+    x = matrix.T if tall else matrix  # the smaller side first: less work
     x = x.to(dtype)
-    length = x.norm(dim=(-2, -1), keepdim=True)  # (..., 1, 1)
-    x = x / length.clamp(min=1e-7)  # no singular value above 1
+    x = x / x.norm().clamp(min=1e-7)  # no singular value above 1
     a, b, c = NEWTON_SCHULZ
     for _ in range(iterations):
-        gram = x @ x.mT  # (..., A, A)
-        x = a * x + (b * gram + c * gram @ gram) @ x  # (..., A, B)
-    return x.mT if tall else x
+        gram = x @ x.T  # (A, A)
+        # b gram + c gram gram, then a x + inner x
+        inner = torch.addmm(gram, gram, gram, beta=b, alpha=c)  # (A, A)
+        x = torch.addmm(x, inner, x, beta=a)  # (A, B)
+    return x.T if tall else x
 
 # %% ../transformers/training.ipynb #muon
 class Muon(torch.optim.Optimizer):
     """Momentum whose step is orthogonalised, as `torch.optim.Muon`.
 
-    parameters: matrices, each with a .grad when `step()` is called; those of
-    one shape are computed together. Raises ValueError for other shapes, a
-    rate or decay below 0, or a momentum outside [0, 1).
-    Source: Jordan et al. 2024.
+    matrices: parameters, each with a .grad when `step()` is called. Raises
+    ValueError for other than two axes, a rate or decay below 0, or a
+    momentum outside [0, 1). Source: Jordan et al. 2024.
     """
 
     def __init__(
-        self, parameters, lr=0.02, momentum=0.95, decay=0.0, iterations=5
+        self, matrices, lr=0.02, momentum=0.95, decay=0.0, iterations=5
     ):
         require(lr >= 0, "lr", lr, "at least 0")
         require(decay >= 0, "decay", decay, "at least 0")
         require(0 <= momentum < 1, "momentum", momentum, "from 0 to below 1")
-        shapes = {}
-        for p in parameters:
-            require(p.dim() == 2, "parameters", p, "matrices")
-            shapes.setdefault(p.shape, []).append(p)
-        groups = [{"params": same} for same in shapes.values()]
         defaults = {"lr": lr, "momentum": momentum, "decay": decay}
-        super().__init__(groups, {**defaults, "iterations": iterations})
+        super().__init__(matrices, {**defaults, "iterations": iterations})
+        for p in (p for g in self.param_groups for p in g["params"]):
+            require(p.dim() == 2, "matrices", p, "tensors with two axes")
+            self.state[p]["mean"] = torch.zeros_like(p)
 
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            matrices, momentum = group["params"], group["momentum"]
-            gradient = torch.stack([p.grad for p in matrices])  # (n, A, B)
-            state = self.state[matrices[0]]
-            mean = state.setdefault("mean", torch.zeros_like(gradient))
-            mean.lerp_(gradient, 1 - momentum)
-            ahead = gradient.lerp(mean, momentum)  # Nesterov's look ahead
-            update = orthogonalize(ahead, group["iterations"])  # (n, A, B)
-            A, B = matrices[0].shape
-            rate = group["lr"] * math.sqrt(max(1, A / B))
-            for p, u in zip(matrices, update.unbind()):
-                p.mul_(1 - group["lr"] * group["decay"])
-                p.sub_(rate * u)
+            lr, momentum = group["lr"], group["momentum"]
+            for p in group["params"]:
+                mean = self.state[p]["mean"].lerp_(p.grad, 1 - momentum)
+                ahead = p.grad.lerp(mean, momentum)  # Nesterov's look ahead
+                update = orthogonalize(ahead, group["iterations"])  # (A, B)
+                A, B = p.shape
+                p.mul_(1 - lr * group["decay"])
+                p.sub_(update, alpha=lr * math.sqrt(max(1, A / B)))
 
 # %% ../transformers/training.ipynb #qk-norm
-def qk_norm(attend, eps=1e-6):
+def qk_norm(attend):
     """`attend` with each query and key scaled to a mean square of 1.
 
-    Takes and returns what `attend` does. Source: Henry et al. 2020.
+    Takes and returns what `attend` does. The lengths are made 1, and the
+    scores multiplied by the width, which is the same and quicker. A vector
+    of zeros stays zero. Source: Henry et al. 2020.
     """
 
     def attend_normed(query, key, value, *, mask=None, scale=None):
-        one = query.new_ones(query.size(-1))  # (K,)
-        query = rms_norm(query, one, eps)  # (..., T, K)
-        key = rms_norm(key, one, eps)  # (..., S, K)
+        K = query.size(-1)
+        scale = K * (1 / math.sqrt(K) if scale is None else scale)
+        query = F.normalize(query, dim=-1)  # (..., T, K)
+        key = F.normalize(key, dim=-1)  # (..., S, K)
         return attend(query, key, value, mask=mask, scale=scale)
 
     return attend_normed
 
 # %% ../transformers/training.ipynb #trained-gpt
-from safetensors.torch import load_file
-
-
 def trained_sizes():
     """The sizes of `trained_gpt`: 0.8 million parameters."""
     return GPTConfig(65, 128, width=128, heads=4, layers=4, bias=False)

@@ -304,7 +304,7 @@ def keep_top_p(probabilities, top_p):
 def next_distribution(logits, temperature=1.0, top_k=None, top_p=None):
     """Logits (..., V) -> the probabilities (..., V) to draw the next from.
 
-    First the temperature, then the top k, then the top p of what is left;
+    First the temperature, then the top k, then the top p of what is left.
     None leaves a filter out. Raises ValueError for a temperature that is not
     finite and above 0, and as the filters and `softmax` do.
     """

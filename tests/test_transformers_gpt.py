@@ -7,6 +7,7 @@ a check can swap a damaged cell in and see these tests fail.
 import functools
 import importlib.util
 import inspect
+import itertools
 import json
 import math
 import types
@@ -161,8 +162,9 @@ def test_gelu_is_torchs():
     refuses("approximate", gpt.MLP, 4, approximate=None)
 
 
-@pytest.mark.parametrize("approximate", ["none", "tanh"])
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("bias", "approximate"), list(itertools.product([True, False], ["none", "tanh"]))
+)
 def test_mlp_is_two_matrices_around_gelu(bias, approximate):
     torch.manual_seed(0)
     mlp = gpt.MLP(6, bias=bias, approximate=approximate).double()
@@ -271,8 +273,9 @@ def transformers_twin(model):
     return twin, gradients
 
 
-@pytest.mark.parametrize("approximate", ["none", "tanh"])
-@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize(
+    ("fast", "approximate"), list(itertools.product([False, True], ["none", "tanh"]))
+)
 def test_logits_and_gradients_are_those_of_transformers(approximate, fast):
     attend = attention.simple_attention_fast if fast else attention.simple_attention
     model = scrambled(config(approximate=approximate), attend=attend)

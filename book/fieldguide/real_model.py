@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['FACTS', 'NAMES', 'LlamaConfig', 'read_config', 'llama_parameters', 'grouped_query_attention', 'GroupedAttention',
            'SwiGLU', 'RMSNorm', 'LlamaBlock', 'run_layers', 'Llama', 'file_name', 'load_llama', 'load_smollm2',
-           'KVCache', 'cache_bytes', 'llama_flops', 'greedy', 'complete', 'sampler', 'side_by_side', 'LayerFast',
-           'norm_fast', 'LlamaFast', 'Trace', 'trace_layers']
+           'KVCache', 'cache_bytes', 'llama_flops', 'greedy', 'complete', 'sampler', 'side_by_side', 'norm_fast',
+           'LayerFast', 'LlamaFast', 'Trace', 'trace_layers']
 
 # %% ../transformers/real-model.ipynb #imports
 import functools
@@ -172,7 +172,7 @@ class SwiGLU(nn.Module):
     def forward(self, x):
         return self.down(F.silu(self.gate(x)) * self.up(x))  # (..., D)
 
-# %% ../transformers/real-model.ipynb #llama-block
+# %% ../transformers/real-model.ipynb #rms-norm-module
 class RMSNorm(nn.Module):
     """`rms_norm` with its trained weights (D,)."""
 
@@ -184,7 +184,7 @@ class RMSNorm(nn.Module):
     def forward(self, x):
         return rms_norm(x, self.weight, self.eps)
 
-
+# %% ../transformers/real-model.ipynb #llama-block
 class LlamaBlock(nn.Module):
     """One layer: attention, then SwiGLU, each normed before, added after.
 
@@ -300,7 +300,7 @@ def load_llama(gguf):
     model.load_state_dict(weights, assign=True)
     return model.requires_grad_(False).eval()
 
-
+# %% ../transformers/real-model.ipynb #load-smollm2
 @functools.cache
 def load_smollm2():
     """SmolLM2-135M-Instruct as a `Llama` in float32, read once."""
@@ -329,8 +329,10 @@ class KVCache:
         Returns all so far, (B, H_kv, S, K) each; `length` stays as it is.
         Raises ValueError for more than there is room for.
         """
-        start, room = self.length, self.store.size(-2)
-        end = start + key.size(-2)
+        _, _, *joint, room, _ = self.store.shape
+        ok = list(key.shape[:2]) == joint
+        require(ok, "key", key, f"of {joint} texts and heads")
+        start, end = self.length, self.length + key.size(-2)
         require(end <= room, "key", key, f"{room - start} tokens at most")
         self.store[0, layer, :, :, start:end] = key
         self.store[1, layer, :, :, start:end] = value
@@ -362,12 +364,12 @@ def llama_flops(config, new, before=0):
     looking = 4 * new * (before + new) * config.layers * config.width
     return matrices + 2 * parts["embedding"] + looking
 
-# %% ../transformers/real-model.ipynb #complete
+# %% ../transformers/real-model.ipynb #greedy
 def greedy(logits):
     """The id of the largest logit: (V,) -> int."""
     return logits.argmax().item()
 
-
+# %% ../transformers/real-model.ipynb #complete
 @torch.inference_mode()
 def complete(model, ids, count, *, stop=(), choose=greedy):
     """Continue a list of ids by up to `count` more; returns only the new.
@@ -403,13 +405,18 @@ def sampler(generator, temperature=1.0, top_k=None, top_p=None):
 
     return choose
 
-# %% ../transformers/real-model.ipynb #layer-fast
+# %% ../transformers/real-model.ipynb #fast-parts
 def side_by_side(*layers):
     """Their weights as one matrix (D, all widths), for x @ matrix."""
     weights = torch.cat([layer.weight.detach() for layer in layers])
     return weights.T.contiguous()
 
 
+def norm_fast(x, norm):
+    """An `RMSNorm` by torch's own function."""
+    return F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
+
+# %% ../transformers/real-model.ipynb #layer-fast
 class LayerFast:
     """A `LlamaBlock` for one new token of one text."""
 
@@ -429,18 +436,13 @@ class LayerFast:
         torch.view_as_complex(turned).mul_(turn)  # in place: q and k
         store[:, 0, :, end - 1] = qkv[0, D:].view(2, H_kv, K)
         key, value = store[:, :, :, :end]  # (1, H_kv, S, K) each
-        mixed = F.scaled_dot_product_attention(
-            qkv[:, :D].view(1, H, 1, K), key, value, enable_gqa=True
-        )
+        query = qkv[:, :D].view(1, H, 1, K)
+        attend = F.scaled_dot_product_attention
+        mixed = attend(query, key, value, enable_gqa=True)  # (1, H, 1, K)
         output, down = block.attention.output.weight, block.mlp.down.weight
         x = torch.addmm(x, mixed.view(1, D), output.T)  # (1, D)
         gate, up = (norm_fast(x, block.mlp_norm) @ self.gate_up).chunk(2, -1)
         return torch.addmm(x, F.silu(gate).mul_(up), down.T)  # (1, D)
-
-
-def norm_fast(x, norm):
-    """An `RMSNorm` by torch's own function."""
-    return F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
 
 # %% ../transformers/real-model.ipynb #llama-fast
 class LlamaFast:
@@ -490,7 +492,7 @@ class Trace(NamedTuple):
     residuals: torch.Tensor
     weights: torch.Tensor
 
-
+# %% ../transformers/real-model.ipynb #trace-layers
 @torch.inference_mode()
 def trace_layers(model, ids):
     """Run ids (B, T) through the model and keep everything: a Trace."""

@@ -52,10 +52,11 @@ LIMIT_GOAL = 1 / 0.65  # 65 % of what the matrices alone would reach
 PROMPT = "The most useful thing about a notebook is that"
 
 
-def ours(model) -> Callable[[list[int]], list[int]]:
-    from fieldguide.real_model import complete
+def ours(model) -> dict[str, Callable[[list[int]], list[int]]]:
+    from fieldguide.real_model import LlamaFast, complete
 
-    return partial(complete, model, count=TOKENS)
+    forms = {"taught": model, "fast": LlamaFast(model)}
+    return {name: partial(complete, form, count=TOKENS) for name, form in forms.items()}
 
 
 def matrices(model: nn.Module) -> Callable[[], None]:
@@ -141,17 +142,21 @@ def generator(model: nn.Module) -> Callable[[list[int]], list[int]]:
 
 
 def llms_from_scratch(size: Size) -> Callable[[list[int]], list[int]]:
-    from llms_from_scratch.kv_cache.generate import generate_text_simple
-    from llms_from_scratch.kv_cache.gpt2 import GPTModel
+    from llms_from_scratch.kv_cache.gpt2 import GPTModel, KVCache
 
     sizes = {"vocab_size": VOCAB, "context_length": CONTEXT, "emb_dim": size.width}
     sizes |= {"n_heads": size.heads, "n_layers": size.layers}
     model = GPTModel({**sizes, "drop_rate": 0.0, "qkv_bias": False}).eval()
-    model.cfg = sizes  # its own generation asks for it
 
+    @torch.inference_mode()
     def run(ids: list[int]) -> list[int]:
-        made = generate_text_simple(model, torch.tensor([ids]), TOKENS, CONTEXT)
-        return made[0, len(ids) :].tolist()
+        cache, made, new = KVCache(n_layers=size.layers), [], torch.tensor([ids])
+        model.current_pos = 0
+        for _ in range(TOKENS):
+            logits = model(new, use_cache=True, cache=cache)
+            new = logits[:, -1].argmax(-1, keepdim=True)
+            made.append(new.item())
+        return made
 
     return run
 
@@ -181,23 +186,37 @@ def small(size: Size) -> Iterator[Row]:
     ids = torch.randint(VOCAB, (16,)).tolist()
     theirs = attempt(transformers_llama, model)
     sides = {
-        "ours": ours(model),
         "transformers": theirs if isinstance(theirs, Absent) else generator(theirs),
         "teacher": attempt(llms_from_scratch, size),
     }
-    if not isinstance(theirs, Absent):
-        agree(sides["ours"](ids), sides["transformers"](ids))
-    took = timed(sides, ids, matrices(model))
-    row = partial(Row, f"{size.name}, a token", "ms", own(took["ours"]))
-    goal = Goal(size.goal, "ratio")
-    yield row(versioned("transformers"), took["transformers"], goal)
-    yield row(versioned("llms-from-scratch"), took["teacher"])
-    yield row("its matrices alone", took["limit"], Goal(LIMIT_GOAL, "ratio"))
+    yield from compared(size.name, model, ids, sides, Goal(size.goal, "ratio"))
 
 
-def agree(mine: list[int], theirs: list[int]) -> None:
-    if mine != theirs:
-        raise RuntimeError(f"another text: {mine[:8]} ..., not {theirs[:8]} ...")
+def compared(
+    name: str, model: nn.Module, ids: list[int], sides: dict, goal: Goal
+) -> Iterator[Row]:
+    """Rows of a model's two forms beside `sides`, "transformers" and perhaps more."""
+    mine = ours(model)
+    expected = mine["taught"](ids)
+    agree("the fast form", mine["fast"](ids), expected)
+    if not isinstance(sides["transformers"], Absent):
+        agree("transformers", sides["transformers"](ids), expected)
+    took = timed({**mine, **sides}, ids, matrices(model))
+
+    def row(form: str, rival: str, side: str, goal: Goal | None = None) -> Row:
+        return Row(f"{name}, {form}", "ms", own(took[form]), rival, took[side], goal)
+
+    limit = Goal(LIMIT_GOAL, "ratio")
+    yield row("taught", versioned("transformers"), "transformers")
+    yield row("fast", versioned("transformers"), "transformers", goal)
+    if "teacher" in sides:
+        yield row("fast", versioned("llms-from-scratch"), "teacher")
+    yield row("fast", "its matrices alone", "limit", limit)
+
+
+def agree(who: str, found: list[int], expected: list[int]) -> None:
+    if found != expected:
+        raise RuntimeError(f"{who} makes another text: {found[:8]}, {expected[:8]}")
 
 
 def rows() -> Iterator[Row]:
@@ -209,10 +228,5 @@ def rows() -> Iterator[Row]:
         yield from small(size)
 
     model, ids = load_smollm2(), smollm2_tokenizer().encode(PROMPT)
-    sides = {"ours": ours(model), "transformers": generator(transformers_llama(model))}
-    agree(sides["ours"](ids), sides["transformers"](ids))
-    took = timed(sides, ids, matrices(model))
-    row = partial(Row, "SmolLM2, a token", "ms", own(took["ours"]))
-    goal = Goal(SMOLLM2_GOAL, "ratio")
-    yield row(versioned("transformers"), took["transformers"], goal)
-    yield row("its matrices alone", took["limit"], Goal(LIMIT_GOAL, "ratio"))
+    sides = {"transformers": generator(transformers_llama(model))}
+    yield from compared("SmolLM2", model, ids, sides, Goal(SMOLLM2_GOAL, "ratio"))

@@ -281,9 +281,6 @@ def test_orthogonalize_is_torchs(seed, shape, iterations):
     found = training.orthogonalize(matrix, iterations, torch.double)
     close(found, right, 1e-9)
     assert torch.equal(matrix, kept)
-    batch = torch.stack([matrix, 2 * matrix]).unsqueeze(0)
-    both = training.orthogonalize(batch, iterations, torch.double)
-    close(both, right.expand(1, 2, *shape), 1e-9)
 
 
 def test_orthogonalize_counts_five_rounds_in_32_bits():
@@ -296,7 +293,8 @@ def test_orthogonalize_counts_five_rounds_in_32_bits():
     assert torch.equal(zero, torch.zeros(2, 3))
     small = training.orthogonalize(1e-7 * torch.eye(1), 0)
     close(small, torch.ones(1, 1), 1e-5)
-    refuses("matrix", training.orthogonalize, torch.ones(3))
+    for bad in torch.ones(3), torch.ones(1, 2, 3):
+        refuses("matrix", training.orthogonalize, bad)
 
 
 def test_orthogonalize_brings_singular_values_near_1():
@@ -354,10 +352,14 @@ def test_muon_has_its_defaults():
     assert torch.equal(found[0], stepped(explicit, start, gradients)[0])
 
 
-def test_muon_puts_matrices_of_one_shape_together():
-    ps = [torch.zeros(shape) for shape in ((3, 3), (2, 4), (3, 3))]
-    groups = training.Muon(ps).param_groups
-    assert [len(group["params"]) for group in groups] == [2, 1]
+def test_muon_takes_groups_with_rates_of_their_own():
+    ps = [torch.ones(2, 2), torch.ones(2, 2)]
+    groups = [{"params": [ps[0]], "lr": 0.0}, {"params": [ps[1]], "lr": 0.5}]
+    for p in ps:
+        p.grad = torch.eye(2)
+    training.Muon(groups).step()
+    assert torch.equal(ps[0], torch.ones(2, 2))
+    assert not torch.equal(ps[1], torch.ones(2, 2))
 
 
 def test_muon_refuses_bad_input():
@@ -368,7 +370,7 @@ def test_muon_refuses_bad_input():
         refuses("momentum", training.Muon, [p], momentum=momentum)
     for bad in torch.zeros(3), torch.zeros(1, 2, 3):
         shown = check.shown(bad)
-        refuses("parameters", training.Muon, [p, bad], shown=shown)
+        refuses("matrices", training.Muon, [p, bad], shown=shown)
     training.Muon([p], lr=0, momentum=0, decay=0)
 
 
@@ -429,22 +431,17 @@ def test_qk_norm_scales_queries_and_keys(seed, T, K, scale):
     mask = attention.causal_mask(T)
     attend = training.qk_norm(attention.simple_attention)
     found = attend(q, k, v, mask=mask, scale=scale)
-    q, k = (F.rms_norm(x, (K,), eps=1e-6) for x in (q, k))
+    q, k = (F.rms_norm(x, (K,), eps=1e-30) for x in (q, k))
     right = attention.simple_attention(q, k, v, mask=mask, scale=scale)
     for a, b in zip(found, right, strict=True):
         close(a, b)
 
 
-def test_qk_norm_has_an_epsilon():
+def test_qk_norm_leaves_zeros():
+    zeros = torch.zeros(2, 3)
     seen = []
-    attend = training.qk_norm(lambda q, k, v, **_: seen.extend((q, k)), eps=9.0)
-    attend(torch.ones(1, 2), 2 * torch.ones(1, 2), torch.ones(1, 2))
-    close(seen[0], torch.ones(1, 2) / math.sqrt(10), 1e-6)
-    close(seen[1], 2 * torch.ones(1, 2) / math.sqrt(13), 1e-6)
-    seen.clear()
-    tiny = 1e-3 * torch.ones(1, 2)
-    training.qk_norm(lambda q, k, v, **_: seen.extend((q, k)))(tiny, tiny, tiny)
-    close(seen[0], torch.ones(1, 2) / math.sqrt(2), 1e-6)
+    training.qk_norm(lambda q, k, v, **_: seen.extend((q, k)))(zeros, zeros, zeros)
+    assert torch.equal(seen[0], zeros) and torch.equal(seen[1], zeros)
 
 
 def test_new_gpt_follows_the_recipe():

@@ -341,13 +341,13 @@ def trained_sizes():
 
 @cache
 def trained_gpt():
-    """A GPT after two thousand steps of the modern recipe on `king_james()`.
+    """A GPT after a thousand steps of the modern recipe on `king_james()`.
 
     Its ids are places in `characters(king_james())`. Its weights were stored
     in 16 bits. Made by `_assets/king-james-gpt/make.py`.
     """
     start = torch.Generator().manual_seed(0)
-    model = new_gpt(trained_sizes(), modern_recipe(2000), start)
+    model = new_gpt(trained_sizes(), modern_recipe(1000), start)
     stored = load_file(asset("weights.safetensors"))
     model.load_state_dict({name: w.float() for name, w in stored.items()})
     return model.requires_grad_(False)

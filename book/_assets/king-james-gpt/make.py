@@ -1,6 +1,6 @@
 """Train the GPT that `trained_gpt` loads, record the run, and try learning rates.
 
-.venv/bin/python book/_assets/king-james-gpt/make.py        (six minutes of one core)
+.venv/bin/python book/_assets/king-james-gpt/make.py        (three minutes of one core)
 
 Writes beside this file weights.safetensors, the trained weights in 16 bits; run.json
 and run.safetensors, the run at each of STEPS: losses, a sample, attention; and
@@ -31,7 +31,7 @@ MADE_BY = ["windows", "held_out_loss", "Recipe", "rate_share", "NEWTON_SCHULZ"]
 MADE_BY += ["orthogonalize", "Muon", "qk_norm", "new_gpt", "optimizers", "train"]
 MADE_BY += ["modern_recipe", "trained_sizes"]
 
-STEPS = [0, 10, 20, 30, 50, 70, 100, 150, 200, 300, 500, 800, 1200, 2000]
+STEPS = [0, 10, 20, 30, 50, 70, 100, 150, 200, 300, 400, 600, 800, 1000]
 PROMPT = "And "
 SENTENCE = "And God said, Let there be light"
 SAMPLE = 160  # characters

@@ -12,6 +12,7 @@ import json
 import math
 import types
 from pathlib import Path
+from unittest import mock
 
 import hypothesis.strategies as st
 import pytest
@@ -60,33 +61,38 @@ def drawn(seed, *shape):
 # Positions
 
 
-@given(seeds, sizes, sizes, st.sampled_from([1.0, 7.0, 10_000.0]), st.integers(0, 900))
+def turned(x, places, base):
+    return gpt.turn_pairs(x, gpt.turns(places, x.size(-1), base))
+
+
+@given(seeds, sizes, sizes, st.sampled_from([0.5, 1, 1e4]), st.integers(0, 900))
 @quick
 def test_fast_rotation_is_rotate(seed, T, pairs, base, start):
     x, places = drawn(seed, 2, T, 2 * pairs), start + torch.arange(T)
     expected = attention.rotate(x, places, base)
-    close(gpt.rotate_fast(x, places, base), expected)
+    close(turned(x, places, base), expected)
     for kind, tolerance in (torch.float32, 1e-5), (torch.bfloat16, 4e-2):
-        turned = gpt.rotate_fast(x.to(kind), places, base)
-        assert turned.dtype == kind
-        close(turned, expected.to(kind), tolerance)
+        fast = turned(x.to(kind), places, base)
+        assert fast.dtype == kind
+        close(fast, expected.to(kind), tolerance)
 
 
-def test_fast_rotation_refuses_bad_input():
-    x = torch.randn(4, 6)
-    assert gpt.rotate_fast(x, torch.arange(4), 0.5).shape == x.shape
-    for bad in (x[:, :5], x[0], x.int(), x.tolist()):
-        refuses("x", gpt.rotate_fast, bad, torch.arange(4), 1e4)
-    refuses("base", gpt.rotate_fast, x, torch.arange(4), 0)
-    refuses("positions", gpt.rotate_fast, x, torch.arange(3), 1e4)
-    refuses("positions", gpt.rotate_fast, x, torch.zeros(4, 1), 1e4)
+def test_turns_refuse_bad_input():
+    places = torch.arange(4)
+    assert gpt.turns(places, 2, 1e-3).shape == (4, 1)
+    assert gpt.turns(places, 6, 1e4).dtype == torch.complex128
+    for width in (0, -2, 5, 6.0, "6"):
+        refuses("width", gpt.turns, places, width, 1e4)
+    for base in (0, -1.0):
+        refuses("base", gpt.turns, places, 6, base)
+    for bad in (torch.tensor(1), torch.zeros(4, 1)):
+        refuses("positions", gpt.turns, bad, 6, 1e4)
 
 
 def test_fast_rotation_takes_what_heads_are_cut_into():
     x = attention.split_heads(torch.randn(2, 5, 12), 3)  # not contiguous
-    places = torch.arange(5)
-    expected = attention.rotate(x, places, 100.0)
-    close(gpt.rotate_fast(x, places, 100.0), expected, 1e-5)
+    expected = attention.rotate(x, torch.arange(5), 100.0)
+    close(turned(x, torch.arange(5), 100.0), expected, 1e-5)
 
 
 @given(seeds, sizes, sizes, st.sampled_from([None, 100.0]), st.booleans())
@@ -146,7 +152,7 @@ def test_layer_norm_is_torchs(seed, lead, D, eps):
 def test_layer_norm_refuses_bad_input():
     x, one = torch.zeros(2, 3), torch.ones(3)
     assert gpt.layer_norm(x, one, one).eq(1).all()
-    for bad in (torch.ones(2), torch.ones(1), torch.ones(1, 3)):
+    for bad in (torch.ones(2), torch.ones(1), torch.ones(4), torch.ones(1, 3)):
         refuses("weight", gpt.layer_norm, x, bad, one)
         refuses("bias", gpt.layer_norm, x, one, bad)
     refuses("eps", gpt.layer_norm, x, one, one, 0)
@@ -204,6 +210,11 @@ def test_config_refuses_sizes_that_do_not_fit():
     refuses("heads", gpt.GPTConfig, **(odd | {"positions": "rotary"}))
     gpt.GPTConfig(**(odd | {"positions": "rotary", "heads": 3}))
     gpt.GPTConfig(1, 1, 1, 1, 1)
+    try:
+        config().width = 4
+    except AttributeError:
+        return
+    raise AssertionError("a config is frozen")
 
 
 def scrambled(sizes, seed=0, **options):
@@ -317,6 +328,9 @@ def test_meta_model_runs_without_numbers():
         ids = torch.zeros(2, 5, dtype=torch.long)
     assert model(ids).shape == (2, 5, 11)
     refuses("ids", gpt.require_tokens, ids, config(context=4))
+    with torch.device("meta"):
+        rotary = gpt.GPT(config(positions="rotary"), **fast)
+    assert rotary(ids).shape == (2, 5, 11)
 
 
 def test_without_biases_only_matrices_and_gains_are_left():
@@ -377,11 +391,14 @@ def test_any_attend_can_be_given():
     seen = []
 
     def attend(query, key, value, *, mask=None, scale=None):
-        seen.append(query.shape)
+        seen.append((query.shape, torch.is_grad_enabled()))
         return attention.simple_attention(query, key, value, mask=mask, scale=scale)
 
-    gpt.GPT(config(), attend=attend)(torch.zeros(2, 3, dtype=torch.long))
-    assert seen == [(2, 2, 3, 4)] * 2
+    model, ids = gpt.GPT(config(), attend=attend), torch.zeros(2, 3, dtype=torch.long)
+    model(ids)
+    assert seen == [((2, 2, 3, 4), True)] * 2
+    gpt.generate(model, ids, 1)
+    assert seen[2:] == [((2, 2, 3, 4), False)] * 2, "writing needs no gradient"
 
 
 def test_ids_that_do_not_fit_are_refused():
@@ -420,6 +437,18 @@ def test_first_weights_are_gpt_2s():
             assert abs(parameter.mean().item()) < 0.05 * expected, name
             assert abs(parameter.std().item() / expected - 1) < 0.05, name
     assert writers == 16
+
+
+def test_a_block_starts_without_bias():
+    torch.manual_seed(0)
+    block = gpt.Block(config())
+    for matrix in block.attention.children():
+        assert matrix.bias.shape == (8,) and matrix.bias.eq(0).all()
+        assert matrix.bias.requires_grad
+    bare = gpt.Block(config(bias=False), attend=attention.simple_attention_fast)
+    assert [p.shape for p in bare.attention.parameters()] == [(8, 8)] * 4
+    assert bare.attention.attend is attention.simple_attention_fast
+    assert block.attention.attend is attention.simple_attention
 
 
 def test_first_weights_come_from_the_generator_alone():
@@ -526,6 +555,14 @@ def test_top_p_at_its_edges():
     even = torch.full((4,), 0.25)
     assert gpt.keep_top_p(even, 0.5).tolist() == [0.5, 0.5, 0, 0]
     assert gpt.keep_top_k(even, 2).tolist() == [0.5, 0.5, 0, 0]
+    fine = torch.tensor([0.5, 1e-9, 1e-9, 1e-9])  # a sum that float32 rounds off
+    assert (gpt.keep_top_p(fine, 0.5 + 1.5e-9) > 0).tolist() == [True] * 3 + [False]
+
+
+def test_of_many_equals_the_first_stay():
+    many = torch.full((5000,), 1 / 5000)
+    for kept in (gpt.keep_top_k(many, 1234), gpt.keep_top_p(many, 1233.5 / 5000)):
+        assert kept[:1234].gt(0).all() and kept[1234:].eq(0).all()
 
 
 def test_filters_refuse_what_is_out_of_range():
@@ -587,8 +624,10 @@ def test_filters_work_in_the_order_that_is_said():
 
 def test_extreme_temperatures_stay_finite():
     logits = torch.tensor([3.0, 1e4, -1e4, -math.inf])
-    cold = gpt.next_distribution(logits, 1e-30)
-    assert cold.tolist() == [0, 1, 0, 0]
+    for temperature in (1e-30, 1e-36):
+        cold = gpt.next_distribution(logits, temperature)
+        assert cold.tolist() == [0, 1, 0, 0]
+    assert gpt.next_distribution(torch.zeros(2, 1)).tolist() == [[1.0], [1.0]]
     hot = gpt.next_distribution(logits, 1e30)
     close(hot, torch.tensor([1 / 3, 1 / 3, 1 / 3, 0]), 1e-6)
     for temperature in (0, -1, math.inf, math.nan):
@@ -626,14 +665,22 @@ def test_no_dart_hits_a_token_without_probability():
     one = torch.tensor([0.0, 0.0, 1.0, 0.0])
     assert gpt.draw(one.expand(500, 4)).eq(2).all()
 
-    zero = types.SimpleNamespace(rand=lambda *shape, **_: torch.zeros(*shape).double())
-    real = gpt.torch
-    names = {n: getattr(real, n) for n in ("double", "searchsorted")}
-    gpt.torch = types.SimpleNamespace(**names, **vars(zero))
-    try:
+    with thrown(0.0):
         assert gpt.draw(short).item() == 1
-    finally:
-        gpt.torch = real
+    # float32 would not feel these steps
+    fine = torch.tensor([1.0] + [1e-9] * 100)
+    with thrown(1 - 1.5e-9):
+        assert gpt.draw(fine).item() == 99
+
+
+def thrown(value):
+    """Every uniform number is `value`."""
+
+    def rand(shape, **options):
+        assert options.pop("generator") is None
+        return torch.full(shape, value, **options)
+
+    return mock.patch.object(gpt.torch, "rand", rand)
 
 
 # Generation
@@ -720,6 +767,8 @@ def test_stored_logits_are_what_the_model_says():
     for logits in stored.values():
         assert logits.shape == (len(data.smollm2_tokenizer()),)
         assert logits.dtype == torch.float32 and logits.max() == 0
+        assert logits.topk(16).values.diff().lt(0).all(), "the bars have one order"
+    assert {type(prompt) for prompt in stored} == {str}
     gap = stored[PROMPTS[0]] - measured_again()
     assert gap.abs().max() < 0.01
     assert gpt.measured_logits() is stored, "read once"

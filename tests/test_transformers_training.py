@@ -13,7 +13,7 @@ import io
 import json
 import math
 import types
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from unittest import mock
 
@@ -170,6 +170,19 @@ def test_held_out_loss_is_the_mean_over_even_windows():
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_held_out_loss_keeps_no_graph_and_finds_windows_of_a_long_text():
+    model, ids, seen = gpt.GPT(TINY, generator=generator()), some_ids(400_003), []
+
+    def look(_, inputs):
+        assert not torch.is_grad_enabled()
+        seen.append(inputs[0])
+
+    model.register_forward_pre_hook(look)
+    training.held_out_loss(model, ids)
+    starts = [int(i * (399_998 / 127)) for i in range(127)] + [399_998]
+    assert torch.equal(seen[0], torch.stack([ids[i : i + 4] for i in starts]))
+
+
 def test_held_out_loss_takes_128_windows_of_a_text_that_is_long_enough():
     model, seen = gpt.GPT(TINY, generator=generator()), []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -263,7 +276,9 @@ def test_clipping_shortens_exactly_and_only_what_is_too_long():
     for scale, right in (1, 1.0), (0.1, 0.5):
         p = torch.zeros(2, dtype=torch.double)
         p.grad = scale * torch.tensor([3.0, 4.0], dtype=torch.double)
-        assert training.clip_gradient(iter([p]), 1.0) == 5 * scale
+        p.grad.requires_grad_()  # as after create_graph=True
+        length = training.clip_gradient(iter([p]), 1.0)
+        assert length == 5 * scale and not length.requires_grad
         close(p.grad.norm().item(), right)
 
 
@@ -390,6 +405,10 @@ def test_a_recipe_refuses_what_cannot_be():
         for bad in 0, 1.5, True:
             kind = {"steps": 9, name: bad}
             refuses(name, training.Recipe, **kind)
+    try:
+        training.Recipe(0)
+    except ValueError as error:
+        assert str(error).endswith("must be a whole number above 0")
     for bad in -1, 9, 0.5:
         refuses("warmup", training.Recipe, 9, warmup=bad)
     for name in "rate", "matrix_rate", "final", "decay", "clip":
@@ -398,6 +417,9 @@ def test_a_recipe_refuses_what_cannot_be():
         training.Recipe(9, **{name: 0})
     training.Recipe(1, batch=1)
     training.Recipe(9, warmup=8)
+    with contextlib.suppress(FrozenInstanceError):
+        training.Recipe(9).steps = 3
+        raise AssertionError("a recipe can be changed")
 
 
 def test_the_rate_rises_evenly_and_falls_along_a_cosine():
@@ -412,9 +434,9 @@ def test_the_rate_rises_evenly_and_falls_along_a_cosine():
 
 
 def test_the_two_recipes():
-    plain = training.plain_recipe(300, rate=0.01)
-    assert plain == training.Recipe(300, rate=0.01, warmup=15)
-    assert training.plain_recipe(300) == replace(plain, rate=1e-3)
+    plain = training.plain_recipe(400, rate=0.01)
+    assert plain == training.Recipe(400, rate=0.01, warmup=20)
+    assert training.plain_recipe(400) == replace(plain, rate=1e-3)
     modern = training.modern_recipe(7)
     rates = {"rate": 0.02, "matrix_rate": 0.03, "final": 0.0}
     right = training.Recipe(7, **rates, positions="rotary", normed=True)
@@ -507,6 +529,9 @@ def test_progress_rewrites_one_line_and_leaves_one():
     last = "\r1,040 steps of 3 windows are done.\n"
     assert texts == ["", "", "\rstep 20: 1.23 nats", "", last]
     assert len("step 1,020: 10.00 nats") < len(last)
+    with mock.patch("builtins.print") as shown:
+        training.progress(20, recipe, 1.234)
+    assert shown.call_args.kwargs == {"end": "", "flush": True}  # seen at once
 
 
 def hand_trained(model, ids, recipe, rng):
@@ -555,8 +580,8 @@ def test_training_is_the_loop_written_out():
         for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
             close(p, q, 1e-4)
         assert seen == [(step, models[0]) for step in range(1, 26)]
-        assert text.startswith("\rstep 20: ")
-        assert text.endswith("\r25 steps of 3 windows are done.\n")
+        line = f"\rstep 20: {losses[19]:.2f} nats"
+        assert text == f"{line}\r25 steps of 3 windows are done.\n"
 
 
 def test_training_with_other_optimizers():

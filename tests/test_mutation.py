@@ -146,6 +146,19 @@ def test_a_mutant_that_never_ends_is_stopped(tmp_path, monkeypatch):
     assert verdicts["return x * 2"] == ""
 
 
+def test_a_mutant_that_never_ends_is_stopped_though_its_end_is_swallowed(
+    tmp_path, monkeypatch
+):
+    def call(module):
+        try:
+            module.half(9)
+        except BaseException:  # as a callback of the garbage collector does
+            module.half(9)
+
+    _, verdicts = verdicts_of(call, tmp_path, monkeypatch)
+    assert verdicts["x = x + 7"] == "time"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds a process")
 def test_a_mutant_that_eats_memory_is_stopped(tmp_path, monkeypatch):
     def call(module):

@@ -71,7 +71,7 @@ def learn_merges(words, merges):
     numbers first where it is a draw. Source: Sennrich et al. 2016, alg. 1.
     """
     numbers, made = byte_numbers(), []
-    while len(made) < merges:
+    for _ in range(merges):
         pairs = count_pairs(words)
         pairs[()] = 1  # from here on, no pair occurs twice
         best = min(pairs, key=lambda p: (-pairs[p], *map(numbers.get, p)))
@@ -182,7 +182,7 @@ def join_by_rank(parts, rank):
     the pair of the lowest rank is joined, the leftmost where it is a draw.
     """
     parts = list(parts)
-    while len(parts) > 1:
+    for _ in parts[1:]:  # each merge takes one token away
         pairs = list(pairwise(parts))
         ranks = [rank.get(pair, len(rank)) for pair in pairs]
         place = ranks.index(min(ranks))

@@ -131,7 +131,8 @@ class Fields {
     const size = product(shape);
     const values = chunk.subarray(at * size, (at + 1) * size);
     if (step === undefined) return { shape, values, low, high };
-    const scaled = Float64Array.from(values, (level) => low + step * level);
+    const scaled = new Float64Array(size); // not Float64Array.from: five times as slow
+    for (let k = 0; k < size; k++) scaled[k] = low + step * values[k];
     const decimals = clamp(Math.floor(0.31 - Math.log10(step || 1)), 0, 20);
     return { shape, values: scaled, low, high, decimals };
   }

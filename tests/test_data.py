@@ -110,6 +110,13 @@ def test_the_model_is_the_one_that_the_book_describes(model):
     assert data.smollm2() is model
 
 
+def test_a_shipped_file_is_found_or_its_maker_is_named():
+    assert data.asset("readme", "make.py").read_text().startswith('"""Draw')
+    for folder, file in ("readme", "none.png"), ("none", "make.py"), ("readme", ""):
+        with pytest.raises(DataError, match=r"is missing\. Run .*make\.py"):
+            data.asset(folder, file)
+
+
 def test_the_text_is_the_one_that_the_book_describes():
     text = data.king_james()
     assert (len(text), text.count("\n"), len(set(text))) == (4_137_452, 31_103, 65)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from fieldguide.explore import (
     Twin,
@@ -19,6 +20,7 @@ from fieldguide.explore import (
     pictures,
     runtime_html,
     scatter,
+    still,
     table,
     text,
     tokens,
@@ -444,3 +446,14 @@ def test_what_selects_no_data_of_a_twin_may_take_any_value(monkeypatch):
     monkeypatch.setattr(plain, "send", sent.append)
     plain.words = "typed"  # without a twin, only the kernel knows
     assert sent[2]["views"]["Token numbers"]["text"] == "typed 0 1"
+
+
+def test_a_still_names_the_ticks_of_a_log_axis_in_plain_digits():
+    x = [1e-4, 1, 100]
+    view = lines(x, {"a": [1, 10, 1000]}, x_log=True, y_log=True)
+    axes = Figure().subplots()
+    still._lines(axes, view)
+    for axis in axes.xaxis, axes.yaxis:
+        shown = [label.get_text() for label in axis.get_ticklabels(which="both")]
+        assert {"1", "100"} <= set(shown)
+        assert not any("$" in text for text in shown), shown

@@ -30,7 +30,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from fieldguide.check import require
 
-__all__ = ["DataError", "Gguf", "Tokenizer", "locate"]
+__all__ = ["DataError", "Gguf", "Tokenizer", "asset", "locate"]
 __all__ += ["king_james", "smollm2", "smollm2_tokenizer"]
 
 # SmolLM2-135M-Instruct in 4 bits, Apache-2.0 (arXiv 2502.02737).
@@ -73,6 +73,18 @@ def locate(package: str, path: str, sha256: str | None = None) -> Path:
             problem = f"{file} has the SHA-256 {found[:12]}…, not {sha256[:12]}…"
             raise DataError(f"{problem}: it is damaged or changed. {mend(package)}")
     return file
+
+
+def asset(folder: str, file: str) -> Path:
+    """The path of `book/_assets/<folder>/<file>`, which the book itself ships.
+
+    Raises DataError if it is missing.
+    """
+    path = Path(__file__).parents[1] / "_assets" / folder / file
+    if not path.is_file():
+        remedy = f"Run {path.with_name('make.py')}, or take it from the repository"
+        raise DataError(f"{path} is missing. {remedy}.")
+    return path
 
 
 def mend(package: str) -> str:

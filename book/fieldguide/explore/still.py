@@ -83,8 +83,12 @@ def _lines(ax, view):
     for name, y in zip(props["names"], view.arrays["y"], strict=True):
         ax.plot(x, y, label=name)
     ax.set(xlabel=props["x_axis"], ylabel=props["y_axis"])
-    ax.set(xscale="log" if props["x_log"] else "linear")
-    ax.set(yscale="log" if props["y_log"] else "linear")
+    for name in "x", "y":
+        if props[f"{name}_log"]:
+            ax.set(**{f"{name}scale": "log"})
+            axis = getattr(ax, f"{name}axis")
+            axis.set_major_formatter("{x:g}")  # its own needs mathematics
+            axis.set_minor_formatter("")
     ax.set_ylim(props.get("low"), props.get("high"))
     if len(props["names"]) > 1:
         ax.legend(fontsize=7)

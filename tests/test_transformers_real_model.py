@@ -95,8 +95,12 @@ def test_config_is_frozen_and_knows_its_head():
     config = sizes()
     assert config.head_width == 4
     assert sizes(heads=3, kv_heads=1).head_width == 8
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    try:
         config.width = 8
+    except dataclasses.FrozenInstanceError:
+        pass
+    else:
+        raise AssertionError("a size was changed")
 
 
 @given(
@@ -556,8 +560,12 @@ def test_fast_form_takes_steps_of_its_own():
     model.blocks[0].forward = broken
     x = fast.residual(torch.tensor([[3]]), cache)
     assert x.shape == (1, 1, 24) and cache.length == 3 and x.is_inference()
-    with pytest.raises(RuntimeError):
+    try:
         fast.residual(torch.tensor([[3, 4]]), cache)
+    except RuntimeError:
+        pass
+    else:
+        raise AssertionError("two tokens did not go to the model")
 
 
 def test_fast_form_refuses_what_the_taught_one_does():

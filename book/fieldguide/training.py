@@ -334,6 +334,9 @@ def qk_norm(attend):
     return attend_normed
 
 # %% ../transformers/training.ipynb #trained-gpt
+from safetensors.torch import load_file
+
+
 def trained_sizes():
     """The sizes of `trained_gpt`: 0.8 million parameters."""
     return GPTConfig(65, 128, width=128, heads=4, layers=4, bias=False)

@@ -387,6 +387,7 @@ def test_cache_keeps_what_it_is_given():
     assert torch.equal(cache.store[0, 0, :, :, :3], first[0])
     refuses("key", cache.append, 0, *second)
     refuses("key", cache.append, 0, *second[:, :1, :, :1])
+    refuses("key", cache.append, 0, *torch.randn(2, 3, 2, 1, 4))
     refuses("key", cache.append, 0, *second[:, :, :1, :1])
 
 
@@ -484,6 +485,7 @@ def test_choose_sees_the_logits_and_is_obeyed():
     assert real_model.complete(model, [1, 2], 3, choose=choose) == [7, 7, 7]
     whole = model(torch.tensor([[1, 2, 7, 7]]))[0]
     close(torch.stack(seen), whole[1:], 1e-4)
+    assert seen[0].is_inference()
     assert real_model.greedy(torch.tensor([0.0, 3.0, -5.0])) == 1
     assert type(real_model.greedy(torch.tensor([0.0, 3.0]))) is int
 
@@ -566,6 +568,21 @@ def test_fast_form_takes_steps_of_its_own():
         pass
     else:
         raise AssertionError("two tokens did not go to the model")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.double])
+def test_fast_form_keeps_its_own_matrices(dtype):
+    """Columns in rows, of the model's type, and apart from training."""
+    model = llama(0, dtype).requires_grad_(True)
+    fast = real_model.LlamaFast(model)
+    matrices = [fast.unembed]
+    for layer in fast.layers:
+        matrices += [layer.qkv, layer.gate_up]
+    assert [tuple(m.shape) for m in matrices[:3]] == [(24, 23), (24, 40), (24, 40)]
+    for matrix in matrices:
+        assert matrix.is_contiguous() and not matrix.requires_grad
+        assert matrix.dtype == dtype
+    assert fast.turns.shape == (40, 2) and fast.turns.dtype == dtype.to_complex()
 
 
 def test_fast_form_refuses_what_the_taught_one_does():

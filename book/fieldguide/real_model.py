@@ -292,7 +292,7 @@ def load_llama(gguf):
     shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
     wanted = {names[name]: shape for name, shape in shapes.items()}
     found = {name: entry.shape for name, entry in gguf.entries.items()}
-    for name in sorted(wanted.keys() | found.keys()):
+    for name in sorted({*wanted, *found}):
         if wanted.get(name) != found.get(name):
             problem = f"has {name} of shape {found.get(name)}"
             raise gguf.error(f"{problem}; what is read: {wanted.get(name)}")
@@ -386,10 +386,10 @@ def complete(model, ids, count, *, stop=(), choose=greedy):
     cache, made, new = KVCache(model.config, wanted), [], list(ids)
     while len(made) < count:
         x = model.residual(torch.tensor([new]), cache)  # (1, T, D)
-        new = [choose(model.logits(x[0, -1]))]
-        if new[0] in stop:
+        token = choose(model.logits(x[0, -1]))
+        if token in stop:
             break
-        made += new
+        made, new = [*made, token], [token]
     return made
 
 # %% ../transformers/real-model.ipynb #sampler
@@ -466,7 +466,7 @@ class LlamaFast:
     @torch.inference_mode()
     def residual(self, ids, cache=None):
         """As `Llama.residual`."""
-        if cache is None or ids.numel() > 1 or cache.length == 0:
+        if cache is None or ids.numel() > 1:
             return self.model.residual(ids, cache)
         require_tokens(ids, self.config)
         place, room = cache.length, min(cache.store.size(-2), len(self.turns))
@@ -475,7 +475,7 @@ class LlamaFast:
         for layer, store in zip(self.layers, cache.store.unbind(1)):
             x = layer(x, turn, store, place + 1)  # (1, D)
         cache.length += 1
-        return x.unsqueeze(0)  # (1, 1, D)
+        return x[None]  # (1, 1, D)
 
     def logits(self, x):
         """As `Llama.logits`."""

@@ -15,13 +15,14 @@ from pathlib import Path
 from unittest import mock
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from torch import nn
 
-from fieldguide import attention, check, data, gpt
+from fieldguide import attention, check, data, gpt, real_model
 
 BOOK = Path(__file__).parents[1] / "book"
 NOTEBOOK = BOOK / "transformers" / "gpt.ipynb"
@@ -757,8 +758,41 @@ def make():
 @functools.cache
 def measured_again():
     """One prompt, measured now, in float32 (V,)."""
-    logits = torch.tensor(make().measure(PROMPTS[0], make().load_smollm2()))
+    logits = torch.tensor(make().measure(PROMPTS[0]))
     return (logits - logits.max()).float()
+
+
+def stale():
+    """Was the asset made by other weights, prompts or code than there are now?"""
+    with np.load(data.asset("next-token", "logits.npz")) as stored:
+        return stored["digest"].item() != make().digest()
+
+
+def test_stored_logits_were_made_by_what_is_there():
+    """If this fails: run book/_assets/next-token/make.py, some seconds."""
+    assert not stale()
+
+
+def test_stored_logits_of_another_model_are_found():
+    """A change of what computes makes them stale; of a text or a bystander, not."""
+    source = inspect.getsource(real_model)
+    for old, new, found in (
+        ("(self.gate(x)) * self.up(x)", "(self.gate(x)) + self.up(x)", True),
+        ('"rope.freq_base"', '"rope.freq_bass"', True),
+        ('"mlp.up": "ffn_up"', '"mlp.up": "ffn_gate"', True),
+        ("rotate(key, places, config.base)", "key", True),
+        ("A language model: ids", "Ids", False),
+        ("# (B, H_kv, T, K)", "# keys", False),
+        ("return logits.argmax().item()", "return 0", False),
+    ):
+        assert old in source, old
+        changed = source.replace(old, new)
+        with mock.patch.object(inspect, "getsource", return_value=changed):
+            assert stale() == found, old
+    with mock.patch.object(make(), "PROMPTS", PROMPTS[1:]):
+        assert stale()
+    with mock.patch.object(make(), "SMOLLM2_SHA256", 64 * "0"):
+        assert stale()
 
 
 def test_stored_logits_are_what_the_model_says():
@@ -779,7 +813,8 @@ def test_explorer_shows_the_filtered_distribution(prompt):
     logits = gpt.measured_logits()[prompt]
     for temperature, k, p in [(1.0, 49_152, 1.0), (1.6, 40, 0.8), (0.2, 3, 0.95)]:
         views = gpt.next_token(prompt, temperature, k, p)
-        assert list(views) == ["Next token", "Tokens that can be drawn", "Entropy"]
+        titles = ["Probability of the next token", "Tokens that can be drawn"]
+        assert list(views) == [*titles, "Entropy"]
         next_one, count, entropy = views.values()
         kinds = [view.kind for view in views.values()]
         assert kinds == ["bars", "number", "number"]
@@ -793,7 +828,7 @@ def test_explorer_shows_the_filtered_distribution(prompt):
         labels = next_one.props["labels"]
         assert labels[0] == "␣" + text[1:] and labels[-1] == "the other 49,137"
         assert len(labels) == 16 and not any(" " in label for label in labels[:15])
-        assert next_one.props["unit"] == "probability"
+        assert next_one.props["unit"] == ""
         assert (next_one.props["low"], next_one.props["high"]) == (0, 1)
         assert count.arrays["value"] == (shares > 0).sum()
         assert count.props == {"unit": "", "digits": 5}

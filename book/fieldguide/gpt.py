@@ -70,8 +70,8 @@ def turned_product(width, base):
     """How a turn fades with distance
 
     The dot product of a query with an equal key that lies some places
-    further back, as a share of what it is at distance 0. Start at width 2,
-    add pairs, then change the base.
+    further back, as a share of what it is at distance 0. Width 2 is a single
+    pair. Add pairs, then change the base.
     """
     distance = torch.arange(129)  # (S,)
     x = torch.full((width,), 1 / math.sqrt(width), dtype=torch.double)  # (K,)
@@ -333,12 +333,10 @@ def next_distribution(logits, temperature=1.0, top_k=None, top_p=None):
 
 # %% ../transformers/gpt.ipynb #measured-logits
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
-import fieldguide
-from .data import smollm2_tokenizer
+from .data import asset, smollm2_tokenizer
 
 
 @cache
@@ -347,8 +345,7 @@ def measured_logits():
 
     Each less the largest. Made by `_assets/next-token/make.py`.
     """
-    book = Path(fieldguide.__file__).parents[1]
-    stored = np.load(book / "_assets" / "next-token" / "logits.npz")
+    stored = np.load(asset("next-token", "logits.npz"))
     logits = torch.tensor(stored["below"] / -1000, dtype=torch.float32)
     return dict(zip(stored["prompts"].tolist(), logits))
 
@@ -369,7 +366,7 @@ def next_token(prompt, temperature, top_k, top_p):
     labels = [*pieces, f"the other {len(shares) - len(best):,}"]
     values = torch.cat([shares[best], others[None]])
     return {
-        "Next token": bars(labels, values, unit="probability", high=1),
+        "Probability of the next token": bars(labels, values, high=1),
         "Tokens that can be drawn": number((shares > 0).sum(), digits=5),
         "Entropy": number(torch.special.entr(shares).sum(), "nats"),
     }

@@ -3,18 +3,21 @@
     .venv/bin/python book/_assets/next-token/make.py
 
 writes logits.npz beside this file: for each of PROMPTS, and for each of the 49,152
-tokens, how far its logit lies below the largest, in thousandths. The model is the
-one that the notebook transformers/real-model builds, which its tests compare with
-the library transformers.
+tokens, how far its logit lies below the largest, in thousandths; and the digest of
+what computed them. The model is the one that the notebook transformers/real-model
+builds, which its tests compare with the library transformers.
 """
 
+import ast
+import hashlib
+import inspect
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from fieldguide.data import smollm2_tokenizer
-from fieldguide.real_model import load_smollm2
+from fieldguide import real_model
+from fieldguide.data import SMOLLM2_SHA256, smollm2_tokenizer
 
 PROMPTS = [
     "The capital of France is",
@@ -23,22 +26,51 @@ PROMPTS = [
 ]
 
 
-def measure(prompt, model):
+class Silent(ast.NodeTransformer):
+    """Leaves out docstrings: they do nothing."""
+
+    def visit_Expr(self, node):
+        return None if isinstance(node.value, ast.Constant) else node
+
+
+def digest():
+    """SHA-256 of the weights' digest, the prompts and the code of the model.
+
+    The code is `load_smollm2` and what it uses of its module, without comments.
+    """
+    tree = Silent().visit(ast.parse(inspect.getsource(real_model)))
+    code = {name: node for node in tree.body for name in names(node)}
+    made, wanted = {}, ["load_smollm2"]
+    while wanted:
+        node = code.get(name := wanted.pop())
+        if node and name not in made:
+            made[name] = ast.unparse(node)
+            wanted += [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
+    parts = [SMOLLM2_SHA256, *PROMPTS, *(made[name] for name in sorted(made))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def names(node):
+    """What a statement at the top of a module defines."""
+    if isinstance(node, ast.Assign):
+        return [target.id for target in node.targets]
+    return [node.name] if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else []
+
+
+def measure(prompt):
     """The logits (V,) of the token after the prompt, as float64."""
     ids = torch.tensor([smollm2_tokenizer().encode(prompt)])
-    with torch.no_grad():
-        return model(ids)[0, -1].double().numpy()
+    return real_model.load_smollm2()(ids)[0, -1].double().numpy()
 
 
 def main():
     torch.set_num_threads(1)
-    model = load_smollm2()
-    logits = np.stack([measure(prompt, model) for prompt in PROMPTS])
+    logits = np.stack([measure(prompt) for prompt in PROMPTS])
     logits -= logits.max(axis=1, keepdims=True)
     below = np.round(-1000 * logits).astype(np.uint16)
     assert (below == np.round(-1000 * logits)).all(), "a logit below -65.535"
     path = Path(__file__).with_name("logits.npz")
-    np.savez_compressed(path, below=below, prompts=PROMPTS)
+    np.savez_compressed(path, below=below, prompts=PROMPTS, digest=digest())
     for prompt, row in zip(PROMPTS, logits, strict=True):
         shares = np.exp(row) / np.exp(row).sum()
         best = shares.argsort()[::-1][:8]

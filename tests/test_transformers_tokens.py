@@ -495,6 +495,7 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         book.check_group_digits,
         lambda text: re.findall(r"[0-9]{1,3}|[^0-9]+", text),
         lambda text: re.findall(r"[0-9]+|[^0-9]+", text),
+        lambda text: re.findall(r"\d{1,3}(?=(?:\d{3})*(?!\d))|\D+", text),
         lambda text: list(text),
     )
     fails(

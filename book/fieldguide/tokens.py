@@ -73,10 +73,10 @@ def learn_merges(words, merges):
     numbers, made = byte_numbers(), []
     for _ in range(merges):
         pairs = count_pairs(words)
-        pairs[()] = 1  # from here on, no pair occurs twice
-        best = min(pairs, key=lambda p: (-pairs[p], *map(numbers.get, p)))
-        if best == ():
+        often = [pair for pair, count in pairs.items() if count > 1]
+        if not often:
             break
+        best = min(often, key=lambda p: (-pairs[p], *map(numbers.get, p)))
         made.append(best)
         numbers.setdefault(b"".join(best), len(numbers))
         words = {merge_pair(parts, best): n for parts, n in words.items()}
@@ -241,18 +241,16 @@ class BytePairTokenizer:
         self.special = list(special)
         self.number = {token: n for n, token in enumerate(self.vocabulary)}
         self.rank = {tuple(pair): n for n, pair in enumerate(merges)}
-        needed = {b"".join(p) for p in merges}.union(
-            *merges, map(utf8, special)
-        )
-        require(
-            needed <= set(self.number), "merges", merges, "of known tokens"
-        )
+        needed = {*map(utf8, special)}.union(*merges, map(b"".join, merges))
+        known = needed <= self.number.keys()
+        require(known, "merges", merges, "of known tokens")
         self.word_numbers = cache(self.word_numbers)  # most words come again
 
     def __len__(self):
         return len(self.vocabulary)
 
     def word_numbers(self, word):
+        """The numbers of one word, or of one special text."""
         parts = [utf8(word)]
         if word not in self.special:
             parts = join_by_rank(one_by_one(utf8(word)), self.rank)
@@ -261,10 +259,12 @@ class BytePairTokenizer:
         return [self.number[part] for part in parts]
 
     def encode(self, text):
+        """The numbers of `text`: a list. A ValueError names what has none."""
         words = map(self.word_numbers, cut_words(text, self.special))
         return [number for numbers in words for number in numbers]
 
     def decode(self, ids):
+        """The text of `ids`, a list or an array; half a character is a �."""
         tokens = map(self.vocabulary.__getitem__, checked_ids(ids, len(self)))
         return b"".join(tokens).decode(errors="replace")
 

@@ -90,6 +90,17 @@ def test_turns_refuse_bad_input():
         refuses("positions", gpt.turns, bad, 6, 1e4)
 
 
+def test_turn_pairs_refuses_factors_that_do_not_fit():
+    x, places = torch.randn(2, 5, 8), torch.arange(5)
+    factors = gpt.turns(places, 8, 1e4)
+    assert gpt.turn_pairs(x, factors).shape == x.shape
+    bad = [gpt.turns(places, width, 1e4) for width in (2, 6, 10)]
+    for wrong in [*bad, factors[:1], factors[:4], factors[0], factors[None]]:
+        said = refuses("factors", gpt.turn_pairs, x, wrong)
+        assert "(5, 8 / 2)" in said
+    refuses("factors", gpt.turn_pairs, x[..., :7], factors[:, :3])
+
+
 def test_fast_rotation_takes_what_heads_are_cut_into():
     x = attention.split_heads(torch.randn(2, 5, 12), 3)  # not contiguous
     expected = attention.rotate(x, torch.arange(5), 100.0)
@@ -117,7 +128,9 @@ def test_rotary_refuses_more_queries_than_keys():
     x = torch.randn(3, 4)
     attend = gpt.rotary(attention.simple_attention)
     attend(x, x, x)
-    refuses("query", attend, x, x[:2], x[:2])
+    said = refuses("query", attend, x, x[:2], x[:2])
+    assert "at most 2 rows of 4 numbers" in said
+    refuses("query", attend, x[:, :2], x, x)
 
 
 def test_turned_product_is_a_mean_of_cosines():
@@ -148,6 +161,15 @@ def test_layer_norm_is_torchs(seed, lead, D, eps):
     options = {} if eps is None else {"eps": eps}
     ours = gpt.layer_norm(x, weight, bias, **options)
     close(ours, F.layer_norm(x, (D,), weight, bias, **options), 1e-9)
+
+
+def test_layer_norm_keeps_halves_and_does_not_overflow():
+    x = torch.tensor([[1000, -1000, 500, 7]])
+    for kind in torch.float16, torch.bfloat16:
+        weight, bias = torch.tensor([[1.5, 1, 2, 1], [0, 0.5, 0, 1]], dtype=kind)
+        ours = gpt.layer_norm(x.to(kind), weight, bias)
+        assert ours.dtype == kind
+        close(ours, F.layer_norm(x.to(kind), (4,), weight, bias), 2e-2)
 
 
 def test_layer_norm_refuses_bad_input():
@@ -305,11 +327,17 @@ def test_logits_and_gradients_are_those_of_transformers(approximate, fast):
 
 
 def test_size_is_gpt_2s():
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        OpenAIGPTConfig,
+        OpenAIGPTModel,
+    )
 
     with torch.device("meta"):
         ours = gpt.GPT(gpt.GPTConfig(50_257, 1024, 768, 12, 12))
         theirs = GPT2LMHeadModel(GPT2Config())
+        first = OpenAIGPTModel(OpenAIGPTConfig())
     assert gpt.count_parameters(ours) == 124_439_808 == theirs.num_parameters()
     parts = gpt.parameters_by_part(ours)
     D = 768
@@ -320,6 +348,11 @@ def test_size_is_gpt_2s():
         "MLP": 12 * (8 * D * D + 5 * D),
         "norms": 25 * 2 * D,
     }
+    sizes = gpt.GPTConfig(40_478, 512, D, 12, 12)  # what the first GPT had
+    with torch.device("meta"):
+        ours = gpt.GPT(sizes)
+    no_last_norm = gpt.count_parameters(ours) - 2 * D
+    assert no_last_norm == 116_534_784 == first.num_parameters()
 
 
 def test_meta_model_runs_without_numbers():
@@ -625,7 +658,7 @@ def test_filters_work_in_the_order_that_is_said():
 
 def test_extreme_temperatures_stay_finite():
     logits = torch.tensor([3.0, 1e4, -1e4, -math.inf])
-    for temperature in (1e-30, 1e-36):
+    for temperature in (1e-30, 1e-36, 1e-50, 5e-324):
         cold = gpt.next_distribution(logits, temperature)
         assert cold.tolist() == [0, 1, 0, 0]
     assert gpt.next_distribution(torch.zeros(2, 1)).tolist() == [[1.0], [1.0]]
@@ -672,6 +705,15 @@ def test_no_dart_hits_a_token_without_probability():
     fine = torch.tensor([1.0] + [1e-9] * 100)
     with thrown(1 - 1.5e-9):
         assert gpt.draw(fine).item() == 99
+
+
+def test_draw_refuses_what_is_no_distribution():
+    good, nothing = torch.tensor([0.0, 0.2, 0.3]), torch.zeros(3)
+    assert gpt.draw(torch.stack([good, 5 * good])).shape == (2,), "any sum will do"
+    bad = [nothing, good - 0.1, torch.tensor([0.5, math.nan, 0.5])]
+    for row in [*bad, torch.tensor([0.5, math.inf, 0.5])]:
+        for rows in row, torch.stack([good, row]):
+            assert "sum above 0" in refuses("probabilities", gpt.draw, rows)
 
 
 def thrown(value):
@@ -877,6 +919,7 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         lambda sizes: book.gpt_size(sizes) + 1,
         lambda sizes: gpt.count_parameters(gpt.GPT(config())),
         lambda sizes: 12 * sizes.layers * sizes.width**2,
+        lambda sizes: float(book.gpt_size(sizes)),
     )
     fails(
         book.check_sinusoids,
@@ -886,10 +929,17 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         lambda T, D: book.sinusoids(T + 1, D)[1:],
         lambda T, D: book.sinusoids(T, D).tolist(),
     )
+
+    def of_all_rows(p, share):
+        kept = p.where(p >= share * p.max(), 0)
+        return (kept / kept.sum(-1, keepdim=True)).nan_to_num()
+
     fails(
         book.check_keep_min_p,
         lambda p, share: p.where(p >= share, 0),
         lambda p, share: p.where(p >= share * p.max(), 0),
+        of_all_rows,
+        lambda p, share: book.keep_min_p(p.double(), share),
         lambda p, share: book.keep_min_p(p, share) if share < 1 else 0 * p,
         lambda p, share: p,
         lambda p, share: book.keep_min_p(p, 1 - share),

@@ -36,7 +36,13 @@ def turns(positions, width, base):
 
 
 def turn_pairs(x, factors):
-    """`rotate` x (..., T, K) by what `turns` returned for its T places."""
+    """`rotate` x (..., T, K) by what `turns` returned for its T places.
+
+    Raises ValueError for factors of another shape than (T, K / 2).
+    """
+    T, K = x.shape[-2:]
+    ok = factors.shape == (T, K / 2)
+    require(ok, "factors", factors, f"of shape ({T}, {K} / 2)")
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))  # (..., T, K/2)
     turned = pairs * factors.to(pairs.dtype)  # (..., T, K/2)
@@ -52,10 +58,11 @@ def rotary(attend, base=10_000.0):
     """
 
     def attend_rotated(query, key, value, *, mask=None, scale=None):
-        T, S = query.size(-2), key.size(-2)
-        require(S >= T, "query", query, f"at most {S} rows long, as key is")
+        T, (S, K) = query.size(-2), key.shape[-2:]
+        ok = S >= T and query.size(-1) == K
+        require(ok, "query", query, f"at most {S} rows of {K} numbers")
         places = torch.arange(S, device=key.device)
-        factors = turns(places, key.size(-1), base)  # (S, K/2)
+        factors = turns(places, K, base)  # (S, K/2)
         query = turn_pairs(query, factors[S - T :])  # (..., T, K)
         key = turn_pairs(key, factors)  # (..., S, K)
         return attend(query, key, value, mask=mask, scale=scale)
@@ -74,9 +81,9 @@ def turned_product(width, base):
     pair. Add pairs, then change the base.
     """
     distance = torch.arange(129)  # (S,)
-    x = torch.full((width,), 1 / math.sqrt(width), dtype=torch.double)  # (K,)
+    x = torch.ones(129, width, dtype=torch.double)  # (S, K)
     keys = turn_pairs(x, turns(distance, width, base))  # (S, K)
-    product = keys @ x  # (S,)
+    product = keys @ x[0] / width  # (S,)
     curve = lines(
         distance,
         {"share of the product": product},
@@ -94,15 +101,18 @@ def layer_norm(x, weight, bias, eps=1e-5):
     """Move each x (..., D) to mean 0 and variance 1, then gain and shift.
 
     weight, bias (D,). eps, above 0, keeps a vector of equal numbers finite.
-    Raises ValueError for other shapes. Source: Ba et al. 2016.
+    Halves are computed in float32, since their squares overflow. Raises
+    ValueError for other shapes. Source: Ba et al. 2016.
     """
     D = x.shape[-1:]
     require(weight.shape == D, "weight", weight, f"of shape {tuple(D)}")
     require(bias.shape == D, "bias", bias, f"of shape {tuple(D)}")
     require(eps > 0, "eps", eps, "above 0")
-    centred = x - x.mean(-1, keepdim=True)  # (..., D)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    centred = wide - wide.mean(-1, keepdim=True)  # (..., D)
     variance = centred.square().mean(-1, keepdim=True)  # (..., 1)
-    return centred * (variance + eps).rsqrt() * weight + bias
+    unit = centred * (variance + eps).rsqrt()  # (..., D)
+    return unit.to(x.dtype) * weight + bias
 
 # %% ../transformers/gpt.ipynb #gelu
 def gelu(x, approximate="none"):
@@ -252,7 +262,7 @@ def initialise(model, generator=None):
     """GPT-2's start: normal weights of deviation 0.02, biases 0, gains 1.
 
     The matrices that write to the stream are smaller by 1 / sqrt(2 L).
-    Source: Radford et al. 2019, section 2.3.
+    Sources: GPT-2's code, and Radford et al. 2019, section 2.3.
     """
     branches = 2 * model.config.layers
     for name, parameter in model.named_parameters():
@@ -324,7 +334,8 @@ def next_distribution(logits, temperature=1.0, top_k=None, top_p=None):
     ok = ok and logits.dim() > 0 and logits.size(-1) > 0
     require(ok, "logits", logits, "a float tensor (..., V), V > 0")
     lead = logits - logits.amax(-1, keepdim=True)  # 0 at most: no overflow
-    probabilities = softmax(lead / temperature)  # (..., V)
+    lead = (lead.double() / temperature).to(logits.dtype)
+    probabilities = softmax(lead)  # (..., V)
     if top_k is not None:
         probabilities = keep_top_k(probabilities, top_k)
     if top_p is not None:
@@ -376,11 +387,17 @@ def draw(probabilities, generator=None):
     """One token for each row of probabilities (..., V): int64 (...).
 
     It is the first whose running total exceeds a uniform random number.
+    Raises ValueError for a row with a number below 0 or a sum that is not
+    finite and above 0.
     """
     total = probabilities.double().cumsum(-1)  # (..., V)
-    place = (*total.shape[:-1], 1)
+    whole = total[..., -1:]  # (..., 1)
+    ok = (probabilities >= 0).all() and (0 < whole).all()
+    ok = ok and whole.isfinite().all()
+    allowed = "rows of numbers of 0 or more with a finite sum above 0"
+    require(ok, "probabilities", probabilities, allowed)
     options = {"dtype": torch.double, "generator": generator}
-    dart = torch.rand(place, **options) * total[..., -1:]  # (..., 1)
+    dart = torch.rand(whole.shape, **options) * whole  # (..., 1)
     return torch.searchsorted(total, dart, right=True).squeeze(-1)  # (...)
 
 # %% ../transformers/gpt.ipynb #generate

@@ -131,6 +131,7 @@ def test_rotary_refuses_more_queries_than_keys():
     said = refuses("query", attend, x, x[:2], x[:2])
     assert "at most 2 rows of 4 numbers" in said
     refuses("query", attend, x[:, :2], x, x)
+    refuses("query", attend, x, x[:, :2], x)
 
 
 def test_turned_product_is_a_mean_of_cosines():
@@ -143,12 +144,12 @@ def test_turned_product_is_a_mean_of_cosines():
         expected = sum(torch.cos(distance * s) for s in speed) / len(speed)
         close(torch.tensor(curve.arrays["y"][0]), expected)
         close(torch.tensor(curve.arrays["x"]), distance)
-        close(float(turn.arrays["value"]), 2 * math.pi / speed[-1], 1e-9)
+        assert turn.arrays["value"] == round(2 * math.pi / speed[-1], 1)
         names = curve.props["names"], curve.props["low"], curve.props["high"]
         assert names == (["share of the product"], -1, 1)
         axes = curve.props["x_axis"], curve.props["y_axis"]
         assert axes == ("distance (places)", "q·k (share)")
-        assert turn.props == {"unit": "places", "digits": 3}
+        assert turn.props == {"unit": "places", "digits": 6}
 
 
 # Norm and MLP
@@ -669,7 +670,7 @@ def test_extreme_temperatures_stay_finite():
         assert "finite and above 0" in said
     bad = [logits.tolist(), logits.long(), torch.tensor(1.0), logits[:0]]
     for rows in [*bad, torch.zeros(2, 0)]:
-        refuses("logits", gpt.next_distribution, rows)
+        assert "V > 0" in refuses("logits", gpt.next_distribution, rows)
     for worst in (math.nan, math.inf):
         refuses("logits", gpt.next_distribution, torch.tensor([0.0, worst]))
     refuses("logits", gpt.next_distribution, torch.full((2,), -math.inf))

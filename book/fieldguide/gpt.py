@@ -81,9 +81,10 @@ def turned_product(width, base):
     pair. Add pairs, then change the base.
     """
     distance = torch.arange(129)  # (S,)
-    x = torch.ones(129, width, dtype=torch.double)  # (S, K)
-    keys = turn_pairs(x, turns(distance, width, base))  # (S, K)
-    product = keys @ x[0] / width  # (S,)
+    query = torch.ones(width, dtype=torch.double)  # (K,)
+    factors = turns(distance, width, base)  # (S, K / 2)
+    keys = turn_pairs(query.expand(129, -1), factors)  # (S, K)
+    product = keys @ query / width  # (S,)
     curve = lines(
         distance,
         {"share of the product": product},
@@ -92,8 +93,8 @@ def turned_product(width, base):
         x_axis="distance (places)",
         y_axis="q·k (share)",
     )
-    slowest = 2 * math.pi * base ** ((width - 2) / width)
-    shown = number(slowest, "places", digits=3)
+    slowest = round(2 * math.pi * base ** ((width - 2) / width), 1)
+    shown = number(slowest, "places", digits=6)
     return {"Product": curve, "Full turn of the slowest pair": shown}
 
 # %% ../transformers/gpt.ipynb #layer-norm
@@ -392,10 +393,10 @@ def draw(probabilities, generator=None):
     """
     total = probabilities.double().cumsum(-1)  # (..., V)
     whole = total[..., -1:]  # (..., 1)
-    ok = (probabilities >= 0).all() and (0 < whole).all()
-    ok = ok and whole.isfinite().all()
-    allowed = "rows of numbers of 0 or more with a finite sum above 0"
-    require(ok, "probabilities", probabilities, allowed)
+    ok = ((whole > 0) & whole.isfinite()).all() and (probabilities >= 0).all()
+    require(
+        ok, "probabilities", probabilities, "0 or more, with a sum above 0"
+    )
     options = {"dtype": torch.double, "generator": generator}
     dart = torch.rand(whole.shape, **options) * whole  # (..., 1)
     return torch.searchsorted(total, dart, right=True).squeeze(-1)  # (...)

@@ -331,8 +331,7 @@ def next_distribution(logits, temperature=1.0, top_k=None, top_p=None):
     """
     ok = 0 < temperature < math.inf
     require(ok, "temperature", temperature, "finite and above 0")
-    ok = torch.is_tensor(logits) and logits.is_floating_point()
-    ok = ok and logits.dim() > 0 and logits.size(-1) > 0
+    ok = torch.is_tensor(logits) and logits.dim() > 0 and logits.size(-1) > 0
     require(ok, "logits", logits, "a float tensor (..., V), V > 0")
     lead = logits - logits.amax(-1, keepdim=True)  # 0 at most: no overflow
     lead = (lead.double() / temperature).to(logits.dtype)

@@ -10,6 +10,7 @@ import inspect
 import json
 import tempfile
 import types
+import weakref
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -84,8 +85,14 @@ def test_config_refuses_what_cannot_be():
         for value in (0, -1, 2.0, "3", True):
             refuses(name, sizes, **{name: value})
     for name in ("eps", "base"):
-        for value in (0, -1e-5):
+        for value in (0, -1e-5, float("inf"), float("nan"), "3", True):
             refuses(name, sizes, **{name: value})
+        assert getattr(sizes(**{name: 1}), name) == 1
+    for name, kind in ("layers", "whole"), ("eps", "finite"):
+        try:
+            sizes(**{name: "3"})
+        except ValueError as error:
+            assert str(error).endswith(f"it must be a {kind} number above 0")
     refuses("kv_heads", sizes, kv_heads=4)
     refuses("heads", sizes, heads=5, kv_heads=1)
     refuses("head_width", sizes, width=18)
@@ -171,6 +178,14 @@ def test_heads_that_do_not_divide_are_refused():
     x = torch.randn(3, 2, 4)
     refuses("key", real_model.grouped_query_attention, x, x[:2], x[:2])
     refuses("key", real_model.grouped_query_attention, x[:1], x, x)
+
+
+def test_a_mask_for_each_text_is_refused():
+    """It would be laid over the key heads."""
+    query, key = torch.randn(3, 6, 2, 4), torch.randn(3, 3, 2, 4)
+    for shape in ((3, 1, 2, 2), (2,)):
+        mask = torch.ones(shape, dtype=torch.bool)
+        refuses("mask", real_model.grouped_query_attention, query, key, key, mask=mask)
 
 
 def test_swiglu_is_its_formula():
@@ -301,6 +316,20 @@ def test_layers_are_shown_as_they_run():
     assert not torch.allclose(free[:, 0], x[:, 0])
     trace = real_model.trace_layers(model, ids)
     assert not trace.residuals.requires_grad and trace.residuals.is_inference()
+
+
+def test_weights_of_earlier_layers_are_forgotten():
+    """A long text would need L times the memory if they were kept."""
+    model, seen = llama(layers=6), []
+
+    def watch(block, given, output):
+        seen.append(weakref.ref(output[1]))
+        assert all(weights() is None for weights in seen[:-2])
+
+    for block in model.blocks:
+        block.register_forward_hook(watch)
+    model.residual(some_ids(model.config, 1, 4))
+    assert len(seen) == 6
 
 
 def bad_ids(config):
@@ -547,7 +576,8 @@ def test_fast_form_is_the_taught_one(seed, heads, prompt):
         assert kept[0].length == kept[1].length
     end = kept[0].length
     close(kept[1].store[..., :end, :], kept[0].store[..., :end, :])
-    close(fast.residual(ids), model.residual(ids))
+    for unkept in ids, ids[:, :1]:
+        close(fast.residual(unkept), model.residual(unkept))
 
 
 def test_fast_form_takes_steps_of_its_own():
@@ -606,7 +636,14 @@ def test_fast_form_refuses_what_the_taught_one_does():
             lambda ids, cache=cache: fast.residual(ids, cache),
             torch.tensor([[1]]),
         )
+    for ids in bad_ids(model.config):
+        cache = real_model.KVCache(model.config, 4)
+        refuses("ids", lambda ids, cache=cache: fast.residual(ids, cache), ids)
     ids = some_ids(model.config, 2, 1)
+    two = real_model.KVCache(model.config, 4, 2)
+    refuses("key", lambda ids: fast.residual(ids, two), ids[:1])
+    for bad in ids[0], ids[:1, None]:
+        refuses("ids", lambda ids: fast.residual(ids, two), bad)
     pair = [real_model.KVCache(model.config, 4, 2) for _ in range(2)]
     for _ in range(2):
         close(fast.residual(ids, pair[0]), model.residual(ids, pair[1]), 1e-5)
@@ -626,6 +663,8 @@ def write_gguf(path, model, tensors=None, **changes):
         add = writer.add_float32 if field in ("eps", "base") else writer.add_uint32
         if value is not None:
             add(f"llama.{key}", value)
+    for key, value in changes.get("more", {}).items():
+        writer.add_uint32(f"llama.{key}", value)
     layer = {"attention_norm": "attn_norm", "mlp_norm": "ffn_norm"}
     layer |= {f"attention.{x}": f"attn_{x[0]}" for x in ("query", "key", "value")}
     layer |= {f"mlp.{x}": f"ffn_{x}" for x in ("gate", "up", "down")}
@@ -681,6 +720,12 @@ def test_a_foreign_file_is_refused_with_what_is_read(folder):
         lacking = write_gguf(folder / missing, model, **{missing: None})
         words = ["does not state", f"llama.{real_model.FACTS[missing]}"]
         fails_to_read(words, read, data.Gguf(lacking))
+    for key, allowed in ("rope.dimension_count", 4), ("rope.scaling.factor", None):
+        path = write_gguf(folder / key, model, more={key: 2})
+        words = [f"has llama.{key} = 2; what is read: {allowed}"]
+        fails_to_read(words, read, data.Gguf(path))
+    whole = {"rope.dimension_count": 4, "dropped": 1}
+    read(data.Gguf(write_gguf(folder / "whole", model, more=whole)))
     for name, weight, words in (
         ("blk.1.ffn_up.weight", None, ["None", "(20, 24)"]),
         ("blk.1.attn_k.weight", torch.ones(24, 24), ["(24, 24)", "(8, 24)"]),
@@ -822,12 +867,17 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         lambda config, free, batch=1: book.longest_text(config, free // 2 * 3, batch),
     )
     fails(
-        book.check_to_halves,
+        book.check_to_neighbours,
+        to_halves,
         lambda weight, heads: weight,
-        lambda weight, heads: book.to_halves(weight, 1),
-        lambda weight, heads: book.to_halves(weight, heads).T,
-        lambda weight, heads: book.to_halves(book.to_halves(weight, heads), heads),
+        lambda weight, heads: book.to_neighbours(weight, 1),
+        lambda weight, heads: book.to_neighbours(weight, heads).T,
     )
+
+    def soonest(model, ids):
+        stream = real_model.trace_layers(model, ids).residuals[:, 0, -1]
+        said = model.logits(stream).argmax(-1)
+        return (said == said[-1]).nonzero()[0].item()
 
     def shared():
         chosen = set()
@@ -862,4 +912,5 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         book.check_settled,
         lambda model, ids: model.config.layers,
         lambda model, ids: 25,
+        soonest,
     )

@@ -8,6 +8,7 @@ __all__ = ['FACTS', 'NAMES', 'LlamaConfig', 'read_config', 'llama_parameters', '
 
 # %% ../transformers/real-model.ipynb #imports
 import functools
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,9 +24,9 @@ from .data import smollm2
 class LlamaConfig:
     """The sizes of a Llama, and the two numbers that are not sizes.
 
-    Raises ValueError for a size that is no whole number above 0, kv_heads
-    that do not divide heads, heads that do not divide the width, or an odd
-    head width.
+    Raises ValueError for a size that is no whole number above 0, an eps or
+    base that is no number above 0, kv_heads that do not divide heads, heads
+    that do not divide the width, or an odd head width.
     """
 
     vocab: int  # V, entries of the vocabulary
@@ -40,8 +41,10 @@ class LlamaConfig:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            whole = type(value) is int or name in ("eps", "base")
-            require(whole and value > 0, name, value, "a number above 0")
+            kind = "finite" if name in ("eps", "base") else "whole"
+            ok = type(value) is int or (kind, type(value)) == ("finite", float)
+            ok = ok and 0 < value < math.inf
+            require(ok, name, value, f"a {kind} number above 0")
         for name, whole in ("kv_heads", self.heads), ("heads", self.width):
             part = getattr(self, name)
             require(whole % part == 0, name, part, f"a divisor of {whole}")
@@ -53,7 +56,7 @@ class LlamaConfig:
         """K = D / H."""
         return self.width // self.heads
 
-# %% ../transformers/real-model.ipynb #read-config
+# %% ../transformers/real-model.ipynb #facts
 FACTS = {
     "vocab": "vocab_size",
     "context": "context_length",
@@ -66,12 +69,12 @@ FACTS = {
     "base": "rope.freq_base",
 }
 
-
+# %% ../transformers/real-model.ipynb #read-config
 def read_config(gguf):
     """The LlamaConfig that a GGUF file's metadata states.
 
-    Raises DataError for a model that is not a Llama, or that leaves one of
-    the facts out.
+    Raises DataError for a model that is not a Llama, that leaves one of the
+    facts out, or that rescales its rotary angles or turns a part of a head.
     """
     kind = gguf.metadata.get("general.architecture")
     if kind != "llama":
@@ -81,7 +84,14 @@ def read_config(gguf):
     missing = [key for key in keys.values() if key not in gguf.metadata]
     if missing:
         raise gguf.error(f"does not state {', '.join(missing)}")
-    return LlamaConfig(**{f: gguf.metadata[key] for f, key in keys.items()})
+    config = LlamaConfig(**{f: gguf.metadata[k] for f, k in keys.items()})
+    turns = {"dimension_count": config.head_width, "freq_base": config.base}
+    plain = {f"llama.rope.{key}": value for key, value in turns.items()}
+    for key, value in gguf.metadata.items():
+        if key.startswith("llama.rope.") and value != plain.get(key):
+            problem = f"has {key} = {value}"
+            raise gguf.error(f"{problem}; what is read: {plain.get(key)}")
+    return config
 
 # %% ../transformers/real-model.ipynb #llama-parameters
 def llama_parameters(config):
@@ -114,10 +124,12 @@ def grouped_query_attention(query, key, value, *, mask=None, scale=None):
     first H / H_kv query heads use key head 0, and so on. mask, scale: as for
     `simple_attention`, the mask (T, S) for all heads. Returns (output
     (..., H, T, V), weights (..., H, T, S)). Raises ValueError unless H_kv
-    divides H. Source: Ainslie et al. 2023.
+    divides H and the mask has two axes. Source: Ainslie et al. 2023.
     """
     H, H_kv = query.size(-3), key.size(-3)
     require(H % H_kv == 0, "key", key, f"of heads that divide {H}")
+    ok = mask is None or mask.dim() == 2
+    require(ok, "mask", mask, "of shape (T, S)")
     query = query.unflatten(-3, (H_kv, -1))  # (..., H_kv, H / H_kv, T, K)
     key, value = key.unsqueeze(-3), value.unsqueeze(-3)  # one for the group
     output, weights = simple_attention(
@@ -232,7 +244,7 @@ class Llama(nn.Module):
 
     With a `KVCache` the ids follow what the cache holds, and are added to it.
     Raises ValueError for ids that the model does not know, or more than its
-    context. Source: Touvron et al. 2023.
+    context. Sources: Touvron et al. 2023; Ainslie et al. 2023 (shared keys).
     """
 
     def __init__(self, config):
@@ -248,7 +260,8 @@ class Llama(nn.Module):
 
     def residual(self, ids, cache=None):
         """What the last layer leaves, (B, T, D)."""
-        *_, (x, _) = run_layers(self, ids, cache)
+        for layer in run_layers(self, ids, cache):
+            x = layer[0]  # and its weights are forgotten
         return x
 
     def logits(self, x):
@@ -466,9 +479,9 @@ class LlamaFast:
     @torch.inference_mode()
     def residual(self, ids, cache=None):
         """As `Llama.residual`."""
-        if cache is None or ids.numel() > 1:
-            return self.model.residual(ids, cache)
         require_tokens(ids, self.config)
+        if cache is None or (*ids.shape, cache.store.size(2)) != (1, 1, 1):
+            return self.model.residual(ids, cache)
         place, room = cache.length, min(cache.store.size(-2), len(self.turns))
         require(place < room, "ids", ids, f"none: the room for {room} is full")
         x, turn = self.model.embedding.weight[ids[0]], self.turns[place]

@@ -69,7 +69,7 @@ def refuses(name, function, *arguments, shown=None, **options):
 
 
 @quick
-@given(seed=seeds, n=st.integers(1, 4), V=st.integers(2, 7))
+@given(seed=seeds, n=st.integers(1, 8), V=st.integers(2, 7))
 def test_ngram_ids_number_the_runs(seed, n, V):
     ids = some_ids(12, V, seed)
     runs = [ids[i : i + n].tolist() for i in range(len(ids) - n + 1)]
@@ -77,58 +77,59 @@ def test_ngram_ids_number_the_runs(seed, n, V):
     assert training.ngram_ids(ids, n, V).tolist() == right
 
 
-def counted_loss(train, ids, n, V, prior):
-    """The same model with dictionaries, one character at a time."""
+def counted_losses(train, ids, n, V, prior):
+    """The same model with a dictionary, one character at a time."""
     found = collections.Counter()
     for order in range(1, n + 1):
         for i in range(len(train) - order + 1):
             found[tuple(train[i : i + order])] += 1
-    totals = collections.Counter()
-    for run, count in found.items():
-        totals[run[:-1]] += count if len(run) else 0
-    total = 0
-    for i in range(n - 1, len(ids)):
+    losses, places = [0] * n, range(n - 1, len(ids))
+    for i in places:
         chance = 1 / V
         for order in range(1, n + 1):
             run = tuple(ids[i - order + 1 : i + 1])
-            seen = sum(c for r, c in found.items() if r[:-1] == run[:-1])
-            chance = (found[run] + prior * chance) / (seen + prior)
-        total -= math.log(chance)
-    return total / (len(ids) - n + 1)
+            begun = sum(found[(*run[:-1], c)] for c in range(V))
+            chance = (found[run] + prior * chance) / (begun + prior)
+            losses[order - 1] -= math.log(chance) / len(places)
+    return losses
 
 
 @quick
 @given(
     seed=seeds,
-    n=st.integers(1, 4),
+    n=st.integers(1, 5),
     V=st.integers(2, 4),
     prior=st.sampled_from([0.5, 1.0, 3.0]),
 )
-def test_ngram_loss_is_counting(seed, n, V, prior):
+def test_ngram_losses_are_counting(seed, n, V, prior):
     train, ids = some_ids(30, V, seed), some_ids(9, V, seed + 1)
-    found = training.ngram_loss(train, ids, n, V, prior)
-    right = counted_loss(train.tolist(), ids.tolist(), n, V, prior)
-    assert isinstance(found, float) and math.isclose(found, right)
+    counts = training.run_counts(train, ids, n, V)
+    assert all(c.shape == (n, 10 - n) and c.dtype == torch.int64 for c in counts)
+    found = training.ngram_losses(*counts, V, prior)
+    right = counted_losses(train.tolist(), ids.tolist(), n, V, prior)
+    assert all(isinstance(loss, float) for loss in found)
+    close(found, right)
 
 
-def test_ngram_loss_counts_one_imaginary_character():
+def test_ngram_losses_count_one_imaginary_character():
     ids = some_ids()
-    assert training.ngram_loss(ids, ids, 2, 7) == training.ngram_loss(ids, ids, 2, 7, 1)
-    last = training.ngram_loss(ids, ids[:3], 3, 7)  # one place is enough
-    assert last > 0
+    counts = training.run_counts(ids, ids[:3], 3, 7)  # one place is enough
+    found = training.ngram_losses(*counts, 7)
+    assert found == training.ngram_losses(*counts, 7, 1.0) and min(found) > 0
 
 
 def test_counting_refuses_bad_input():
-    ids = some_ids(4)
-    for n in 0, 5, 2.0, True:
+    ids = some_ids(8)
+    for n in 0, 9, 2.0, True:
         refuses("n", training.ngram_ids, ids, n, 7)
-    assert len(training.ngram_ids(ids, 4, 7)) == 1
+    assert len(training.ngram_ids(ids, 8, 7)) == 1
     refuses("ids", training.ngram_ids, ids[:3], 4, 7)
     refuses("ids", training.ngram_ids, ids, 2, int(ids.max()))
     refuses("ids", training.ngram_ids, ids.float(), 2, 7)
-    refuses("ids", training.ngram_ids, ids.view(2, 2), 2, 7)
+    refuses("ids", training.ngram_ids, ids.view(2, 4), 2, 7)
+    counts = training.run_counts(ids, ids, 2, 7)
     for prior in 0, -1:
-        refuses("prior", training.ngram_loss, ids, ids, 2, 7, prior)
+        refuses("prior", training.ngram_losses, *counts, 7, prior)
 
 
 # Batches and the held-out loss
@@ -270,6 +271,8 @@ def test_clipping_is_torchs(seed, longest):
         close(p.grad, q.grad, 1e-5)  # torch adds 1e-6 to the length
     for bad in 0, -1:
         refuses("longest", training.clip_gradient, ours, bad)
+    bare = [torch.zeros(2)]
+    refuses("parameters", training.clip_gradient, bare, 1.0, shown=check.shown([]))
 
 
 def test_clipping_shortens_exactly_and_only_what_is_too_long():
@@ -414,7 +417,8 @@ def test_a_recipe_refuses_what_cannot_be():
     for name in "rate", "matrix_rate", "final", "decay", "clip":
         for bad in -1e-9, math.inf, math.nan:
             refuses(name, training.Recipe, 9, **{name: bad})
-        training.Recipe(9, **{name: 0})
+    training.Recipe(9, rate=0, matrix_rate=0, final=0, decay=0)
+    refuses("clip", training.Recipe, 9, clip=0)
     training.Recipe(1, batch=1)
     training.Recipe(9, warmup=8)
     with contextlib.suppress(FrozenInstanceError):
@@ -613,32 +617,47 @@ def make():
     return module
 
 
+def stored(name):
+    return data.asset("king-james-gpt", name)
+
+
 def record(name):
-    return json.loads(training.asset(name).read_text(encoding="utf-8"))
+    return json.loads(stored(name).read_text(encoding="utf-8"))
+
+
+def stale():
+    """The records that other code has made than the notebook holds."""
+    now = make().digest()
+    return [n for n in ("run.json", "rates.json") if record(n)["digest"] != now]
 
 
 def test_stored_runs_are_of_the_code_as_it_is():
     """If this fails: run book/_assets/king-james-gpt/make.py, some minutes."""
-    for name in "run.json", "rates.json":
-        assert record(name)["digest"] == make().digest(), name
+    assert stale() == []
 
 
-def test_digest_sees_code_and_no_comments():
+def test_stored_runs_of_other_code_are_found():
+    """A change of what trains makes both stale; a comment makes none so."""
     source = NOTEBOOK.read_text(encoding="utf-8")
-    changes = [("1 - momentum", "2 - momentum", False), ("# Nesterov", "# The", True)]
-    for old, new, same in changes:
-        assert old in source
+    both = ["run.json", "rates.json"]
+    for old, new, found in (
+        ("1 - momentum", "2 - momentum", both),
+        ("0.03, ", "0.04, ", both),
+        ("context + 1)  # (pieces", "context + 2)  # (pieces", both),
+        ("# Nesterov", "# The", []),
+        ("king-james-gpt", "somewhere-else", []),
+    ):
+        assert old in source, old
         changed = mock.Mock()
         changed.read_text.return_value = source.replace(old, new)
         with mock.patch.object(make(), "NOTEBOOK", changed):
-            assert (make().digest() == record("run.json")["digest"]) == same
+            assert stale() == found, old
 
 
 def test_stored_run_begins_as_a_new_one_would():
     """What other notebooks give to it, such as the GPT, is still the same."""
     _, ids, _ = make().texts()
-    recipe = replace(training.modern_recipe(make().STEPS[-1]), batch=8)
-    rng = generator()
+    recipe, rng = make().RECIPE, generator()
     model = training.new_gpt(training.trained_sizes(), recipe, rng)
 
     class Enough(Exception):
@@ -659,7 +678,19 @@ def test_stored_run_begins_as_a_new_one_would():
     close(losses, record("run.json")["first"], 1e-4)
 
 
+def test_stored_rates_begin_as_new_runs_would():
+    """Ten steps of each recipe, at a rate that does not amplify the last digits."""
+    _, ids, _ = make().texts()
+    at = make().RATES.index(0.01)
+    for name, runs in record("rates.json")["runs"].items():
+        found, _ = printed(make().short_run, name, 0.01, ids)
+        close(found[:2], runs[at][:2], 0.01)
+
+
 def test_trained_gpt_has_the_recorded_loss():
+    with mock.patch.object(training, "new_gpt", wraps=training.new_gpt) as new:
+        training.trained_gpt.__wrapped__()
+    assert new.call_args.args[:2] == (training.trained_sizes(), make().RECIPE)
     model = training.trained_gpt()
     assert model is training.trained_gpt()
     assert training.trained_sizes() == gpt.GPTConfig(
@@ -680,7 +711,7 @@ def test_records_fit_together():
     run = record("run.json")
     assert run["steps"] == make().STEPS
     assert len(run["held_out"]) == len(run["samples"]) == len(run["steps"])
-    maps = training.load_file(training.asset("run.safetensors"))["attention"]
+    maps = training.load_file(stored("run.safetensors"))["attention"]
     T = len(run["sentence"])
     assert maps.shape == (len(run["steps"]), 4, 4, T, T)
     assert (maps.int().sum(-1) - 255).abs().max() <= T / 2
@@ -688,6 +719,9 @@ def test_records_fit_together():
     assert rates["rates"] == make().RATES
     assert list(rates["runs"]) == make().NAMES
     assert all(len(run) == 10 for run in rates["runs"].values())
+    assert rates["tuned_rates"] == make().TUNED_RATES
+    assert list(rates["tuned"]) == [name for name, _ in make().recipes_at(0.01)]
+    assert all(len(losses) == 5 for losses in rates["tuned"].values())
 
 
 # The exercises
@@ -717,7 +751,7 @@ def fails(check, *answers):
 def test_solutions_pass_their_checks():
     book = exercises()
     names = [name for name in vars(book) if name.startswith("check_")]
-    assert len(names) == 3
+    assert len(names) == 4
     for name in names:
         assert getattr(book, name)(getattr(book, name.removeprefix("check_")))
 
@@ -749,8 +783,46 @@ def test_checks_accept_what_is_as_good():
     )
 
 
+def all_at_once(model, pieces):
+    """The right gradient, with the batch that does not fit."""
+    model.zero_grad()
+    inputs, targets = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    F.cross_entropy(model(inputs).mT, targets).backward()
+
+
+def one_turned_round(matrix):
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    left[:, -1] *= -1
+    return left @ right
+
+
+def forgetful(loss, rate):
+    """Finds the rate, and trains anew each time that it asks."""
+    while math.isnan(loss(rate)):
+        rate /= 2
+    while loss(2 * rate) < loss(rate):
+        rate *= 2
+    while loss(rate / 2) < loss(rate):
+        rate /= 2
+    return rate
+
+
+def upward(loss, rate):
+    """Only looks at larger rates."""
+    best = loss(rate)
+    while (after := loss(2 * rate)) < best:
+        best, rate = after, 2 * rate
+    return rate
+
+
 def test_checks_fail_the_empty_cell_and_wrong_answers():
     book = exercises()
+    fails(
+        book.check_find_rate,
+        lambda loss, rate: rate,
+        forgetful,
+        upward,
+    )
     fails(
         book.check_plateau_share,
         lambda step, steps, warmup, fall: 1.0,
@@ -767,6 +839,7 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         gradients(lambda inputs, pieces: 1),
         gradients(lambda inputs, pieces: 1 / len(pieces)),
         gradients(share, clear=False),
+        all_at_once,
     )
     fails(
         book.check_nearest_orthogonal,
@@ -776,5 +849,6 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         lambda m: m / m.norm(),
         lambda m: book.nearest_orthogonal(m.mT),
         lambda m: torch.linalg.svd(m, full_matrices=False)[0],
+        one_turned_round,
         lambda m: training.orthogonalize(m, dtype=torch.double),
     )

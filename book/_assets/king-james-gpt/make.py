@@ -1,17 +1,16 @@
 """Train the GPT that `trained_gpt` loads, record the run, and try learning rates.
 
-.venv/bin/python book/_assets/king-james-gpt/make.py        (three minutes of one core)
+.venv/bin/python book/_assets/king-james-gpt/make.py        (ten minutes of one core)
 
 Writes beside this file weights.safetensors, the trained weights in 16 bits; run.json
 and run.safetensors, the run at each of STEPS: losses, a sample, attention; and
-rates.json, the losses of short runs of a tiny model. Each record holds the digest of
-the code that made it.
+rates.json, the losses of short runs of a tiny model, and how the notebook's live runs
+end at other rates. Each record holds the digest of the code that made it.
 """
 
 import ast
 import hashlib
 import json
-import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,8 @@ MADE_BY = ["windows", "held_out_loss", "Recipe", "rate_share", "NEWTON_SCHULZ"]
 MADE_BY += ["orthogonalize", "Muon", "qk_norm", "new_gpt", "optimizers", "train"]
 MADE_BY += ["modern_recipe", "trained_sizes"]
 
-STEPS = [0, 10, 20, 30, 50, 70, 100, 150, 200, 300, 400, 600, 800, 1000]
+STEPS = [0, 10, 20, 30, 50, 70, 100, 150, 200, 300, 500, 800, 1200, 2000]
+RECIPE = training.modern_recipe(STEPS[-1])
 PROMPT = "And "
 SENTENCE = "And God said, Let there be light"
 SAMPLE = 160  # characters
@@ -39,6 +39,9 @@ SAMPLE = 160  # characters
 TINY = GPTConfig(65, 32, width=32, heads=2, layers=2, bias=False)
 RATES = [10 ** (n / 2) for n in range(-7, 3)]  # 0.0003 to 10
 SHORT = training.Recipe(steps=100, final=0.0)
+
+LIVE = GPTConfig(65, context=64, width=64, heads=4, layers=3, bias=False)
+TUNED_RATES = [0.0025, 0.005, 0.01, 0.02, 0.04]
 
 
 def digest() -> str:
@@ -73,7 +76,7 @@ def texts():
 
 
 @torch.no_grad()
-def attention(model, recipe, ids):
+def attention(model, ids):
     """All weights of a trained GPT on ids (T,): (L, H, T, T), uint8 of 255."""
     found = []
 
@@ -82,8 +85,7 @@ def attention(model, recipe, ids):
         found.append(weights)
         return output, weights
 
-    config = replace(model.config, positions=recipe.positions)
-    twin = GPT(config, attend=training.qk_norm(watched))
+    twin = GPT(model.config, attend=training.qk_norm(watched))
     twin.load_state_dict(model.state_dict())
     twin(ids)
     return (255 * torch.stack(found)).round().to(torch.uint8)
@@ -92,9 +94,8 @@ def attention(model, recipe, ids):
 def record_run() -> None:
     alphabet, ids, held_out = texts()
     prompt, sentence = (to_ids(text, alphabet) for text in (PROMPT, SENTENCE))
-    recipe = replace(training.modern_recipe(STEPS[-1]), batch=8)
     start = torch.Generator().manual_seed(0)
-    model = training.new_gpt(training.trained_sizes(), recipe, start)
+    model = training.new_gpt(training.trained_sizes(), RECIPE, start)
     record = {"digest": digest(), "steps": STEPS, "sentence": SENTENCE}
     record |= {"held_out": [], "samples": []}
     maps = []
@@ -107,11 +108,11 @@ def record_run() -> None:
         draws = torch.Generator().manual_seed(1)
         sample = generate(model, prompt, SAMPLE, temperature=0.8, generator=draws)
         record["samples"].append(to_text(sample, alphabet))
-        maps.append(attention(model, recipe, sentence))
+        maps.append(attention(model, sentence))
         print(f"\nstep {step}: {loss:.4f} {record['samples'][-1]!r}", flush=True)
 
     watch(0, model)
-    losses = training.train(model, ids, recipe, generator=start, watch=watch)
+    losses = training.train(model, ids, RECIPE, generator=start, watch=watch)
     record["first"] = [round(loss, 5) for loss in losses[:3].tolist()]
     weights = {name: w.half() for name, w in model.state_dict().items()}
     save_file(weights, HERE / "weights.safetensors")
@@ -135,17 +136,43 @@ def short_run(name, rate, ids):
         made = [torch.optim.SGD(model.parameters(), rate, momentum=share)]
     losses = training.train(model, ids, recipe, generator=start, made=made)
     means = losses.view(20, -1).mean(-1).tolist()
-    return [round(loss, 3) if math.isfinite(loss) else None for loss in means]
+    return [round(loss, 3) for loss in means]
 
 
 NAMES = ["gradient descent", "descent with momentum", "AdamW"]
 NAMES += ["AdamW, warm-up", "Muon, normed and rotary"]
 
 
+def recipes_at(rate):
+    """The notebook's live recipes at one rate, changed part by part."""
+    plain = training.plain_recipe(300, rate)
+    modern = replace(training.modern_recipe(300), rate=rate, matrix_rate=1.5 * rate)
+    yield "AdamW", plain
+    yield "AdamW, rotary", replace(plain, positions="rotary")
+    yield "AdamW, all else modern", replace(modern, matrix_rate=0.0)
+    yield "Muon", replace(modern, positions="learned", normed=False)
+    yield "Muon, rotary", replace(modern, normed=False)
+    yield "Muon, rotary, normed", modern
+
+
+def tuned_run(recipe, ids, held_out):
+    """The held-out loss that a live run ends at."""
+    start = torch.Generator().manual_seed(0)
+    model = training.new_gpt(LIVE, recipe, start)
+    training.train(model, ids, recipe, generator=start)
+    return round(training.held_out_loss(model, held_out), 3)
+
+
 def record_rates() -> None:
-    _, ids, _ = texts()
-    runs = {name: [short_run(name, rate, ids) for rate in RATES] for name in NAMES}
-    write("rates.json", {"digest": digest(), "rates": RATES, "runs": runs})
+    _, ids, held_out = texts()
+    record = {"digest": digest(), "rates": RATES, "tuned_rates": TUNED_RATES}
+    record["runs"] = {n: [short_run(n, r, ids) for r in RATES] for n in NAMES}
+    record["tuned"] = {}
+    for rate in TUNED_RATES:
+        for name, recipe in recipes_at(rate):
+            losses = record["tuned"].setdefault(name, [])
+            losses.append(tuned_run(recipe, ids, held_out))
+    write("rates.json", record)
 
 
 def write(name, record) -> None:

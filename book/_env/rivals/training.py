@@ -11,7 +11,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -49,19 +49,25 @@ class Size:
 SMALL = Size("0.8 M", 128, 4, 4, 64, 12, 40, 1 / 0.5)
 LARGE = Size("10.7 M", 384, 6, 6, 256, 4, 7, 1 / 0.8)
 
-# nanoGPT's recipe for a processor, and the recipe of the training notebook
+# nanoGPT's recipe for a processor, and the steps of the notebook's modern recipe
 STEPS, PEAK, WARMUP, FINAL = 2000, 1e-3, 100, 0.1
-RECIPE = {"steps": 450, "batch": 12, "rate": 4e-3, "matrix_rate": 0.02, "warmup": 20}
+OUR_STEPS = 400
 SEEDS = 3
 TO_LOSS_GOAL = 1 / 5
 
 
-def ours(size: Size) -> nn.Module:
-    from fieldguide.attention import simple_attention_fast
-    from fieldguide.gpt import GPT, GPTConfig
+def config_of(size: Size):
+    from fieldguide.gpt import GPTConfig
 
     sizes = VOCAB, size.context, size.width, size.heads, size.layers
-    return GPT(GPTConfig(*sizes, bias=False), attend=simple_attention_fast)
+    return GPTConfig(*sizes, bias=False)
+
+
+def ours(size: Size) -> nn.Module:
+    from fieldguide.attention import simple_attention_fast
+    from fieldguide.gpt import GPT
+
+    return GPT(config_of(size), attend=simple_attention_fast)
 
 
 def transformers_gpt2(size: Size) -> nn.Module:
@@ -193,16 +199,14 @@ def plain_run(train_ids: torch.Tensor, seed: int) -> tuple[float, nn.Module]:
 
 
 def our_run(train_ids: torch.Tensor, seed: int) -> tuple[float, nn.Module]:
-    """Muon on the matrices, rotary positions, normed queries and keys."""
-    from fieldguide.gpt import GPTConfig
-    from fieldguide.training import Recipe, new_gpt, train
+    """The notebook's modern recipe, with nanoGPT's batch, on the reader's GPT."""
+    from fieldguide.training import modern_recipe, new_gpt, train
 
     rng = torch.Generator().manual_seed(seed)
-    config = GPTConfig(VOCAB, SMALL.context, SMALL.width, SMALL.heads, SMALL.layers)
-    recipe = Recipe(**RECIPE, positions="rotary", normed=True)
+    recipe = replace(modern_recipe(OUR_STEPS), batch=SMALL.batch)
     with contextlib.redirect_stdout(None):
         start = time.process_time()
-        model = new_gpt(config, recipe, rng)
+        model = new_gpt(config_of(SMALL), recipe, rng)
         train(model, train_ids, recipe, generator=rng)
     return time.process_time() - start, model
 
@@ -210,14 +214,12 @@ def our_run(train_ids: torch.Tensor, seed: int) -> tuple[float, nn.Module]:
 def to_loss() -> Iterator[Row]:
     """Seconds to the loss that the rival ends at, on the same text, seed by seed."""
     from fieldguide.data import king_james
-    from fieldguide.next_word import characters, split_text
+    from fieldguide.next_word import characters, split_text, to_ids
     from fieldguide.training import held_out_loss
 
     text = king_james()
-    number = {c: i for i, c in enumerate(characters(text))}
-    training, held_out = (
-        torch.tensor([number[c] for c in part]) for part in split_text(text)
-    )
+    alphabet = characters(text)
+    training, held_out = (to_ids(part, alphabet) for part in split_text(text))
     measure = partial(held_out_loss, ids=held_out, pieces=512)
     mine, theirs = [], []
     for seed in range(SEEDS):

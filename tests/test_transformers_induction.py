@@ -9,6 +9,7 @@ import functools
 import inspect
 import json
 import math
+import random
 import types
 from pathlib import Path
 
@@ -195,6 +196,8 @@ def test_toy_refuses_longer_texts_and_no_layers():
     refuses("ids", model, ids, shown=check.shown(ids))
     for layers in (0, -1, 1.0, "2", True):
         refuses("layers", induction.AttentionOnly, 5, 3, 4, 1, layers)
+    for bad in (torch.tensor([[0, 5]]), torch.tensor([[-1]]), torch.ones(1, 2)):
+        refuses("ids", model, bad, shown=check.shown(bad))
 
 
 @given(seeds, st.integers(2, 5), st.integers(0, 3), st.integers(0, 2))
@@ -335,7 +338,14 @@ def test_layers_and_heads_that_are_not_there_are_refused():
     for head in (-1, 4, 1.0, None, True):
         bad = [(0, 0), (0, head)]
         refuses("head", induction.knocked_out, model, bad, shown=check.shown(head))
+    for output in (torch.zeros(5, 3), torch.zeros(2), torch.zeros(4, 5)):
+        bad = {(0, 0): 0, (1, 1): output}
+        shown = check.shown(output)
+        refuses("output", induction.replaced, model, bad, shown=shown)
     assert torch.equal(model(IDS), before), "nothing was left behind"
+    for output in (torch.tensor(1.0), torch.ones(1), torch.ones(5, 4)):
+        with induction.replaced(model, {(1, 1): output}):
+            assert model(IDS).shape == before.shape
 
 
 # Wilson's interval
@@ -443,6 +453,9 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         lambda heads, count, rng: [
             list(head) for head in book.matched_heads(heads, count, rng)
         ],
+        lambda heads, count, rng: book.matched_heads(
+            heads, count, torch.Generator().manual_seed(random.randrange(10**6))
+        ),
     )
     fails(
         book.check_another_pattern,
@@ -452,6 +465,7 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         lambda weights, values: book.another_pattern(weights, values) * 2,
         lambda weights, values: book.another_pattern(weights, values[:, :1]),
         lambda weights, values: book.another_pattern(weights, values).tolist(),
+        lambda weights, values: book.another_pattern(weights, values).float(),
     )
 
 
@@ -471,20 +485,39 @@ def test_copying_by_search():
     assert copy_next("ABC") is None and copy_next("A") is None
 
 
-def test_interrupted_texts_hold_the_piece_twice():
+@pytest.mark.parametrize("gap", [1, 6, 12])
+def test_interrupted_texts_hold_the_piece_twice(gap):
     sizes = types.SimpleNamespace(vocab=24, context=24)
     made = cell("interrupted", settings=sizes).interrupted
-    ids, known = made(200, torch.Generator().manual_seed(0))
+    ids, known = made(100, gap, torch.Generator().manual_seed(0))
+    leads = set()
     for row, sure in zip(ids.tolist(), known.tolist(), strict=True):
-        places = [t for t, flag in enumerate(sure) if flag]
-        again, length = places[0], len(places) + 1
-        assert places == list(range(again, again + length - 1))
-        piece = row[again : again + length]
-        start = row.index(piece[0])
-        assert row[start : start + length] == piece and start > 0
-        assert 4 <= length <= 7 and start + length < again
-        rest = row[:again] + row[again + length :]
+        again = sure.index(True)
+        assert sure == [again <= t < again + 3 for t in range(23)]
+        start = row.index(row[again])
+        assert row[start : start + 4] == row[again : again + 4]
+        assert again - start == 4 + gap
+        leads.add(start)
+        rest = row[:again] + row[again + 4 :]
         assert len(set(rest)) == len(rest), "everything else is there once"
+    assert leads == {1, 2, 3}
+
+
+def test_labels_are_dealt_as_the_kind_says():
+    deal = cell("deal").deal
+    rng = torch.Generator().manual_seed(0)
+    which = torch.randint(2, (50, 12), generator=rng)
+    shown, right = deal("kind", which, rng)
+    assert torch.equal(shown, which) and torch.equal(right, which)
+    shown, right = deal("swapped", which, rng)
+    assert torch.equal(shown, 1 - which) and torch.equal(right, 1 - which)
+    shown, right = deal("invented", which, rng)
+    assert torch.equal(shown, right)
+    assert {tuple(row.unique().tolist()) for row in shown ^ which} == {(0,), (1,)}
+    shown, right = deal("by lot", which, rng)
+    assert torch.equal(right, which)
+    assert 0.4 < (shown == which).double().mean() < 0.6
+    assert len((shown ^ which)[0].unique()) == 2
 
 
 def test_the_rule_that_needs_no_copying():

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['token_losses', 'require_weights', 'sink_score', 'previous_token_score', 'induction_score', 'AttentionOnly',
-           'repeating', 'replaced', 'replacing', 'knocked_out', 'wilson_interval']
+           'repeating', 'heads_by_layer', 'replacing', 'replaced', 'knocked_out', 'wilson_interval']
 
 # %% ../transformers/induction.ipynb #imports
 import math
@@ -14,6 +14,7 @@ from torch import nn
 
 from .attention import MultiHeadAttention, causal_mask
 from .check import require
+from .next_word import require_ids
 
 # %% ../transformers/induction.ipynb #token-losses
 @torch.inference_mode()
@@ -77,7 +78,8 @@ class AttentionOnly(nn.Module):
 
     Called on ids (B, T) with T up to `context` it returns (logits (B, T, V),
     weights (L, B, H, T, T)). Places are learned; there is no norm. Raises
-    ValueError for a longer text. Source: Elhage et al. 2021.
+    ValueError for a longer text or an id from V on. Source: Elhage et al.
+    2021.
     """
 
     def __init__(self, vocab, context, width, heads, layers):
@@ -92,7 +94,8 @@ class AttentionOnly(nn.Module):
 
     def forward(self, ids):
         T, room = ids.size(-1), len(self.places.weight)
-        require(T <= room, "ids", ids, f"at most {room} tokens long")
+        require(room >= T, "ids", ids, f"at most {room} tokens long")
+        require_ids("ids", ids, len(self.tokens.weight))
         x = self.tokens(ids) + self.places.weight[:T]  # (B, T, D)
         looks = []
         for layer in self.layers:
@@ -116,38 +119,31 @@ def repeating(count, low, high, context, vocab, rng):
     order = torch.rand(count, vocab, generator=rng).argsort(1)  # (B, V)
     place = torch.arange(context)
     ids = order.gather(1, place % period)  # (B, T)
-    return ids, period <= place[:-1]  # (B, T), (B, T - 1)
+    return ids, place[:-1] >= period  # (B, T), (B, T - 1)
 
-# %% ../transformers/induction.ipynb #replaced
-@contextmanager
-def replaced(model, outputs):
-    """In this block, heads of a `Llama` hand over what we say.
+# %% ../transformers/induction.ipynb #heads-by-layer
+def heads_by_layer(model, outputs):
+    """{(layer, head): output} -> {layer: {head: output}}.
 
-    outputs: {(layer, head): a number, or a tensor that broadcasts to
-    (B, T, K)}; 0 knocks the head out. Raises ValueError for a layer or head
-    that the model does not have.
+    Raises ValueError for a layer or head that the `Llama` does not have, and
+    for an output of another width than a head's.
     """
-    config, by_layer = model.config, {}
+    config, found = model.config, {}
+    K = config.width // config.heads
     for (layer, head), output in outputs.items():
         ok = type(layer) is int and 0 <= layer < config.layers
         require(ok, "layer", layer, f"from 0 to {config.layers - 1}")
         ok = type(head) is int and 0 <= head < config.heads
         require(ok, "head", head, f"from 0 to {config.heads - 1}")
-        by_layer.setdefault(layer, {})[head] = output
-    hooks = []
-    for layer, own in by_layer.items():
-        mixer = model.blocks[layer].attention.output
-        hook = mixer.register_forward_pre_hook(replacing(own, config.heads))
-        hooks.append(hook)
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+        shape = output.shape[-1:] if torch.is_tensor(output) else ()
+        ok = shape in ((), (1,), (K,))
+        require(ok, "output", output, f"a number or a tensor {K} wide")
+        found.setdefault(layer, {})[head] = output
+    return found
 
 
 def replacing(outputs, heads):
-    """A hook that puts {head: output} among the heads' outputs."""
+    """A hook that puts {head: output} among a layer's `heads` outputs."""
 
     def hook(module, inputs):
         mixed = inputs[0].unflatten(-1, (heads, -1)).clone()  # (B, T, H, K)
@@ -156,6 +152,26 @@ def replacing(outputs, heads):
         return mixed.flatten(-2)  # (B, T, H K)
 
     return hook
+
+# %% ../transformers/induction.ipynb #replaced
+@contextmanager
+def replaced(model, outputs):
+    """In this block, heads of a `Llama` hand over what we say.
+
+    outputs: {(layer, head): a number, or a tensor that broadcasts to
+    (B, T, K)}; 0 knocks the head out. Raises ValueError for a layer or head
+    that the model does not have, or another width.
+    """
+    hooks = []
+    for layer, own in heads_by_layer(model, outputs).items():
+        mixer = model.blocks[layer].attention.output
+        hook = replacing(own, model.config.heads)
+        hooks.append(mixer.register_forward_pre_hook(hook))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def knocked_out(model, heads):

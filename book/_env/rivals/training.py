@@ -51,7 +51,7 @@ LARGE = Size("10.7 M", 384, 6, 6, 256, 4, 7, 1 / 0.8)
 
 # nanoGPT's recipe for a processor, and the steps of the notebook's modern recipe
 STEPS, PEAK, WARMUP, FINAL = 2000, 1e-3, 100, 0.1
-OUR_STEPS = 400
+OUR_STEPS = 360
 SEEDS = 3
 TO_LOSS_GOAL = 1 / 5
 

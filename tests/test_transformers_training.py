@@ -643,7 +643,7 @@ def test_stored_runs_of_other_code_are_found():
     for old, new, found in (
         ("1 - momentum", "2 - momentum", both),
         ("0.03, ", "0.04, ", both),
-        ("context + 1)  # (B", "context + 2)  # (B", both),
+        ("context + 1)]", "context + 2)]", both),
         ("# Nesterov", "# The", []),
         ("king-james-gpt", "somewhere-else", []),
     ):

@@ -5,44 +5,23 @@ a check can swap a damaged cell in and see these tests fail.
 """
 
 import functools
-import inspect
 import itertools
-import json
 import math
-import types
 from collections import Counter
-from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
+from cells import close, fails, refuses, run_exercises, solutions_pass
 from hypothesis import given, settings
 
-from fieldguide import check, next_word
-
-NOTEBOOK = Path(__file__).parents[1] / "book" / "introduction" / "next-word.ipynb"
+from fieldguide import next_word
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
 sizes = st.integers(1, 6)
 leads = st.sampled_from([(), (3,), (2, 3)])
-
-
-def close(actual, expected, tolerance=1e-12):
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
-def refuses(name, function, *arguments, says="", **options):
-    """The call raises a ValueError that names the argument and shows its value."""
-    given = inspect.signature(function).bind(*arguments, **options).arguments
-    try:
-        function(*arguments, **options)
-    except ValueError as error:
-        assert str(error).startswith(f"{name} = {check.shown(given[name])}, "), error
-        assert says in str(error), error
-    else:
-        raise AssertionError(f"{function.__name__} accepted a bad {name}")
 
 
 def some(seed, *shape, kind=torch.double):
@@ -273,40 +252,27 @@ def test_the_counted_table_has_the_lowest_loss():
 @functools.cache
 def exercises():
     """The notebook's checks and solutions, run beside the diary and a small book."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     text = "the test and the code\nqueue, then the queen\n"
     alphabet = next_word.characters(text)
     book_counts = next_word.bigram_counts(
         next_word.to_ids(text, alphabet), len(alphabet)
     )
-    names = {**vars(next_word), "__name__": "exercises", "math": math, "F": F}
-    names |= {"alphabet": alphabet, "book_counts": book_counts}
-    names["book_shares"] = book_counts / book_counts.sum(1, keepdim=True)
     diary = torch.tensor([4, 3, 1, 4, 0, 2, 4, 3, 2, 4, 3, 1, 4, 0, 2])
-    names["counts"] = next_word.bigram_counts(diary, 5)
-    for cell in cells:
-        part = cell["id"].partition("-")[0]
-        if part in ("check", "solution") or cell["id"] == "table-loss":
-            exec("".join(cell["source"]), names)
-    return types.SimpleNamespace(**names)
-
-
-def fails(check, *answers):
-    for answer in (lambda *_, **__: None, *answers):  # the empty stub first
-        try:
-            check(answer)
-        except AssertionError as error:
-            assert str(error), "a failing check says what to look at"
-        else:
-            raise AssertionError(f"{check.__name__} passed a wrong answer")
+    return run_exercises(
+        "introduction/next-word",
+        next_word,
+        also=["table-loss"],
+        math=math,
+        F=F,
+        alphabet=alphabet,
+        book_counts=book_counts,
+        book_shares=book_counts / book_counts.sum(1, keepdim=True),
+        counts=next_word.bigram_counts(diary, 5),
+    )
 
 
 def test_solutions_pass_their_checks():
-    book = exercises()
-    names = [name for name in vars(book) if name.startswith("check_")]
-    assert len(names) == 4
-    for name in names:
-        assert getattr(book, name)(getattr(book, name.removeprefix("check_")))
+    solutions_pass(exercises())
 
 
 def test_checks_fail_the_empty_cell_and_wrong_answers():

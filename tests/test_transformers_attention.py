@@ -5,47 +5,28 @@ a check can swap a damaged cell in and see these tests fail.
 """
 
 import functools
-import inspect
 import itertools
-import json
 import math
 import types
-from pathlib import Path
 from unittest import mock
 
 import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
+from cells import close, fails, refuses, run_exercises, solutions_pass
 from hypothesis import given, settings
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fieldguide import attention, check, data
 
-NOTEBOOK = Path(__file__).parents[1] / "book" / "transformers" / "attention.ipynb"
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 4e-2}
 SENTENCES = ["The robot dropped the cup because it was slippery.", "naïve 東京 42", "a"]
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
 sizes = st.integers(1, 6)
-
-
-def close(actual, expected, tolerance=1e-12):
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
-def refuses(name, function, *arguments, **options):
-    """The call raises a ValueError that names the argument and shows its value."""
-    given = inspect.signature(function).bind(*arguments, **options).arguments
-    shown = check.shown(given[name]) if name in given else "["
-    try:
-        function(*arguments, **options)
-    except ValueError as error:
-        assert str(error).startswith(f"{name} = {shown}"), error
-    else:
-        raise AssertionError(f"{function.__name__} accepted a bad {name}")
 
 
 @st.composite
@@ -617,32 +598,11 @@ def test_first_layer_is_read_once():
 
 @functools.cache
 def exercises():
-    """The notebook's checks and solutions, run in one namespace."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    names = {**vars(attention), "__name__": "exercises"}
-    for cell in cells:
-        part = cell["id"].partition("-")[0]
-        if part in ("check", "solution", "compete", "widths"):
-            exec("".join(cell["source"]), names)
-    return types.SimpleNamespace(**names)
-
-
-def fails(check, *answers):
-    for answer in (lambda *_, **__: None, *answers):  # the empty stub first
-        try:
-            check(answer)
-        except AssertionError as error:
-            assert str(error), "a failing check says what to look at"
-        else:
-            raise AssertionError(f"{check.__name__} passed a wrong answer")
+    return run_exercises("transformers/attention", attention, also=["compete"])
 
 
 def test_solutions_pass_their_checks():
-    book = exercises()
-    names = [name for name in vars(book) if name.startswith("check_")]
-    assert len(names) == 4
-    for name in names:
-        assert getattr(book, name)(getattr(book, name.removeprefix("check_")))
+    solutions_pass(exercises())
 
 
 def softmax_less(offset):

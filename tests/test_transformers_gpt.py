@@ -8,9 +8,7 @@ import functools
 import importlib.util
 import inspect
 import itertools
-import json
 import math
-import types
 from pathlib import Path
 from unittest import mock
 
@@ -19,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from cells import close, fails, refuses, run_exercises, solutions_pass
 from hypothesis import given, settings
 from torch import nn
 
-from fieldguide import attention, check, data, gpt, real_model
+from fieldguide import attention, data, gpt, real_model
 
 BOOK = Path(__file__).parents[1] / "book"
-NOTEBOOK = BOOK / "transformers" / "gpt.ipynb"
 PROMPTS = [
     "The capital of France is",
     "Once upon a time, there was a little",
@@ -36,22 +34,6 @@ quick = settings(max_examples=40, deadline=None, derandomize=True, database=None
 seeds = st.integers(0, 10_000)
 sizes = st.integers(1, 6)
 leads = st.sampled_from([(), (3,), (2, 3)])
-
-
-def close(actual, expected, tolerance=1e-12):
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
-def refuses(name, function, *arguments, **options):
-    """The call raises a ValueError that names the argument and shows its value."""
-    given = inspect.signature(function).bind(*arguments, **options).arguments
-    shown = check.shown(given[name]) if name in given else ""
-    try:
-        function(*arguments, **options)
-    except ValueError as error:
-        assert str(error).startswith(f"{name} = {shown}"), error
-        return str(error)
-    raise AssertionError(f"{function.__name__} accepted a bad {name}")
 
 
 def drawn(seed, *shape):
@@ -884,37 +866,18 @@ def test_explorer_shows_the_filtered_distribution(prompt):
 
 
 @functools.cache
-def notebook():
+def exercises():
     """The notebook's functions, checks and solutions, run in one namespace."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    names = {**vars(attention), **vars(gpt), "__name__": "exercises"}
-    for cell in cells:
-        part = cell["id"].partition("-")[0]
-        if part in ("check", "solution") or cell["id"] in ("torch-layer", "likeness"):
-            exec("".join(cell["source"]), names)
-    return types.SimpleNamespace(**names)
 
-
-def fails(check, *answers):
-    for answer in (lambda *_, **__: None, *answers):  # the empty stub first
-        try:
-            check(answer)
-        except AssertionError as error:
-            assert str(error), "a failing check says what to look at"
-        else:
-            raise AssertionError(f"{check.__name__} passed a wrong answer")
+    return run_exercises("transformers/gpt", gpt, also=["torch-layer", "likeness"])
 
 
 def test_solutions_pass_their_checks():
-    book = notebook()
-    names = [name for name in vars(book) if name.startswith("check_")]
-    assert len(names) == 4
-    for name in names:
-        assert getattr(book, name)(getattr(book, name.removeprefix("check_")))
+    solutions_pass(exercises())
 
 
 def test_checks_fail_the_empty_cell_and_wrong_answers():
-    book = notebook()
+    book = exercises()
     fails(
         book.check_gpt_size,
         lambda sizes: book.gpt_size(sizes) + 1,
@@ -962,7 +925,7 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
 
 
 def test_checks_accept_what_is_as_good():
-    book = notebook()
+    book = exercises()
     book.check_keep_min_p(lambda p, share: book.keep_min_p(p.double(), share).float())
     book.check_surprises(
         lambda model, ids: F.cross_entropy(
@@ -972,7 +935,7 @@ def test_checks_accept_what_is_as_good():
 
 
 def test_torchs_layer_is_the_block():
-    book = notebook()
+    book = exercises()
     model = scrambled(config())
     x, mask = drawn(3, 2, 5, 8), attention.causal_mask(5)
     for block in model.blocks:
@@ -984,7 +947,7 @@ def test_torchs_layer_is_the_block():
 
 
 def test_likeness_is_a_mean_cosine():
-    book = notebook()
+    book = exercises()
     eye, same = torch.eye(3), torch.ones(4, 2)
     assert book.likeness(eye) == 0
     close(book.likeness(same).item(), 1.0, 1e-6)

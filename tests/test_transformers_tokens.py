@@ -5,26 +5,23 @@ a check can swap a damaged cell in and see these tests fail.
 """
 
 import functools
-import inspect
 import json
 import math
 import re
-import types
 import unicodedata
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
 import tokenizers
 import torch
+from cells import fails, refuses, run_exercises, solutions_pass
 from hypothesis import example, given, settings
 from tokenizers import models, pre_tokenizers, trainers
 
-from fieldguide import check, data, tokens
+from fieldguide import data, tokens
 
-NOTEBOOK = Path(__file__).parents[1] / "book" / "transformers" / "tokens.ipynb"
 LETTERS = {byte: letter for letter, byte in data.BYTE_OF.items()}
 SAMPLES = [
     "",
@@ -46,19 +43,6 @@ old = st.characters(codec="utf-8").filter(
 texts = st.text(st.characters(codec="utf-8"), max_size=30)
 old_texts = st.text(st.one_of(st.sampled_from(" \n\t'stredvml5a_.½"), old), max_size=25)
 few = st.text(st.sampled_from("aab b'1\né"), max_size=60)
-
-
-def refuses(name, function, *arguments, says="", **options):
-    """The call raises a ValueError that names the argument and shows its value."""
-    given = inspect.signature(function).bind(*arguments, **options).arguments
-    shown = check.shown(given[name]) if name in given else ""
-    try:
-        function(*arguments, **options)
-    except ValueError as error:
-        assert str(error).startswith(f"{name} = {shown}"), error
-        assert says in str(error), error
-    else:
-        raise AssertionError(f"{function.__name__} accepted a bad {name}")
 
 
 def library_words():
@@ -453,31 +437,11 @@ def test_views_are_for_a_short_text():
 
 @functools.cache
 def exercises():
-    """The notebook's checks and solutions, run in one namespace."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    names = {**vars(tokens), "math": math, "__name__": "exercises"}
-    for cell in cells:
-        if cell["id"].partition("-")[0] in ("check", "solution"):
-            exec("".join(cell["source"]), names)
-    return types.SimpleNamespace(**names)
-
-
-def fails(check, *answers):
-    for answer in (lambda *_, **__: None, *answers):  # the empty stub first
-        try:
-            check(answer)
-        except AssertionError as error:
-            assert str(error), "a failing check says what to look at"
-        else:
-            raise AssertionError(f"{check.__name__} passed a wrong answer")
+    return run_exercises("transformers/tokens", tokens, math=math)
 
 
 def test_solutions_pass_their_checks():
-    book = exercises()
-    names = [name for name in vars(book) if name.startswith("check_")]
-    assert len(names) == 4
-    for name in names:
-        assert getattr(book, name)(getattr(book, name.removeprefix("check_")))
+    solutions_pass(exercises())
 
 
 def test_checks_fail_the_empty_cell_and_wrong_answers():

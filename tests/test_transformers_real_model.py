@@ -6,10 +6,7 @@ a check can swap a damaged cell in and see these tests fail.
 
 import dataclasses
 import functools
-import inspect
-import json
 import tempfile
-import types
 import weakref
 from pathlib import Path
 
@@ -17,12 +14,12 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
+from cells import fails, refuses, run_exercises, solutions_pass
 from hypothesis import given, settings
 from torch.utils.flop_counter import FlopCounterMode
 
-from fieldguide import check, data, gpt, real_model
+from fieldguide import data, gpt, real_model
 
-NOTEBOOK = Path(__file__).parents[1] / "book" / "transformers" / "real-model.ipynb"
 SIZES = {"vocab": 23, "context": 40, "width": 24, "layers": 3, "heads": 6}
 SIZES |= {"kv_heads": 2, "hidden": 20, "eps": 1e-3, "base": 100.0}
 TEXTS = ["The capital of France is", "def add(a, b):\n    return", "naïve 東京 42"]
@@ -33,18 +30,6 @@ seeds = st.integers(0, 10_000)
 
 def close(actual, expected, tolerance=1e-10):
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
-def refuses(name, function, *arguments, **options):
-    """The call raises a ValueError that names the argument and shows its value."""
-    given = inspect.signature(function).bind(*arguments, **options).arguments
-    shown = check.shown(given[name]) if name in given else ""
-    try:
-        function(*arguments, **options)
-    except ValueError as error:
-        assert str(error).startswith(f"{name} = {shown}"), error
-    else:
-        raise AssertionError(f"accepted a bad {name}")
 
 
 def fails_to_read(words, function, *arguments):
@@ -803,10 +788,16 @@ def test_smollm2_is_that_of_transformers():
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
     parts = real_model.llama_parameters(model.config)
     assert sum(parts.values()) == 134_515_008
+    forms = model, real_model.LlamaFast(model)
     for text in TEXTS:
         ids, expected = oracle_logits(text)
         with torch.inference_mode():
             assert (model(ids) - expected).abs().max() < 1e-4
+            for form in forms:  # a prompt of two tokens, then one by one
+                cache = real_model.KVCache(model.config, ids.size(1))
+                pieces = ids[:, :2], *ids[:, 2:].split(1, 1)
+                steps = [form.logits(form.residual(p, cache)) for p in pieces]
+                assert (torch.cat(steps, 1) - expected).abs().max() < 1e-4
 
 
 def test_smollm2_writes_what_transformers_writes():
@@ -827,33 +818,13 @@ def test_smollm2_writes_what_transformers_writes():
 
 @functools.cache
 def exercises():
-    """The notebook's checks and solutions, run in one namespace."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    names = {**vars(real_model), "__name__": "exercises"}
-    names |= {"model": real_model.load_smollm2(), "tokenizer": data.smollm2_tokenizer()}
-    for cell in cells:
-        part = cell["id"].partition("-")[0]
-        if part in ("check", "solution"):
-            exec("".join(cell["source"]), names)
-    return types.SimpleNamespace(**names)
-
-
-def fails(check, *answers):
-    for answer in (lambda *_, **__: None, *answers):  # the empty stub first
-        try:
-            check(answer)
-        except AssertionError as error:
-            assert str(error), "a failing check says what to look at"
-        else:
-            raise AssertionError(f"{check.__name__} passed a wrong answer")
+    model, tokenizer = real_model.load_smollm2(), data.smollm2_tokenizer()
+    names = {"model": model, "tokenizer": tokenizer}
+    return run_exercises("transformers/real-model", real_model, **names)
 
 
 def test_solutions_pass_their_checks():
-    book = exercises()
-    names = [name for name in vars(book) if name.startswith("check_")]
-    assert len(names) == 4
-    for name in names:
-        assert getattr(book, name)(getattr(book, name.removeprefix("check_")))
+    solutions_pass(exercises())
 
 
 def test_checks_fail_the_empty_cell_and_wrong_answers():

@@ -127,6 +127,10 @@ def test_counting_refuses_bad_input():
     refuses("ids", training.ngram_ids, ids, 2, int(ids.max()))
     refuses("ids", training.ngram_ids, ids.float(), 2, 7)
     refuses("ids", training.ngram_ids, ids.view(2, 4), 2, 7)
+    last = training.ngram_ids(torch.full((8,), 233), 8, 234)
+    assert last.tolist() == [234**8 - 1]
+    refuses("V", training.ngram_ids, ids, 8, 235)
+    refuses("V", training.ngram_ids, ids, 7, 2**9)
     counts = training.run_counts(ids, ids, 2, 7)
     for prior in 0, -1:
         refuses("prior", training.ngram_losses, *counts, 7, prior)
@@ -643,6 +647,7 @@ def test_stored_runs_of_other_code_are_found():
     for old, new, found in (
         ("1 - momentum", "2 - momentum", both),
         ("0.03, ", "0.04, ", both),
+        ("steps // 20", "steps // 10", both),
         ("context + 1)]", "context + 2)]", both),
         ("# Nesterov", "# The", []),
         ("king-james-gpt", "somewhere-else", []),
@@ -705,6 +710,8 @@ def test_trained_gpt_has_the_recorded_loss():
     held_out = next_word.to_ids(next_word.split_text(text)[1], alphabet)
     found = training.held_out_loss(model, held_out)
     assert abs(found - record("run.json")["held_out"][-1]) < 0.002
+    third = training.held_out_loss(model, held_out, 1024)  # of all characters
+    assert abs(third - record("run.json")["whole"]) < 0.003
 
 
 def test_records_fit_together():
@@ -721,7 +728,13 @@ def test_records_fit_together():
     assert all(len(run) == 10 for run in rates["runs"].values())
     assert rates["tuned_rates"] == make().TUNED_RATES
     assert list(rates["tuned"]) == [name for name, _ in make().recipes_at(0.01)]
-    assert all(len(losses) == 5 for losses in rates["tuned"].values())
+    assert all(len(losses) == 6 for losses in rates["tuned"].values())
+    first = {name: losses[0] for name, losses in rates["seeds"].items()}
+    assert list(first) == list(make().LIVE_RUNS)
+    assert all(len(losses) == 7 for losses in rates["seeds"].values())
+    best = rates["tuned"]["AdamW"][1], rates["tuned"]["AdamW, rotary"][2]
+    assert (first["tuned"], first["tuned, rotary"]) == best
+    assert first["modern"] == rates["tuned"]["Muon, rotary, normed"][3]
 
 
 # The exercises

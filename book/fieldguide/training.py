@@ -23,10 +23,12 @@ from .next_word import require_ids
 def ngram_ids(ids, n, V):
     """Number each run of n ids (T,) from 0 to V**n - 1: a tensor (T-n+1,).
 
-    Raises ValueError unless n is from 1 to 8 and the text that long.
+    Raises ValueError unless n is from 1 to 8, the text that long and V**n
+    a number that int64 can hold.
     """
     ok = type(n) is int and 1 <= n <= 8
     require(ok, "n", n, "a whole number from 1 to 8")
+    require(V**n < 2**63, "V", V, f"small enough to number runs of {n}")
     require_ids("ids", ids, V)
     require(ids.dim() == 1 and len(ids) >= n, "ids", ids, f"(T,), T >= {n}")
     numbers = ids.unfold(0, n, 1)  # (T-n+1, n)

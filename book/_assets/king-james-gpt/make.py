@@ -5,11 +5,10 @@
 Writes beside this file weights.safetensors, the trained weights in 16 bits; run.json
 and run.safetensors, the run at each of STEPS: losses, a sample, attention; and
 rates.json, the losses of short runs of a tiny model, and how the notebook's live runs
-end at other rates. Each record holds the digest of the code that made it.
+end at other rates and from other seeds. Each record holds the digest of the code that
+made it.
 """
 
-import ast
-import hashlib
 import json
 import sys
 from dataclasses import replace
@@ -21,14 +20,14 @@ from safetensors.torch import save_file
 from fieldguide import training
 from fieldguide.attention import simple_attention
 from fieldguide.data import king_james
+from fieldguide.digest import digest_of
 from fieldguide.gpt import GPT, GPTConfig, generate
 from fieldguide.next_word import characters, split_text, to_ids, to_text
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "transformers" / "training.ipynb"
-MADE_BY = ["windows", "held_out_loss", "Recipe", "rate_share", "NEWTON_SCHULZ"]
-MADE_BY += ["orthogonalize", "Muon", "qk_norm", "new_gpt", "optimizers", "train"]
-MADE_BY += ["modern_recipe", "trained_sizes"]
+MADE_BY = ["new_gpt", "train", "held_out_loss", "trained_sizes", "Recipe"]
+MADE_BY += ["plain_recipe", "modern_recipe"]
 
 STEPS = [0, 10, 20, 30, 50, 70, 100, 150, 200, 300, 500, 800, 1200, 2000]
 RECIPE = training.modern_recipe(STEPS[-1])
@@ -41,31 +40,16 @@ RATES = [10 ** (n / 2) for n in range(-7, 3)]  # 0.0003 to 10
 SHORT = training.Recipe(steps=100, final=0.0)
 
 LIVE = GPTConfig(65, context=64, width=64, heads=4, layers=3, bias=False)
-TUNED_RATES = [0.0025, 0.005, 0.01, 0.02, 0.04]
+TUNED_RATES = [0.0025, 0.005, 0.01, 0.02, 0.04, 0.08]
+SEEDS = range(7)
 
 
 def digest() -> str:
-    """SHA-256 of the definitions that train, without comments and docstrings."""
-    found = {}
+    """Of the notebook's definitions that train and measure, and all that they use."""
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    for cell in cells:
-        source = "".join(cell["source"])
-        if not source.startswith("#| export"):
-            continue
-        for node in ast.parse(source).body:
-            if isinstance(node, ast.Assign):
-                found[node.targets[0].id] = ast.dump(node)
-            elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                found[node.name] = ast.dump(without_docstrings(node))
-    return hashlib.sha256("".join(found[n] for n in MADE_BY).encode()).hexdigest()
-
-
-def without_docstrings(tree):
-    for node in ast.walk(tree):
-        known = isinstance(node, (ast.FunctionDef, ast.ClassDef))
-        if known and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-    return tree
+    sources = ["".join(cell["source"]) for cell in cells]
+    exported = [source for source in sources if source.startswith("#| export")]
+    return digest_of("\n".join(exported), MADE_BY)
 
 
 def texts():
@@ -116,8 +100,18 @@ def record_run() -> None:
     record["first"] = [round(loss, 5) for loss in losses[:3].tolist()]
     weights = {name: w.half() for name, w in model.state_dict().items()}
     save_file(weights, HERE / "weights.safetensors")
+    record["whole"] = round(whole_loss(held_out), 4)
     save_file({"attention": torch.stack(maps)}, HERE / "run.safetensors")
     write("run.json", record)
+
+
+def whole_loss(held_out):
+    """Of the stored weights on every character, near enough, piece by piece."""
+    model, losses = training.trained_gpt.__wrapped__(), []
+    for part in held_out.tensor_split(32):  # all at once would take gigabytes
+        pieces = round(len(part) / model.config.context)
+        losses.append(training.held_out_loss(model, part, pieces))
+    return sum(losses) / len(losses)
 
 
 def short_run(name, rate, ids):
@@ -155,9 +149,17 @@ def recipes_at(rate):
     yield "Muon, rotary, normed", modern
 
 
-def tuned_run(recipe, ids, held_out):
+LIVE_RUNS = {
+    "plain": training.plain_recipe(300),
+    "tuned": training.plain_recipe(300, rate=5e-3),
+    "tuned, rotary": replace(training.plain_recipe(300, rate=1e-2), positions="rotary"),
+    "modern": training.modern_recipe(300),
+}
+
+
+def live_end(recipe, ids, held_out, seed=0):
     """The held-out loss that a live run ends at."""
-    start = torch.Generator().manual_seed(0)
+    start = torch.Generator().manual_seed(seed)
     model = training.new_gpt(LIVE, recipe, start)
     training.train(model, ids, recipe, generator=start)
     return round(training.held_out_loss(model, held_out), 3)
@@ -171,7 +173,11 @@ def record_rates() -> None:
     for rate in TUNED_RATES:
         for name, recipe in recipes_at(rate):
             losses = record["tuned"].setdefault(name, [])
-            losses.append(tuned_run(recipe, ids, held_out))
+            losses.append(live_end(recipe, ids, held_out))
+    record["seeds"] = {
+        name: [live_end(recipe, ids, held_out, seed) for seed in SEEDS]
+        for name, recipe in LIVE_RUNS.items()
+    }
     write("rates.json", record)
 
 

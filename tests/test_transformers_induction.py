@@ -105,7 +105,7 @@ def test_scores_refuse_what_is_not_square():
     scores.append(functools.partial(induction.induction_score, period=2))
     bad = [[[1.0]], torch.rand(4), torch.rand(3, 4), torch.rand(4, 3)]
     bad += [torch.ones(4, 4).int(), torch.rand(1, 1), torch.rand(2, 4, 5)]
-    bad += [torch.tensor(1.0), torch.rand(0, 0), None]
+    bad += [torch.tensor(1.0), torch.rand(0, 0), torch.rand(3, 1, 1), None]
     for weights in bad:
         for score in scores:
             try:
@@ -117,6 +117,7 @@ def test_scores_refuse_what_is_not_square():
                 raise AssertionError(f"accepted {weights!r}")
     assert induction.require_weights(torch.rand(2, 2)) == 2
     assert induction.require_weights(torch.rand(5, 3, 3)) == 3
+    assert induction.require_weights(torch.rand(1, 3, 3)) == 3
 
 
 def test_the_period_lies_inside_the_text():
@@ -348,6 +349,17 @@ def test_layers_and_heads_that_are_not_there_are_refused():
             assert model(IDS).shape == before.shape
 
 
+def test_a_heads_output_is_as_wide_as_a_head():
+    """Also where a head's width is not the number of heads."""
+    config = types.SimpleNamespace(layers=2, heads=3, width=12)
+    model = types.SimpleNamespace(config=config)
+    given = torch.zeros(5, 4)
+    assert induction.heads_by_layer(model, {(1, 2): given}) == {1: {2: given}}
+    bad = torch.zeros(5, 3)
+    shown = check.shown(bad)
+    refuses("output", induction.heads_by_layer, model, {(1, 2): bad}, shown=shown)
+
+
 # Wilson's interval
 
 
@@ -523,3 +535,15 @@ def test_labels_are_dealt_as_the_kind_says():
 def test_the_rule_that_needs_no_copying():
     rule = cell("oldest").longest_unseen
     assert rule("ABCD") == "A" and rule("ABCDAB") == "C" and rule("AAB") == "A"
+
+
+def test_from_how_many_examples_the_coin_is_beaten():
+    names = {"wilson_interval": induction.wilson_interval}
+    start = cell("few-from", **names).above_the_coin
+    hits = torch.ones(40, 4, dtype=torch.bool)
+    assert start(hits) == 0
+    hits[:, 1] = False
+    assert start(hits) == 2
+    hits[:20, 3] = False
+    assert start(hits) == "never"
+    assert start(hits[:, :3]) == 2

@@ -6,7 +6,7 @@ __all__ = ['token_losses', 'require_weights', 'sink_score', 'previous_token_scor
 
 # %% ../transformers/induction.ipynb #imports
 import math
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -162,16 +162,12 @@ def replaced(model, outputs):
     (B, T, K)}; 0 knocks the head out. Raises ValueError for a layer or head
     that the model does not have, or another width.
     """
-    hooks = []
-    for layer, own in heads_by_layer(model, outputs).items():
-        mixer = model.blocks[layer].attention.output
-        hook = replacing(own, model.config.heads)
-        hooks.append(mixer.register_forward_pre_hook(hook))
-    try:
+    with ExitStack() as hooks:  # takes the hooks away, even after an error
+        for layer, own in heads_by_layer(model, outputs).items():
+            mixer = model.blocks[layer].attention.output
+            hook = replacing(own, model.config.heads)
+            hooks.enter_context(mixer.register_forward_pre_hook(hook))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def knocked_out(model, heads):

@@ -100,18 +100,17 @@ def record_run() -> None:
     record["first"] = [round(loss, 5) for loss in losses[:3].tolist()]
     weights = {name: w.half() for name, w in model.state_dict().items()}
     save_file(weights, HERE / "weights.safetensors")
-    record["whole"] = round(whole_loss(held_out), 4)
+    record["parts"] = list(part_losses(held_out))
     save_file({"attention": torch.stack(maps)}, HERE / "run.safetensors")
     write("run.json", record)
 
 
-def whole_loss(held_out):
-    """Of the stored weights on every character, near enough, piece by piece."""
-    model, losses = training.trained_gpt.__wrapped__(), []
+def part_losses(held_out):
+    """Of the stored weights on each of 32 parts, by windows that lie side by side."""
+    model = training.trained_gpt.__wrapped__()
     for part in held_out.tensor_split(32):  # all at once would take gigabytes
         pieces = round(len(part) / model.config.context)
-        losses.append(training.held_out_loss(model, part, pieces))
-    return sum(losses) / len(losses)
+        yield round(training.held_out_loss(model, part, pieces), 4)
 
 
 def short_run(name, rate, ids):

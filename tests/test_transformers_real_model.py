@@ -11,6 +11,7 @@ import weakref
 from pathlib import Path
 
 import hypothesis.strategies as st
+import jinja2
 import pytest
 import torch
 import torch.nn.functional as F
@@ -820,11 +821,21 @@ def test_smollm2_writes_what_transformers_writes():
 def exercises():
     model, tokenizer = real_model.load_smollm2(), data.smollm2_tokenizer()
     names = {"model": model, "tokenizer": tokenizer}
-    return run_exercises("transformers/real-model", real_model, **names)
+    return run_exercises("transformers/real-model", real_model, also=["chat"], **names)
 
 
 def test_solutions_pass_their_checks():
     solutions_pass(exercises())
+
+
+def test_a_question_has_the_form_that_the_file_gives():
+    template = data.smollm2().metadata["tokenizer.chat_template"]
+    template = jinja2.Environment().from_string(template)
+    for asked in "Why?", "Two\nlines, and a {brace}.":
+        turns = [{"role": "user", "content": asked}]
+        expected = template.render(messages=turns, add_generation_prompt=True)
+        ids = exercises().chat(asked)
+        assert data.smollm2_tokenizer().decode(ids) == expected
 
 
 def test_checks_fail_the_empty_cell_and_wrong_answers():

@@ -364,6 +364,6 @@ def trained_gpt():
     """
     recipe = modern_recipe(2000)
     model = new_gpt(trained_sizes(), recipe, torch.Generator())
-    stored = load_file(asset("king-james-gpt", "weights.safetensors"))
-    model.load_state_dict({name: w.float() for name, w in stored.items()})
+    stored = asset("king-james-gpt", "weights.safetensors")
+    model.load_state_dict(load_file(stored))  # copied into 32 bits
     return model.requires_grad_(False)

@@ -6,7 +6,6 @@ a check can swap a damaged cell in and see these tests fail.
 
 import contextlib
 import functools
-import inspect
 import json
 import math
 import random
@@ -17,6 +16,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
+from cells import fails, refuses, run_exercises, solutions_pass
 from hypothesis import given, settings
 
 from fieldguide import attention, check, induction, real_model
@@ -27,23 +27,19 @@ quick = settings(max_examples=30, deadline=None, derandomize=True, database=None
 seeds = st.integers(0, 10_000)
 
 
+def entered(manager):
+    """A function that starts the context manager, which checks as it starts."""
+
+    @functools.wraps(manager)
+    def start(*arguments):
+        with manager(*arguments):
+            pass
+
+    return start
+
+
 def close(actual, expected, tolerance=1e-6):
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
-def refuses(name, function, *arguments, shown=None, **options):
-    """The call raises a ValueError that names the argument and shows its value."""
-    given = inspect.signature(function).bind(*arguments, **options).arguments
-    value = check.shown(given[name]) if name in given else shown
-    try:
-        result = function(*arguments, **options)
-        if hasattr(result, "__enter__"):  # a context manager checks as it starts
-            with result:
-                pass
-    except ValueError as error:
-        assert str(error).startswith(f"{name} = {value}"), error
-    else:
-        raise AssertionError(f"{function.__name__} accepted a bad {name}")
 
 
 # Scores
@@ -335,14 +331,22 @@ def test_layers_and_heads_that_are_not_there_are_refused():
     model, before = llama(), llama()(IDS)
     for layer in (-1, 3, 1.0, "0", True):
         bad = [(0, 0), (layer, 0)]
-        refuses("layer", induction.knocked_out, model, bad, shown=check.shown(layer))
+        refuses(
+            "layer",
+            entered(induction.knocked_out),
+            model,
+            bad,
+            shown=check.shown(layer),
+        )
     for head in (-1, 4, 1.0, None, True):
         bad = [(0, 0), (0, head)]
-        refuses("head", induction.knocked_out, model, bad, shown=check.shown(head))
+        refuses(
+            "head", entered(induction.knocked_out), model, bad, shown=check.shown(head)
+        )
     for output in (torch.zeros(5, 3), torch.zeros(2), torch.zeros(4, 5)):
         bad = {(0, 0): 0, (1, 1): output}
         shown = check.shown(output)
-        refuses("output", induction.replaced, model, bad, shown=shown)
+        refuses("output", entered(induction.replaced), model, bad, shown=shown)
     assert torch.equal(model(IDS), before), "nothing was left behind"
     for output in (torch.tensor(1.0), torch.ones(1), torch.ones(5, 4)):
         with induction.replaced(model, {(1, 1): output}):
@@ -414,32 +418,11 @@ def test_the_real_models_heads_are_found():
 
 @functools.cache
 def exercises():
-    """The notebook's checks and solutions, run in one namespace."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    names = {**vars(induction), "__name__": "exercises"}
-    for cell in cells:
-        kind, _, rest = cell["id"].partition("-")
-        if kind in ("check", "solution") and rest:
-            exec("".join(cell["source"]), names)
-    return types.SimpleNamespace(**names)
-
-
-def fails(check, *answers):
-    for answer in (lambda *_, **__: None, *answers):  # the empty stub first
-        try:
-            check(answer)
-        except AssertionError as error:
-            assert str(error), "a failing check says what to look at"
-        else:
-            raise AssertionError(f"{check.__name__} passed a wrong answer")
+    return run_exercises("transformers/induction", induction)
 
 
 def test_solutions_pass_their_checks():
-    book = exercises()
-    names = [name for name in vars(book) if name.startswith("check_")]
-    assert len(names) == 3
-    for name in names:
-        assert getattr(book, name)(getattr(book, name.removeprefix("check_")))
+    solutions_pass(exercises())
 
 
 def test_checks_fail_the_empty_cell_and_wrong_answers():

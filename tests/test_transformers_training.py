@@ -8,11 +8,9 @@ import collections
 import contextlib
 import functools
 import importlib.util
-import inspect
 import io
 import json
 import math
-import types
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from unittest import mock
@@ -20,6 +18,7 @@ from unittest import mock
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as F
+from cells import close, fails, refuses, run_exercises, solutions_pass
 from hypothesis import given, settings
 from torch import nn
 from torch.optim import _muon
@@ -37,10 +36,6 @@ seeds = st.integers(0, 10_000)
 sizes = st.integers(1, 6)
 
 
-def close(actual, expected, tolerance=1e-12):
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
 def random(*shape, seed=0, dtype=torch.double):
     return torch.randn(shape, generator=generator(seed), dtype=dtype)
 
@@ -51,18 +46,6 @@ def generator(seed=0):
 
 def some_ids(length=60, V=7, seed=0):
     return torch.randint(V, (length,), generator=generator(seed))
-
-
-def refuses(name, function, *arguments, shown=None, **options):
-    """The call raises a ValueError that names the argument and shows its value."""
-    given = inspect.signature(function).bind(*arguments, **options).arguments
-    shown = check.shown(given[name]) if shown is None else shown
-    try:
-        function(*arguments, **options)
-    except ValueError as error:
-        assert str(error).startswith(f"{name} = {shown}"), error
-    else:
-        raise AssertionError(f"{function.__name__} accepted a bad {name}")
 
 
 # Counting
@@ -744,31 +727,11 @@ def test_records_fit_together():
 
 @functools.cache
 def exercises():
-    """The notebook's checks and solutions, run in one namespace."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    names = {**vars(training), "__name__": "exercises"}
-    for cell in cells:
-        if cell["id"].partition("-")[0] in ("check", "solution"):
-            exec("".join(cell["source"]), names)
-    return types.SimpleNamespace(**names)
-
-
-def fails(check, *answers):
-    for answer in (lambda *_, **__: None, *answers):  # the empty stub first
-        try:
-            check(answer)
-        except AssertionError as error:
-            assert str(error), "a failing check says what to look at"
-        else:
-            raise AssertionError(f"{check.__name__} passed a wrong answer")
+    return run_exercises("transformers/training", training)
 
 
 def test_solutions_pass_their_checks():
-    book = exercises()
-    names = [name for name in vars(book) if name.startswith("check_")]
-    assert len(names) == 4
-    for name in names:
-        assert getattr(book, name)(getattr(book, name.removeprefix("check_")))
+    solutions_pass(exercises())
 
 
 def gradients(total, clear=True):

@@ -160,7 +160,8 @@ def apply(tree: ast.stmt, target: ast.AST, change: Callable) -> str:
                 setattr(parent, field, new)
             elif isinstance(value, list) and any(item is target for item in value):
                 place = next(i for i, item in enumerate(value) if item is target)
-                empty = [ast.Pass()] if field == "body" and len(value) == 1 else []
+                last = len(value) == 1 and field in ("body", "finalbody")
+                empty = [ast.Pass()] if last else []
                 value[place : place + 1] = [new] if new is not None else empty
     if statement is target:
         return heading(new) if new is not None else deleted

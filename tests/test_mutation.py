@@ -95,6 +95,13 @@ def test_texts_and_symmetric_arguments_are_left_alone():
         assert "transpose(-1, -2)" not in text
 
 
+def test_the_only_statement_of_a_finally_can_go():
+    source = "def f(x):\n    try:\n        x()\n    finally:\n        x.close()\n"
+    made = [m for m in mutation.mutants("f", source) if m.line == "deleted: x.close()"]
+    assert [ast.unparse(m.tree).split()[-1] for m in made] == ["pass"]
+    compile(made[0].tree, "f", "exec")
+
+
 def trial(source, test, tmp_path):
     """A trial of a module with one function, and one test of it."""
     path = tmp_path / "module.py"

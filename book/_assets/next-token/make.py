@@ -8,8 +8,6 @@ what computed them. The model is the one that the notebook transformers/real-mod
 builds, which its tests compare with the library transformers.
 """
 
-import ast
-import hashlib
 import inspect
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import torch
 
 from fieldguide import real_model
 from fieldguide.data import SMOLLM2_SHA256, smollm2_tokenizer
+from fieldguide.digest import digest_of
 
 PROMPTS = [
     "The capital of France is",
@@ -26,35 +25,10 @@ PROMPTS = [
 ]
 
 
-class Silent(ast.NodeTransformer):
-    """Leaves out docstrings: they do nothing."""
-
-    def visit_Expr(self, node):
-        return None if isinstance(node.value, ast.Constant) else node
-
-
 def digest():
-    """SHA-256 of the weights' digest, the prompts and the code of the model.
-
-    The code is `load_smollm2` and what it uses of its module, without comments.
-    """
-    tree = Silent().visit(ast.parse(inspect.getsource(real_model)))
-    code = {name: node for node in tree.body for name in names(node)}
-    made, wanted = {}, ["load_smollm2"]
-    while wanted:
-        node = code.get(name := wanted.pop())
-        if node and name not in made:
-            made[name] = ast.unparse(node)
-            wanted += [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
-    parts = [SMOLLM2_SHA256, *PROMPTS, *(made[name] for name in sorted(made))]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def names(node):
-    """What a statement at the top of a module defines."""
-    if isinstance(node, ast.Assign):
-        return [target.id for target in node.targets]
-    return [node.name] if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else []
+    """Of the weights' digest, the prompts, `load_smollm2` and all that it uses."""
+    source = inspect.getsource(real_model)
+    return digest_of(source, ["load_smollm2"], SMOLLM2_SHA256, *PROMPTS)
 
 
 def measure(prompt):

@@ -49,7 +49,8 @@ function layout(view, rows, columns, room, measure) {
   let cell = (width - left - 1) / columns;
   if (cell < 8) [left, cell] = [0, (width - 1) / columns]; // too narrow for words
   const top = view.row_axis || view.column_axis ? 18 : 2;
-  const tall = rows === columns ? cell : clamp(cell, Math.min(12, 420 / rows), 28);
+  const even = 420 / rows; // as tall as it may be wide, if its words still fit
+  const tall = rows === columns ? cell : clamp(cell, Math.min(12, even), clamp(even, 12, 28));
   const foot = view.columns && cell >= 8 ? longest(view.columns) : 0;
   const height = top + tall * rows + foot + 34;
   return { width, height, left, top, cell, tall, foot, rows, columns };

@@ -119,6 +119,45 @@ def test_counting_refuses_bad_input():
         refuses("prior", training.ngram_losses, *counts, 7, prior)
 
 
+def places(known, asked):
+    """Where each of asked stands in known, in order, and whether it is there."""
+    at = torch.searchsorted(known, asked).clamp(max=len(known) - 1)
+    return at, known[at] == asked
+
+
+def kneser_ney(train, ids, n, V, discount=0.75):
+    """Chances of ids[n - 1 :] by interpolated Kneser-Ney (Chen and Goodman 1999)."""
+    chance, none = torch.tensor(1 / V), torch.tensor(0)
+    for order in range(1, n + 1):
+        runs = training.ngram_ids(train, order, V)
+        if order < n:  # of shorter runs counts what else they were seen after
+            runs = training.ngram_ids(train, order + 1, V).unique() % V**order
+        known, times = runs.unique(return_counts=True)
+        begun, which = (known // V).unique(return_inverse=True)
+        total = which.bincount(times.double())
+        asked = training.ngram_ids(ids, order, V)[n - order :]
+        at, found = places(known, asked)
+        kept = (times[at].where(found, none) - discount).clamp(min=0)
+        at, found = places(begun, asked // V)
+        spare = discount * which.bincount()[at] * chance
+        chance = ((kept + spare) / total[at]).where(found, chance)
+    return chance
+
+
+def test_kneser_ney_shares_out_all_there_is():
+    train, V = some_ids(200), 7
+    for start in [1, 2], [6, 6], train[-2:].tolist():
+        ends = [kneser_ney(train, torch.tensor([*start, c]), 3, V) for c in range(V)]
+        close(torch.cat(ends).sum(), torch.tensor(1.0).double())
+
+
+def test_a_better_counter_beats_the_trained_gpt():
+    _, ids, held_out = make().texts()
+    loss = -kneser_ney(ids, held_out, 7, 65).log().mean()
+    parts = record("run.json")["parts"]
+    assert 1.2 < loss < sum(parts) / len(parts) - 0.01
+
+
 # Batches and the held-out loss
 
 

@@ -1,0 +1,130 @@
+"""Train the mixtures and the dense rivals of efficiency/experts, and record them.
+
+.venv/bin/python book/_assets/experts/make.py             (eight minutes of one core)
+
+Writes beside this file rates.json: how each variant ends at each of RATES, from other
+seeds at its best rate, and with a capacity; and routes.safetensors: which experts the
+tokens of a held-out text take at STEPS, for each of BALANCE. The records hold the
+digest of the code that made them.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from fieldguide import experts, training
+from fieldguide.data import king_james
+from fieldguide.digest import digest_of
+from fieldguide.gpt import GPTConfig
+from fieldguide.next_word import characters, split_text, to_ids
+
+HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "efficiency" / "experts.ipynb"
+MADE_BY = ["mixture_gpt", "mixture_recipe", "MixtureConfig", "routes"]
+
+SIZES = GPTConfig(65, context=64, width=64, heads=4, layers=3, bias=False)
+VARIANTS = {
+    "dense, equal active": experts.MixtureConfig(128),
+    "16 experts, top-2": experts.MixtureConfig(64, experts=16, k=2, balance=0.01),
+    "8 experts, top-1": experts.MixtureConfig(128, experts=8, k=1, balance=0.01),
+    "dense, equal total": experts.MixtureConfig(1024),
+}
+LENGTH = 300  # steps
+RATES = [0.0075, 0.015, 0.03, 0.06]
+SEEDS = range(3)
+FACTORS = [1.0, 1.25]
+BALANCE = [0.0, 0.01, 0.1, 1.0]
+STEPS = [1, 10, 30, 100, 300]
+PIECES = 16  # windows of the held-out text whose routes are kept
+
+
+def digest() -> str:
+    """Of the notebook's definitions that train and route, and all that they use."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells]
+    exported = [source for source in sources if source.startswith("#| export")]
+    return digest_of("\n".join(exported), MADE_BY)
+
+
+def texts():
+    """The training ids and the held-out ids."""
+    text = king_james()
+    alphabet = characters(text)
+    return [to_ids(part, alphabet) for part in split_text(text)]
+
+
+def run(mixture, rate, seed=0, watch=None):
+    """Train from a seed; the model, and its loss on the held-out text."""
+    ids, held_out = texts()
+    generator = torch.Generator().manual_seed(seed)
+    recipe = experts.mixture_recipe(LENGTH, rate)
+    model = experts.mixture_gpt(SIZES, recipe, mixture, generator)
+    training.train(model, ids, recipe, generator=generator, watch=watch)
+    return model, round(training.held_out_loss(model, held_out), 4)
+
+
+def passages():
+    """Windows of the held-out text that lie evenly over it: (PIECES, T)."""
+    _, held_out = texts()
+    starts = torch.linspace(0, len(held_out) - SIZES.context, PIECES).long()
+    return held_out[starts[:, None] + torch.arange(SIZES.context)]
+
+
+def best(record, name):
+    """The rate at which a variant ends lowest."""
+    losses = record["runs"][name]
+    return record["rates"][losses.index(min(losses))]
+
+
+def record_rates() -> None:
+    record = {"digest": digest(), "rates": RATES, "runs": {}, "seeds": {}}
+    for name, mixture in VARIANTS.items():
+        record["runs"][name] = [run(mixture, rate)[1] for rate in RATES]
+        print(name, record["runs"][name], flush=True)
+    for name, mixture in VARIANTS.items():
+        rate, known = best(record, name), min(record["runs"][name])
+        rest = [run(mixture, rate, seed)[1] for seed in SEEDS[1:]]
+        record["seeds"][name] = [known, *rest]
+        print(name, record["seeds"][name], flush=True)
+    name = "16 experts, top-2"
+    mixture, rate = VARIANTS[name], best(record, name)
+    limited = [replace(mixture, factor=factor) for factor in FACTORS]
+    record["factors"] = FACTORS
+    record["limited"] = [run(each, rate)[1] for each in limited]
+    write("rates.json", record)
+
+
+def record_routes() -> None:
+    record = json.loads((HERE / "rates.json").read_text(encoding="utf-8"))
+    name, text = "16 experts, top-2", passages()
+    rate, chosen, losses = best(record, name), [], []
+    for balance in BALANCE:
+
+        def watch(step, model):
+            if step in STEPS:
+                chosen.append(experts.routes(model, text).to(torch.uint8))
+
+        mixture = replace(VARIANTS[name], balance=balance)
+        losses.append(run(mixture, rate, watch=watch)[1])
+        print(balance, losses[-1], flush=True)
+    shape = len(BALANCE), len(STEPS), *chosen[0].shape
+    found = torch.stack(chosen).view(shape)  # (balance, steps, L, N, k)
+    save_file({"chosen": found}, HERE / "routes.safetensors")
+    facts = {"digest": digest(), "balance": BALANCE, "steps": STEPS, "losses": losses}
+    write("routes.json", facts)
+
+
+def write(name, record) -> None:
+    text = json.dumps(record, ensure_ascii=False, indent=1)
+    (HERE / name).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # a second thread changes the last digits
+    parts = {"rates": record_rates, "routes": record_routes}
+    for part in sys.argv[1:] or parts:
+        parts[part]()

@@ -4,17 +4,26 @@ The module is imported whole and its functions are looked up at each call, so th
 a check can swap a damaged cell in and see these tests fail.
 """
 
+import contextlib
+import functools
+import importlib.util
+import itertools
+import json
 import math
 import statistics
+from pathlib import Path
 
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as F
-from cells import close, refuses
+from cells import close, fails, refuses, run_exercises, solutions_pass
 from hypothesis import given, settings
 from torch import nn
 
-from fieldguide import quantization
+from fieldguide import data, quantization, real_model
+
+ROOT = Path(__file__).parents[1]
+MAKE = ROOT / "book" / "_assets" / "quantization" / "make.py"
 
 quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
@@ -396,3 +405,454 @@ def test_stored_bits_are_those_of_its_bytes():
             blocks = math.ceil(groups / 256)
             bits = 4 + 8 * (256 * blocks + 4 * blocks + 4) / count
             assert math.isclose(quantization.stored_bits(double), bits)
+
+
+# Three values, and two
+
+
+@quick
+@given(seed=seeds, group=groups)
+def test_ternary_and_sign_are_by_hand(seed, group):
+    weight = random(2, 12, seed=seed, dtype=torch.double)
+    for quantize in quantization.quantize_ternary, quantization.quantize_sign:
+        codes, scales = quantize(weight, group)
+        assert codes.dtype == torch.int8 and codes.shape == weight.shape
+        found = []
+        for lot, scale in zip(lots(weight, group), scales[:, 0].tolist(), strict=True):
+            assert math.isclose(scale, sum(map(abs, lot)) / len(lot))
+            for value in lot:
+                whole = max(-1, min(1, round(value / scale)))
+                sign = 1 if value >= 0 else -1
+                ternary = quantize is quantization.quantize_ternary
+                found.append(whole if ternary else sign)
+        assert codes.flatten().tolist() == found
+
+
+def test_ternary_and_sign_of_zeros():
+    zeros = torch.zeros(2, 4)
+    codes, scales = quantization.quantize_ternary(zeros)
+    assert not codes.any() and not scales.any() and scales.shape == (1, 1)
+    codes, scales = quantization.quantize_sign(zeros)
+    assert (codes == 1).all() and not scales.any() and scales.shape == (1, 1)
+    for quantize in quantization.quantize_ternary, quantization.quantize_sign:
+        assert not quantization.dequantize(*quantize(zeros)).any()
+        refuses("weight", quantize, torch.tensor([1.0, math.nan]))
+        refuses("group", quantize, zeros, 3)
+
+
+def test_low_bits_go_forward_and_floats_back():
+    for bias in False, True:
+        original = linear(12, 5, bias)
+        layer = quantization.LowBitLinear(original, quantization.quantize_ternary)
+        assert layer.weight is original.weight and layer.bias is original.bias
+        assert len(list(layer.parameters())) == 1 + bias
+        left = quantization.dequantize(
+            *quantization.quantize_ternary(original.weight.detach())
+        )
+        x = random(2, 3, 12).requires_grad_()
+        y = layer(x)
+        close(y, F.linear(x, left, original.bias), 1e-5)
+        grad = random(2, 3, 5, seed=1)
+        y.backward(grad)
+        close(x.grad, grad @ left, 1e-5)
+        weight_grad = torch.einsum("abo,abi->oi", grad, x.detach())
+        close(layer.weight.grad, weight_grad, 1e-5)
+    refuses("linear", quantization.LowBitLinear, nn.Embedding(2, 3), None)
+
+
+def test_every_linear_is_replaced():
+    tree = nn.Sequential(
+        nn.Linear(2, 3), nn.ReLU(), nn.ModuleDict({"a": nn.Linear(3, 3)})
+    )
+    old = tree[0], tree[2]["a"]
+    made = []
+
+    def make(each):
+        made.append(each)
+        return nn.Identity()
+
+    assert quantization.replace_linears(tree, make) == 2
+    assert made == list(old)
+    assert isinstance(tree[0], nn.Identity) and isinstance(tree[2]["a"], nn.Identity)
+    assert isinstance(tree[1], nn.ReLU)
+    assert quantization.replace_linears(tree, make) == 0
+
+
+# Models
+
+
+def small_model(seed=0):
+    """A model with blocks, and a linear layer outside them."""
+    model = nn.Module()
+    parts = nn.Linear(4, 4, bias=False), nn.Sequential(nn.ReLU(), nn.Linear(4, 4))
+    model.blocks = nn.ModuleList(parts)
+    model.head = nn.Linear(4, 4)
+    with torch.no_grad():
+        for i, p in enumerate(model.parameters()):
+            p.copy_(random(*p.shape, seed=seed + i))
+    return model
+
+
+def test_weights_are_others_for_a_while():
+    model = small_model()
+    kept = {name: p.clone() for name, p in model.named_parameters()}
+    matrices = {"blocks.0.weight", "blocks.1.1.weight"}
+
+    def same(factor):
+        for name, p in model.named_parameters():
+            times = factor if name in matrices else 1
+            assert torch.equal(p, times * kept[name]), name
+
+    with quantization.weights_as(model, lambda w: 2 * w) as got:
+        assert got is model
+        same(2)
+    same(1)
+    try:
+        with quantization.weights_as(model, lambda w: 3 * w):
+            raise KeyError("inside")
+    except KeyError:
+        same(1)
+
+    calls = []
+
+    def breaks(weight):
+        calls.append(weight)
+        return 5 * weight if len(calls) == 1 else 1 / 0
+
+    try:
+        with quantization.weights_as(model, breaks):
+            raise AssertionError("never entered")
+    except ZeroDivisionError:
+        same(1)
+
+
+def test_inputs_are_others_for_a_while():
+    model, x = small_model(), random(3, 4)
+
+    def run():
+        for block in model.blocks:
+            yield block(x)
+        yield model.head(x)
+
+    plain = list(run())
+    with quantization.inputs_as(model, lambda x: 2 * x) as got:
+        assert got is model
+        changed = list(run())
+    close(changed[0], 2 * plain[0], 1e-5)
+    second = model.blocks[1][1]
+    close(changed[1], F.linear(2 * x.relu(), second.weight, second.bias), 1e-5)
+    assert torch.equal(changed[2], plain[2])
+    try:
+        with quantization.inputs_as(model, lambda x: 1 / 0):
+            model.blocks[0](x)
+    except ZeroDivisionError:
+        pass
+    for a, b in zip(run(), plain, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_rounded_quantizes_and_reads_back():
+    weight = random(4, 12)
+    q = quantization
+
+    def half(parts):
+        return [part.half().float() for part in parts]
+
+    for bits in 2, 4, 8:
+        for group in None, "row", 4:
+            codes, *parts = q.quantize_absmax(weight, bits, group)
+            right = q.dequantize(codes, *half(parts))
+            assert torch.equal(q.rounded(weight, "absmax", bits, group), right)
+            codes, *parts = q.quantize_zero_point(weight, bits, group)
+            right = q.dequantize(codes, *half(parts))
+            assert torch.equal(q.rounded(weight, "zero point", bits, group), right)
+            levels = q.normal_levels(bits)
+            codes, *parts = q.quantize_levels(weight, levels, group)
+            right = q.dequantize(levels[codes.int()], *half(parts))
+            assert torch.equal(q.rounded(weight, "NormalFloat", bits, group), right)
+    assert torch.equal(
+        q.rounded(weight, "absmax", 4), q.rounded(weight, "absmax", 4, None)
+    )
+    refuses("scheme", q.rounded, weight, "nearest", 4)
+    for scheme in "absmax", "zero point", "NormalFloat":
+        refuses("bits", q.rounded, weight, scheme, 9)
+        refuses("group", q.rounded, weight, scheme, 4, 5)
+
+
+def test_scheme_bytes_counts_codes_and_constants():
+    weight = torch.ones(4, 12)
+    assert quantization.scheme_bytes(weight, "absmax", 4) == 24 + 2
+    assert quantization.scheme_bytes(weight, "absmax", 8, "row") == 48 + 2 * 4
+    assert quantization.scheme_bytes(weight, "NormalFloat", 4, 6) == 24 + 2 * 8
+    assert quantization.scheme_bytes(weight, "zero point", 4, 6) == 24 + 2 * 2 * 8
+
+
+def test_text_losses_are_those_of_each_piece():
+    table = random(7, 7, dtype=torch.double).requires_grad_()
+    seen = []
+
+    def model(ids):
+        assert ids.shape == (1, 5)
+        seen.append(torch.is_grad_enabled())
+        return table[ids]
+
+    pieces = torch.randint(7, (3, 6), generator=generator())
+    losses = quantization.text_losses(model, pieces)
+    assert losses.shape == (3,) and seen == [False] * 3
+    for loss, piece in zip(losses.tolist(), pieces.tolist(), strict=True):
+        nats = [
+            -table[a].log_softmax(-1)[b].item()
+            for a, b in itertools.pairwise(piece)
+        ]
+        assert math.isclose(loss, sum(nats) / 5)
+
+
+@quick
+@given(seed=seeds, group=st.sampled_from([None, "row"]))
+def test_outliers_stay_apart(seed, group):
+    x = random(2, 3, 8, seed=seed)
+    x[1, 2, 5] = -1e4
+    x[0, 0, 2] = 6.5
+    got = quantization.outliers_apart(x, 8, group)
+    large = {i for i in range(8) if x[..., i].abs().max() > 6}
+    assert {2, 5} <= large
+    rest = x.clone()
+    for i in large:
+        rest[..., i] = 0
+        assert torch.equal(got[..., i], x[..., i])
+    right = quantization.rounded(rest, "absmax", 8, group)
+    for i in set(range(8)) - large:
+        assert torch.equal(got[..., i], right[..., i])
+
+
+def test_outliers_are_above_6_unless_told():
+    x = torch.tensor([[6.0, 1.0, 0.3], [-2.0, 0.5, 0.1]])
+    assert torch.equal(
+        quantization.outliers_apart(x), quantization.rounded(x, "absmax", 8)
+    )
+    for most in 5.9, 1.9:
+        got = quantization.outliers_apart(x, 2, None, most)
+        assert torch.equal(got[:, 0], x[:, 0])
+    assert torch.equal(
+        quantization.outliers_apart(x, 4), quantization.rounded(x, "absmax", 4, None)
+    )
+    refuses("bits", quantization.outliers_apart, x, 1)
+    refuses("group", quantization.outliers_apart, x, 8, 2)
+
+
+# What fewer bits are worth
+
+
+def test_bits_of_the_formats():
+    bits = quantization.FORMAT_BITS
+    assert list(bits.values())[:2] == [32, 16]
+    assert bits["int8, a scale for 4,096"] == 8 + 16 / 4096
+    assert bits["4 bits, zero point, groups of 32"] == 5
+    assert bits["NF4, groups of 64"] == 4.5
+    assert bits["NF4, doubly quantized"] == 4 + 0.126953125
+    assert bits["three values, five in a byte"] == 1.6 and bits["one bit"] == 1
+    layer = quantization.NF4Linear(linear(1024, 256, bias=False))
+    stored = quantization.stored_bits(layer)
+    mean = 32 / (1024 * 256)
+    assert math.isclose(stored - mean, bits["NF4, doubly quantized"])
+
+
+def without(*kernels):
+    """torch without these functions, as older or other builds are."""
+    patches = contextlib.ExitStack()
+    for kernel in kernels:
+        real = getattr(torch, kernel)
+        patches.callback(setattr, torch, kernel, real)
+        delattr(torch, kernel)
+    return patches
+
+
+def test_int8_product_is_with_the_weight():
+    x, weight = random(3, 24), random(5, 24, seed=1)
+    codes, scales = quantization.quantize_absmax(weight, 8, "row")
+    right = x @ quantization.dequantize(codes, scales).T
+    close(quantization.int8_product(x, codes, scales), right, 1e-5)
+    double = quantization.int8_product(x.double(), codes, scales.double())
+    assert double.dtype == torch.double
+    close(double.float(), right, 1e-5)
+
+
+def test_kernels_compute_the_product_and_so_do_their_stand_ins():
+    q = quantization
+    for T, inputs, outputs, seed in (1, 64, 32, 0), (3, 128, 64, 1):
+        x, weight = random(T, inputs, seed=seed), random(outputs, inputs, seed=9)
+        eight = q.quantize_absmax(weight, 8, "row")
+        right = x @ q.dequantize(*eight).T
+        four = q.quantize_absmax(weight, 4, 32)
+        right_four = x @ q.dequantize(*four).T
+        for missing in (
+            (),
+            (
+                "_weight_int8pack_mm",
+                "_convert_weight_to_int4pack_for_cpu",
+                "_int_mm",
+            ),
+        ):
+            with without(*missing):
+                for dtype in torch.float32, torch.float64:
+                    fast = q.int8_product_fast(x.to(dtype), *eight)
+                    assert fast.dtype == torch.bfloat16
+                    assert fast.shape == right.shape
+                    assert q.relative_error(right, fast.float()) < 0.02
+                parts = q.pack_int4_fast(*four)
+                assert (parts[1] is None) == bool(missing)
+                fast = q.int4_product_fast(x, *parts)
+                assert fast.dtype == torch.bfloat16
+                assert q.relative_error(right_four, fast.float()) < 0.02
+                whole, each = q.quantize_absmax(x, 8, "row")
+                exact = whole.long() @ eight[0].long().T
+                exact = exact.float() * each * eight[1].T
+                found = q.whole_product(x, *eight)
+                assert found.dtype == torch.float32
+                close(found, exact, 1e-5)
+                assert q.relative_error(right, found) < 0.02
+
+
+def test_int4_is_packed_by_halves():
+    codes, scales = quantization.quantize_absmax(random(32, 64), 4, 32)
+    packed, pairs, group = quantization.pack_int4_fast(codes, scales)
+    assert packed.dtype == torch.uint8 and packed.numel() == codes.numel() // 2
+    assert pairs.shape == (2, 32, 2) and group == 32
+    assert not pairs[..., 1].any() and pairs.is_contiguous()
+    close(pairs[..., 0].T.float(), scales.view(32, 2), 0.01)
+
+
+# The stored measurement
+
+
+def stored(name):
+    file = ROOT / "book" / "_assets" / "quantization" / name
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def load_make():
+    spec = importlib.util.spec_from_file_location("make_quantization", MAKE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_measurements_are_of_this_code():
+    make = load_make()
+    widths, speed = stored("widths.json"), stored("speed.json")
+    assert widths["digest"] == make.digest(make.WIDTHS, make.SMOLLM2_SHA256)
+    assert speed["digest"] == make.digest(make.SPEED)
+    assert widths["pieces"] == make.pieces_of(data.king_james())
+    settings_there = [tuple(row["setting"]) for row in widths["settings"]]
+    expected = itertools.product(make.SCHEMES, make.BITS, make.GROUPS)
+    assert settings_there == list(expected)
+    assert all(len(row["losses"]) == make.PIECES for row in widths["settings"])
+
+
+def test_the_stored_losses_are_those_of_the_models():
+    widths = stored("widths.json")
+    model = real_model.load_smollm2()
+    piece = torch.tensor(widths["pieces"][2:3])
+    exact = quantization.text_losses(model, piece)
+    assert abs(exact.item() - widths["exact"][2]) < 1e-3
+    row = next(r for r in widths["settings"] if r["setting"] == ["absmax", 8, "row"])
+    with quantization.weights_as(
+        model, lambda w: quantization.rounded(w, "absmax", 8, "row")
+    ):
+        loss = quantization.text_losses(model, piece).item()
+    assert abs(loss - row["losses"][2]) < 1e-2
+
+
+def test_fewer_bits_lose_more():
+    """In the stored table: with groups of 32, and within the same scheme."""
+    widths = stored("widths.json")
+    found = {tuple(row["setting"]): row for row in widths["settings"]}
+    for scheme in "absmax", "NormalFloat":
+        losses = [sum(found[scheme, b, 32]["losses"]) for b in (8, 4, 3, 2)]
+        assert losses == sorted(losses)
+        gpt = [found[scheme, b, 32]["gpt"] for b in (8, 4, 3, 2)]
+        assert gpt == sorted(gpt)
+    assert found["zero point", 4, 32]["losses"] == widths["exact"]
+
+
+# The exercises
+
+
+@functools.cache
+def book():
+    return run_exercises("efficiency/quantization", quantization)
+
+
+def test_the_solutions_pass():
+    solutions_pass(book())
+
+
+def test_whole_zero_is_checked():
+    right = book().whole_zero
+
+    def shifted(weight, bits):
+        codes, scale, zero = right(weight, bits)
+        return codes, scale, zero + 1
+
+    def not_widened(weight, bits):
+        return right(weight[1:], bits)
+
+    def lowest(weight, bits):
+        codes, scales, lows = quantization.quantize_zero_point(weight, bits)
+        return codes.long(), scales.item(), (-lows / scales).item()
+
+    def unclamped(weight, bits):
+        codes, scale, zero = right(weight, bits)
+        return codes + 1, scale, zero + 1
+
+    def half_as_wide(weight, bits):
+        codes, scale, zero = right(weight, bits)
+        return codes, scale / 2, zero
+
+    wrong = shifted, not_widened, lowest, unclamped, half_as_wide
+    fails(book().check_whole_zero, *wrong)
+
+
+def test_pack_trits_is_checked():
+    right = book().pack_trits
+
+    def backwards(codes):
+        return right(codes.view(-1, 5).flip(-1).flatten())
+
+    def unshifted(codes):
+        return right(codes.clamp(min=0))
+
+    def whole(codes):
+        return right(codes).int()
+
+    def alone(codes):
+        return (codes + 1).to(torch.uint8)
+
+    fails(book().check_pack_trits, backwards, unshifted, whole, alone)
+
+
+def test_best_scale_is_checked():
+    def absmax(weight, bits):
+        return quantization.quantize_absmax(weight, bits)[1].item()
+
+    def coarse(weight, bits):
+        return 0.5 * absmax(weight, bits)
+
+    def as_tensor(weight, bits):
+        return torch.tensor(book().best_scale(weight, bits))
+
+    fails(book().check_best_scale, absmax, coarse, as_tensor)
+
+
+def test_most_parameters_is_checked():
+    def without_scales(memory_bytes, bits, group, scale_bits):
+        return int(8 * memory_bytes // (bits * group)) * group
+
+    def part_of_a_group(memory_bytes, bits, group, scale_bits):
+        return int(8 * memory_bytes // (bits + scale_bits / group))
+
+    def in_floats(memory_bytes, bits, group, scale_bits):
+        return float(book().most_parameters(memory_bytes, bits, group, scale_bits))
+
+    wrong = without_scales, part_of_a_group, in_floats
+    fails(book().check_most_parameters, *wrong)

@@ -21,7 +21,8 @@ from pathlib import Path
 from rivals.measure import Absent, Row, machine, spread
 
 # modules of rivals/
-GROUPS = ["attention", "training", "decode", "lora", "slider", "embed", "heads", "page"]
+GROUPS = ["attention", "training", "decode", "quantization", "lora"]
+GROUPS += ["slider", "embed", "heads", "page"]
 COLUMNS = "  {:<28}{:>10}  {:<45}{:>10}  {:>5} {:>6} {:>5}  {:>12}  {}"
 
 HEADS = "what", "ours", "rival", "theirs", "min", "median", "max", "goal", ""

@@ -1,0 +1,187 @@
+"""Measure what quantized models lose, and how long packed weights take.
+
+.venv/bin/python book/_assets/quantization/make.py [widths] [speed]    (ten minutes)
+
+Writes beside this file widths.json: the loss of SmolLM2 on four pieces of the King
+James Bible, and of the book's own GPT, with the weights of their layers as each setting
+leaves them; and speed.json: milliseconds of one token's product with a matrix in each
+form, on this machine, one thread. Each holds the digest of the code that made it.
+"""
+
+import inspect
+import itertools
+import json
+import statistics
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import torch
+
+from fieldguide import quantization, real_model
+from fieldguide.data import SMOLLM2_SHA256, king_james, smollm2_tokenizer
+from fieldguide.digest import digest_of
+from fieldguide.next_word import characters, split_text, to_ids
+from fieldguide.training import held_out_loss, trained_gpt
+
+HERE = Path(__file__).parent
+WIDTHS = ["rounded", "weights_as", "text_losses"]
+SPEED = ["int8_product", "int8_product_fast", "pack_int4_fast", "int4_product_fast"]
+SPEED += ["whole_product", "NF4Linear"]
+
+SCHEMES = ["absmax", "zero point", "NormalFloat"]
+BITS, GROUPS = [8, 6, 4, 3, 2], [None, "row", 64, 32]
+PIECES, TOKENS = 4, 256
+
+SIDE = 4096  # of the square matrix
+COLD_BYTES = 1 << 28  # of copies: no cache holds them
+ROUNDS = 9
+
+
+def digest(names: list[str], *more: str) -> str:
+    """Of definitions of the notebook, all that they use of it, and other texts."""
+    return digest_of(inspect.getsource(quantization), names, *more)
+
+
+def pieces_of(text: str) -> list[list[int]]:
+    """Tokens from PIECES places of a text, each from the beginning of a line."""
+    found = []
+    for number in range(PIECES):
+        start = text.index("\n", len(text) * number // PIECES) + 1
+        ids = smollm2_tokenizer().encode(text[start : start + 3000])
+        found.append(ids[: TOKENS + 1])
+    return found
+
+
+def shortened(losses: torch.Tensor) -> list[float]:
+    return [round(loss, 5) for loss in losses.tolist()]
+
+
+def record_widths() -> None:
+    text = king_james()
+    alphabet = characters(text)
+    held_out = to_ids(split_text(text)[1], alphabet)
+    pieces = torch.tensor(pieces_of(text))
+    large, small = real_model.load_smollm2(), trained_gpt()
+    record = {"digest": digest(WIDTHS, SMOLLM2_SHA256), "pieces": pieces.tolist()}
+    record["exact"] = shortened(quantization.text_losses(large, pieces))
+    record["gpt"] = round(held_out_loss(small, held_out), 5)
+    record["settings"] = []
+    for setting in itertools.product(SCHEMES, BITS, GROUPS):
+
+        def change(weight, setting=setting):
+            return quantization.rounded(weight, *setting)
+
+        with quantization.weights_as(large, change):
+            losses = shortened(quantization.text_losses(large, pieces))
+        with quantization.weights_as(small, change):
+            loss = round(held_out_loss(small, held_out), 5)
+        row = {"setting": list(setting), "losses": losses, "gpt": loss}
+        record["settings"].append(row)
+        print(row, flush=True)
+    write("widths.json", record)
+
+
+def forms(weight, x):
+    """(name, what is stored, the product with it) for each way to keep a weight."""
+    import torch.ao.nn.quantized.dynamic as dynamic
+    from torch.ao.quantization import per_channel_dynamic_qconfig
+
+    q = quantization
+    eight, four = q.quantize_absmax(weight, 8, "row"), q.quantize_absmax(weight, 4, 32)
+    pairs = (q.pack_pairs((four[0] + 8).to(torch.uint8)), four[1].half())
+    linear = torch.nn.Linear(SIDE, SIDE, bias=False)
+    linear.weight.data = weight
+    linear.qconfig = per_channel_dynamic_qconfig
+
+    def unpack_int4(packed, scales):
+        codes = q.unpack_pairs(packed).to(torch.int8) - 8
+        return x @ q.dequantize(codes, scales.float()).T
+
+    def nf4(packed, scales, seconds, mean):
+        layer.packed, layer.scales, layer.seconds, layer.mean = (
+            packed, scales, seconds, mean,
+        )  # fmt: skip
+        return layer(x)
+
+    layer = q.NF4Linear(linear)
+    brain = x.bfloat16()
+    yield "float32", (weight,), lambda w: x @ w.T
+    yield "bfloat16", (weight.bfloat16(),), lambda w: brain @ w.T
+    yield "int8, unpacked first", eight, lambda *w: q.int8_product(x, *w)
+    yield "int8, in the kernel", eight, lambda *w: q.int8_product_fast(x, *w)
+    yield "int8, whole numbers", eight, lambda *w: q.whole_product(x, *w)
+    with warnings.catch_warnings(action="ignore"):
+        made = dynamic.Linear.from_float(linear)
+    yield "int8, torch's dynamic layer", (made,), lambda made: made(x)
+    yield "int4, unpacked first", pairs, unpack_int4
+    kernel = q.pack_int4_fast(*four)
+    product = q.int4_product_fast
+    yield "int4, in the kernel", kernel, lambda *w: product(x, *w)
+    parts = tuple(layer.state_dict().values())
+    yield "NF4, our layer", parts, nf4
+
+
+def size_bytes(part) -> int:
+    if isinstance(part, torch.nn.Module):
+        return SIDE * SIDE + 4 * SIDE  # codes, and a scale a row
+    return part.nbytes if torch.is_tensor(part) else 0
+
+
+def copy_of(part):
+    """A part of a form in memory of its own; a module by being packed again."""
+    if isinstance(part, torch.nn.Module):
+        made = type(part)(SIDE, SIDE, bias_=False)
+        made.set_weight_bias(part.weight(), None)
+        return made
+    return part.clone() if torch.is_tensor(part) else part
+
+
+def milliseconds(product, copies) -> float:
+    """Processor time of one product, over all copies in turn."""
+    start = time.process_time()
+    for copy in copies:
+        product(*copy)
+    return 1e3 * (time.process_time() - start) / len(copies)
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    name = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+    level = torch.backends.cpu.get_cpu_capability()
+    return f"one thread of an {name}, {level}, torch {torch.__version__.split('+')[0]}"
+
+
+@torch.inference_mode()
+def record_speed() -> None:
+    start = torch.Generator().manual_seed(0)
+    weight = torch.randn(SIDE, SIDE, generator=start) / SIDE**0.5
+    x = torch.randn(1, SIDE, generator=start)
+    right = x @ weight.T
+    record = {"digest": digest(SPEED), "machine": machine(), "rows": {}}
+    for name, parts, product in forms(weight, x):
+        total = sum(size_bytes(part) for part in parts)
+        count = -(-COLD_BYTES // total)
+        copies = [tuple(copy_of(part) for part in parts) for _ in range(count)]
+        error = quantization.relative_error(right, product(*copies[0]).float())
+        assert error < 0.15, f"{name} is wrong by {error:.2f}"
+        slow = "first" in name or "layer" in name.removeprefix("int8")
+        copies = copies[:4] if slow else copies
+        took = [milliseconds(product, copies) for _ in range(ROUNDS)]
+        row = {"bytes": total, "ms": round(statistics.median(took), 3)}
+        row["range"] = [round(min(took), 3), round(max(took), 3)]
+        record["rows"][name] = row
+        print(name, row, f"error {error:.3f}", flush=True)
+    write("speed.json", record)
+
+
+def write(name: str, record: dict) -> None:
+    (HERE / name).write_text(json.dumps(record) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # a second thread changes the last digits
+    made = {"widths": record_widths, "speed": record_speed}
+    for part in sys.argv[1:] or made:
+        made[part]()

@@ -342,7 +342,8 @@ def record_smollm2() -> None:
         ("QLoRA", "LoRA, 4 bits", lessons, []),
         ("LoRA, with replay", "LoRA", mixed, []),
     ):
-        model, more = best_taught(kind, shown, rates or LORA_TRIED[:1], test_pairs)
+        tried = rates or [record["models"]["LoRA"]["rate"]]
+        model, more = best_taught(kind, shown, tried, test_pairs)
         if name == "LoRA":
             half = {n: w.half() for n, w in lora.lora_state(model).items()}
             save_file(half, HERE / "adapter.safetensors")

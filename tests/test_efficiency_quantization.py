@@ -12,6 +12,7 @@ import json
 import math
 import statistics
 from pathlib import Path
+from unittest import mock
 
 import hypothesis.strategies as st
 import torch
@@ -154,6 +155,11 @@ def test_codes_stay_in_range_where_the_scale_cannot_be_exact():
     assert codes.tolist() == [127, -127]
     codes, _, _ = quantization.quantize_zero_point(torch.tensor([0.0, 379 * 2.0**-149]))
     assert codes.tolist() == [0, 255]
+    least = torch.tensor([2.0**-149, -(2.0**-149)])  # its scale would be 0
+    assert quantization.quantize_absmax(least)[0].tolist() == [0, 0]
+    assert quantization.quantize_zero_point(least)[0].tolist() == [0, 0]
+    few = torch.tensor([2.0**-149] + [0.0] * 3)
+    assert quantization.quantize_ternary(few)[0].tolist() == [0] * 4
 
 
 def test_rounding_has_eight_bits_and_one_group_unless_told():
@@ -259,7 +265,9 @@ def test_quantize_levels_takes_any_that_increase():
     wide = torch.tensor([0.5000000001, 1.0], dtype=torch.double)
     halves = torch.tensor([0.0, 1.0])
     assert quantization.quantize_levels(wide, halves)[0].tolist() == [1, 1]
-    for bad in two[:1], torch.linspace(-1, 1, 257), -two, torch.zeros(2), two[None]:
+    lists = [-1.0, 1.0, 0.0], [[-1.0, 1.0], [-1.0, 1.0]], [1.0, -1.0], [0.0, 0.0]
+    many = torch.linspace(-1, 1, 257)
+    for bad in two[:1], many, *map(torch.tensor, lists):
         refuses("levels", quantization.quantize_levels, torch.ones(2), bad)
     refuses("group", quantization.quantize_levels, torch.ones(2), two, 3)
 
@@ -601,8 +609,7 @@ def test_text_losses_are_those_of_each_piece():
     assert losses.shape == (3,) and seen == [False] * 3
     for loss, piece in zip(losses.tolist(), pieces.tolist(), strict=True):
         nats = [
-            -table[a].log_softmax(-1)[b].item()
-            for a, b in itertools.pairwise(piece)
+            -table[a].log_softmax(-1)[b].item() for a, b in itertools.pairwise(piece)
         ]
         assert math.isclose(loss, sum(nats) / 5)
 
@@ -645,7 +652,7 @@ def test_outliers_are_above_6_unless_told():
 
 def test_bits_of_the_formats():
     bits = quantization.FORMAT_BITS
-    assert list(bits.values())[:2] == [32, 16]
+    assert len(bits) == 8 and bits["float32"] == 32 and bits["float16"] == 16
     assert bits["int8, a scale for 4,096"] == 8 + 16 / 4096
     assert bits["4 bits, zero point, groups of 32"] == 5
     assert bits["NF4, groups of 64"] == 4.5
@@ -711,6 +718,19 @@ def test_kernels_compute_the_product_and_so_do_their_stand_ins():
                 assert found.dtype == torch.float32
                 close(found, exact, 1e-5)
                 assert q.relative_error(right, found) < 0.02
+
+
+def test_the_kernels_are_used():
+    q, x = quantization, random(1, 64)
+    eight = q.quantize_absmax(random(32, 64), 8, "row")
+    for name, product in (
+        ("_weight_int8pack_mm", q.int8_product_fast),
+        ("_int_mm", q.whole_product),
+    ):
+        kernel = getattr(torch, name)
+        with mock.patch.object(torch, name, mock.Mock(wraps=kernel)) as used:
+            product(x, *eight)
+        assert used.call_count == 1, name
 
 
 def test_int4_is_packed_by_halves():

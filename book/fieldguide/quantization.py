@@ -208,17 +208,16 @@ class NF4Linear(nn.Module):
     def __init__(self, linear, group=64, double=True):
         super().__init__()
         ok = isinstance(linear, nn.Linear)
-        require(ok, "linear", linear, "a torch.nn.Linear")
+        require(ok, "linear", linear, "an nn.Linear")
         self.out_features, self.in_features = linear.weight.shape
-        weight, bias = linear.weight.detach(), linear.bias
-        self.register_buffer("levels", nf4_levels(), persistent=False)
+        weight, self.levels = linear.weight.detach(), nf4_levels()
         codes, scales = quantize_levels(weight, self.levels, group)
         self.doubled, self.groups = double, len(scales)
         self.register_buffer("packed", pack_pairs(codes))
         stored = quantize_scales(scales) if double else (scales,)
         for name, part in zip(("scales", "seconds", "mean"), stored):
             self.register_buffer(name, part)
-        bias = bias if bias is None else bias.detach().clone()
+        bias = None if linear.bias is None else linear.bias.detach().clone()
         self.register_buffer("bias", bias)
 
     @property
@@ -228,8 +227,7 @@ class NF4Linear(nn.Module):
         if self.doubled:
             parts = scales, self.seconds, self.mean
             scales = dequantize_scales(*parts, self.groups)
-        levels = self.levels[unpack_pairs(self.packed).int()]
-        return dequantize(levels, scales)  # (out, in)
+        return dequantize(self.levels[unpack_pairs(self.packed).int()], scales)
 
     def forward(self, x):
         y = UnpackedProduct.apply(x, self)
@@ -383,13 +381,13 @@ def outliers_apart(x, bits=8, group=None, most=6.0):
     return torch.where(large, x, rest)
 
 # %% ../efficiency/quantization.ipynb #format-bits
-FORMAT_BITS = {
+FORMAT_BITS = {  # with scales, and zero points, of 16 bits; NF4's have 32
     "float32": 32,
     "float16": 16,
-    "int8, a scale for 4,096": bits_per_weight(8, 4096),
-    "4 bits, zero point, groups of 32": bits_per_weight(4, 32, constants=2),
-    "NF4, groups of 64": bits_per_weight(4, 64, scale_bits=32),
-    "NF4, doubly quantized": 4 + 8 / 64 + 32 / (64 * SCALE_BLOCK),
+    "int8, a scale for 4,096": 8 + 16 / 4096,
+    "4 bits, zero point, groups of 32": 4 + 16 / 32 + 16 / 32,
+    "NF4, groups of 64": 4 + 32 / 64,
+    "NF4, doubly quantized": 4 + 8 / 64 + 32 / (64 * 256),
     "three values, five in a byte": 8 / 5,
     "one bit": 1,
 }

@@ -21,7 +21,7 @@ from pathlib import Path
 from rivals.measure import Absent, Row, machine, spread
 
 # modules of rivals/
-GROUPS = ["attention", "training", "decode", "experts", "quantization"]
+GROUPS = ["attention", "training", "decode", "experts", "quantization", "lora"]
 GROUPS += ["slider", "embed", "heads", "page"]
 COLUMNS = "  {:<28}{:>10}  {:<45}{:>10}  {:>5} {:>6} {:>5}  {:>12}  {}"
 

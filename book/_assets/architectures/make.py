@@ -1,0 +1,97 @@
+"""Train the recall models of efficiency/architectures at all sizes and rates.
+
+.venv/bin/python book/_assets/architectures/make.py       (five minutes of a core)
+
+Writes recall.json beside this file: for each kind of layer, width of keys and
+learning rate the share of right answers by length of the list; the same for the lists
+with a mark between them; and how the runs of the notebook end from other seeds. It
+holds the digest of the cells that train and measure.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+from fieldguide import architectures
+from fieldguide.digest import digest_of
+
+HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "efficiency" / "architectures.ipynb"
+CELLS = ["recall-batch", "recall-model", "softmax-causal", "kinds", "recaller"]
+CELLS += ["recall-train", "recall-measure", "again-batch"]
+IMPORTS = """
+from fieldguide.attention import causal_mask, simple_attention
+import torch.nn.functional as F
+"""
+MADE_BY = ["Selective", "linear_attention", "gated_attention"]
+MADE_BY += ["KINDS", "PAIRS", "train_recaller", "recall", "right_answers"]
+MADE_BY += ["lists", "two_lists"]
+
+STATES = [4, 8, 16, 32]
+RATES = [0.005, 0.01, 0.02, 0.04]
+MARK_RATES = [0.01, 0.02, 0.04]
+LIVE = "gated state", 16, 0.02  # what the notebook trains itself
+SEEDS = [0, 1, 2]
+
+
+def cells() -> dict[str, str]:
+    """The notebook's code, {id: source}."""
+    found = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    return {c["id"]: "".join(c["source"]) for c in found if c["cell_type"] == "code"}
+
+
+def digest() -> str:
+    """Of the definitions that train and measure, and of all that they use."""
+    sources = cells()
+    exported = [s for s in sources.values() if s.startswith("#| export")]
+    used = [*exported, *(sources[i] for i in CELLS)]
+    return digest_of("\n".join(used), MADE_BY)
+
+
+def book():
+    """The names that the cells define."""
+    names = dict(vars(architectures))
+    exec(IMPORTS, names)
+    for i in CELLS:
+        exec(cells()[i], names)
+    return names
+
+
+def recalled(names, kind, state, rate, seed=0):
+    make = names["KINDS"][kind]
+    model = names["train_recaller"](make, state, rate, names["lists"], seed)
+    found = [round(share, 3) for share in names["recall"](model)]
+    print(kind, state, rate, seed, found, flush=True)
+    return found
+
+
+def after_mark(names, kind, rate, seed=0):
+    make, batch = names["KINDS"][kind], names["two_lists"]
+    model = names["train_recaller"](make, 16, rate, batch, seed)
+    found = round(names["right_answers"](model, batch), 3)
+    print("two lists", kind, rate, seed, found, flush=True)
+    return found
+
+
+def main() -> None:
+    names = book()
+    record = {"digest": digest(), "runs": [], "two lists": {}}
+    for kind in names["KINDS"]:
+        for state in STATES:
+            runs = [(recalled(names, kind, state, rate), rate) for rate in RATES]
+            named = {"kind": kind, "state": state}
+            record["runs"] += [named | {"rate": r, "recall": f} for f, r in runs]
+        tried = [(after_mark(names, kind, rate), rate) for rate in MARK_RATES]
+        best = max(tried)[1]
+        again = [after_mark(names, kind, best, seed) for seed in SEEDS[1:]]
+        runs = [{"rate": rate, "right": right} for right, rate in tried]
+        record["two lists"][kind] = {"runs": runs, "seeds": again}
+    record["seeds"] = [recalled(names, *LIVE, seed) for seed in SEEDS[1:]]
+    text = json.dumps(record, indent=1)
+    (HERE / "recall.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # a second thread changes the last digits
+    main()

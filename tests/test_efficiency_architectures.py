@@ -105,7 +105,7 @@ def test_merged_answers_are_softmax(seed, sizes, kind):
     state = answers[0]
     for answer in answers[1:]:
         assert [x.shape for x in answer] == [(3, 1), (3, 1), (3, 4)]
-        state = architectures.merge(answer, state)
+        state = architectures.merge_tiles(answer, state)
     right, _ = attention.simple_attention(q, k, v, mask=mask, scale=1)
     close(architectures.settle(*state), right, 1e-10)
     scores = q @ k.mT
@@ -129,7 +129,7 @@ def test_large_scores_do_not_overflow():
         q, v = torch.ones(1, 1, dtype=dtype), torch.tensor([[1.0], [3.0]], dtype=dtype)
         k = torch.tensor([[large], [-large]], dtype=dtype)
         a, b = (architectures.look(q, k[i : i + 1], v[i : i + 1]) for i in (0, 1))
-        for state in architectures.merge(a, b), architectures.merge(b, a):
+        for state in architectures.merge_tiles(a, b), architectures.merge_tiles(b, a):
             assert architectures.settle(*state).item() == 1
 
 
@@ -142,7 +142,7 @@ def test_a_row_that_sees_nothing_says_nothing():
         assert architectures.settle(*nothing).eq(0).all()
         something = architectures.look(x, -x, x)
         for state in (nothing, something), (something, nothing):
-            merged = architectures.merge(*state)
+            merged = architectures.merge_tiles(*state)
             for a, b in zip(merged, something, strict=True):
                 assert torch.equal(a, b)
 

@@ -17,6 +17,7 @@ from unittest import mock
 
 import hypothesis.strategies as st
 import peft
+import pytest
 import torch
 import torch.nn.functional as F
 from cells import close, fails, refuses, run_exercises, solutions_pass
@@ -58,6 +59,15 @@ def tiny_gpt(seed=0):
         for name, p in model.named_parameters():
             if name.endswith("bias"):
                 p.normal_(generator=generator(seed))
+    return model
+
+
+def tiny_llama():
+    """A small Llama in float64, always the same."""
+    model = real_model.Llama(LLAMA).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(0, 1, generator=generator())
     return model
 
 
@@ -145,7 +155,7 @@ def test_learning_refuses_a_frozen_model():
     draw = {"generator": generator()}
     refuses("model", lora.fine_tune, frozen, some_ids(50), 3, 0.1, shown=shown, **draw)
     shown = check.shown(real_model.Llama)
-    frozen = real_model.Llama(LLAMA).requires_grad_(False)
+    frozen = tiny_llama().requires_grad_(False)
     refuses("model", lora.learn_answers, frozen, [[([1], [2])]], 0.1, shown=shown)
 
 
@@ -563,6 +573,9 @@ def test_saved_bytes_are_what_is_kept():
     inner = lora.saved_bytes(norm, lambda: norm(x))
     assert inner < lora.saved_bytes(nn.Identity(), lambda: norm(x))
     assert lora.saved_bytes(model, lambda: torch.ones(3) * 2) == 0
+    x.grad = None
+    assert lora.saved_bytes(model, lambda: (x * x).sum().backward()) == 4 * 15
+    close(x.grad, 2 * x.detach())  # what is saved is still there
     part = nn.Linear(3, 4, bias=False)
     part.weight = nn.Parameter(torch.randn(5, 3)[1:])  # a part of a larger store
     assert lora.saved_bytes(part, lambda: part(x)) == 4 * 15
@@ -588,7 +601,7 @@ def test_training_bytes_add_up():
 
 
 def test_card_bytes_are_counted_from_a_model():
-    model = real_model.Llama(LLAMA)
+    model = tiny_llama()
     D, L, V = LLAMA.width, LLAMA.layers, LLAMA.vocab
     shapes = [
         (m.in_features, m.out_features)
@@ -709,34 +722,37 @@ def some_pairs(count, seed=0, V=11):
 @quick
 @given(seed=seeds, count=st.integers(1, 5))
 def test_answer_loss_is_of_the_answers_tokens_alone(seed, count):
-    model, pairs = real_model.Llama(LLAMA), some_pairs(count, seed)
+    model, pairs = tiny_llama(), some_pairs(count, seed)
     total, tokens = 0.0, 0
     for asked, said in pairs:
         logits = model(torch.tensor([[*asked, *said]]))[0].log_softmax(-1)
         for place, token in enumerate(said, len(asked)):
             total -= logits[place - 1, token]
             tokens += 1
-    close(lora.answer_loss(model, pairs), total / tokens, 1e-5)
+    close(lora.answer_loss(model, pairs), total / tokens, 1e-9)
 
 
 def test_answer_loss_refuses_what_is_empty():
-    model = real_model.Llama(LLAMA)
+    model = tiny_llama()
     for bad in [], [([], [1])], [([1], [2]), ([1], [])]:
         refuses("pairs", lora.answer_loss, model, bad)
     lora.answer_loss(model, [([1], [2])])
 
 
-def test_learning_answers_is_the_loop_written_out():
-    start = real_model.Llama(LLAMA).double()
+@pytest.mark.parametrize(("steps", "warmup"), [(19, 1), (20, 2)])
+def test_learning_answers_is_the_loop_written_out(steps, warmup):
+    start = tiny_llama()
     models = [copy.deepcopy(start) for _ in range(2)]
     for model in models:
         model.embedding.weight.requires_grad_(False)
-    batches = [some_pairs(3, seed) for seed in range(19)]
+    batches = [some_pairs(3, seed) for seed in range(steps)]
     losses = lora.learn_answers(models[0], batches, 0.01)
     learn = [p for p in models[1].parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learn, 0.01, weight_decay=0)
     for step, pairs in enumerate(batches):
-        share = 1.0 if step < 1 else 0.5 + 0.5 * math.cos(math.pi * (step - 1) / 18)
+        done = max(0, step - warmup) / (steps - warmup)
+        rising = (step + 1) / warmup
+        share = min(rising, 0.5 + 0.5 * math.cos(math.pi * done))
         optimizer.param_groups[0]["lr"] = 0.01 * share
         loss = lora.answer_loss(models[1], pairs)
         models[1].zero_grad()
@@ -745,7 +761,7 @@ def test_learning_answers_is_the_loop_written_out():
         optimizer.step()
         assert isinstance(losses[step], float)
         close(losses[step], loss.item(), 1e-7)
-    assert len(losses) == 19
+    assert len(losses) == steps
     for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
         close(p, q, 1e-6)
     assert torch.equal(models[0].embedding.weight, start.embedding.weight)

@@ -262,24 +262,23 @@ def quantize_base(model, targets):
 
 # %% ../efficiency/lora.ipynb #saved-bytes
 def saved_bytes(model, forward):
-    """Bytes that forward() keeps for the backward pass, each store once.
+    """Bytes that forward() saves for the backward pass, each store once.
 
     The parameters and buffers of the model do not count. forward: a function
-    without arguments, which returns what has a gradient.
+    without arguments.
     """
-    kept = {}
+    stores = {}
 
-    def keep(tensor):
+    def save(tensor):
         store = tensor.untyped_storage()
-        kept[store.data_ptr()] = store.nbytes()
+        stores[store.data_ptr()] = store  # held: no address is used twice
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        result = forward()  # held, so that no address is given out twice
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda x: x):
+        forward()
     for own in [*model.parameters(), *model.buffers()]:
-        kept.pop(own.untyped_storage().data_ptr(), None)
-    del result
-    return sum(kept.values())
+        stores.pop(own.untyped_storage().data_ptr(), None)
+    return sum(store.nbytes() for store in stores.values())
 
 # %% ../efficiency/lora.ipynb #training-bytes
 def training_bytes(model, inputs, targets):

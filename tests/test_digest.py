@@ -1,8 +1,10 @@
 """`fieldguide.digest`: which changes of a source make what it measured stale."""
 
+import json
+
 import pytest
 
-from fieldguide.digest import digest_of
+from fieldguide.digest import digest_of, exported
 
 # What Python's versions write differently: quotes in f-strings, empty lists.
 SOURCE = '''
@@ -82,3 +84,10 @@ def test_names_and_further_texts_count():
     assert digest(SOURCE, [], "a", "b") != digest(SOURCE, [], "b", "a")
     with pytest.raises(KeyError, match="third"):
         digest(SOURCE, ["third"])
+
+
+def test_only_exported_cells_are_read(tmp_path):
+    cells = ["#| export\n", "x = 1"], ["y = 2"], ["#| export\nz = 3"]
+    notebook = tmp_path / "n.ipynb"
+    notebook.write_text(json.dumps({"cells": [{"source": s} for s in cells]}))
+    assert exported(notebook) == "#| export\nx = 1\n#| export\nz = 3"

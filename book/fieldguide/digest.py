@@ -6,9 +6,18 @@ they computed; a test compares it with that of the definitions as they are.
 
 import ast
 import hashlib
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
-__all__ = ["digest_of"]
+__all__ = ["digest_of", "exported"]
+
+
+def exported(notebook: Path) -> str:
+    """The code of a notebook's exported cells, as it is written there now."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells]
+    return "\n".join(s for s in sources if s.startswith("#| export"))
 
 
 def digest_of(source: str, names: list[str], *more: str) -> str:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from fieldguide import experts, training
 from fieldguide.data import king_james
-from fieldguide.digest import digest_of
+from fieldguide.digest import digest_of, exported
 from fieldguide.gpt import GPTConfig
 from fieldguide.next_word import characters, split_text, to_ids
 
@@ -44,10 +44,7 @@ PIECES = 16  # windows of the held-out text whose routes are kept
 
 def digest() -> str:
     """Of the notebook's definitions that train and route, and all that they use."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells]
-    exported = [source for source in sources if source.startswith("#| export")]
-    return digest_of("\n".join(exported), MADE_BY)
+    return digest_of(exported(NOTEBOOK), MADE_BY)
 
 
 def texts():

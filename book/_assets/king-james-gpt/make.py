@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from fieldguide import training
 from fieldguide.attention import simple_attention
 from fieldguide.data import king_james
-from fieldguide.digest import digest_of
+from fieldguide.digest import digest_of, exported
 from fieldguide.gpt import GPT, GPTConfig, generate
 from fieldguide.next_word import characters, split_text, to_ids, to_text
 
@@ -46,10 +46,7 @@ SEEDS = range(7)
 
 def digest() -> str:
     """Of the notebook's definitions that train and measure, and all that they use."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells]
-    exported = [source for source in sources if source.startswith("#| export")]
-    return digest_of("\n".join(exported), MADE_BY)
+    return digest_of(exported(NOTEBOOK), MADE_BY)
 
 
 def texts():

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from fieldguide import lora
 from fieldguide.data import king_james, smollm2_tokenizer
-from fieldguide.digest import digest_of
+from fieldguide.digest import digest_of, exported
 from fieldguide.gpt import generate
 from fieldguide.next_word import characters, split_text, to_ids, to_text
 from fieldguide.real_model import LlamaFast, complete, load_smollm2
@@ -38,10 +38,7 @@ MADE_BY += ["merge", "quantize_base", "RandomSubspace", "remove_lora", "spelling
 
 def digest() -> str:
     """Of the notebook's definitions that train, and all that they use."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells]
-    exported = [source for source in sources if source.startswith("#| export")]
-    return digest_of("\n".join(exported), MADE_BY)
+    return digest_of(exported(NOTEBOOK), MADE_BY)
 
 
 def generator(seed=0):

@@ -1,4 +1,4 @@
-"""What the tests of a notebook's cells share: comparisons, refusals, exercises."""
+"""What the tests of a notebook's cells share: draws, comparisons, refusals, more."""
 
 import inspect
 import types
@@ -8,6 +8,14 @@ import sources
 import torch
 
 from fieldguide import check
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def random(*shape, seed=0, dtype=torch.double):
+    return torch.randn(shape, generator=generator(seed), dtype=dtype)
 
 
 def close(actual, expected, tolerance=1e-12):

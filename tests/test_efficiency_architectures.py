@@ -15,13 +15,14 @@ from unittest import mock
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as F
-from cells import close, fails, refuses, run_exercises, solutions_pass
+from cells import close, fails, random, refuses, run_exercises, solutions_pass
 from hypothesis import given, settings
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from fieldguide import architectures, attention, gpt
+from fieldguide.memory import SavedBytes
 
 ROOT = Path(__file__).parents[1]
 MAKE = ROOT / "book" / "_assets" / "architectures" / "make.py"
@@ -30,11 +31,6 @@ TINY = gpt.GPTConfig(7, 4, width=8, heads=2, layers=4, bias=False)
 quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
 sizes = st.integers(1, 6)
-
-
-def random(*shape, seed=0, dtype=torch.double):
-    draw = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=draw, dtype=dtype)
 
 
 def some_mask(kind, T, S, seed=0):
@@ -256,7 +252,7 @@ def test_slopes_of_tiles_are_those_of_attention(seed, rows, columns, kind):
 
 def test_frugal_attention_keeps_one_number_a_row():
     given_ = [random(20, 4).requires_grad_() for _ in range(3)]
-    with architectures.SavedBytes() as kept:
+    with SavedBytes() as kept:
         output, _ = architectures.frugal_attention(*given_, rows=3, columns=7)
     assert kept.now == 8 * 20 * (4 * 4 + 1)
     output.sum().backward()
@@ -289,46 +285,6 @@ def test_attention_in_tiles_refuses_bad_input():
         refuses("scale", attend, x, x, x, scale=math.nan)
 
 
-# What autograd keeps
-
-
-def test_saved_bytes_counts_memory_once_and_lets_go():
-    x = torch.ones(10, requires_grad=True)
-    with architectures.SavedBytes() as kept:
-        y = x * 2  # keeps nothing but a number
-        z = y.exp()  # keeps its output
-        w = z * z.view(2, 5).flatten()  # keeps the same memory twice more
-        assert kept.now == kept.most == 40
-        w = w * y  # keeps w and y
-    assert kept.now == kept.most == 120
-    x.sin()  # not in the block
-    assert kept.now == 120
-    w.sum().backward()
-    assert (kept.now, kept.most) == (0, 120)
-
-
-def test_saved_bytes_leaves_out_what_is_free():
-    a, b = (torch.ones(10, requires_grad=True) for _ in range(2))
-    with architectures.SavedBytes(free=[a]) as kept:
-        product = a.view(2, 5) * b.view(2, 5)
-    assert kept.now == 40
-    product.sum().backward()
-    assert kept.now == 0
-    close(a.grad, torch.ones(10))
-    whole = torch.ones(10)
-    with architectures.SavedBytes(free=[whole[3:]]) as kept:
-        product = whole * b  # keeps what a piece of is free
-    assert kept.now == 0
-
-
-def test_saved_bytes_counts_every_pass():
-    a = torch.ones(10, requires_grad=True)
-    with architectures.SavedBytes() as kept:
-        for _ in range(2):
-            a.exp().sum().backward()
-    assert (kept.now, kept.most) == (0, 40)
-
-
 # Forgetting
 
 
@@ -340,7 +296,7 @@ def test_again_gives_the_same_and_calls_twice():
         seen.append((torch.is_grad_enabled(), x.requires_grad))
         return layer(x).tanh()
 
-    with architectures.SavedBytes() as kept:
+    with SavedBytes() as kept:
         y = architectures.Again.apply(function, x)
     assert kept.now == x.nbytes and seen == [(False, True)]
     (y * random(2, 3, seed=1)).sum().backward()
@@ -359,7 +315,7 @@ def a_step(change=lambda model: model):
     parameters = list(model.parameters())
     model = change(model)
     ids = torch.randint(7, (3, 4), generator=draw)
-    with architectures.SavedBytes(parameters) as kept:
+    with SavedBytes(parameters) as kept:
         logits = model(ids)
         held = kept.now
         logits.square().sum().backward()

@@ -17,7 +17,15 @@ from unittest import mock
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as F
-from cells import close, fails, refuses, run_exercises, solutions_pass
+from cells import (
+    close,
+    fails,
+    generator,
+    random,
+    refuses,
+    run_exercises,
+    solutions_pass,
+)
 from hypothesis import given, settings
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,14 +41,6 @@ TINY = gpt.GPTConfig(7, 4, width=8, heads=2, layers=2, bias=False)
 quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
 sizes = st.integers(1, 6)
-
-
-def random(*shape, seed=0, dtype=torch.double):
-    return torch.randn(shape, generator=generator(seed), dtype=dtype)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def frozen(instance, name):

@@ -20,11 +20,20 @@ import peft
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import close, fails, refuses, run_exercises, solutions_pass
+from cells import (
+    close,
+    fails,
+    generator,
+    random,
+    refuses,
+    run_exercises,
+    solutions_pass,
+)
 from hypothesis import given, settings
 from torch import nn
 
 from fieldguide import check, data, gpt, lora, quantization, real_model, training
+from fieldguide.memory import SavedBytes
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "book" / "efficiency" / "lora.ipynb"
@@ -37,14 +46,6 @@ ALL = ["query", "key", "value", "output", "up", "down"]
 quick = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
 sizes = st.integers(2, 6)
-
-
-def random(*shape, seed=0, dtype=torch.double):
-    return torch.randn(shape, generator=generator(seed), dtype=dtype)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def silent(function, *arguments, **options):
@@ -560,44 +561,29 @@ def test_lora_parameters_are_counted():
         refuses("rank", lora.lora_parameters, [(5, 4), (2, 3)], rank)
 
 
-def test_saved_bytes_are_what_is_kept():
-    x = torch.randn(5, 3, requires_grad=True)
-    model = nn.Linear(3, 4)
-    # a product keeps its input; of the weight, only a view; exp keeps its result
-    assert lora.saved_bytes(model, lambda: model(x)) == 4 * 15
-    assert lora.saved_bytes(model, lambda: model(x).exp()) == 4 * (15 + 20)
-    assert lora.saved_bytes(model, lambda: (x * x).exp()) == 4 * (15 + 15)
-    model.requires_grad_(False)
-    assert lora.saved_bytes(model, lambda: model(x)) == 0
-    norm = nn.BatchNorm1d(3).eval()
-    inner = lora.saved_bytes(norm, lambda: norm(x))
-    assert inner < lora.saved_bytes(nn.Identity(), lambda: norm(x))
-    assert lora.saved_bytes(model, lambda: torch.ones(3) * 2) == 0
-    x.grad = None
-    assert lora.saved_bytes(model, lambda: (x * x).sum().backward()) == 4 * 15
-    close(x.grad, 2 * x.detach())  # what is saved is still there
-    part = nn.Linear(3, 4, bias=False)
-    part.weight = nn.Parameter(torch.randn(5, 3)[1:])  # a part of a larger store
-    assert lora.saved_bytes(part, lambda: part(x)) == 4 * 15
-
-
 def test_training_bytes_add_up():
     model, ids = tiny_gpt(), some_ids(2, 4)
-    found = lora.training_bytes(model, ids, ids)
+
+    def loss():
+        return F.cross_entropy(model(ids).mT, ids)
+
+    found = lora.training_bytes(model, loss)
     weights = 4 * sum(p.numel() for p in model.parameters())
     assert list(found) == ["weights", "gradients", "Adam", "activations"]
     assert found["weights"] == found["gradients"] == weights
     assert found["Adam"] == 2 * weights
-    right = lora.saved_bytes(model, lambda: F.cross_entropy(model(ids).mT, ids))
-    assert found["activations"] == right > 0
+    with SavedBytes(model.parameters()) as kept:
+        loss()
+    assert found["activations"] == kept.most > 0
     lora.add_lora(model, ["query"], 2)
     learn = 4 * 2 * 2 * (8 + 8)
-    thin = lora.training_bytes(model, ids, ids)
+    thin = lora.training_bytes(model, loss)
     assert thin["weights"] == weights + learn
     assert (thin["gradients"], thin["Adam"]) == (learn, 2 * learn)
     assert thin["activations"] < found["activations"]
     model.register_buffer("some", torch.zeros(5, dtype=torch.double))
-    assert lora.training_bytes(model, ids, ids)["weights"] == weights + learn + 40
+    assert lora.training_bytes(model, loss)["weights"] == weights + learn + 40
+    refuses("model", lora.training_bytes, model.requires_grad_(False), loss, shown="")
 
 
 def test_card_bytes_are_counted_from_a_model():
@@ -856,13 +842,7 @@ def test_records_of_the_gpt_fit_together():
     found = record("gpt.json")
     runs = [(r["task"], r["kind"], r["size"], r["rate"]) for r in found["runs"]]
     assert len(set(runs)) == len(runs)
-    assert runs == [
-        (task, kind, size, rate)
-        for task in make().TASKS
-        for kind, sizes in make().SIZES.items()
-        for size in sizes
-        for rate in make().RATES[kind]
-    ]
+    assert runs == [(task, *tried) for task in make().TASKS for tried in make().TRIED]
     assert found["steps"] == make().STEPS
     assert all(0.9 < run["loss"] < 6 for run in found["runs"])
     for task, samples in found["samples"].items():
@@ -870,12 +850,14 @@ def test_records_of_the_gpt_fit_together():
 
 
 def test_records_of_the_real_model_fit_together():
-    found, (batches, tests) = record("smollm2.json"), make().orders()
+    found, (batches, tests, choosing) = record("smollm2.json"), make().orders()
     assert [tuple(each) for each in found["tests"]] == tests
     assert [tuple(each) for each in found["batch"]] == batches[0]
     assert found["steps"] == len(batches)
     taught = {order for batch in batches for order, _ in batch}
-    assert not taught & {order for order, _ in tests}
+    for others in tests, choosing:
+        assert not taught & {order for order, _ in others}
+    assert not {order for order, _ in tests} & {order for order, _ in choosing}
     words = " ".join(answer for _, answer in tests)
     assert not any(name in words for name in make().NAMES + make().CITIES)
     for name, model in found["models"].items():

@@ -14,10 +14,11 @@ import statistics
 from pathlib import Path
 from unittest import mock
 
+import cells
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as F
-from cells import close, fails, refuses, run_exercises, solutions_pass
+from cells import close, fails, generator, refuses, run_exercises, solutions_pass
 from hypothesis import given, settings
 from torch import nn
 
@@ -29,14 +30,7 @@ MAKE = ROOT / "book" / "_assets" / "quantization" / "make.py"
 quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
 groups = st.sampled_from([None, "row", 12, 6, 4, 1])
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def random(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(shape, generator=generator(seed), dtype=dtype)
+random = functools.partial(cells.random, dtype=torch.float32)
 
 
 def lots(weight, group):

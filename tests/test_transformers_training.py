@@ -18,7 +18,15 @@ from unittest import mock
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as F
-from cells import close, fails, refuses, run_exercises, solutions_pass
+from cells import (
+    close,
+    fails,
+    generator,
+    random,
+    refuses,
+    run_exercises,
+    solutions_pass,
+)
 from hypothesis import given, settings
 from torch import nn
 from torch.optim import _muon
@@ -34,14 +42,6 @@ TINY = gpt.GPTConfig(7, 4, width=8, heads=2, layers=2, bias=False)
 quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
 sizes = st.integers(1, 6)
-
-
-def random(*shape, seed=0, dtype=torch.double):
-    return torch.randn(shape, generator=generator(seed), dtype=dtype)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def some_ids(length=60, V=7, seed=0):

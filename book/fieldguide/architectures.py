@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['Traffic', 'plain_bytes', 'require_sizes', 'tile_scores', 'look', 'merge_tiles', 'settle', 'tiles', 'band_states',
-           'prepare', 'tiled_attention', 'tiled_bytes', 'tile_bytes', 'SavedBytes', 'Kept', 'TilesAgain',
-           'frugal_attention', 'Again', 'Forgetful', 'checkpointed', 'Rounding', 'Rounded', 'round_products',
-           'positive', 'share_out', 'linear_attention', 'require_causal', 'linear_recurrence', 'require_gates',
-           'gated_recurrence', 'fading_mask', 'gated_attention', 'scan', 'Selective']
+           'prepare', 'tiled_attention', 'tiled_bytes', 'tile_bytes', 'TilesAgain', 'frugal_attention', 'Again',
+           'Forgetful', 'checkpointed', 'Rounding', 'Rounded', 'round_products', 'positive', 'share_out',
+           'linear_attention', 'require_causal', 'linear_recurrence', 'require_gates', 'gated_recurrence',
+           'fading_mask', 'gated_attention', 'scan', 'Selective']
 
 # %% ../efficiency/architectures.ipynb #imports
 import math
@@ -173,43 +173,6 @@ def tile_bytes(K, V, rows, columns, bytes_per_number=4):
     require_sizes(K=K, V=V, rows=rows, **sizes)
     numbers = rows * (K + V + 2) + columns * (K + V) + rows * columns
     return bytes_per_number * numbers
-
-# %% ../efficiency/architectures.ipynb #saved-bytes
-class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Counts what autograd keeps for the backward pass, in a `with` block.
-
-    now, most: bytes kept at present and at the peak. Memory that several
-    operations keep counts once, that of the tensors in `free` not at all
-    (parameters and inputs, which are there anyway).
-    """
-
-    def __init__(self, free=()):
-        self.now = self.most = 0
-        self.uses = {x.untyped_storage().data_ptr(): 1 for x in free}
-        super().__init__(lambda x: Kept(x, self), lambda kept: kept.tensor)
-
-    def __enter__(self):
-        super().__enter__()
-        return self
-
-    def change(self, tensor, by):
-        storage = tensor.untyped_storage()
-        place, size = storage.data_ptr(), storage.nbytes()
-        before = self.uses.get(place, 0)
-        self.uses[place] = before + by
-        self.now += size * ((before + by > 0) - (before > 0))
-        self.most = max(self.most, self.now)
-
-# %% ../efficiency/architectures.ipynb #kept
-class Kept:
-    """A tensor that tells a `SavedBytes` when it is kept and let go."""
-
-    def __init__(self, tensor, counter):
-        self.tensor, self.counter = tensor, counter
-        counter.change(tensor, 1)
-
-    def __del__(self):
-        self.counter.change(self.tensor, -1)
 
 # %% ../efficiency/architectures.ipynb #frugal
 class TilesAgain(torch.autograd.Function):

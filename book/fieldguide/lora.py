@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['QLORA_BITS', 'spelling_1611', 'fine_tune', 'truncate', 'require_linear', 'require_rank', 'LoRALinear', 'named_layers',
            'replace_layer', 'add_lora', 'lora_layers', 'merge', 'unmerge', 'remove_lora', 'lora_state', 'load_lora',
-           'LoRALinearFast', 'backwards', 'quantize_base', 'saved_bytes', 'training_bytes', 'RandomSubspace',
-           'lora_parameters', 'answer_loss', 'learn_answers', 'llama_shapes', 'card_bytes']
+           'LoRALinearFast', 'backwards', 'quantize_base', 'training_bytes', 'RandomSubspace', 'lora_parameters',
+           'answer_loss', 'learn_answers', 'llama_shapes', 'card_bytes']
 
 # %% ../efficiency/lora.ipynb #imports
 import math
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .check import require
+from .memory import SavedBytes
 from .quantization import NF4Linear
 from .training import Recipe, rate_share, train
 
@@ -260,43 +261,23 @@ def quantize_base(model, targets):
         replace_layer(model, name, layer)
     return list(packed)
 
-# %% ../efficiency/lora.ipynb #saved-bytes
-def saved_bytes(model, forward):
-    """Bytes that forward() saves for the backward pass, each store once.
-
-    The parameters and buffers of the model do not count. forward: a function
-    without arguments.
-    """
-    stores = {}
-
-    def save(tensor):
-        store = tensor.untyped_storage()
-        stores[store.data_ptr()] = store  # held: no address is used twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(save, lambda x: x):
-        forward()
-    for own in [*model.parameters(), *model.buffers()]:
-        stores.pop(own.untyped_storage().data_ptr(), None)
-    return sum(store.nbytes() for store in stores.values())
-
 # %% ../efficiency/lora.ipynb #training-bytes
-def training_bytes(model, inputs, targets):
+def training_bytes(model, loss):
     """Bytes that a training step with Adam keeps: {part: bytes}.
 
-    inputs, targets (B, T) int64: the batch, for a GPT.
+    loss: a function without arguments, of what the step makes smaller.
+    Raises ValueError if all of the model is frozen.
     """
-    learn = [p.nbytes for p in model.parameters() if p.requires_grad]
-    every = [p.nbytes for p in [*model.parameters(), *model.buffers()]]
-
-    def loss():
-        return F.cross_entropy(model(inputs).mT, targets)
-
+    own = [*model.parameters(), *model.buffers()]
+    learn = sum(p.nbytes for p in own if p.requires_grad)
+    require(learn > 0, "model", type(model), "one with something to train")
+    with SavedBytes(free=own) as kept:
+        loss()
     return {
-        "weights": sum(every),
-        "gradients": sum(learn),
-        "Adam": 2 * sum(learn),
-        "activations": saved_bytes(model, loss),
+        "weights": sum(p.nbytes for p in own),
+        "gradients": learn,
+        "Adam": 2 * learn,
+        "activations": kept.most,
     }
 
 # %% ../efficiency/lora.ipynb #random-subspace

@@ -1,0 +1,65 @@
+"""Does the count of what autograd keeps hold?"""
+
+import torch
+from torch import nn
+
+from fieldguide.memory import SavedBytes
+
+
+def test_saved_bytes_counts_memory_once_and_lets_go():
+    x = torch.ones(10, requires_grad=True)
+    with SavedBytes() as kept:
+        y = x * 2  # keeps nothing but a number
+        z = y.exp()  # keeps its output
+        w = z * z.view(2, 5).flatten()  # keeps the same memory twice more
+        assert kept.now == kept.most == 40
+        w = w * y  # keeps w and y
+    assert kept.now == kept.most == 120
+    x.sin()  # not in the block
+    assert kept.now == 120
+    w.sum().backward()
+    assert (kept.now, kept.most) == (0, 120)
+
+
+def test_saved_bytes_leaves_out_what_is_free():
+    a, b = (torch.ones(10, requires_grad=True) for _ in range(2))
+    with SavedBytes(free=[a]) as kept:
+        product = a.view(2, 5) * b.view(2, 5)
+    assert kept.now == 40
+    product.sum().backward()
+    assert kept.now == 0
+    torch.testing.assert_close(a.grad, torch.ones(10))
+    whole = torch.ones(10)
+    with SavedBytes(free=[whole[3:]]) as kept:
+        product = whole * b  # keeps what a piece of is free
+    assert kept.now == 0
+
+
+def test_saved_bytes_counts_every_pass():
+    a = torch.ones(10, requires_grad=True)
+    with SavedBytes() as kept:
+        for _ in range(2):
+            a.exp().sum().backward()
+    assert (kept.now, kept.most) == (0, 40)
+
+
+def test_saved_bytes_of_layers():
+    x = torch.randn(5, 3, requires_grad=True)
+    layer, part = nn.Linear(3, 4), nn.Linear(3, 4, bias=False)
+    part.weight = nn.Parameter(torch.randn(5, 3)[1:])  # a part of a larger store
+    norm = nn.BatchNorm1d(3).eval()
+
+    def kept(module, forward):
+        with SavedBytes([*module.parameters(), *module.buffers()]) as kept:
+            forward()  # what hangs on its result goes with it
+        assert kept.now == 0
+        return kept.most
+
+    # a product keeps its input; of the weight, only a view; exp keeps its result
+    assert kept(layer, lambda: layer(x)) == 4 * 15
+    assert kept(part, lambda: part(x)) == 4 * 15
+    assert kept(layer, lambda: layer(x).exp()) == 4 * (15 + 20)
+    layer.requires_grad_(False)
+    assert kept(layer, lambda: layer(x)) == 0
+    assert kept(layer, lambda: torch.ones(3) * 2) == 0
+    assert kept(norm, lambda: norm(x)) < kept(nn.Identity(), lambda: norm(x))

@@ -648,9 +648,22 @@ def test_the_stored_runs_were_made_by_the_cells_as_they_are():
     assert all(len(r["recall"]) == len(names["PAIRS"]) for r in stored["runs"])
 
 
+def test_no_rate_that_was_chosen_is_the_largest_that_was_tried():
+    made, stored = make(), json.loads(MAKE.with_name("recall.json").read_text())
+    groups = [found["runs"] for found in stored["two lists"].values()]
+    groups += [
+        [r for r in stored["runs"] if (r["kind"], r["state"]) == (kind, state)]
+        for kind in made.book()["KINDS"]
+        for state in made.STATES
+    ]
+    for runs in groups:
+        best = max(runs, key=lambda run: run["other lists"])
+        assert best["rate"] < max(run["rate"] for run in runs)
+
+
 def test_the_digest_sees_a_change_of_what_was_run():
     made = make()
-    now, cells = made.digest(), made.cells()
+    now, cells, exported = made.digest(), made.cells(), made.exported(made.NOTEBOOK)
     for name, old, new in (
         ("recall-train", "warm", "cold"),  # a docstring does not count
         ("recall-train", "steps=600", "steps=601"),
@@ -661,7 +674,12 @@ def test_the_digest_sees_a_change_of_what_was_run():
     ):
         assert old in cells[name]
         changed = cells | {name: cells[name].replace(old, new)}
-        with mock.patch.object(made, "cells", lambda changed=changed: changed):
+        text = exported.replace(cells[name], changed[name])
+        with mock.patch.multiple(
+            made,
+            cells=lambda changed=changed: changed,
+            exported=lambda _, text=text: text,
+        ):
             assert (made.digest() == now) == (old == "warm"), name
 
 

@@ -69,7 +69,7 @@ def look(query, key, value, seen=None):
 def merge_tiles(a, b):
     """The answer to the keys of both: tuples as `look` returns them.
 
-    Source: Milakov and Gimelshein 2018, section 3.
+    Source: Milakov and Gimelshein 2018, section 3.1.
     """
     top = torch.maximum(a[0], b[0])  # (..., T, 1)
     left, right = (a[0] - top).exp(), (b[0] - top).exp()
@@ -179,7 +179,7 @@ class TilesAgain(torch.autograd.Function):
     """Tiled attention that keeps one number a row and makes tiles again.
 
     Called on query (scaled), key, value and their cut, as from `prepare`.
-    Source: Dao et al. 2022, algorithm 4.
+    Source: Dao et al. 2022, algorithm 4; the one number as in Dao 2024.
     """
 
     @staticmethod

@@ -844,6 +844,7 @@ def test_records_of_the_gpt_fit_together():
     assert len(set(runs)) == len(runs)
     assert runs == [(task, *tried) for task in make().TASKS for tried in make().TRIED]
     assert found["steps"] == make().STEPS
+    assert list(found["ms_per_step"]) == ["full", "LoRA", "QLoRA"]
     assert all(0.9 < run["loss"] < 6 for run in found["runs"])
     for task, samples in found["samples"].items():
         assert list(samples) == ["before", "full", "LoRA"], task
@@ -865,6 +866,11 @@ def test_records_of_the_real_model_fit_together():
         assert model["right"] == right, name
         assert model["records"] == sum("item:" in a for a in model["small_talk"])
         assert len(model["small_talk"]) == len(found["asked"])
+    for model in list(found["models"].values())[2:]:
+        learn = 4 * model["trained"]
+        assert model["kept_bytes"]["gradients"] == learn
+        assert model["kept_bytes"]["Adam"] == 2 * learn
+        assert model["rate"] == float(min(model["tried"], key=model["tried"].get))
 
 
 def test_the_stored_adapter_fits_the_real_model():

@@ -3,7 +3,8 @@
 .venv/bin/python book/_assets/lora/make.py [gpt] [smollm2]    (half an hour of one core)
 
 gpt      writes gpt.json: held-out losses of the trained GPT after short runs on two
-         tasks, with all weights, with adapters, in random subspaces, at several rates.
+         tasks, with all weights, with adapters, also over a base in four bits, and in
+         random subspaces, at several rates.
 smollm2  writes smollm2.json: what SmolLM2-135M-Instruct answers before and after it has
          seen some orders, with all weights, with adapters, with adapters over a base
          in four bits, and with replay; and adapter.safetensors, one of the adapters.
@@ -15,8 +16,10 @@ import contextlib
 import copy
 import json
 import random
+import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,6 +53,17 @@ def write(name, record) -> None:
     (HERE / name).write_text(text + "\n", encoding="utf-8")
 
 
+def median_seconds(steps, rounds):
+    """The median processor time of each of some functions, called in turns."""
+    times = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.process_time()
+            step()
+            times[name].append(time.process_time() - start)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
 # The GPT
 
 STEPS = 40
@@ -59,10 +73,12 @@ RATES = {  # to be tried, by what learns
     "full": [0.001, 0.002, 0.004],
     "LoRA": [0.01, 0.02],
     "LoRA, query and value": [0.02],
+    "QLoRA": [0.01, 0.02],
     "subspace": [0.003, 0.01],
 }
-SIZES = {"full": [0], "LoRA": [1, 4, 16], "LoRA, query and value": [4]}
+SIZES = {"full": [0], "LoRA": [1, 4, 16], "LoRA, query and value": [4], "QLoRA": [4]}
 SIZES["subspace"] = [100, 1000, 10_000, 100_000]
+TRIED = [(kind, n, rate) for kind in SIZES for n in SIZES[kind] for rate in RATES[kind]]
 SAMPLED = [("full", 0, 0.002), ("LoRA", 4, 0.01)]
 PROMPT, SAMPLE = "\nJesus", 240  # characters
 
@@ -82,7 +98,9 @@ def prepared(kind, size):
         return model.requires_grad_(True)
     if kind == "subspace":
         return lora.RandomSubspace(model, size, generator=generator())
-    targets = MATRICES if kind == "LoRA" else ["query", "value"]
+    if kind == "QLoRA":
+        lora.quantize_base(model, MATRICES)
+    targets = ["query", "value"] if kind == "LoRA, query and value" else MATRICES
     lora.add_lora(model, targets, size, 2 * size, generator=generator())
     return model
 
@@ -102,27 +120,39 @@ def sample(model, prompt, alphabet):
     return to_text(generate(model, ids, SAMPLE, **options), alphabet)
 
 
+def gpt_times():
+    """Milliseconds of processor time in a step of three ways to learn."""
+    _, ids, _ = texts()
+
+    def step(model):
+        with contextlib.redirect_stdout(None):
+            lora.fine_tune(model, ids, 1, 1e-4, generator=generator())
+
+    learners = {"full": 0, "LoRA": 4, "QLoRA": 4}
+    models = {kind: prepared(kind, size) for kind, size in learners.items()}
+    steps = {kind: partial(step, model) for kind, model in models.items()}
+    return {kind: round(1000 * t) for kind, t in median_seconds(steps, 31).items()}
+
+
 def record_gpt() -> None:
     record = {"digest": digest(), "steps": STEPS, "start": {}, "runs": []}
-    record["samples"] = {}
+    record |= {"samples": {}, "ms_per_step": gpt_times()}
     for task, change in TASKS.items():
         alphabet, ids, held_out = texts(change)
         start = held_out_loss(trained_gpt(), held_out)
         record["start"][task] = round(start, 4)
         prompt = change(PROMPT)
-        record["samples"][task] = {"before": sample(trained_gpt(), PROMPT, alphabet)}
-        for kind, sizes in SIZES.items():
-            for size in sizes:
-                for rate in RATES[kind]:
-                    losses, model = short_run(kind, size, rate, ids)
-                    run = {"task": task, "kind": kind, "size": size, "rate": rate}
-                    run["first"] = [round(loss, 4) for loss in losses[:2].tolist()]
-                    run["loss"] = round(held_out_loss(model, held_out), 4)
-                    record["runs"].append(run)
-                    if (kind, size, rate) in SAMPLED:
-                        said = sample(model, prompt, alphabet)
-                        record["samples"][task][kind] = said
-                    print(*run.values(), flush=True)
+        said = record["samples"][task] = {}
+        said["before"] = sample(trained_gpt(), PROMPT, alphabet)
+        for kind, size, rate in TRIED:
+            losses, model = short_run(kind, size, rate, ids)
+            run = {"task": task, "kind": kind, "size": size, "rate": rate}
+            run["first"] = [round(loss, 4) for loss in losses[:2].tolist()]
+            run["loss"] = round(held_out_loss(model, held_out), 4)
+            record["runs"].append(run)
+            if (kind, size, rate) in SAMPLED:
+                said[kind] = sample(model, prompt, alphabet)
+            print(*run.values(), flush=True)
     write("gpt.json", record)
 
 
@@ -193,7 +223,9 @@ def an_order(vocabulary, form, draw):
 
 
 def orders():
-    """Batches to learn from, and tests: new words in known forms, and a new form."""
+    """Batches to learn from, tests (new words in known forms, and a new form), and
+    more orders of the known words and forms, to choose a rate by.
+    """
     draw = random.Random(0)
     batches = [
         [an_order(SEEN, draw.choice(FORMS), draw) for _ in range(BATCH)]
@@ -201,7 +233,8 @@ def orders():
     ]
     tests = [an_order(NEW, FORMS[i % len(FORMS)], draw) for i in range(8)]
     tests += [an_order(NEW, NEW_FORM, draw) for _ in range(4)]
-    return batches, tests
+    choosing = [an_order(SEEN, FORMS[i % len(FORMS)], draw) for i in range(8)]
+    return batches, tests, choosing
 
 
 def question(text):
@@ -284,22 +317,33 @@ def judged(model, tests, kept):
     }
 
 
+def smollm2_times(batches):
+    """Seconds of processor time in a step of three ways to learn."""
+    learners = {kind: learner(kind) for kind in ("full", "LoRA", "LoRA, 4 bits")}
+    steps = {
+        kind: partial(lora.learn_answers, model, batches[:1], 1e-4)
+        for kind, model in learners.items()
+    }
+    return {kind: round(t, 2) for kind, t in median_seconds(steps, 5).items()}
+
+
 def taught(kind, batches, rate):
     """A learner of that kind after one step on each batch, and what that took."""
     model = learner(kind)
-    start = time.process_time()
+    kept = lora.training_bytes(model, lambda: lora.answer_loss(model, batches[0]))
     losses = lora.learn_answers(model, batches, rate)
-    seconds = (time.process_time() - start) / len(batches)
     first = [round(loss, 5) for loss in losses[:2]]
-    return model, {"rate": rate, "first": first, "seconds_per_step": round(seconds, 2)}
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    more = {"rate": rate, "first": first, "trained": trained, "kept_bytes": kept}
+    return model, more
 
 
-def best_taught(kind, batches, rates, tests):
-    """Of the learners at those rates, the one that is best at the tests."""
+def best_taught(kind, batches, rates, choosing):
+    """Of the learners at those rates, the one that is best at other orders."""
     found = []
     for rate in rates:
         model, more = taught(kind, batches, rate)
-        found.append((nats(model, tests), model, more))
+        found.append((nats(model, choosing), model, more))
         print(kind, rate, found[-1][0], flush=True)
     tried = {str(more["rate"]): end for end, _, more in found}
     _, model, more = min(found, key=lambda each: each[0])
@@ -313,12 +357,13 @@ def own_answers(model, asked):
 
 
 def record_smollm2() -> None:
-    batches, tests = orders()
+    batches, tests, choosing = orders()
     record = {"digest": digest(), "tests": tests, "asked": ASKED, "batch": batches[0]}
     record |= {"steps": BATCHES, "rank": RANK, "alpha": ALPHA, "targets": TARGETS}
-    record["models"] = {}
     lessons = [[pair(*order) for order in batch] for batch in batches]
+    record |= {"seconds_per_step": smollm2_times(lessons), "models": {}}
     test_pairs = [pair(*each) for each in tests]
+    other_pairs = [pair(*each) for each in choosing]
     base = load_smollm2()
     kept, replayed = own_answers(base, ASKED), own_answers(base, KEPT)
     mixed = [
@@ -340,7 +385,7 @@ def record_smollm2() -> None:
         ("LoRA, with replay", "LoRA", mixed, []),
     ):
         tried = rates or [record["models"]["LoRA"]["rate"]]
-        model, more = best_taught(kind, shown, tried, test_pairs)
+        model, more = best_taught(kind, shown, tried, other_pairs)
         if name == "LoRA":
             half = {n: w.half() for n, w in lora.lora_state(model).items()}
             save_file(half, HERE / "adapter.safetensors")

@@ -1,5 +1,7 @@
 """data: weights to the bit, ids to the letter, and an error for each bad file."""
 
+import collections
+import importlib.util
 import struct
 import subprocess
 import sys
@@ -361,3 +363,94 @@ def test_another_kind_of_vocabulary_is_refused(tmp_path):
     pairs = [pair("tokenizer.ggml.model", 8, text("llama"))]
     with pytest.raises(DataError, match="tokenizer of kind 'llama', None"):
         Tokenizer(Gguf(gguf_file(tmp_path / "t.gguf", pairs=pairs)))
+
+
+# --- pictures and encoders --------------------------------------------------------
+
+
+def make_emoji():
+    path = ROOT / "book" / "_assets" / "emoji" / "make.py"
+    spec = importlib.util.spec_from_file_location("make_emoji", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_emoji_are_pictures_with_names():
+    found = data.emoji()
+    count = len(found.captions)
+    assert found.pictures.shape == (len(found.drawer), 32, 32, 3)
+    assert found.pictures.dtype == torch.uint8 and found.concept.shape == (7169,)
+    lists = found.captions, found.tags, found.characters, found.groups
+    assert {len(each) for each in (*lists, found.subgroups, found.splits)} == {count}
+    assert len(set(found.captions)) == len(set(found.characters)) == count
+    pairs = torch.stack([found.drawer, found.concept]).unique(dim=1)
+    assert pairs.size(1) == len(found.drawer), "nobody draws a concept twice"
+    counts = found.drawer.bincount().tolist()
+    assert dict(zip(found.drawers, counts, strict=True)) == {
+        "twemoji": 1644, "noto": 1644, "noto, the first": 1214,
+        "emojitwo": 1080, "fluent": 1587,
+    }  # fmt: skip
+    corners = found.pictures[:, ::31, ::31].flatten(1, 2).float()
+    assert (corners.mean((1, 2)) > 250).float().mean() > 0.9, "on white"
+    flat = found.pictures.flatten(1).float()
+    assert (flat.std(1) > 2).all(), "none is empty: the palest is a white square"
+    apple = found.captions.index("red apple")
+    red = found.pictures[found.concept == apple].flatten(1, 2).float().mean(1)
+    assert (red[:, 0] > red[:, 1] + 20).all() and len(red) >= 4
+
+
+def test_near_relatives_are_held_out_together():
+    found, make = data.emoji(), make_emoji()
+    assert found.drawers == list(make.DRAWERS)
+    of = collections.defaultdict(set)
+    for caption, subgroup, split in zip(
+        found.captions, found.subgroups, found.splits, strict=True
+    ):
+        concept = {"caption": caption, "subgroup": subgroup}
+        of[make.family(concept)].add(split)
+    assert all(len(splits) == 1 for splits in of.values())
+    counts = collections.Counter(found.splits)
+    assert counts == {"train": 1342, "validation": 152, "test": 150}
+
+
+@pytest.mark.parametrize(
+    ("captions", "same"),
+    [
+        (["man rowing boat", "woman rowing boat", "person rowing boat"], True),
+        (["blue heart", "green heart"], True),
+        (["one o'clock", "twelve-thirty"], True),
+        (["red apple", "green apple"], True),
+        (["cat", "dog"], False),
+        (["alarm clock", "one o'clock"], False),
+    ],
+)
+def test_families(captions, same):
+    family = make_emoji().family
+    found = {family({"caption": each, "subgroup": "?"}) for each in captions}
+    assert (len(found) == 1) == same
+
+
+def test_emoji_are_drawn_on_white():
+    half = '<rect width="5" height="10" fill="#f00"/>'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10">{half}</svg>'
+    picture = make_emoji().draw(svg, 8)
+    assert picture.shape == (8, 8, 3) and picture.dtype == np.uint8
+    assert (picture[:, :4] == [255, 0, 0]).all() and (picture[:, 4:] == 255).all()
+
+
+def test_minilm_has_its_words_and_weights():
+    weights, tokenizer = data.minilm()
+    assert weights["embeddings.word_embeddings.weight"].shape == (30_522, 384)
+    layers = {name.split(".")[2] for name in weights if ".layer." in name}
+    assert layers == set("012345")
+    short, long = tokenizer.encode_batch(["A cat.", "word " * 400])
+    assert len(short.ids) == len(long.ids) == 256 and sum(short.attention_mask) == 5
+    assert tokenizer.encode("A cat.").tokens == ["[CLS]", "a", "cat", ".", "[SEP]"]
+
+
+def test_efficientnet_has_its_weights():
+    weights = data.efficientnet()
+    assert weights["_conv_stem.weight"].shape == (32, 3, 3, 3)
+    assert weights["_fc.weight"].shape == (1000, 1280)
+    assert all(w.isfinite().all() for w in weights.values() if w.is_floating_point())

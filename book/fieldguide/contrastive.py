@@ -26,10 +26,10 @@ def to_unit(x, name="x"):
     """
     ok = torch.is_tensor(x) and x.is_floating_point() and x.dim() > 0
     require(ok, name, x, "a tensor of floats")
-    lengths = x.detach().norm(dim=-1)
+    lengths = x.detach().norm(dim=-1, keepdim=True)
     ok = (lengths > 0).all() and lengths.isfinite().all()
     require(ok, name, x, "finite, and no row zero")
-    return F.normalize(x, dim=-1, eps=0)
+    return x / x.norm(dim=-1, keepdim=True)
 
 # %% ../multimodal/contrastive.ipynb #encoder
 class SimpleMultimodalEncoder(nn.Module):
@@ -65,11 +65,10 @@ def encode(layer, features, name):
 
     Raises ValueError, about `name`, for another width and as `to_unit`.
     """
-    wide = layer.in_features
     ok = torch.is_tensor(features) and features.is_floating_point()
-    ok = ok and features.dim() == 2 and features.size(1) == wide
-    require(ok, name, features, f"floats of shape (B, {wide})")
-    require(features.isfinite().all(), name, features, "finite")
+    ok = ok and features.dim() == 2 and features.size(1) == layer.in_features
+    allowed = f"finite floats of shape (B, {layer.in_features})"
+    require(ok and features.isfinite().all(), name, features, allowed)
     return to_unit(layer(features), f"the embedding of {name}")
 
 # %% ../multimodal/contrastive.ipynb #require-pairs

@@ -280,7 +280,8 @@ def contrastive_loss_fast(text_emb, image_emb, temperature=0.07):
     require_pairs(text_emb, image_emb, temperature)
     if text_emb.dtype not in (torch.float32, torch.float64):
         return contrastive_loss(text_emb, image_emb, temperature)
-    scale = 1 / torch.as_tensor(temperature).to(text_emb)
+    like = {"dtype": text_emb.dtype, "device": text_emb.device}
+    scale = 1 / torch.as_tensor(temperature, **like)
     with torch.no_grad():
         powers = text_emb @ (scale * image_emb).mT  # (B, B), logits so far
         own, top = powers.diagonal().mean(), powers.max()

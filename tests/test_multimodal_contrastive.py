@@ -529,7 +529,7 @@ def test_the_fast_form_cannot_be_differentiated_twice():
     loss = c.contrastive_loss_fast(*inputs)
     (first,) = torch.autograd.grad(loss, inputs[:1], create_graph=True)
     try:
-        torch.autograd.grad(first.sum(), inputs)
+        torch.autograd.grad(first.sum(), inputs[1:])
     except RuntimeError:
         return
     raise AssertionError("a second derivative that is none")

@@ -489,12 +489,12 @@ def test_the_generator_draws_all_weights_in_float64():
             assert not torch.equal(a, a.float().double()), name
 
 
-def test_align_steps_as_adamw_with_a_falling_rate():
+def test_teach_steps_as_adamw_with_a_falling_rate():
     model, twin = some_matcher(), some_matcher()
     tokens, captions = random(9, 6, 5), ["a", "a b", "c"]
     which = torch.tensor([0, 1, 2, 0, 1, 2, 0, 0, 1])
     steps, batch = 30, 4
-    loss = sound_video.align(
+    loss = sound_video.teach(
         model, tokens, which, captions, steps, generator(5), batch=batch
     )
     recipe, draws = training.plain_recipe(steps, rate=0.003), generator(5)
@@ -515,22 +515,22 @@ def test_align_steps_as_adamw_with_a_falling_rate():
         close(a, b, 1e-6)
 
 
-def test_align_draws_batches_of_48():
+def test_teach_draws_batches_of_48():
     seen = []
     model = some_matcher()
     model.encoder.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
     which = torch.zeros(50, dtype=torch.long)
-    sound_video.align(model, random(50, 6, 5), which, ["a"], 2, generator())
+    sound_video.teach(model, random(50, 6, 5), which, ["a"], 2, generator())
     assert seen == [48, 48]
 
 
-def test_align_learns():
+def test_teach_learns():
     draws = generator(3)
     which = torch.randint(3, (90,), generator=draws)
     kinds = random(3, 6, 5, seed=8)
     tokens = kinds[which] + 0.1 * random(90, 6, 5)
     model = some_matcher()
-    sound_video.align(model, tokens, which, ["a", "b", "c"], 60, draws, batch=16)
+    sound_video.teach(model, tokens, which, ["a", "b", "c"], 60, draws, batch=16)
     answers = model(tokens, ["a", "b", "c"]).argmax(1)
     assert (answers == which).double().mean() > 0.9
 
@@ -538,11 +538,11 @@ def test_align_learns():
 @pytest.mark.parametrize(
     "bad", [torch.zeros(8).long(), torch.zeros(9), torch.zeros(9, 1).long()]
 )
-def test_align_refuses_other_indices(bad):
+def test_teach_refuses_other_indices(bad):
     says = "(9,) indices, int64"
     model, tokens = some_matcher(), random(9, 6, 5)
     refuses(
-        "which", sound_video.align, model, tokens, bad, ["a"], 1, generator(), says=says
+        "which", sound_video.teach, model, tokens, bad, ["a"], 1, generator(), says=says
     )
 
 

@@ -232,13 +232,13 @@ def test_sounds_are_what_numpy_makes_of_the_same_draws():
     T = sound_video.SAMPLES
     assert (T, sound_video.RATE) == (4_096, 8_000)
     choices = torch.tensor(list(itertools.product(range(3), range(4), range(2))))
-    N, draws = len(choices), generator(4)
+    B, draws = len(choices), generator(4)
     names = ["length", "start", "middle", "octaves", "begin"]
     drawn = {
-        k: torch.rand(N, 1, generator=draws, dtype=torch.double)[:, 0] for k in names
+        k: torch.rand(B, 1, generator=draws, dtype=torch.double)[:, 0] for k in names
     }
-    drawn["breath"] = torch.randn(N, T // 32, generator=draws, dtype=torch.double)
-    drawn["hiss"] = torch.randn(N, T, generator=draws, dtype=torch.double)
+    drawn["breath"] = torch.randn(B, T // 32, generator=draws, dtype=torch.double)
+    drawn["hiss"] = torch.randn(B, T, generator=draws, dtype=torch.double)
     got = sound_video.sounds(choices, generator(4))
     for i, choice in enumerate(choices.tolist()):
         one = {k: v[i].numpy() for k, v in drawn.items()}
@@ -266,9 +266,9 @@ def test_no_pitch_is_too_high_for_the_samples():
     ],
 )
 def test_bad_choices_are_refused(bad):
-    says = "indices (N, 3) below (3, 4, 2)"
+    says = "indices (B, 3) below (3, 4, 2)"
     refuses("choices", sound_video.sounds, bad, generator(), says=says)
-    says = "indices (N, 2) below (6, 3)"
+    says = "indices (B, 2) below (6, 3)"
     if torch.is_tensor(bad) and bad.shape != (2, 2):
         refuses("choices", sound_video.films, bad, generator(), says=says)
 
@@ -382,7 +382,7 @@ def test_bad_patches_are_refused():
         refuses("patch", sound_video.cut, x, bad, says=says)
     for bad in [2, 8, 8], (2.0, 8, 8), (True, 8, 8):
         refuses("patch", sound_video.cut, x, bad, says="in a tuple")
-    says = "(N, *sizes) with an axis to cut"
+    says = "(B, *sizes) with an axis to cut"
     refuses("x", sound_video.cut, torch.zeros(3), (), says=says)
     for bad in (3, 8, 8), (2, 8), (2, 8, 0), (2, 8, -8), (2.0, 8, 8), (2, 8, 8, 1):
         says = "divisors of (8, 16, 16)"
@@ -459,7 +459,7 @@ def test_the_default_has_places():
     ],
 )
 def test_other_tokens_are_refused(bad):
-    says = "float64 tokens, (N, (6, 5))"
+    says = "float64 tokens, (B, (6, 5))"
     refuses("x", sound_video.PatchEncoder(6, 5), bad, says=says)
 
 
@@ -561,7 +561,7 @@ def test_shuffle_time_gives_each_an_order_of_its_own():
     assert len(orders) > 10
     assert torch.equal(got, sound_video.shuffle_time(x, generator()))
     assert not torch.equal(got, sound_video.shuffle_time(x, generator(1)))
-    refuses("x", sound_video.shuffle_time, torch.zeros(3), generator(), says="(N, F, ")
+    refuses("x", sound_video.shuffle_time, torch.zeros(3), generator(), says="(B, F, ")
     assert sound_video.shuffle_time(x[:, :, 0], generator()).shape == (20, 5)
 
 

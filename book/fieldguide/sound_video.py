@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['RATE', 'SAMPLES', 'QUIET', 'MOTIONS', 'TIMBRES', 'REGISTERS', 'SHAPES', 'MOVES', 'FRAMES', 'PIXELS', 'require_wave',
            'wav_bytes', 'Sound', 'fourier', 'frames', 'spectrogram', 'mel', 'mel_bands', 'log_mel', 'sound_caption',
-           'uniform', 'glide', 'voices', 'sounds', 'require_choices', 'cut', 'PatchEncoder', 'Matcher', 'align',
+           'uniform', 'glide', 'voices', 'sounds', 'require_choices', 'cut', 'PatchEncoder', 'Matcher', 'teach',
            'shuffle_time', 'prefers', 'film_caption', 'outlines', 'films', 'tokens_in']
 
 # %% ../multimodal/sound-video.ipynb #imports
@@ -92,9 +92,8 @@ def fourier(wave):
 def frames(wave, window, hop):
     """Windows of a wave (..., T), one centred on each hop: (..., T/hop, W).
 
-    Raises ValueError as `require_wave`; unless the window is at least a hop
-    and at most T samples long, and longer than the hop by an even number;
-    unless hop divides T.
+    Raises ValueError as `require_wave`, unless hop divides T, and unless the
+    window is hop to T samples long, and longer than hop by an even number.
     """
     require_wave(wave)
     T = wave.size(-1)
@@ -175,44 +174,44 @@ def uniform(low, high, count, generator):
 
 
 def glide(motion, register, generator):
-    """Pitch in hertz and loudness of N sounds at each sample: two (N, T).
+    """Pitch in hertz and loudness of B sounds at each sample: two (B, T).
 
-    motion and register are indices (N,). The sound fills 0.6 to 0.9 of the
+    motion and register are indices (B,). The sound fills 0.6 to 0.9 of the
     time and glides by 0.6 to 1 octave, if it does not stay.
     """
-    N = len(motion)
-    length = uniform(0.6, 0.9, N, generator)
-    start = uniform(0, 1, N, generator) * (1 - length)
+    B = len(motion)
+    length = uniform(0.6, 0.9, B, generator)
+    start = uniform(0, 1, B, generator) * (1 - length)
     clock = (torch.arange(SAMPLES) + 0.5) / SAMPLES  # (T,) from 0 to 1
-    place = ((clock - start) / length).clamp(0, 1)  # (N, T): 0 to 1 inside
-    low = torch.tensor([220.0, 600.0])[register, None]  # (N, 1)
+    place = ((clock - start) / length).clamp(0, 1)  # (B, T): 0 to 1 inside
+    low = torch.tensor([220.0, 600.0])[register, None]  # (B, 1)
     high = torch.tensor([320.0, 900.0])[register, None]
-    middle = low + (high - low) * uniform(0, 1, N, generator)
+    middle = low + (high - low) * uniform(0, 1, B, generator)
     way = torch.tensor([1.0, -1.0, 0.0])[motion, None]
-    octaves = way * uniform(0.6, 1, N, generator)  # (N, 1)
-    hertz = middle * 2 ** (octaves * (place - 0.5))  # (N, T)
+    octaves = way * uniform(0.6, 1, B, generator)  # (B, 1)
+    hertz = middle * 2 ** (octaves * (place - 0.5))  # (B, T)
     return hertz, torch.sin(math.pi * place).clamp(min=0).sqrt()
 
 # %% ../multimodal/sound-video.ipynb #voices
 def voices(hertz, timbre, generator):
-    """Waves (N, T) of these pitches (N, T), each in its timbre (N,)."""
-    N, T = hertz.shape
-    begin_at = uniform(0, 1, N, generator)  # turns
-    turn = 2 * math.pi * (begin_at + hertz.cumsum(1) / RATE)  # (N, T)
+    """Waves (B, T) of these pitches (B, T), each in its timbre (B,)."""
+    B, T = hertz.shape
+    begin_at = uniform(0, 1, B, generator)  # turns
+    turn = 2 * math.pi * (begin_at + hertz.cumsum(1) / RATE)  # (B, T)
     mixture = [[1, 0, 0], [1, 0, 0.7], [1, 0.7, 0.7], [1, 0, 0]]
-    parts = torch.tensor(mixture, dtype=torch.double)[timbre]  # (N, 3)
+    parts = torch.tensor(mixture, dtype=torch.double)[timbre]  # (B, 3)
     waves = torch.zeros_like(turn)
-    for k, part in enumerate(parts.T, 1):  # part (N,)
+    for k, part in enumerate(parts.T, 1):  # part (B,)
         waves += part[:, None] * torch.sin(k * turn)
-    breath = torch.randn(N, T // 32, generator=generator, dtype=torch.double)
+    breath = torch.randn(B, T // 32, generator=generator, dtype=torch.double)
     breath = F.interpolate(breath[:, None], size=T, mode="linear")[:, 0]
     return torch.where(timbre[:, None] == 3, breath * waves, waves)
 
 # %% ../multimodal/sound-video.ipynb #sounds
 def sounds(choices, generator):
-    """A sound (N, SAMPLES) for each row of choices: motion, timbre, register.
+    """A sound (B, SAMPLES) for each row of choices: motion, timbre, register.
 
-    choices: indices (N, 3) into MOTIONS, TIMBRES and REGISTERS. All are
+    choices: indices (B, 3) into MOTIONS, TIMBRES and REGISTERS. All are
     equally loud and have a little hiss. Raises ValueError for other choices.
     """
     require_choices(choices, (3, 4, 2))
@@ -221,36 +220,36 @@ def sounds(choices, generator):
     waves = loudness * voices(hertz, timbre, generator)
     waves /= 10 * waves.square().mean(1, keepdim=True).sqrt()
     hiss = torch.randn(waves.shape, generator=generator, dtype=torch.double)
-    return waves + 0.003 * hiss  # (N, T)
+    return waves + 0.003 * hiss  # (B, T)
 
 
 def require_choices(choices, counts):
-    """ValueError unless choices is (N, len(counts)), N > 0, of indices."""
+    """ValueError unless choices is (B, len(counts)), B > 0, of indices."""
     ok = torch.is_tensor(choices) and choices.dtype == torch.long
     ok = ok and choices.dim() == 2 and choices.size(1) == len(counts)
     ok = ok and len(choices) > 0 and choices.min() >= 0
     ok = ok and (choices < torch.tensor(counts)).all()
-    allowed = f"indices (N, {len(counts)}) below {counts}"
+    allowed = f"indices (B, {len(counts)}) below {counts}"
     require(ok, "choices", choices, allowed)
 
 # %% ../multimodal/sound-video.ipynb #cut
 def cut(x, patch):
-    """Blocks of x (N, *sizes), a row each: (N, tokens, numbers in a block).
+    """Blocks of x (B, *sizes), a row each: (B, tokens, numbers in a block).
 
     patch: the size of a block along each axis. Blocks come in reading order,
     the last axis fastest, and so do the numbers in each. Raises ValueError
     unless there is a size for each axis and it divides the axis.
     """
-    require(x.dim() > 1, "x", x, "(N, *sizes) with an axis to cut")
-    N, *sizes = x.shape
+    require(x.dim() > 1, "x", x, "(B, *sizes) with an axis to cut")
+    B, *sizes = x.shape
     ok = isinstance(patch, tuple) and len(patch) == len(sizes)
     ok = ok and all(type(p) is int and p > 0 for p in patch)
     ok = ok and all(s % p == 0 for s, p in zip(sizes, patch))
     require(ok, "patch", patch, f"divisors of {tuple(sizes)}, in a tuple")
     grid = [n for s, p in zip(sizes, patch) for n in (s // p, p)]
     outer, inner = range(1, 2 * len(sizes), 2), range(2, 2 * len(sizes) + 1, 2)
-    blocks = x.reshape(N, *grid).permute(0, *outer, *inner)
-    return blocks.reshape(N, -1, math.prod(patch))  # (N, tokens, numbers)
+    blocks = x.reshape(B, *grid).permute(0, *outer, *inner)
+    return blocks.reshape(B, -1, math.prod(patch))  # (B, tokens, numbers)
 
 # %% ../multimodal/sound-video.ipynb #patch-encoder-class
 from .attention import simple_attention_fast
@@ -258,7 +257,7 @@ from .gpt import Block, GPTConfig
 
 
 class PatchEncoder(nn.Module):
-    """Tokens (N, T, P) of anything that was cut up, as one vector (N, D).
+    """Tokens (B, T, P) of anything that was cut up, as one vector (B, D).
 
     tokens T, numbers P in each, float64, in which it computes, so that
     another machine gets the same digits; places: learn a vector for each
@@ -278,15 +277,15 @@ class PatchEncoder(nn.Module):
         self.blocks, self.norm = nn.ModuleList(blocks), nn.LayerNorm(D)
         self.double()
 
-    def forward(self, x):  # x (N, T, P)
+    def forward(self, x):  # x (B, T, P)
         ok = x.dim() == 3 and tuple(x.shape[1:]) == self.shape
         ok = ok and x.dtype == torch.double
-        require(ok, "x", x, f"float64 tokens, (N, {self.shape})")
-        x = self.patch(x)  # (N, T, D)
+        require(ok, "x", x, f"float64 tokens, (B, {self.shape})")
+        x = self.patch(x)  # (B, T, D)
         x = x if self.place is None else x + self.place
         for block in self.blocks:
             x = block(x, None)
-        return self.norm(x.mean(1))  # (N, D)
+        return self.norm(x.mean(1))  # (B, D)
 
 # %% ../multimodal/sound-video.ipynb #matcher
 from fieldguide.contrastive import (
@@ -301,35 +300,36 @@ from .gpt import initialise
 class Matcher(nn.Module):
     """A patch encoder and the words of captions, brought into one space.
 
-    generator: draws all weights anew. Called on tokens (N, T, P) and C texts
-    it returns cosines (N, C), float64.
+    generator: draws all weights anew. Called on tokens (B, T, P) and C texts
+    it returns cosines (B, C), float64.
     """
 
     def __init__(self, encoder, words, generator):
         super().__init__()
         self.encoder, self.words = encoder, words
         widths = len(words), encoder.config.width, 32
-        self.join, self.scale = SimpleMultimodalEncoder(*widths), LearnedScale()
+        self.join = SimpleMultimodalEncoder(*widths)
+        self.scale = LearnedScale()
         self.config = encoder.config
         initialise(self.double(), generator)
 
-    def embed(self, tokens, texts):  # two of unit length: (C, 32), (N, 32)
+    def embed(self, tokens, texts):  # two of unit length: (C, 32), (B, 32)
         bags = bag_of_words(texts, self.words).double()  # (C, words)
         return self.join(bags, self.encoder(tokens))
 
     def forward(self, tokens, texts):
         text, thing = self.embed(tokens, texts)
-        return thing @ text.mT  # (N, C)
+        return thing @ text.mT  # (B, C)
 
-# %% ../multimodal/sound-video.ipynb #align
+# %% ../multimodal/sound-video.ipynb #teach
 from .training import plain_recipe, rate_share
 
 
-def align(model, tokens, which, captions, steps, generator, batch=48):
+def teach(model, tokens, which, captions, steps, generator, batch=48):
     """Train a `Matcher`: the last batch's loss, in nats.
 
-    tokens (N, T, P) float64; thing i has the caption captions[which[i]],
-    which (N,) int64. Raises ValueError for another length or type of which.
+    tokens (B, T, P) float64; thing i has the caption captions[which[i]],
+    which (B,) int64. Raises ValueError for another length or type of which.
     """
     ok = which.dtype == torch.long and which.shape == (len(tokens),)
     require(ok, "which", which, f"({len(tokens)},) indices, int64")
@@ -350,24 +350,24 @@ def align(model, tokens, which, captions, steps, generator, batch=48):
 
 # %% ../multimodal/sound-video.ipynb #shuffle
 def shuffle_time(x, generator):
-    """x (N, F, ...) with the F steps of each of the N in an order of its own.
+    """x (B, F, ...) with the F steps of each of the B in an order of its own.
 
     Raises ValueError unless x has two axes at least.
     """
-    require(x.dim() > 1, "x", x, "(N, F, ...)")
-    drawn = torch.rand(x.shape[:2], generator=generator)  # (N, F)
-    rows = torch.arange(len(x))[:, None]  # (N, 1)
-    return x[rows, drawn.argsort(1)]  # (N, F, ...)
+    require(x.dim() > 1, "x", x, "(B, F, ...)")
+    drawn = torch.rand(x.shape[:2], generator=generator)  # (B, F)
+    rows = torch.arange(len(x))[:, None]  # (B, 1)
+    return x[rows, drawn.argsort(1)]  # (B, F, ...)
 
 # %% ../multimodal/sound-video.ipynb #prefers
 def prefers(cosines, which, mirrored):
-    """Is the true caption nearer than its mirror image? Boolean (N,).
+    """Is the true caption nearer than its mirror image? Boolean (B,).
 
-    cosines (N, C), which (N,): the index of the true caption, mirrored (C,):
+    cosines (B, C), which (B,): the index of the true caption, mirrored (C,):
     the index of the caption that says the opposite motion.
     """
-    true = cosines.gather(1, which[:, None])  # (N, 1)
-    other = cosines.gather(1, mirrored[which][:, None])  # (N, 1)
+    true = cosines.gather(1, which[:, None])  # (B, 1)
+    other = cosines.gather(1, mirrored[which][:, None])  # (B, 1)
     return (true > other)[:, 0]
 
 # %% ../multimodal/sound-video.ipynb #film-choices
@@ -396,25 +396,25 @@ def outlines(x, y, size):
 
 # %% ../multimodal/sound-video.ipynb #films
 def films(choices, generator, noise=0.05):
-    """A film (N, 8, 16, 16) for each row of choices: move, shape.
+    """A film (B, 8, 16, 16) for each row of choices: move, shape.
 
-    choices: indices (N, 2) into MOVES and SHAPES. 0 is dark, 1 is light, and
+    choices: indices (B, 2) into MOVES and SHAPES. 0 is dark, 1 is light, and
     a little noise is added. Raises ValueError for other choices.
     """
     require_choices(choices, (6, 3))
     move, shape = choices.T
     x, y = (uniform(5.5, 9.5, len(move), generator) for _ in range(2))
-    size = uniform(2, 3.2, len(move), generator)  # (N, 1)
+    size = uniform(2, 3.2, len(move), generator)  # (B, 1)
     way = uniform(4, 7, len(move), generator)  # pixels, from first to last
-    step = [[-1, 0, 0], [1, 0, 0], [0, -1, 0], [0, 1, 0], [0, 0, 1], [0, 0, -1]]
-    step = torch.tensor(step)[move]  # (N, 3): right, down, larger
+    sign = torch.tensor([-1, 1, -1, 1, 1, -1])[move, None]  # (B, 1)
+    step = sign * torch.eye(3)[move // 2]  # (B, 3): right, down, larger
     clock = torch.linspace(-0.5, 0.5, FRAMES, dtype=torch.double)  # (F,)
     x, y = (a + step[:, i : i + 1] * way * clock for i, a in enumerate((x, y)))
-    size = size + step[:, 2:] * way / 4 * clock  # (N, F)
+    size = size + step[:, 2:] * way / 4 * clock  # (B, F)
     x, y, size = (a[..., None, None] for a in (x, y, size))
     pixel = torch.arange(PIXELS)
     edges = outlines((pixel - x).abs(), (pixel[:, None] - y).abs(), size)
-    edge = edges[shape, torch.arange(len(move))]  # (N, F, 16, 16)
+    edge = edges[shape, torch.arange(len(move))]  # (B, F, 16, 16)
     hiss = torch.randn(edge.shape, generator=generator, dtype=torch.double)
     return (0.5 - edge).clamp(0, 1) + noise * hiss
 

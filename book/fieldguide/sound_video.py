@@ -44,12 +44,12 @@ def wav_bytes(wave, rate):
     require(wave.dim() == 1, "wave", wave, "one wave, (T,)")
     ok = type(rate) is int and rate > 0
     require(ok, "rate", rate, "a whole number above 0")
-    peak = wave.abs().max().item() or 1.0
+    peak = wave.abs().max() or 1.0
     levels = (128 + 127 * wave / peak).round().to(torch.uint8)  # (T,)
     file = io.BytesIO()
     with wave_file.open(file, "wb") as out:
         out.setparams((1, 1, rate, 0, "NONE", None))
-        out.writeframes(bytes(levels.tolist()))
+        out.writeframes(levels.numpy().tobytes())
     return file.getvalue()
 
 # %% ../multimodal/sound-video.ipynb #sound-player
@@ -187,10 +187,10 @@ def glide(motion, register, generator):
     low = torch.tensor([220.0, 600.0])[register, None]  # (B, 1)
     high = torch.tensor([320.0, 900.0])[register, None]
     middle = low + (high - low) * uniform(0, 1, B, generator)
-    way = torch.tensor([1.0, -1.0, 0.0])[motion, None]
+    way = torch.tensor([1, -1, 0])[motion, None]
     octaves = way * uniform(0.6, 1, B, generator)  # (B, 1)
     hertz = middle * 2 ** (octaves * (place - 0.5))  # (B, T)
-    return hertz, torch.sin(math.pi * place).clamp(min=0).sqrt()
+    return hertz, torch.sin(math.pi * place).sqrt()
 
 # %% ../multimodal/sound-video.ipynb #voices
 def voices(hertz, timbre, generator):
@@ -204,8 +204,8 @@ def voices(hertz, timbre, generator):
     for k, part in enumerate(parts.T, 1):  # part (B,)
         waves += part[:, None] * torch.sin(k * turn)
     breath = torch.randn(B, T // 32, generator=generator, dtype=torch.double)
-    breath = F.interpolate(breath[:, None], size=T, mode="linear")[:, 0]
-    return torch.where(timbre[:, None] == 3, breath * waves, waves)
+    breath = F.interpolate(breath[:, None], size=T, mode="linear").squeeze(1)
+    return torch.where(timbre[:, None] < 3, waves, breath * waves)
 
 # %% ../multimodal/sound-video.ipynb #sounds
 def sounds(choices, generator):
@@ -247,7 +247,7 @@ def cut(x, patch):
     ok = ok and all(s % p == 0 for s, p in zip(sizes, patch))
     require(ok, "patch", patch, f"divisors of {tuple(sizes)}, in a tuple")
     grid = [n for s, p in zip(sizes, patch) for n in (s // p, p)]
-    outer, inner = range(1, 2 * len(sizes), 2), range(2, 2 * len(sizes) + 1, 2)
+    outer, inner = range(1, 2 * len(sizes), 2), range(2, 2 * len(sizes) + 2, 2)
     blocks = x.reshape(B, *grid).permute(0, *outer, *inner)
     return blocks.reshape(B, -1, math.prod(patch))  # (B, tokens, numbers)
 
@@ -267,7 +267,7 @@ class PatchEncoder(nn.Module):
 
     def __init__(self, tokens, numbers, *, places=True):
         super().__init__()
-        sizes = GPTConfig(1, tokens, width=48, heads=4, layers=2)
+        sizes = GPTConfig(1, context=tokens, width=48, heads=4, layers=2)
         self.config, D = sizes, sizes.width
         self.shape = tokens, numbers
         self.patch = nn.Linear(numbers, D)
@@ -278,8 +278,7 @@ class PatchEncoder(nn.Module):
         self.double()
 
     def forward(self, x):  # x (B, T, P)
-        ok = x.dim() == 3 and tuple(x.shape[1:]) == self.shape
-        ok = ok and x.dtype == torch.double
+        ok = tuple(x.shape[1:]) == self.shape and x.dtype == torch.double
         require(ok, "x", x, f"float64 tokens, (B, {self.shape})")
         x = self.patch(x)  # (B, T, D)
         x = x if self.place is None else x + self.place
@@ -334,12 +333,12 @@ def teach(model, tokens, which, captions, steps, generator, batch=48):
     ok = which.dtype == torch.long and which.shape == (len(tokens),)
     require(ok, "which", which, f"({len(tokens)},) indices, int64")
     recipe = plain_recipe(steps, rate=3e-3)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate)
+    optimizer = torch.optim.AdamW(model.parameters())
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate * rate_share(step, recipe)
         drawn = torch.randint(len(tokens), (batch,), generator=generator)
-        texts = [captions[i] for i in which[drawn].tolist()]
+        texts = [captions[i] for i in which[drawn]]
         text, thing = model.embed(tokens[drawn], texts)
         temperature = 1 / model.scale()
         loss = contrastive_loss_grouped(text, thing, which[drawn], temperature)
@@ -368,7 +367,7 @@ def prefers(cosines, which, mirrored):
     """
     true = cosines.gather(1, which[:, None])  # (B, 1)
     other = cosines.gather(1, mirrored[which][:, None])  # (B, 1)
-    return (true > other)[:, 0]
+    return (true > other).flatten()  # (B,)
 
 # %% ../multimodal/sound-video.ipynb #film-choices
 SHAPES = "square", "disc", "cross"
@@ -426,7 +425,8 @@ def tokens_in(sizes, patch):
     each size is a multiple of its patch.
     """
     both = [*sizes, *patch]
-    ok = len(sizes) == len(patch) and all(type(n) is int and n > 0 for n in both)
+    ok = len(sizes) == len(patch)
+    ok = ok and all(type(n) is int and n > 0 for n in both)
     ok = ok and all(s % p == 0 for s, p in zip(sizes, patch))
     require(ok, "patch", patch, f"divisors of {tuple(sizes)}")
     return math.prod(s // p for s, p in zip(sizes, patch))

@@ -29,7 +29,7 @@ book:  ## build the site into _build/html, from the stored outputs
 	$(BUILD)
 	@echo "The site is built: open $(PAGE) in a browser; it needs no server."
 
-test:  ## run every check, in about twenty minutes
+test:  ## run every check, in less than half an hour
 	@$(SETUP) venv torch book weights tests browser
 	$(PY) -m pytest tests
 	$(PY) -m pytest --nbval -n 2 --dist loadfile book

@@ -1,5 +1,6 @@
 """What the tests of a notebook's cells share: draws, comparisons, refusals, more."""
 
+import importlib.util
 import inspect
 import types
 
@@ -16,6 +17,14 @@ def generator(seed=0):
 
 def random(*shape, seed=0, dtype=torch.double):
     return torch.randn(shape, generator=generator(seed), dtype=dtype)
+
+
+def module_at(path):
+    """A file of Python, such as an asset's make.py, as a new module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def close(actual, expected, tolerance=1e-12):

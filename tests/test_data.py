@@ -1,7 +1,6 @@
 """data: weights to the bit, ids to the letter, and an error for each bad file."""
 
 import collections
-import importlib.util
 import struct
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from cells import module_at
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -370,10 +370,7 @@ def test_another_kind_of_vocabulary_is_refused(tmp_path):
 
 def make_emoji():
     path = ROOT / "book" / "_assets" / "emoji" / "make.py"
-    spec = importlib.util.spec_from_file_location("make_emoji", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(path)
 
 
 def test_emoji_are_pictures_with_names():

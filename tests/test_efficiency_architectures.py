@@ -6,7 +6,6 @@ a check can swap a damaged cell in and see these tests fail.
 
 import copy
 import functools
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -15,7 +14,15 @@ from unittest import mock
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as F
-from cells import close, fails, random, refuses, run_exercises, solutions_pass
+from cells import (
+    close,
+    fails,
+    module_at,
+    random,
+    refuses,
+    run_exercises,
+    solutions_pass,
+)
 from hypothesis import given, settings
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -632,10 +639,7 @@ def test_checks_refuse_wrong_answers():
 
 @functools.cache
 def make():
-    spec = importlib.util.spec_from_file_location("make_architectures", MAKE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(MAKE)
 
 
 def test_the_stored_runs_were_made_by_the_cells_as_they_are():

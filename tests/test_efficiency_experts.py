@@ -5,7 +5,6 @@ a check can swap a damaged cell in and see these tests fail.
 """
 
 import functools
-import importlib.util
 import json
 import math
 from dataclasses import FrozenInstanceError, asdict, replace
@@ -21,6 +20,7 @@ from cells import (
     close,
     fails,
     generator,
+    module_at,
     random,
     refuses,
     run_exercises,
@@ -593,10 +593,7 @@ def test_switch_base_is_counted_but_for_norms_and_places():
 @functools.cache
 def make():
     """The script that made the stored runs."""
-    spec = importlib.util.spec_from_file_location("make_experts", MAKE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(MAKE)
 
 
 def record(name):

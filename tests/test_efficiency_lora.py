@@ -7,7 +7,6 @@ a check can swap a damaged cell in and see these tests fail.
 import contextlib
 import copy
 import functools
-import importlib.util
 import io
 import json
 import math
@@ -24,6 +23,7 @@ from cells import (
     close,
     fails,
     generator,
+    module_at,
     random,
     refuses,
     run_exercises,
@@ -759,10 +759,7 @@ def test_learning_answers_is_the_loop_written_out(steps, warmup):
 @functools.cache
 def make():
     """The script that made the stored runs."""
-    spec = importlib.util.spec_from_file_location("make_lora", MAKE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(MAKE)
 
 
 def record(name):

@@ -6,7 +6,6 @@ a check can swap a damaged cell in and see these tests fail.
 
 import contextlib
 import functools
-import importlib.util
 import itertools
 import json
 import math
@@ -18,7 +17,15 @@ import cells
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as F
-from cells import close, fails, generator, refuses, run_exercises, solutions_pass
+from cells import (
+    close,
+    fails,
+    generator,
+    module_at,
+    refuses,
+    run_exercises,
+    solutions_pass,
+)
 from hypothesis import given, settings
 from torch import nn
 
@@ -745,10 +752,7 @@ def stored(name):
 
 
 def load_make():
-    spec = importlib.util.spec_from_file_location("make_quantization", MAKE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(MAKE)
 
 
 def test_the_measurements_are_of_this_code():

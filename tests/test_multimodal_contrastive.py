@@ -18,6 +18,7 @@ from cells import (
     close,
     fails,
     generator,
+    module_at,
     random,
     refuses,
     run_exercises,
@@ -75,10 +76,7 @@ def by_hand(text, image, temperature, groups=None):
 def clip_loss():
     """OpenCLIP's, from its file: the package itself wants torchvision."""
     path = Path(importlib.util.find_spec("open_clip").origin).with_name("loss.py")
-    spec = importlib.util.spec_from_file_location("open_clip_loss", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.ClipLoss()
+    return module_at(path).ClipLoss()
 
 
 FORMS = ["contrastive_loss", "contrastive_loss_fast"]

@@ -5,7 +5,6 @@ a check can swap a damaged cell in and see these tests fail.
 """
 
 import functools
-import importlib.util
 import inspect
 import itertools
 import math
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import close, fails, refuses, run_exercises, solutions_pass
+from cells import close, fails, module_at, refuses, run_exercises, solutions_pass
 from hypothesis import given, settings
 from torch import nn
 
@@ -774,10 +773,7 @@ def test_generate_refuses_what_it_cannot_continue():
 def make():
     """The script that measured the logits, as a module."""
     path = BOOK / "_assets" / "next-token" / "make.py"
-    spec = importlib.util.spec_from_file_location("next_token_make", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(path)
 
 
 @functools.cache

@@ -7,7 +7,6 @@ a check can swap a damaged cell in and see these tests fail.
 import collections
 import contextlib
 import functools
-import importlib.util
 import io
 import json
 import math
@@ -22,6 +21,7 @@ from cells import (
     close,
     fails,
     generator,
+    module_at,
     random,
     refuses,
     run_exercises,
@@ -637,10 +637,7 @@ def test_training_with_other_optimizers():
 @functools.cache
 def make():
     """The script that made the stored run."""
-    spec = importlib.util.spec_from_file_location("make_king_james_gpt", MAKE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(MAKE)
 
 
 def stored(name):

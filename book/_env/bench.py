@@ -22,7 +22,7 @@ from rivals.measure import Absent, Row, machine, spread
 
 # modules of rivals/
 GROUPS = ["attention", "training", "decode", "experts", "quantization", "lora"]
-GROUPS += ["slider", "embed", "heads", "page"]
+GROUPS += ["contrastive", "slider", "embed", "heads", "page"]
 COLUMNS = "  {:<28}{:>10}  {:<45}{:>10}  {:>5} {:>6} {:>5}  {:>12}  {}"
 
 HEADS = "what", "ours", "rival", "theirs", "min", "median", "max", "goal", ""

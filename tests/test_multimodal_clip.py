@@ -6,16 +6,20 @@ a check can swap a damaged cell in and see these tests fail.
 
 import collections
 import functools
+import importlib.util
+import json
 import re
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import close, generator, random, refuses
+from cells import close, fails, generator, random, run_exercises, solutions_pass
 from torch import nn
 
-from fieldguide import clip, data
+from fieldguide import clip, contrastive, data, training
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "book" / "multimodal" / "clip.ipynb"
@@ -325,3 +329,526 @@ def test_a_block_adds_its_input_only_where_sizes_agree():
         x = random(1, 4, 6, 6, dtype=torch.float32)
         y = block.narrow(block.look(block.widen(x)))
         close(block(x), x + y if short else y)
+
+
+# The data
+
+
+def test_roles_hold_out_drawers_and_families():
+    emoji = data.emoji()
+    train = clip.role("train", clip.KNOWN_DRAWERS)
+    new = clip.role("validation", clip.KNOWN_DRAWERS)
+    assert clip.KNOWN_DRAWERS == emoji.drawers[:3]
+    assert not set(train.concepts.tolist()) & set(new.concepts.tolist())
+    for where, split in (train, "train"), (new, "validation"):
+        expected = [
+            place
+            for place in range(len(emoji.drawer))
+            if emoji.drawer[place] < 3
+            and emoji.splits[emoji.concept[place]] == split
+        ]
+        assert where.places.tolist() == expected
+        shown = sorted(set(emoji.concept[expected].tolist()))
+        assert where.concepts.tolist() == shown
+    one = clip.role("train", ["fluent"])
+    assert set(emoji.drawer[one.places].tolist()) == {4}
+    assert set(one.concepts.tolist()) <= set(train.concepts.tolist())
+    with pytest.raises(ValueError, match=r"^split = 'all', .*'train'"):
+        clip.role("all", ["noto"])
+    with pytest.raises(ValueError, match=r"^drawers = \['me'\], .*noto"):
+        clip.role("train", ["me"])
+
+
+# Training
+
+
+def test_jitter_turns_scales_moves_and_colours():
+    planes = clip.to_planes(some_pictures(3, 16, 16))
+    still = clip.jitter(planes, generator(), turn=0, size=0, move=0, colour=0)
+    close(still, planes, 1e-5)
+    draws = 2 * torch.rand(3, 7, generator=generator(4)) - 1
+    drawn = {name: 0 for name in ("turn", "size", "move", "colour")}
+    tinted = clip.jitter(planes, generator(4), **{**drawn, "colour": 0.5})
+    ink = (1 - planes) * (1 + 0.5 * draws[:, 4:, None, None])
+    close(tinted, 1 - ink.clamp(0, 1), 1e-5)
+    dot = torch.ones(1, 3, 33, 33)
+    dot[:, :, 16, 26] = 0  # ten to the right of the middle
+    draws = (2 * torch.rand(1, 7, generator=generator(4)) - 1)[0]
+
+    def place(**changes):
+        made = clip.jitter(dot, generator(4), **{**drawn, **changes})
+        ink = 1 - made[0, 0]
+        ink = ink / ink.sum()
+        rows = torch.arange(33.0) - 16
+        return (ink.sum(0) @ rows).item(), (ink.sum(1) @ rows).item()
+
+    x, y = place(turn=1.5)
+    angle = 1.5 * draws[0].item()
+    assert abs(x - 10 * torch.tensor(angle).cos()) < 0.6
+    assert abs(y - 10 * torch.tensor(angle).sin()) < 0.6
+    x, y = place(size=0.5)
+    assert abs(x - 10 / (1 + 0.5 * draws[1].item())) < 0.6 and abs(y) < 0.3
+    x, y = place(move=0.3)
+    assert abs(x - (10 - 0.3 * 16.5 * draws[2].item())) < 0.6
+    assert abs(y + 0.3 * 16.5 * draws[3].item()) < 0.6
+    away = clip.jitter(torch.zeros(1, 3, 8, 8), generator(4), **{**drawn, "move": 4})
+    assert (away == 1).all(), "white outside"
+
+
+def test_defaults_of_jitter_change_a_little():
+    planes = clip.to_planes(some_pictures(2))
+    options = {"turn": 0.25, "size": 0.2, "move": 0.15, "colour": 0.1}
+    made = clip.jitter(planes, generator(1))
+    close(made, clip.jitter(planes, generator(1), **options))
+    assert made.min() >= 0 and made.max() <= 1
+
+
+def test_descriptions_have_some_tags_or_all():
+    emoji = data.emoji()
+    concept = max(range(len(emoji.tags)), key=lambda c: len(emoji.tags[c]))
+    caption, tags = emoji.captions[concept], emoji.tags[concept]
+    assert clip.describe(concept) == " ".join([caption, *tags])
+    draws, lengths, seen = generator(), collections.Counter(), set()
+    for _ in range(400):
+        text = clip.describe(concept, draws)
+        assert text.startswith(caption)
+        rest = text[len(caption) :].split()
+        assert set(rest) <= {word for tag in tags for word in tag.split()}
+        lengths[bool(rest)] += 1
+        seen |= set(rest)
+        assert len(clip.describe(concept, draws, most=1)) <= len(caption) + 1 + max(
+            map(len, tags)
+        )
+    assert 150 < lengths[False] < 250
+    assert seen == {word for tag in tags for word in tag.split()}
+    draws = generator(3)
+    while (text := clip.describe(concept, draws)) == caption:
+        pass
+    found = text[len(caption) + 1 :]
+    matches = [t for t in tags if re.search(rf"\b{re.escape(t)}\b", found)]
+    assert len(matches) >= 4 and len(found.split()) <= 4 * 3
+
+
+def test_seeded_makes_torchs_own_draws_repeat():
+    def drawn(seed):
+        with clip.seeded(generator(seed)):
+            return torch.rand(3), nn.Linear(2, 2).weight.detach()
+
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    a, b, c = drawn(1), drawn(1), drawn(2)
+    assert torch.equal(torch.get_rng_state(), before), "the state is put back"
+    assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+    assert not torch.equal(a[0], c[0])
+    draws = generator(1)
+    with clip.seeded(draws):
+        one = torch.rand(3)
+    with clip.seeded(draws):
+        other = torch.rand(3)
+    assert torch.equal(one, a[0]) and not torch.equal(one, other)
+
+
+def test_a_recipe_that_cannot_be_is_refused():
+    plain = clip.Alignment()
+    assert plain.learned is True and plain.epochs > 0
+    for name, bad in {
+        "epochs": [0, 1.5, True],
+        "batch": [0, 1, 2.0],
+        "rate": [0, -1, float("inf"), float("nan")],
+        "start": [0, float("inf"), float("nan")],
+        "decay": [-1, float("inf"), float("nan")],
+    }.items():
+        for value in bad:
+            with pytest.raises(ValueError, match=f"^{name} = "):
+                clip.Alignment(**{name: value})
+    assert clip.Alignment(epochs=1, batch=2, decay=0).decay == 0
+
+
+class Pairs(nn.Module):
+    """Free vectors for N captions and N pictures."""
+
+    def __init__(self, N, D, seed=0):
+        super().__init__()
+        self.both = nn.Parameter(random(2, N, D, seed=seed, dtype=torch.float32))
+        self.asked = []
+
+    def embed(self, at, draws):
+        self.asked.append((at.tolist(), draws))
+        return F.normalize(self.both[0][at], dim=-1), F.normalize(
+            self.both[1][at], dim=-1
+        )
+
+
+def test_aligning_is_adamw_on_the_grouped_loss():
+    recipe = clip.Alignment(epochs=25, batch=3, rate=0.02, decay=0.3, start=7.0)
+    concepts = torch.tensor([0, 1, 1, 2, 3, 4, 5])
+    pairs, twin, draws = Pairs(7, 4), Pairs(7, 4), generator(5)
+    losses = clip.align(pairs, pairs.embed, concepts, recipe, draws)
+    assert losses.shape == (50,) and not losses.requires_grad
+    scale = contrastive.LearnedScale(7.0)
+    optimizer = torch.optim.AdamW(
+        [twin.both, scale.log_scale], 0.02, weight_decay=0.3
+    )
+    for epoch in range(25):
+        ats = [at for at, _ in pairs.asked[2 * epoch : 2 * epoch + 2]]
+        assert len(set(sum(ats, []))) == 6, "each example once at most"
+    assert pairs.asked[0][0] != pairs.asked[2][0]
+    assert all(d is draws for _, d in pairs.asked)
+    plan = training.plain_recipe(50, 0.02)
+    for step, (at, _) in enumerate(pairs.asked):
+        loss = contrastive.contrastive_loss_grouped(
+            *twin.embed(torch.tensor(at), None), concepts[at], 1 / scale()
+        )
+        close(losses[step], loss.detach(), 1e-4)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.param_groups[0]["lr"] = 0.02 * training.rate_share(step, plan)
+        optimizer.step()
+    close(pairs.both.detach(), twin.both.detach(), 1e-3)
+
+
+def test_a_fixed_scale_stays():
+    for learned in True, False:
+        options = {"batch": 3, "rate": 0.05, "start": 30.0, "learned": learned}
+        recipe = clip.Alignment(epochs=20, **options)
+        pairs, twin = Pairs(3, 4), Pairs(3, 4)
+        losses = clip.align(pairs, pairs.embed, torch.arange(3), recipe, generator())
+        loss = contrastive.contrastive_loss_grouped(
+            *twin.embed(torch.tensor(pairs.asked[0][0]), None), torch.arange(3), 1 / 30
+        )
+        close(losses[0], loss.detach(), 1e-4)
+        last = pairs.embed(torch.arange(3), None)
+        at_30 = contrastive.contrastive_loss_grouped(*last, torch.arange(3), 1 / 30)
+        assert losses[-1] < losses[0]
+        assert (abs(losses[-1] - at_30) < 2e-3) != learned
+
+
+def test_a_batch_fits_into_the_examples():
+    pairs = Pairs(3, 4)
+    with pytest.raises(ValueError, match=r"^batch = 4, .*3"):
+        recipe = clip.Alignment(batch=4)
+        clip.align(pairs, pairs.embed, torch.arange(3), recipe, generator())
+
+
+def test_emoji_are_aligned_from_scratch():
+    places = clip.role("train", clip.KNOWN_DRAWERS).places[:24]
+    recipe = clip.Alignment(epochs=2, batch=8)
+    model, losses = clip.align_emoji(places, recipe, generator())
+    again, same = clip.align_emoji(places, recipe, generator())
+    assert losses.shape == (6,) and torch.equal(losses, same)
+    assert not model.training
+    emoji = data.emoji()
+    shown = emoji.concept[places].unique().tolist()
+    known = clip.piece_rows([clip.describe(c) for c in shown])
+    assert model.captions.rows == known
+    assert model.captions(["a face"]).shape == (1, 128)
+    small = clip.TwoEncoders(["red"], D=5)
+    assert small.pictures(emoji.pictures[:2]).shape == (2, 5)
+    assert small.captions(["red"]).shape == (1, 5)
+    # pictures are changed, and captions drawn, anew in each step
+    with (
+        mock.patch.object(clip, "jitter", side_effect=clip.jitter) as jittered,
+        mock.patch.object(clip, "describe", side_effect=clip.describe) as told,
+    ):
+        clip.align_emoji(places, recipe, generator())
+    assert jittered.call_count == 6
+    drawn = [call for call in told.call_args_list if len(call.args) == 2]
+    assert len(drawn) == 48
+    assert all(call.args[1] is not None for call in drawn)
+
+
+# Retrieval and classes
+
+
+def test_found_within_counts_who_is_nearer():
+    asked, offered = random(6, 3), random(8, 3, seed=1)
+    fits = torch.rand(6, 8, generator=generator(2)) < 0.3
+    fits[:, 5] = True
+    for k in range(1, 9):
+        found = clip.found_within(asked, offered, fits, k)
+        for row in range(6):
+            cosines = (offered @ asked[row]).tolist()
+            best = max(c for c, f in zip(cosines, fits[row], strict=True) if f)
+            nearer = sum(
+                c >= best and not f for c, f in zip(cosines, fits[row], strict=True)
+            )
+            assert found[row].item() == (nearer < k)
+        share = clip.recall_at(asked, offered, fits, k)
+        assert isinstance(share, float) and abs(share - sum(found) / 6) < 1e-6
+    assert torch.equal(
+        clip.found_within(asked, offered, fits),
+        clip.found_within(asked, offered, fits, 1),
+    )
+    assert clip.recall_at(asked, offered, fits) == clip.recall_at(
+        asked, offered, fits, 1
+    )
+
+
+def test_who_finds_all_alike_finds_nothing():
+    same, own = torch.ones(4, 2), torch.eye(4, dtype=torch.bool)
+    assert clip.recall_at(same, same, own, 3) == 0
+    assert clip.recall_at(same, same, own, 4) == 1
+    both = own | own.roll(1, 1)
+    assert clip.recall_at(same, same, both, 2) == 0
+    assert clip.recall_at(same, same, both, 3) == 1
+
+
+def test_found_within_refuses_what_does_not_fit():
+    a, b, own = random(3, 2), random(4, 2), torch.ones(3, 4, dtype=torch.bool)
+    for k in 0, 5, 1.0, True, None:
+        with pytest.raises(ValueError, match="^k = .*from 1 to 4"):
+            clip.found_within(a, b, own, k)
+    none = own.clone()
+    none[1] = False
+    for fits in own[:2], own.float(), none, own.mT:
+        with pytest.raises(ValueError, match="^fits = "):
+            clip.found_within(a, b, fits)
+    for offered in random(4, 3), b[0], b[None]:
+        with pytest.raises(ValueError, match="^offered = "):
+            clip.found_within(a, offered, own)
+    with pytest.raises(ValueError, match="^asked = "):
+        clip.found_within(a * float("nan"), b, own)
+
+
+def test_both_captions_lie_between_bare_and_tagged():
+    emoji = data.emoji()
+
+    def encode(texts):
+        rows = [[len(t), t.count("a") + 1.0, t.count(" ")] for t in texts]
+        return F.normalize(torch.tensor(rows, dtype=torch.float32), dim=-1)
+
+    found = clip.both_captions(encode)
+    assert found.shape == (len(emoji.captions), 3)
+    for concept in 0, 77, 1000:
+        bare, tagged = encode([emoji.captions[concept], clip.describe(concept)])
+        middle = bare + tagged
+        close(found[concept], middle / middle.norm(), 1e-5)
+
+
+def test_retrieval_goes_both_ways():
+    emoji = data.emoji()
+    where = clip.role("validation", clip.KNOWN_DRAWERS)
+    seen = random(len(emoji.drawer), 5, dtype=torch.float32)
+    told = random(len(emoji.captions), 5, seed=1, dtype=torch.float32)
+    for k in 1, 20:
+        there, back = clip.retrieval(seen, told, where, k)
+        assert there.shape == where.places.shape
+        assert back.shape == where.concepts.shape
+        for row in range(0, len(where.places), 50):
+            place = where.places[row]
+            cosines = told[where.concepts] @ seen[place]
+            own = told[emoji.concept[place]] @ seen[place]
+            assert there[row] == ((cosines >= own).sum() <= k)
+        for row in range(0, len(where.concepts), 30):
+            concept = where.concepts[row]
+            cosines = seen[where.places] @ told[concept]
+            own = emoji.concept[where.places] == concept
+            best = cosines[own].max()
+            assert back[row] == ((cosines[~own] >= best).sum() < k)
+    one = clip.retrieval(seen, told, where)
+    assert torch.equal(one[0], clip.retrieval(seen, told, where, 1)[0])
+
+
+def test_zero_shot_is_a_softmax_of_cosines():
+    pictures, classes = random(4, 3), random(5, 3, seed=1)
+    found = clip.zero_shot(pictures, classes, 7.0)
+    for b in range(4):
+        powers = torch.exp(7 * classes @ pictures[b])
+        close(found[b], powers / powers.sum())
+    for scale in 0, -1, float("inf"), float("nan"):
+        with pytest.raises(ValueError, match="^scale = "):
+            clip.zero_shot(pictures, classes, scale)
+    for bad in classes[:, :2], classes[0]:
+        with pytest.raises(ValueError, match=r"^classes = .*\(K, 3\)"):
+            clip.zero_shot(pictures, bad, 1)
+
+
+def test_the_gap_is_the_distance_of_the_means():
+    a, b = random(4, 3), random(6, 3, seed=1)
+    gap = clip.modality_gap(a, b)
+    assert isinstance(gap, float)
+    assert abs(gap - (a.sum(0) / 4 - b.sum(0) / 6).square().sum().sqrt()) < 1e-9
+    assert clip.modality_gap(a, a) == 0
+    with pytest.raises(ValueError, match="^pictures = "):
+        clip.modality_gap(a[:0], b)
+    for bad in b[:0], b[0], b[:, :2]:
+        with pytest.raises(ValueError, match="^captions = "):
+            clip.modality_gap(a, bad)
+
+
+# What is stored
+
+
+def made_by(folder):
+    path = ROOT / "book" / "_assets" / folder / "make.py"
+    spec = importlib.util.spec_from_file_location("make_" + folder, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def stored(folder, name):
+    path = ROOT / "book" / "_assets" / folder / name
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+RECORDS = [("emoji-features", "made.json"), ("clip", "runs.json")]
+
+
+@pytest.mark.parametrize(("folder", "name"), RECORDS)
+def test_what_is_stored_was_made_by_the_code_as_it_is(folder, name):
+    assert stored(folder, name)["digest"] == made_by(folder).digest(), "run make.py"
+
+
+@pytest.mark.parametrize(("folder", "name"), RECORDS)
+@pytest.mark.parametrize("old", ["eps=1e-3", "most=4"])
+def test_the_digest_sees_a_change_of_the_code(folder, name, old):
+    made = made_by(folder)
+    source = made.exported(NOTEBOOK)
+    assert old in source
+    changed = mock.patch.object(
+        made, "exported", lambda _: source.replace(old, old + "0")
+    )
+    with changed:
+        seen = made.digest() != stored(folder, name)["digest"]
+    assert seen == (folder == "emoji-features" or old == "most=4")
+
+
+def test_the_stored_features_are_the_encoders():
+    with np.load(data.asset("emoji-features", "examples.npz")) as found:
+        large, places = (torch.from_numpy(found[n]) for n in ("pictures", "places"))
+    assert large.shape == (6, 224, 224, 3)
+    steps = torch.from_numpy(clip.stored_features()["steps"])
+    features = clip.picture_features(efficientnet(), large)
+    off = clip.in_steps(features) - steps[places]
+    assert off.abs().max() <= 1 and (off == 0).float().mean() > 0.99
+    kept, arrays = clip.emoji_features(), clip.stored_features()
+    assert kept.pictures.shape == (7169, 2688) and kept.pictures.dtype == torch.float32
+    scaled = (features - torch.from_numpy(arrays["mean"])) / torch.from_numpy(
+        arrays["spread"]
+    )
+    alike = F.cosine_similarity(kept.pictures[places], scaled)
+    assert (alike > 0.8).all(), "most of the spread is kept"
+    along = steps[places].double() * float(arrays["step"])
+    vectors = torch.from_numpy(arrays["vectors"]).double() * float(
+        arrays["vector_step"]
+    )
+    close(kept.pictures[places], (along @ vectors).float(), 1e-3)
+    emoji = data.emoji()
+    for concept in 5, 900:
+        for found, text in (
+            (kept.bare, emoji.captions[concept]),
+            (kept.tagged, clip.describe(concept)),
+        ):
+            expected = minilm()([text])[0]
+            assert found.shape == (1644, 384)
+            assert (found[concept] - expected).abs().max() < 0.51 / 400 + 1e-5
+    assert clip.emoji_features() is kept
+
+
+# Heads
+
+
+def test_heads_are_small_networks_on_frozen_features():
+    torch.manual_seed(0)
+    model = clip.head(6, 3, wide=5)
+    first, up, bend, second, down = model
+    assert first.p == second.p == 0.3 and isinstance(bend, nn.GELU)
+    assert up.weight.shape == (5, 6) and down.weight.shape == (3, 5)
+    assert clip.head(6, 3)[1].weight.shape == (512, 6)
+    assert clip.head(6, 3, dropout=0.2)[0].p == 0.2
+    model.eval()
+    x = random(2, 6, dtype=torch.float32)
+    close(model(x), down(F.gelu(up(x))))
+
+
+def test_heads_are_aligned_and_used():
+    places = clip.role("train", clip.KNOWN_DRAWERS).places[:40]
+    recipe = clip.Alignment(epochs=3, batch=20)
+    heads, losses = clip.align_heads(places, recipe, generator(), D=7)
+    again, same = clip.align_heads(places, recipe, generator(), D=7)
+    assert losses.shape == (6,) and torch.equal(losses, same) and not heads.training
+    assert clip.align_heads(places, recipe, generator())[0]["pictures"][
+        -1
+    ].weight.shape == (256, 512)
+    seen, told = clip.through_heads(heads)
+    assert seen.shape == (7169, 7) and told.shape == (1644, 7)
+    kept = clip.emoji_features()
+    with torch.no_grad():
+        one = heads["pictures"](kept.pictures[:3])
+        close(seen[:3], one / one.norm(dim=1, keepdim=True), 1e-4)
+        parts = [heads["captions"](x[:3]) for x in (kept.bare, kept.tagged)]
+        total = sum(x / x.norm(dim=1, keepdim=True) for x in parts)
+        close(told[:3], total / total.norm(dim=1, keepdim=True), 1e-4)
+
+
+def test_heads_read_bare_and_tagged_captions_by_halves():
+    places = clip.role("train", clip.KNOWN_DRAWERS).places[:400]
+    kept, emoji = clip.emoji_features(), data.emoji()
+    found = collections.Counter()
+
+    def look(parts, embed, concepts, recipe, draws):
+        at = torch.arange(400)
+        inputs = []
+        hook = parts["captions"].register_forward_pre_hook(
+            lambda _, x: inputs.append(x[0])
+        )
+        told, seen = embed(at, draws)
+        hook.remove()
+        shown = emoji.concept[places]
+        assert torch.equal(concepts, shown)
+        for row, x in zip(shown.tolist(), inputs[0], strict=True):
+            found["bare"] += torch.equal(x, kept.bare[row])
+            found["tagged"] += torch.equal(x, kept.tagged[row])
+        close(told.norm(dim=1), torch.ones(400), 1e-4)
+        close(seen.norm(dim=1), torch.ones(400), 1e-4)
+        parts.eval()
+        told, seen = embed(at, draws)
+        expected = F.normalize(parts["pictures"](kept.pictures[places]), dim=-1)
+        close(seen, expected, 1e-4)
+        return torch.zeros(1)
+
+    with mock.patch.object(clip, "align", look):
+        clip.align_heads(places, clip.Alignment(), generator())
+    assert found["bare"] > 150 and found["tagged"] > 150
+
+
+# Exercises
+
+
+def exercises():
+    return run_exercises("multimodal/clip", clip)
+
+
+def test_solutions_pass():
+    solutions_pass(exercises())
+
+
+def test_wrong_answers_fail():
+    book = exercises()
+    right = book.median_rank
+    fails(
+        book.check_median_rank,
+        lambda *_: 1.0,
+        lambda a, o, f: right(a, o, f) + 1,
+        lambda a, o, f: int(right(a, o, f)),
+        lambda a, o, f: right(-a, o, f),
+    )
+    right = book.ensemble
+    fails(
+        book.check_ensemble,
+        lambda e, n, t: 2 * right(e, n, t),
+        lambda e, n, t: right(e, n, t[:1]),
+        lambda e, n, t: right(e, n[::-1], t),
+        lambda e, n, t: (right(e, n, t), e(n))[0],
+        lambda e, n, t: e([t[0].format(x) for x in n]),
+    )
+    right = book.sigmoid_loss
+    fails(
+        book.check_sigmoid_loss,
+        lambda t, i, g, s, b: right(t, i, g, s, -b),
+        lambda t, i, g, s, b: right(t, i, torch.arange(len(g)), s, b),
+        lambda t, i, g, s, b: right(t, i, g, s, b) / len(t),
+        lambda t, i, g, s, b: right(t, i, g, s, b).item(),
+        lambda t, i, g, s, b: -torch.sigmoid(s * t @ i.mT + b).log().sum() / len(t),
+    )

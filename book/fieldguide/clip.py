@@ -4,8 +4,9 @@
 __all__ = ['KNOWN_DRAWERS', 'MINILM_NAMES', 'STAGES', 'to_planes', 'conv_block', 'PictureEncoder', 'word_pieces',
            'caption_pieces', 'piece_rows', 'CaptionEncoder', 'Role', 'role', 'jitter', 'describe', 'seeded',
            'Alignment', 'align', 'TwoEncoders', 'align_emoji', 'found_within', 'recall_at', 'both_captions',
-           'retrieval', 'BertLayer', 'minilm_weights', 'MiniLM', 'pad_same', 'ConvNorm', 'MobileBlock', 'stage',
-           'EfficientNetLite', 'picture_features', 'Features', 'stored_features', 'emoji_features', 'in_steps']
+           'retrieval', 'zero_shot', 'BertLayer', 'minilm_weights', 'MiniLM', 'pad_same', 'ConvNorm', 'MobileBlock',
+           'stage', 'EfficientNetLite', 'picture_features', 'Features', 'stored_features', 'emoji_features', 'in_steps',
+           'head', 'align_heads', 'through_heads', 'modality_gap']
 
 # %% ../multimodal/clip.ipynb #imports
 import functools
@@ -352,6 +353,20 @@ def retrieval(pictures, captions, where, k=1):
     by_picture = found_within(seen, told, fits, k)
     return by_picture, found_within(told, seen, fits.mT, k)
 
+# %% ../multimodal/clip.ipynb #zero-shot
+def zero_shot(pictures, classes, scale):
+    """How likely each class is for each picture: (B, K), rows sum to 1.
+
+    pictures (B, D), classes (K, D): unit vectors. scale: one over the
+    temperature. Raises ValueError unless it is above 0 and finite, and
+    the widths agree. Source: Radford et al. 2021, section 3.1.2.
+    """
+    require(0 < scale < math.inf, "scale", scale, "above 0, finite")
+    ok = pictures.dim() == classes.dim() == 2
+    ok = ok and pictures.size(1) == classes.size(1)
+    require(ok, "classes", classes, f"of shape (K, {pictures.size(-1)})")
+    return (scale * pictures @ classes.mT).softmax(-1)  # (B, K)
+
 # %% ../multimodal/clip.ipynb #bert-layer
 from .attention import merge_heads, split_heads
 from .attention import simple_attention_fast as attend
@@ -592,3 +607,57 @@ def in_steps(features):
     scaled = (features - found["mean"]) / found["spread"]
     vectors = found["vectors"] * found["vector_step"]  # (K, 2688)
     return (scaled @ vectors.float().mT / found["step"]).round()
+
+# %% ../multimodal/clip.ipynb #heads
+def head(into, D, wide=512, dropout=0.3):
+    """A small network from frozen features (B, into) to (B, D)."""
+    return nn.Sequential(
+        nn.Dropout(dropout), nn.Linear(into, wide), nn.GELU(),
+        nn.Dropout(dropout), nn.Linear(wide, D),
+    )  # fmt: skip
+
+
+def align_heads(places, recipe, generator, D=256):
+    """Train two new heads on these pictures, by place: (heads, losses).
+
+    heads["pictures"] takes `Features.pictures`, heads["captions"] MiniLM's
+    vectors.
+    """
+    found, kept = data.emoji(), emoji_features()
+    concepts = found.concept[places]  # (N,)
+
+    def embed(at, generator):
+        shown = concepts[at]  # (B,)
+        bare = torch.rand(len(at), 1, generator=generator) < 0.5
+        texts = torch.where(bare, kept.bare[shown], kept.tagged[shown])
+        told = F.normalize(heads["captions"](texts), dim=-1)
+        seen = heads["pictures"](kept.pictures[places[at]])
+        return told, F.normalize(seen, dim=-1)  # (B, D) each
+
+    with seeded(generator):
+        parts = {"pictures": head(2688, D), "captions": head(384, D)}
+        heads = nn.ModuleDict(parts)
+        losses = align(heads, embed, concepts, recipe, generator)
+    return heads.eval(), losses
+
+
+@torch.inference_mode()
+def through_heads(heads):
+    """All pictures and all concepts, unit vectors, by trained heads."""
+    kept = emoji_features()
+    seen = F.normalize(heads["pictures"](kept.pictures), dim=-1)
+    told = [F.normalize(heads["captions"](x), dim=-1) for x in kept[1:]]
+    return seen, F.normalize(sum(told), dim=-1)
+
+# %% ../multimodal/clip.ipynb #modality-gap
+def modality_gap(pictures, captions):
+    """The distance between the means of unit vectors (N, D) and (C, D).
+
+    Raises ValueError for different widths or none. Source: Liang et al. 2022.
+    """
+    for name, x in ("pictures", pictures), ("captions", captions):
+        ok = x.dim() == 2 and len(x) > 0
+        require(ok, name, x, "of shape (N, D), not empty")
+    ok = pictures.size(1) == captions.size(1)
+    require(ok, "captions", captions, f"of width {pictures.size(1)}")
+    return (pictures.mean(0) - captions.mean(0)).norm().item()

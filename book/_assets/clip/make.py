@@ -1,0 +1,108 @@
+"""Train the encoders of multimodal/clip in several ways, and record how well they find.
+
+.venv/bin/python book/_assets/clip/make.py               (ten minutes of one core)
+
+Writes beside this file runs.json: recall at 1, from picture to caption, on the two
+validation sets, and the distance between the means of both kinds, for
+
+splits  the notebook's setting, from three seeds, with families of concepts held out, and
+        with as many single concepts held out, whatever their families;
+scale   a scale that is not learnt, but fixed;
+batch   other batches.
+
+The record holds the digest of the code that made it.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from fieldguide import clip, data
+from fieldguide.digest import digest_of, exported
+
+HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "multimodal" / "clip.ipynb"
+MADE_BY = ["align_emoji", "both_captions", "modality_gap", "retrieval", "role"]
+
+SEEDS = range(3)
+SCALES = [2.0, 10.0, 50.0]
+BATCHES = [32, 128, 512]
+
+
+def digest() -> str:
+    """Of the notebook's definitions that train and measure, and all that they use."""
+    return digest_of(exported(NOTEBOOK), MADE_BY)
+
+
+def single(seed: int) -> dict[str, clip.Role]:
+    """Roles with single concepts held out, as many as by families, none of the test."""
+    emoji = data.emoji()
+    known = clip.role("train", clip.KNOWN_DRAWERS)
+    held = clip.role("validation", clip.KNOWN_DRAWERS)
+    drawn = torch.cat([known.concepts, held.concepts])
+    order = torch.randperm(len(drawn), generator=torch.Generator().manual_seed(seed))
+    new = drawn[order[: len(held.concepts)]].sort().values
+    every = torch.cat([known.places, held.places])
+    is_new = torch.isin(emoji.concept[every], new)
+    learnt = every[~is_new]
+    return {
+        "training": clip.Role(learnt, emoji.concept[learnt].unique()),
+        "new concepts": clip.Role(every[is_new], new),
+    }
+
+
+def families() -> dict[str, clip.Role]:
+    """The notebook's roles."""
+    return {
+        "training": clip.role("train", clip.KNOWN_DRAWERS),
+        "new drawer": clip.role("train", ["emojitwo"]),
+        "new concepts": clip.role("validation", clip.KNOWN_DRAWERS),
+    }
+
+
+def run(roles: dict[str, clip.Role], recipe: clip.Alignment, seed: int) -> dict:
+    """Train from a seed; recall at 1 for each role but the training, and the gap."""
+    generator = torch.Generator().manual_seed(seed)
+    places = roles["training"].places
+    model, _ = clip.align_emoji(places, recipe, generator)
+    some = data.emoji().pictures.split(512)
+    with torch.inference_mode():
+        seen = torch.cat([model.pictures(each) for each in some])
+    told, found = clip.both_captions(model.captions), {}
+    for name, role in roles.items():
+        if name != "training":
+            hits, _ = clip.retrieval(seen, told, role)
+            found[name] = round(hits.float().mean().item(), 4)
+    where = roles.get("new drawer", roles["training"])
+    gap = clip.modality_gap(seen[where.places], told[where.concepts])
+    found["gap"] = round(gap, 4)
+    print(found, flush=True)
+    return found
+
+
+def main() -> None:
+    plain, roles = clip.Alignment(), families()
+    record = {"digest": digest(), "splits": {}, "scale": [], "batch": []}
+    splits = {"families": lambda _: roles, "single": single}
+    for name, split in splits.items():
+        found = [run(split(seed), plain, seed) for seed in SEEDS]
+        record["splits"][name] = found
+    usual = record["splits"]["families"][0]
+    for scale in SCALES:
+        recipe = replace(plain, start=scale, learned=False)
+        record["scale"].append({"scale": str(scale), **run(roles, recipe, 0)})
+    record["scale"].append({"scale": "learnt", **usual})
+    for batch in BATCHES:
+        found = run(roles, replace(plain, batch=batch), 0)
+        record["batch"].append({"batch": batch, **found})
+    record["batch"].append({"batch": plain.batch, **usual})
+    record["batch"].sort(key=lambda each: each["batch"])
+    text = json.dumps(record, indent=1)
+    (HERE / "runs.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # a second thread changes the last digits
+    main()

@@ -623,6 +623,8 @@ def test_both_captions_lie_between_bare_and_tagged():
         bare, tagged = encode([emoji.captions[concept], clip.describe(concept)])
         middle = bare + tagged
         close(found[concept], middle / middle.norm(), 1e-5)
+        close(clip.both_captions(encode, 0)[concept], tagged, 1e-5)
+        close(clip.both_captions(encode, bare_share=1)[concept], bare, 1e-5)
 
 
 def test_retrieval_goes_both_ways():

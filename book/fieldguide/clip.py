@@ -132,9 +132,10 @@ class CaptionEncoder(nn.Module):
             [self.rows[p] for p in caption_pieces(c) if p in self.rows]
             for c in captions
         ]
-        starts = np.cumsum([0, *map(len, bags)])[:-1]
-        ids = torch.tensor(sum(bags, []), dtype=torch.long)
-        means = self.table(ids, torch.tensor(starts))  # (B, D)
+        sizes = torch.tensor([len(bag) for bag in bags])  # (B,)
+        starts = sizes.cumsum(0) - sizes
+        ids = [row for bag in bags for row in bag]
+        means = self.table(torch.tensor(ids, dtype=torch.long), starts)
         return F.normalize(self.mix(means), dim=-1)  # (B, D)
 
 # %% ../multimodal/clip.ipynb #roles
@@ -336,8 +337,8 @@ def both_captions(encode, bare_share=0.5):
     """
     bare = data.emoji().captions
     tagged = [describe(c) for c in range(len(bare))]
-    sum_ = bare_share * encode(bare) + (1 - bare_share) * encode(tagged)
-    return F.normalize(sum_, dim=-1)  # (C, D)
+    told = bare_share * encode(bare) + (1 - bare_share) * encode(tagged)
+    return F.normalize(told, dim=-1)  # (C, D)
 
 
 def retrieval(pictures, captions, where, k=1):

@@ -26,10 +26,10 @@ def to_unit(x, name="x"):
     """
     ok = torch.is_tensor(x) and x.is_floating_point() and x.dim() > 0
     require(ok, name, x, "a tensor of floats")
-    lengths = x.detach().norm(dim=-1)
+    lengths = x.detach().norm(dim=-1, keepdim=True)
     ok = (lengths > 0).all() and lengths.isfinite().all()
     require(ok, name, x, "finite, and no row zero")
-    return F.normalize(x, dim=-1, eps=0)
+    return x / x.norm(dim=-1, keepdim=True)
 
 # %% ../multimodal/contrastive.ipynb #encoder
 class SimpleMultimodalEncoder(nn.Module):
@@ -65,11 +65,10 @@ def encode(layer, features, name):
 
     Raises ValueError, about `name`, for another width and as `to_unit`.
     """
-    wide = layer.in_features
     ok = torch.is_tensor(features) and features.is_floating_point()
-    ok = ok and features.dim() == 2 and features.size(1) == wide
-    require(ok, name, features, f"floats of shape (B, {wide})")
-    require(features.isfinite().all(), name, features, "finite")
+    ok = ok and features.dim() == 2 and features.size(1) == layer.in_features
+    allowed = f"finite floats of shape (B, {layer.in_features})"
+    require(ok and features.isfinite().all(), name, features, allowed)
     return to_unit(layer(features), f"the embedding of {name}")
 
 # %% ../multimodal/contrastive.ipynb #require-pairs
@@ -246,51 +245,52 @@ def contrastive_loss_grouped(text_emb, image_emb, groups, temperature=0.07):
 
 # %% ../multimodal/contrastive.ipynb #one-exponential
 class OneExponential(torch.autograd.Function):
-    """The contrastive loss, from exponentials that are there already.
+    """The contrastive loss, whose value and exponentials are there already.
 
     text, image (B, D); scale, a scalar; powers (B, B), rows and columns (B,):
-    exp(scale text image^T - top) and its sums, which count as constants.
+    the exponentials of the logits, less any constant, and their sums.
     """
 
     @staticmethod
-    def forward(ctx, text, image, scale, powers, rows, columns, top):
+    def forward(ctx, text, image, scale, loss, powers, rows, columns):
         ctx.save_for_backward(text, image, scale, powers, rows, columns)
-        own = scale * (text * image).sum(1)  # (B,)
-        return (top + (rows.log() + columns.log()) / 2 - own).mean()
+        return loss.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
         text, image, scale, powers, rows, columns = ctx.saved_tensors
+        each = gradient / len(text)
         shares = 0.5 / rows[:, None] + 0.5 / columns  # (B, B)
         shares *= powers
-        to_text = shares @ image - image  # (B, D)
-        to_image = shares.mT @ text - text  # (B, D)
-        to_scale = (to_text * text).sum() * gradient / len(text)
-        each = gradient * scale / len(text)
-        return to_text * each, to_image * each, to_scale, *4 * [None]
+        to_text = (shares @ image).sub_(image)  # (B, D)
+        to_image = (shares.mT @ text).sub_(text)  # (B, D)
+        to_scale = each * (to_text.flatten() @ text.flatten())
+        each = each * scale
+        return to_text.mul_(each), to_image.mul_(each), to_scale, *4 * [None]
 
 # %% ../multimodal/contrastive.ipynb #contrastive-fast
 def contrastive_loss_fast(text_emb, image_emb, temperature=0.07):
     """What `contrastive_loss` gives, with one exponential for each entry.
 
-    Three products of matrices instead of six. In half precision, and where a
-    row or column lies so far below the largest logit that its sum is not
-    exact, it is the plain form. It cannot be differentiated twice.
+    In half precision, and where a row or column lies so far below the largest
+    logit that its sum is not exact, it is the plain form. It cannot be
+    differentiated twice. Raises ValueError as `require_pairs`.
     """
     require_pairs(text_emb, image_emb, temperature)
-    plain = text_emb, image_emb, temperature
     if text_emb.dtype not in (torch.float32, torch.float64):
-        return contrastive_loss(*plain)
-    scale = 1 / torch.as_tensor(temperature).to(text_emb)
+        return contrastive_loss(text_emb, image_emb, temperature)
+    like = {"dtype": text_emb.dtype, "device": text_emb.device}
+    scale = 1 / torch.as_tensor(temperature, **like)
     with torch.no_grad():
-        powers = text_emb @ (scale * image_emb).mT  # (B, B)
-        top = powers.max()
-        powers = powers.sub_(top).exp_()
+        powers = text_emb @ (scale * image_emb).mT  # (B, B), logits so far
+        own, top = powers.diagonal().mean(), powers.max()
+        powers.sub_(top).exp_()
         rows, columns = powers.sum(1), powers.sum(0)  # (B,) each
+        loss = top - own + (rows.log() + columns.log()).mean() / 2
         limits = torch.finfo(powers.dtype)
         least = torch.minimum(rows.min(), columns.min())
     if least < limits.tiny / limits.eps:
-        return contrastive_loss(*plain)
-    sums = powers, rows, columns, top
-    return OneExponential.apply(text_emb, image_emb, scale, *sums)
+        return contrastive_loss(text_emb, image_emb, temperature)
+    made = loss, powers, rows, columns
+    return OneExponential.apply(text_emb, image_emb, scale, *made)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,10 +18,9 @@ from rivals.measure import (
     Absent,
     Goal,
     Row,
-    alternate,
     attempt,
     own,
-    processor_ms,
+    processor_times,
     versioned,
 )
 
@@ -74,12 +74,11 @@ def compared(B: int, rivals: dict[str, Callable | Absent]) -> Iterator[Row]:
 
     sides = {n: r for n, r in rivals.items() if not isinstance(r, Absent)}
     same({name: both(loss) for name, loss in sides.items()})
-    repeats = max(1, 1024 // B)
-    timed = {
-        n: r if isinstance(r, Absent) else processor_ms(lambda r=r: both(r), repeats)
-        for n, r in rivals.items()
+    steps = {
+        name: loss if isinstance(loss, Absent) else partial(both, loss)
+        for name, loss in rivals.items()
     }
-    took = alternate(timed, rounds=ROUNDS)
+    took = processor_times(steps, rounds=ROUNDS, repeats=max(1, 1024 // B))
     name = f"ClipLoss, {versioned('open_clip_torch')}"
     for form, goal in ("as taught", None), ("fast form", Goal(GOAL, "ratio")):
         yield Row(

@@ -19,10 +19,9 @@ from rivals.measure import (
     Absent,
     Goal,
     Row,
-    alternate,
     attempt,
     own,
-    processor_ms,
+    processor_times,
     versioned,
 )
 
@@ -188,10 +187,10 @@ def llms_from_scratch(model) -> Callable[[list[int]], list[int]]:
 def timed(sides: dict, ids: list[int], limit: Callable[[], None]) -> dict:
     """Milliseconds a token of each side, in turn."""
     runs = {
-        name: side if isinstance(side, Absent) else processor_ms(partial(side, ids), 1)
+        name: side if isinstance(side, Absent) else partial(side, ids)
         for name, side in sides.items()
     }
-    took = alternate({**runs, "limit": processor_ms(limit, 1)}, rounds=ROUNDS)
+    took = processor_times({**runs, "limit": limit}, rounds=ROUNDS)
     return {
         name: t if isinstance(t, Absent) else [ms / TOKENS for ms in t]
         for name, t in took.items()

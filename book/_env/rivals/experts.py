@@ -17,13 +17,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from rivals.measure import (
-    Absent,
     Goal,
     Row,
-    alternate,
     attempt,
     own,
-    processor_ms,
+    processor_times,
     versioned,
 )
 
@@ -115,13 +113,7 @@ def compare(size: Size) -> Iterator[Row]:
     sides = {"ours": ours(size, x), "dense": dense(size, x)}
     sides["transformers"] = attempt(mixtral, size, x)
     sides["teacher"] = attempt(teacher, size, x)
-    took = alternate(
-        {
-            name: side if isinstance(side, Absent) else processor_ms(side, 1)
-            for name, side in sides.items()
-        },
-        rounds=size.rounds,
-    )
+    took = processor_times(sides, rounds=size.rounds)
     row = partial(Row, size.name, "ms", own(took["ours"]))
     yield row(versioned("transformers") + ", Mixtral, grouped", took["transformers"])
     yield row(versioned("llms-from-scratch") + ", all experts", took["teacher"])

@@ -17,10 +17,9 @@ from rivals.measure import (
     Absent,
     Goal,
     Row,
-    alternate,
     attempt,
     own,
-    processor_ms,
+    processor_times,
     versioned,
 )
 from rivals.training import LARGE, SMALL, VOCAB, Size, config_of
@@ -103,11 +102,8 @@ def same(size: Size, models: dict[str, nn.Module | Absent]) -> None:
 
 
 def timed(make: Callable, models: dict, repeats: int, rounds: int) -> dict:
-    sides = {
-        name: m if isinstance(m, Absent) else processor_ms(make(m), repeats)
-        for name, m in models.items()
-    }
-    return alternate(sides, rounds=rounds)
+    sides = {n: m if isinstance(m, Absent) else make(m) for n, m in models.items()}
+    return processor_times(sides, rounds=rounds, repeats=repeats)
 
 
 def compared(size: Size) -> Iterator[Row]:

@@ -130,6 +130,17 @@ def processor_ms(action: Callable[[], object], repeats: int) -> Callable[[], flo
     return timed
 
 
+def processor_times(
+    sides: dict[str, Callable[[], object] | Absent], *, rounds: int, repeats: int = 1
+) -> dict[str, list[float] | Absent]:
+    """Milliseconds of processor time a call of each side, by `alternate`."""
+    timed = {
+        name: side if isinstance(side, Absent) else processor_ms(side, repeats)
+        for name, side in sides.items()
+    }
+    return alternate(timed, rounds=rounds)
+
+
 def own(took: list[float] | Absent) -> list[float]:
     """Our own values; RuntimeError where our side did not run."""
     if isinstance(took, Absent):

@@ -23,10 +23,9 @@ from rivals.measure import (
     Absent,
     Goal,
     Row,
-    alternate,
     attempt,
     own,
-    processor_ms,
+    processor_times,
     versioned,
 )
 
@@ -163,13 +162,7 @@ def steps(size: Size) -> Iterator[Row]:
     }
     sides["limit"] = products(size)
     repeats = 5 if size is SMALL else 1
-    took = alternate(
-        {
-            name: s if isinstance(s, Absent) else processor_ms(s, repeats)
-            for name, s in sides.items()
-        },
-        rounds=size.rounds,
-    )
+    took = processor_times(sides, rounds=size.rounds, repeats=repeats)
     row = partial(Row, f"{size.name}, a step", "ms", own(took["ours"]))
     yield row(versioned("transformers"), took["transformers"])
     yield row(versioned("llms-from-scratch"), took["teacher"])

@@ -35,14 +35,14 @@ def to_planes(pictures):
     require(ok, "pictures", pictures, allowed)
     return pictures.permute(0, 3, 1, 2) / 255  # (B, 3, Y, X)
 
-# %% ../multimodal/clip.ipynb #picture-encoder
+# %% ../multimodal/clip.ipynb #conv-block
 def conv_block(into, out, kernel=3, stride=1):
     """Convolution, batch normalisation and a cut at 0, as one module."""
     side = 0 if kernel == stride else kernel // 2  # rows added around
     conv = nn.Conv2d(into, out, kernel, stride, side, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU())
 
-
+# %% ../multimodal/clip.ipynb #picture-encoder
 class PictureEncoder(nn.Module):
     """Pictures of 32 x 32 pixels, uint8 (B, 32, 32, 3), to unit vectors (B, D).
 
@@ -511,7 +511,7 @@ class MobileBlock(nn.Module):
         y = self.narrow(self.look(self.widen(x)))
         return x + y if self.short else y
 
-# %% ../multimodal/clip.ipynb #efficientnet
+# %% ../multimodal/clip.ipynb #stages
 STAGES = (  # blocks, kernel, stride, growth, channels: Tan and Le, table 1
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -530,7 +530,7 @@ def stage(into, blocks, kernel, stride, growth, out):
     rest = [MobileBlock(*same) for _ in range(blocks - 1)]
     return nn.Sequential(first, *rest)
 
-
+# %% ../multimodal/clip.ipynb #efficientnet
 class EfficientNetLite(nn.Module):
     """Pictures, uint8 (B, Y, X, 3), to the maps of 9 stages, a list.
 
@@ -617,7 +617,7 @@ def head(into, D, wide=512, dropout=0.3):
         nn.Dropout(dropout), nn.Linear(wide, D),
     )  # fmt: skip
 
-
+# %% ../multimodal/clip.ipynb #align-heads
 def align_heads(places, recipe, generator, D=256):
     """Train two new heads on these pictures, by place: (heads, losses).
 

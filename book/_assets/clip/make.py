@@ -1,6 +1,6 @@
 """Train the encoders of multimodal/clip in several ways, and record how well they find.
 
-.venv/bin/python book/_assets/clip/make.py               (ten minutes of one core)
+.venv/bin/python book/_assets/clip/make.py             (ten minutes of one core)
 
 Writes beside this file runs.json: recall at 1, from picture to caption, on the two
 validation sets, and the distance between the means of both kinds, for

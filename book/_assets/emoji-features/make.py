@@ -1,6 +1,6 @@
 """What two frozen encoders make of the emoji and of their captions.
 
-.venv/bin/python book/_assets/emoji-features/make.py     (ten minutes of a core; needs npm)
+.venv/bin/python book/_assets/emoji-features/make.py  (ten minutes of a core; needs npm)
 
 Draws the emoji at 224 pixels, by emoji/make.py, and writes beside this file
 features.npz: for each picture EfficientNet-Lite0's features, in whole steps along their

@@ -44,7 +44,7 @@ def conv_block(into, out, kernel=3, stride=1):
 
 # %% ../multimodal/clip.ipynb #picture-encoder
 class PictureEncoder(nn.Module):
-    """Pictures of 32 x 32 pixels, uint8 (B, 32, 32, 3), to unit vectors (B, D).
+    """Pictures of 32 pixels, uint8 (B, 32, 32, 3), to unit vectors (B, D).
 
     D: the width. channels: of the first block; each next has twice as many.
     Raises ValueError for pictures of another type or shape.
@@ -83,7 +83,7 @@ def word_pieces(word):
     runs = [marked[i : i + 3] for i in range(len(marked) - 2)]
     return tuple(dict.fromkeys([marked, *runs]))  # each once, in order
 
-
+# %% ../multimodal/clip.ipynb #caption-pieces
 def caption_pieces(caption):
     """The pieces of all words of a caption, a list of strings.
 
@@ -219,7 +219,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Alignment:
-    """How two encoders are trained together. Raises ValueError if it cannot."""
+    """How two encoders are trained. Raises ValueError for what cannot be."""
 
     epochs: int = 20  # how often each picture is seen
     batch: int = 256  # pairs in a step

@@ -1,23 +1,27 @@
 """Train the encoders of multimodal/clip in several ways, and record how well they find.
 
-.venv/bin/python book/_assets/clip/make.py             (ten minutes of one core)
+.venv/bin/python book/_assets/clip/make.py [runs] [weights]    (ten minutes of a core)
 
-Writes beside this file runs.json: recall at 1, from picture to caption, on the two
-validation sets, and the distance between the means of both kinds, for
+weights  writes encoders.safetensors and heads.safetensors, in 16 bits, as the notebook
+         trains them, from the first seed; and weights.json.
+runs     writes runs.json: recall at 1, from picture to caption, on the two validation
+         sets, and the distance between the means of both kinds, for
 
-splits  the notebook's setting, from three seeds, with families of concepts held out, and
-        with as many single concepts held out, whatever their families;
-scale   a scale that is not learnt, but fixed;
-batch   other batches.
+splits   the notebook's setting, from three seeds, with families of concepts held out, and
+         with as many single concepts held out, whatever their families;
+scale    a scale that is not learnt, but fixed;
+batch    other batches.
 
-The record holds the digest of the code that made it.
+The records hold the digest of the code that made them.
 """
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from fieldguide import clip, data
 from fieldguide.digest import digest_of, exported
@@ -26,14 +30,16 @@ HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "multimodal" / "clip.ipynb"
 MADE_BY = ["align_emoji", "both_captions", "modality_gap", "retrieval", "role"]
 
+WEIGHTS_BY = ["HEADS_RECIPE", "align_emoji", "align_heads"]
+
 SEEDS = range(3)
 SCALES = [2.0, 50.0]
 BATCHES = [64, 512]
 
 
-def digest() -> str:
-    """Of the notebook's definitions that train and measure, and all that they use."""
-    return digest_of(exported(NOTEBOOK), MADE_BY)
+def digest(names: list[str] = MADE_BY) -> str:
+    """Of the notebook's definitions of these names, and of all that they use."""
+    return digest_of(exported(NOTEBOOK), names)
 
 
 def single(seed: int) -> dict[str, clip.Role]:
@@ -83,7 +89,7 @@ def run(roles: dict[str, clip.Role], recipe: clip.Alignment, seed: int) -> dict:
     return found
 
 
-def main() -> None:
+def record_runs() -> None:
     plain, roles = clip.Alignment(), families()
     record = {"digest": digest(), "splits": {}, "scale": [], "batch": []}
     splits = {"families": lambda _: roles, "single": single}
@@ -100,10 +106,39 @@ def main() -> None:
         record["batch"].append({"batch": batch, **found})
     record["batch"].append({"batch": plain.batch, **usual})
     record["batch"].sort(key=lambda each: each["batch"])
+    write("runs.json", record)
+
+
+def half(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The module's weights and stored means, in 16 bits where they are floats."""
+    state = module.state_dict()
+    return {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def record_weights() -> None:
+    places = families()["training"].places
+    train = {
+        "encoders": lambda generator: clip.align_emoji(
+            places, clip.Alignment(), generator
+        ),
+        "heads": lambda generator: clip.align_heads(
+            places, clip.HEADS_RECIPE, generator
+        ),
+    }
+    for name, run in train.items():
+        module, losses = run(torch.Generator().manual_seed(SEEDS[0]))
+        print(name, losses[-10:].mean().item(), flush=True)
+        save_file(half(module), HERE / f"{name}.safetensors")
+    write("weights.json", {"digest": digest(WEIGHTS_BY)})
+
+
+def write(name: str, record: dict) -> None:
     text = json.dumps(record, indent=1)
-    (HERE / "runs.json").write_text(text + "\n", encoding="utf-8")
+    (HERE / name).write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # a second thread changes the last digits
-    main()
+    parts = {"runs": record_runs, "weights": record_weights}
+    for part in sys.argv[1:] or parts:
+        parts[part]()

@@ -695,13 +695,41 @@ def stored(folder, name):
 RECORDS = [("emoji-features", "made.json"), ("clip", "runs.json")]
 
 
+def test_the_weights_were_made_by_the_code_as_it_is():
+    made = made_by("clip")
+    digest = made.digest(made.WEIGHTS_BY)
+    assert stored("clip", "weights.json")["digest"] == digest, "run make.py weights"
+
+
+def test_the_stored_weights_are_the_two_models():
+    emoji, model = data.emoji(), clip.trained_encoders()
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+    assert clip.trained_encoders() is model
+    where = clip.role("validation", clip.KNOWN_DRAWERS)
+    seen = torch.zeros(len(emoji.drawer), 128)
+    seen[where.places] = model.pictures(emoji.pictures[where.places])
+    told = clip.both_captions(model.captions, 0)
+    hits, _ = clip.retrieval(seen, told, where)
+    recorded = stored("clip", "runs.json")["splits"]["families"][0]["new concepts"]
+    assert abs(hits.float().mean() - recorded) < 0.01
+    heads = clip.trained_heads()
+    assert not heads.training and not any(p.requires_grad for p in heads.parameters())
+    assert clip.trained_heads() is heads
+    hits, _ = clip.retrieval(*clip.through_heads(heads), where)
+    assert hits.float().mean() > 0.25
+    recipe = clip.HEADS_RECIPE
+    assert (recipe.epochs, recipe.batch, recipe.start) == (40, 512, 1 / 0.07)
+
+
 @pytest.mark.parametrize(("folder", "name"), RECORDS)
 def test_what_is_stored_was_made_by_the_code_as_it_is(folder, name):
     assert stored(folder, name)["digest"] == made_by(folder).digest(), "run make.py"
 
 
-@pytest.mark.parametrize(("folder", "name"), RECORDS)
-@pytest.mark.parametrize("old", ["eps=1e-3", "most=4"])
+CHANGES = [(*record, old) for record in RECORDS for old in ("eps=1e-3", "most=4")]
+
+
+@pytest.mark.parametrize(("folder", "name", "old"), CHANGES)
 def test_the_digest_sees_a_change_of_the_code(folder, name, old):
     made = made_by(folder)
     source = made.exported(NOTEBOOK)

@@ -7,8 +7,8 @@ weights  writes encoders.safetensors and heads.safetensors, in 16 bits, as the n
 runs     writes runs.json: recall at 1, from picture to caption, on the two validation
          sets, and the distance between the means of both kinds, for
 
-splits   the notebook's setting, from three seeds, with families of concepts held out, and
-         with as many single concepts held out, whatever their families;
+splits   the notebook's setting, from three seeds, with families of concepts held out,
+         and with as many single concepts held out, whatever their families;
 scale    a scale that is not learnt, but fixed;
 batch    other batches.
 

@@ -483,7 +483,7 @@ def test_aligning_is_adamw_on_the_grouped_loss():
     recipe = clip.Alignment(epochs=25, batch=3, rate=0.02, decay=0.3, start=7.0)
     concepts = torch.tensor([0, 1, 1, 2, 3, 4, 5])
     pairs, twin, draws = Pairs(7, 4), Pairs(7, 4), generator(5)
-    losses = clip.align(pairs, pairs.embed, concepts, recipe, draws)
+    losses = clip.train_pairs(pairs, pairs.embed, concepts, recipe, draws)
     assert losses.shape == (50,) and not losses.requires_grad
     scale = contrastive.LearnedScale(7.0)
     optimizer = torch.optim.AdamW([twin.both, scale.log_scale], 0.02, weight_decay=0.3)
@@ -510,7 +510,9 @@ def test_a_fixed_scale_stays():
         options = {"batch": 3, "rate": 0.05, "start": 30.0, "learned": learned}
         recipe = clip.Alignment(epochs=20, **options)
         pairs, twin = Pairs(3, 4), Pairs(3, 4)
-        losses = clip.align(pairs, pairs.embed, torch.arange(3), recipe, generator())
+        losses = clip.train_pairs(
+            pairs, pairs.embed, torch.arange(3), recipe, generator()
+        )
         loss = contrastive.contrastive_loss_grouped(
             *twin.embed(torch.tensor(pairs.asked[0][0]), None), torch.arange(3), 1 / 30
         )
@@ -525,7 +527,7 @@ def test_a_batch_fits_into_the_examples():
     pairs = Pairs(3, 4)
     with pytest.raises(ValueError, match=r"^batch = 4, .*3"):
         recipe = clip.Alignment(batch=4)
-        clip.align(pairs, pairs.embed, torch.arange(3), recipe, generator())
+        clip.train_pairs(pairs, pairs.embed, torch.arange(3), recipe, generator())
 
 
 def test_emoji_are_aligned_from_scratch():
@@ -717,7 +719,7 @@ def test_the_stored_weights_are_the_two_models():
     assert clip.trained_heads() is heads
     hits, _ = clip.retrieval(*clip.through_heads(heads), where)
     assert hits.float().mean() > 0.25
-    recipe = clip.HEADS_RECIPE
+    recipe = clip.heads_recipe()
     assert (recipe.epochs, recipe.batch, recipe.start) == (40, 512, 1 / 0.07)
 
 
@@ -836,7 +838,7 @@ def test_heads_read_bare_and_tagged_captions_by_halves():
         close(seen, expected, 1e-4)
         return torch.zeros(1)
 
-    with mock.patch.object(clip, "align", look):
+    with mock.patch.object(clip, "train_pairs", look):
         clip.align_heads(places, clip.Alignment(), generator())
     assert found["bare"] > 150 and found["tagged"] > 150
 

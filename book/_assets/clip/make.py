@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "multimodal" / "clip.ipynb"
 MADE_BY = ["align_emoji", "both_captions", "modality_gap", "retrieval", "role"]
 
-WEIGHTS_BY = ["HEADS_RECIPE", "align_emoji", "align_heads"]
+WEIGHTS_BY = ["align_emoji", "align_heads", "heads_recipe"]
 
 SEEDS = range(3)
 SCALES = [2.0, 50.0]
@@ -122,7 +122,7 @@ def record_weights() -> None:
             places, clip.Alignment(), generator
         ),
         "heads": lambda generator: clip.align_heads(
-            places, clip.HEADS_RECIPE, generator
+            places, clip.heads_recipe(), generator
         ),
     }
     for name, run in train.items():

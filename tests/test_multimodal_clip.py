@@ -5,6 +5,7 @@ a check can swap a damaged cell in and see these tests fail.
 """
 
 import collections
+import contextlib
 import functools
 import importlib.util
 import json
@@ -31,10 +32,21 @@ def some_pictures(count=2, height=32, width=32, seed=0):
     return made.to(torch.uint8)
 
 
+@contextlib.contextmanager
+def refusal(message):
+    """What is run inside is refused, with an error that the pattern matches."""
+    try:
+        yield
+    except ValueError as error:
+        assert re.search(message, str(error)), error
+    else:
+        raise AssertionError(f"accepted: {message}")
+
+
 def refused(name, function, *bad, says="", **options):
     """The function refuses each of `bad` with an error that names the argument."""
     for each in bad:
-        with pytest.raises(ValueError, match=f"^{name} = .*{says}"):
+        with refusal(f"^{name} = .*{says}"):
             function(each, **options)
 
 
@@ -353,9 +365,9 @@ def test_roles_hold_out_drawers_and_families():
     one = clip.role("train", ["fluent"])
     assert set(emoji.drawer[one.places].tolist()) == {4}
     assert set(one.concepts.tolist()) <= set(train.concepts.tolist())
-    with pytest.raises(ValueError, match=r"^split = 'all', .*'train'"):
+    with refusal(r"^split = 'all', .*'train'"):
         clip.role("all", ["noto"])
-    with pytest.raises(ValueError, match=r"^drawers = \['me'\], .*noto"):
+    with refusal(r"^drawers = \['me'\], .*noto"):
         clip.role("train", ["me"])
 
 
@@ -459,7 +471,7 @@ def test_a_recipe_that_cannot_be_is_refused():
         "decay": [-1, float("inf"), float("nan")],
     }.items():
         for value in bad:
-            with pytest.raises(ValueError, match=f"^{name} = "):
+            with refusal(f"^{name} = "):
                 clip.Alignment(**{name: value})
     assert clip.Alignment(epochs=1, batch=2, decay=0).decay == 0
 
@@ -525,7 +537,7 @@ def test_a_fixed_scale_stays():
 
 def test_a_batch_fits_into_the_examples():
     pairs = Pairs(3, 4)
-    with pytest.raises(ValueError, match=r"^batch = 4, .*3"):
+    with refusal(r"^batch = 4, .*3"):
         recipe = clip.Alignment(batch=4)
         clip.train_pairs(pairs, pairs.embed, torch.arange(3), recipe, generator())
 
@@ -596,17 +608,17 @@ def test_who_finds_all_alike_finds_nothing():
 def test_found_within_refuses_what_does_not_fit():
     a, b, own = random(3, 2), random(4, 2), torch.ones(3, 4, dtype=torch.bool)
     for k in 0, 5, 1.0, True, None:
-        with pytest.raises(ValueError, match=r"^k = .*from 1 to 4"):
+        with refusal(r"^k = .*from 1 to 4"):
             clip.found_within(a, b, own, k)
     none = own.clone()
     none[1] = False
     for fits in own[:2], own.float(), none, own.mT:
-        with pytest.raises(ValueError, match=r"^fits = "):
+        with refusal(r"^fits = "):
             clip.found_within(a, b, fits)
     for offered in random(4, 3), b[0], b[None]:
-        with pytest.raises(ValueError, match=r"^offered = "):
+        with refusal(r"^offered = "):
             clip.found_within(a, offered, own)
-    with pytest.raises(ValueError, match=r"^asked = "):
+    with refusal(r"^asked = "):
         clip.found_within(a * float("nan"), b, own)
 
 
@@ -658,10 +670,10 @@ def test_zero_shot_is_a_softmax_of_cosines():
         powers = torch.exp(7 * classes @ pictures[b])
         close(found[b], powers / powers.sum())
     for scale in 0, -1, float("inf"), float("nan"):
-        with pytest.raises(ValueError, match=r"^scale = "):
+        with refusal(r"^scale = "):
             clip.zero_shot(pictures, classes, scale)
     for bad in classes[:, :2], classes[0]:
-        with pytest.raises(ValueError, match=r"^classes = .*\(K, 3\)"):
+        with refusal(r"^classes = .*\(K, 3\)"):
             clip.zero_shot(pictures, bad, 1)
 
 
@@ -671,10 +683,10 @@ def test_the_gap_is_the_distance_of_the_means():
     assert isinstance(gap, float)
     assert abs(gap - (a.sum(0) / 4 - b.sum(0) / 6).square().sum().sqrt()) < 1e-9
     assert clip.modality_gap(a, a) == 0
-    with pytest.raises(ValueError, match=r"^pictures = "):
+    with refusal(r"^pictures = "):
         clip.modality_gap(a[:0], b)
     for bad in b[:0], b[0], b[:, :2]:
-        with pytest.raises(ValueError, match=r"^captions = "):
+        with refusal(r"^captions = "):
             clip.modality_gap(a, bad)
 
 

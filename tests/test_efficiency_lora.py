@@ -885,6 +885,17 @@ def test_the_stored_adapter_fits_the_real_model():
     assert found["targets"] == make().TARGETS == ["query", "value"]
 
 
+def test_an_answer_that_is_cut_off_has_no_end():
+    script, end = make(), data.smollm2_tokenizer().encode("<|im_end|>")
+    said = [[7] * script.ANSWER, [7, 8]]
+    with (
+        mock.patch.object(script, "complete", side_effect=said),
+        mock.patch.object(script, "LlamaFast"),
+    ):
+        (_, cut), (_, whole) = script.own_answers(None, ["Why?", "Who?"])
+    assert cut == [7] * script.ANSWER and whole == [7, 8, *end]
+
+
 def test_an_order_becomes_its_record():
     draw = dice.Random(3)
     form = "{name} {city} {count} {unit} {item} {day}"

@@ -26,10 +26,10 @@ def to_unit(x, name="x"):
     """
     ok = torch.is_tensor(x) and x.is_floating_point() and x.dim() > 0
     require(ok, name, x, "a tensor of floats")
-    lengths = x.detach().norm(dim=-1, keepdim=True)
+    lengths = x.norm(dim=-1, keepdim=True)  # (..., 1)
     ok = (lengths > 0).all() and lengths.isfinite().all()
     require(ok, name, x, "finite, and no row zero")
-    return x / x.norm(dim=-1, keepdim=True)
+    return x / lengths
 
 # %% ../multimodal/contrastive.ipynb #encoder
 class SimpleMultimodalEncoder(nn.Module):
@@ -83,7 +83,7 @@ def require_pairs(text_emb, image_emb, temperature):
         ok = torch.is_tensor(rows) and rows.is_floating_point()
         ok = ok and rows.dim() == 2 and rows.numel() > 0
         require(ok, name, rows, "floats of shape (B, D), not empty")
-        length = rows.detach().norm(dim=-1)  # (B,)
+        length = rows.norm(dim=-1)  # (B,)
         ok = (length > 0).all() and length.isfinite().all()
         require(ok, name, rows, "finite, and no row zero")
         lengths.append(length.max())
@@ -182,7 +182,7 @@ def bag_of_words(texts, vocabulary):
     bags = torch.zeros(len(texts), len(place))
     for bag, text in zip(bags, texts):
         found = [place[word] for word in words_of(text) if word in place]
-        bag[found] = len(found) ** -0.5 if found else 0.0
+        bag[found] = max(1, len(found)) ** -0.5
     return bags
 
 # %% ../multimodal/contrastive.ipynb #thumbnails
@@ -238,7 +238,7 @@ def contrastive_loss_grouped(text_emb, image_emb, groups, temperature=0.07):
     require(ok, "groups", groups, f"whole numbers of shape ({B},)")
     similarity = text_emb @ image_emb.mT / temperature  # (B, B)
     same = (groups[:, None] == groups).to(similarity)  # (B, B)
-    targets = same / same.sum(1, keepdim=True)
+    targets = same / same.sum(1)  # a group's columns are its rows
     loss_text_to_image = F.cross_entropy(similarity, targets)
     loss_image_to_text = F.cross_entropy(similarity.mT, targets)
     return (loss_text_to_image + loss_image_to_text) / 2
@@ -254,7 +254,7 @@ class OneExponential(torch.autograd.Function):
     @staticmethod
     def forward(ctx, text, image, scale, loss, powers, rows, columns):
         ctx.save_for_backward(text, image, scale, powers, rows, columns)
-        return loss.clone()
+        return loss
 
     @staticmethod
     @once_differentiable

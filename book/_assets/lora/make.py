@@ -351,9 +351,16 @@ def best_taught(kind, batches, rates, choosing):
 
 
 def own_answers(model, asked):
-    """What the model itself says to those questions, as pairs."""
-    said = answers(model, asked, ANSWER)
-    return [pair(*both) for both in zip(asked, said, strict=True)]
+    """What the model itself says to those questions, as pairs.
+
+    An answer that is cut off at ANSWER tokens has no end, since the model gave none.
+    """
+    fast, stop = LlamaFast(model), smollm2_tokenizer().encode("<|im_end|>")
+    pairs = []
+    for asks in map(question, asked):
+        said = complete(fast, asks, ANSWER, stop=stop)
+        pairs.append((asks, said if len(said) == ANSWER else said + stop))
+    return pairs
 
 
 def record_smollm2() -> None:

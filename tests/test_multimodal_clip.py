@@ -712,7 +712,9 @@ RECORDS = [("emoji-features", "made.json"), ("emoji-clip", "runs.json")]
 def test_the_weights_were_made_by_the_code_as_it_is():
     made = made_by("emoji-clip")
     digest = made.digest(made.WEIGHTS_BY)
-    assert stored("emoji-clip", "weights.json")["digest"] == digest, "run make.py weights"
+    assert stored("emoji-clip", "weights.json")["digest"] == digest, (
+        "run make.py weights"
+    )
 
 
 def test_the_stored_weights_are_the_two_models():
@@ -724,7 +726,9 @@ def test_the_stored_weights_are_the_two_models():
     seen[where.places] = model.pictures(emoji.pictures[where.places])
     told = clip.both_captions(model.captions, 0)
     hits, _ = clip.retrieval(seen, told, where)
-    recorded = stored("emoji-clip", "runs.json")["splits"]["families"][0]["new concepts"]
+    recorded = stored("emoji-clip", "runs.json")["splits"]["families"][0][
+        "new concepts"
+    ]
     assert abs(hits.float().mean() - recorded) < 0.01
     heads = clip.trained_heads()
     assert not heads.training and not any(p.requires_grad for p in heads.parameters())

@@ -364,7 +364,7 @@ def trained_encoders():
     """The stored encoders, as `align_emoji` trains them, in 16 bits."""
     concepts = role("train", KNOWN_DRAWERS).concepts.tolist()
     model = TwoEncoders([describe(c) for c in concepts])
-    file = data.asset("clip", "encoders.safetensors")
+    file = data.asset("emoji-clip", "encoders.safetensors")
     model.load_state_dict(load_file(file))
     return model.eval().requires_grad_(False)
 
@@ -676,7 +676,7 @@ def trained_heads():
     heads = nn.ModuleDict(
         {"pictures": head(2688, 256), "captions": head(384, 256)}
     )
-    file = data.asset("clip", "heads.safetensors")
+    file = data.asset("emoji-clip", "heads.safetensors")
     heads.load_state_dict(load_file(file))
     return heads.eval().requires_grad_(False)
 

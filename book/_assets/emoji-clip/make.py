@@ -1,6 +1,6 @@
 """Train the encoders of multimodal/clip in several ways, and record how well they find.
 
-.venv/bin/python book/_assets/emoji-clip/make.py [runs] [weights]    (ten minutes of a core)
+.venv/bin/python book/_assets/emoji-clip/make.py [runs] [weights]     (ten minutes)
 
 weights  writes encoders.safetensors and heads.safetensors, in 16 bits, as the notebook
          trains them, from the first seed; and weights.json.

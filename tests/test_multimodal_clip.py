@@ -6,10 +6,13 @@ a check can swap a damaged cell in and see these tests fail.
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import json
+import math
 import re
+import warnings
 from pathlib import Path
 from unittest import mock
 
@@ -56,6 +59,8 @@ BAD_PICTURES = [
     some_pictures().float(),
     some_pictures()[0],
     some_pictures()[..., :2],
+    torch.cat([some_pictures()] * 2, -1),
+    torch.stack([some_pictures(2, 3, 3)] * 2),
     some_pictures()[:0],
     some_pictures().numpy(),
     [[1]],
@@ -70,7 +75,8 @@ def test_planes_are_pictures_from_0_to_1():
     for b, y, x, c in (0, 0, 0, 0), (1, 2, 3, 2), (1, 0, 3, 1):
         close(planes[b, c, y, x], pictures[b, y, x, c] / 255)
     assert clip.to_planes(torch.full_like(pictures, 255)).unique().tolist() == [1]
-    refused("pictures", clip.to_planes, *BAD_PICTURES, says="uint8")
+    says = r"a tensor of type uint8 and shape \(B, Y, X, 3\), not empty$"
+    refused("pictures", clip.to_planes, *BAD_PICTURES, says=says)
 
 
 def test_the_picture_encoder_is_four_convolutions():
@@ -108,6 +114,13 @@ def test_the_picture_encoder_is_four_convolutions():
             close(found, y / y.norm(dim=1, keepdim=True), 1e-4)
 
 
+def test_a_block_of_convolution_keeps_the_sides():
+    x = torch.zeros(1, 2, 9, 12)
+    for kernel in 1, 3, 5, 7:
+        assert clip.conv_block(2, 3, kernel)(x).shape == (1, 3, 9, 12)
+    assert clip.conv_block(2, 3, kernel=3, stride=3)(x).shape == (1, 3, 3, 4)
+
+
 def test_the_picture_encoder_drops_only_in_training():
     model = clip.PictureEncoder(4, channels=2)
     assert model.drop.p == 0.1
@@ -133,6 +146,7 @@ def test_the_picture_encoder_refuses_what_is_no_picture():
 
 def test_pieces_of_words():
     assert clip.word_pieces("cat") == ("<cat>", "<ca", "cat", "at>")
+    assert clip.word_pieces("cat") is clip.word_pieces("cat"), "kept"
     assert clip.word_pieces("a") == ("<a>",)
     assert clip.word_pieces("nana") == ("<nana>", "<na", "nan", "ana", "na>")
     assert clip.word_pieces("aaaa")[1:] == ("<aa", "aaa", "aa>")
@@ -166,6 +180,7 @@ def test_the_caption_encoder_mixes_a_mean_of_rows():
             x = x + model.table.weight[rows[piece]] / len(known)
         y = down(F.gelu(up(F.layer_norm(x, (6,), norm.weight, norm.bias))))
         close(found, y / y.norm(), 1e-5)
+    close(model(["zz"]), model(captions)[3:], 1e-5)  # none of its pieces is known
     torch.manual_seed(0)
     big = clip.CaptionEncoder(dict.fromkeys(map(str, range(999)), 0), 64)
     assert 0.29 < big.table.weight.std() < 0.31
@@ -220,7 +235,7 @@ def test_minilm_does_not_see_its_padding_and_learns_nothing():
     model = minilm()
     alone, beside = model(SENTENCES[:1]), model(SENTENCES)[:1]
     close(alone, beside, 1e-5)
-    assert alone.shape == (1, 384)
+    assert alone.shape == (1, 384) and model.norm.eps == 1e-12
     assert not any(p.requires_grad for p in model.parameters())
     assert not model.training
     refused("sentences", model, [], "A cat.")
@@ -324,6 +339,8 @@ def test_efficientnet_is_what_its_file_says(sides):
         parts += [x.flatten(2).mean(2), x.flatten(2).max(2).values]
     close(features, torch.cat(parts, 1), 1e-5)
     assert features.shape == (2, 2688)
+    with torch.enable_grad():
+        assert clip.picture_features(model, pictures[:1]).is_inference()
 
 
 def test_efficientnet_is_frozen_and_wants_pictures():
@@ -333,6 +350,13 @@ def test_efficientnet_is_frozen_and_wants_pictures():
     refused("pictures", model, *BAD_PICTURES)
     kinds = collections.Counter(type(m).__name__ for m in model.modules())
     assert kinds["MobileBlock"] == 16 and kinds["Conv2d"] == 49
+    assert sum(blocks for blocks, *_ in clip.STAGES) == 16
+
+
+def test_efficientnet_uses_all_of_its_file():
+    more = {**data.efficientnet(), "unused": torch.zeros(1)}
+    with mock.patch.object(data, "efficientnet", lambda: more), refusal("longer"):
+        efficientnet()
 
 
 def test_a_block_adds_its_input_only_where_sizes_agree():
@@ -372,6 +396,40 @@ def test_roles_hold_out_drawers_and_families():
 
 
 # Training
+
+
+def pixel(ink, row, column):
+    """The ink at a pixel; none outside."""
+    inside = 0 <= row < ink.size(1) and 0 <= column < ink.size(2)
+    return ink[:, row, column] if inside else torch.zeros(3)
+
+
+def test_jitter_is_one_map_of_the_plane_for_each_picture():
+    planes = clip.to_planes(some_pictures(2, 5, 6))
+    draws = (2 * torch.rand(2, 7, generator=generator(6)) - 1).tolist()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = clip.jitter(planes, generator(6), 0.9, 0.6, 0.4, colour=3)
+    expected = torch.empty(2, 3, 5, 6)
+    for b, (turn, size, right, down, *colours) in enumerate(draws):
+        cos, sin = (f(0.9 * turn) * (1 + 0.6 * size) for f in (math.cos, math.sin))
+        tint = 1 + 3 * torch.tensor(colours)
+        for i in range(5):
+            for j in range(6):
+                x, y = (2 * j + 1) / 6 - 1, (2 * i + 1) / 5 - 1  # a pixel's middle
+                u = cos * x - sin * y + 0.4 * right
+                v = sin * x + cos * y + 0.4 * down
+                column, row = ((u + 1) * 6 - 1) / 2, ((v + 1) * 5 - 1) / 2
+                left, top = math.floor(column), math.floor(row)
+                ink = sum(
+                    (1 - abs(column - c))
+                    * (1 - abs(row - r))
+                    * pixel(1 - planes[b], r, c)
+                    for r in (top, top + 1)
+                    for c in (left, left + 1)
+                )
+                expected[b, :, i, j] = 1 - (ink * tint).clamp(0, 1)
+    close(found, expected, 1e-4)
 
 
 def test_jitter_turns_scales_moves_and_colours():
@@ -441,6 +499,22 @@ def test_descriptions_have_some_tags_or_all():
     assert len(matches) >= 4 and len(found.split()) <= 4 * 3
 
 
+def test_descriptions_are_drawn_by_the_generator_alone():
+    emoji = data.emoji()
+    concept = max(range(len(emoji.tags)), key=lambda c: len(emoji.tags[c]))
+    caption, tags = emoji.captions[concept], emoji.tags[concept]
+    assert len(tags) > 5
+    for seed in range(8):
+        draws, order = generator(seed), []
+        if torch.rand((), generator=draws) >= 0.5:
+            order = torch.randperm(len(tags), generator=draws)[:4].tolist()
+        expected = " ".join([caption, *(tags[i] for i in order)])
+        assert clip.describe(concept, generator(seed)) == expected
+    # of the numbers from 0 to 1, 1 left out, the half that is below a half
+    with mock.patch.object(torch, "rand", return_value=torch.tensor(0.5)):
+        assert clip.describe(concept, generator()) != caption
+
+
 def test_seeded_makes_torchs_own_draws_repeat():
     def drawn(seed):
         with clip.seeded(generator(seed)):
@@ -458,11 +532,24 @@ def test_seeded_makes_torchs_own_draws_repeat():
     with clip.seeded(draws):
         other = torch.rand(3)
     assert torch.equal(one, a[0]) and not torch.equal(one, other)
+    fork = torch.random.fork_rng
+    with mock.patch.object(torch.random, "fork_rng", side_effect=fork) as forked:
+        for seed in range(6):
+            with clip.seeded(generator(seed)):
+                drawn = torch.randint(2**31, (), generator=generator(seed))
+                assert torch.initial_seed() == drawn
+    assert forked.call_args_list == 6 * [mock.call(devices=[])], "no other device's"
 
 
 def test_a_recipe_that_cannot_be_is_refused():
     plain = clip.Alignment()
-    assert plain.learned is True and plain.epochs > 0
+    expected = (20, 256, 4e-3, 0.3, 10.0, True)
+    assert dataclasses.astuple(plain) == expected and plain.learned is True
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plain.epochs = 3
+    for name in "epochs", "batch":
+        with refusal(f"^{name} = 0, .*a whole number above 0$"):
+            clip.Alignment(**{name: 0})
     for name, bad in {
         "epochs": [0, 1.5, True],
         "batch": [0, 1, 2.0],
@@ -495,8 +582,13 @@ def test_aligning_is_adamw_on_the_grouped_loss():
     recipe = clip.Alignment(epochs=25, batch=3, rate=0.02, decay=0.3, start=7.0)
     concepts = torch.tensor([0, 1, 1, 2, 3, 4, 5])
     pairs, twin, draws = Pairs(7, 4), Pairs(7, 4), generator(5)
-    losses = clip.train_pairs(pairs, pairs.embed, concepts, recipe, draws)
+    adamw = torch.optim.AdamW
+    with mock.patch.object(torch.optim, "AdamW", side_effect=adamw) as made:
+        losses = clip.train_pairs(pairs, pairs.embed, concepts, recipe, draws)
+    assert made.call_args.kwargs["fused"] is True
     assert losses.shape == (50,) and not losses.requires_grad
+    order = torch.randperm(7, generator=generator(5)).tolist()
+    assert [pairs.asked[0][0], pairs.asked[1][0]] == [order[:3], order[3:6]]
     scale = contrastive.LearnedScale(7.0)
     optimizer = torch.optim.AdamW([twin.both, scale.log_scale], 0.02, weight_decay=0.3)
     for epoch in range(25):
@@ -557,6 +649,11 @@ def test_emoji_are_aligned_from_scratch():
     small = clip.TwoEncoders(["red"], D=5)
     assert small.pictures(emoji.pictures[:2]).shape == (2, 5)
     assert small.captions(["red"]).shape == (1, 5)
+    # of a concept that several have drawn, a caption counts once
+    often = (emoji.concept < 4).nonzero()[:, 0]
+    assert len(often) >= 8
+    model, _ = clip.align_emoji(often, clip.Alignment(1, 8), generator())
+    assert model.captions.rows == clip.piece_rows([*map(clip.describe, range(4))])
     # pictures are changed, and captions drawn, anew in each step
     with (
         mock.patch.object(clip, "jitter", side_effect=clip.jitter) as jittered,
@@ -567,6 +664,24 @@ def test_emoji_are_aligned_from_scratch():
     drawn = [call for call in told.call_args_list if len(call.args) == 2]
     assert len(drawn) == 48
     assert all(call.args[1] is not None for call in drawn)
+
+
+def test_emoji_are_aligned_captions_first():
+    places, emoji = torch.tensor([3, 500, 2000]), data.emoji()
+
+    def look(parts, embed, concepts, recipe, draws):
+        at, again = torch.tensor([2, 0]), generator(8)
+        shown = emoji.concept[places[at]]
+        texts = [clip.describe(c, again) for c in shown.tolist()]
+        planes = clip.to_planes(emoji.pictures[places[at]])
+        parts.eval()
+        told, seen = embed(at, generator(8))
+        close(told, parts.captions(texts), 1e-5)
+        close(seen, parts.pictures.embed(clip.jitter(planes, again)), 1e-4)
+        return torch.zeros(1)
+
+    with mock.patch.object(clip, "train_pairs", look):
+        clip.align_emoji(places, clip.Alignment(), generator())
 
 
 # Retrieval and classes
@@ -586,7 +701,8 @@ def test_found_within_counts_who_is_nearer():
             )
             assert found[row].item() == (nearer < k)
         share = clip.recall_at(asked, offered, fits, k)
-        assert isinstance(share, float) and abs(share - sum(found) / 6) < 1e-6
+        assert isinstance(share, float)
+        assert share == (sum(found) / 6).float().item(), "in 32 bits"
     assert torch.equal(
         clip.found_within(asked, offered, fits),
         clip.found_within(asked, offered, fits, 1),
@@ -615,11 +731,16 @@ def test_found_within_refuses_what_does_not_fit():
     for fits in own[:2], own.float(), none, own.mT:
         with refusal(r"^fits = "):
             clip.found_within(a, b, fits)
-    for offered in random(4, 3), b[0], b[None]:
+    for offered in random(4, 3), random(4, 1), b[0], b[None]:
         with refusal(r"^offered = "):
             clip.found_within(a, offered, own)
-    with refusal(r"^asked = "):
-        clip.found_within(a * float("nan"), b, own)
+    with refusal(r"^offered = "):
+        clip.found_within(random(3, 2, 2), b, own)
+    for row in slice(3), 1:
+        bad = a.clone()
+        bad[row] = float("nan")
+        with refusal(r"^asked = "):
+            clip.found_within(bad, b, own)
 
 
 def test_both_captions_lie_between_bare_and_tagged():
@@ -630,7 +751,7 @@ def test_both_captions_lie_between_bare_and_tagged():
         return F.normalize(torch.tensor(rows, dtype=torch.float32), dim=-1)
 
     found = clip.both_captions(encode)
-    assert found.shape == (len(emoji.captions), 3)
+    assert found.shape == (len(emoji.captions), 3) and found.is_inference()
     for concept in 0, 77, 1000:
         bare, tagged = encode([emoji.captions[concept], clip.describe(concept)])
         middle = bare + tagged
@@ -675,6 +796,8 @@ def test_zero_shot_is_a_softmax_of_cosines():
     for bad in classes[:, :2], classes[0]:
         with refusal(r"^classes = .*\(K, 3\)"):
             clip.zero_shot(pictures, bad, 1)
+    with refusal(r"^classes = "):
+        clip.zero_shot(random(2, 3, 3), classes, 1)
 
 
 def test_the_gap_is_the_distance_of_the_means():
@@ -683,9 +806,11 @@ def test_the_gap_is_the_distance_of_the_means():
     assert isinstance(gap, float)
     assert abs(gap - (a.sum(0) / 4 - b.sum(0) / 6).square().sum().sqrt()) < 1e-9
     assert clip.modality_gap(a, a) == 0
-    with refusal(r"^pictures = "):
-        clip.modality_gap(a[:0], b)
-    for bad in b[:0], b[0], b[:, :2]:
+    assert abs(clip.modality_gap(a[:1], b[:1]) - (a[0] - b[0]).norm()) < 1e-9
+    for bad in a[:0], a[None]:
+        with refusal(r"^pictures = "):
+            clip.modality_gap(bad, b)
+    for bad in b[:0], b[0], b[None], b[:, :2]:
         with refusal(r"^captions = "):
             clip.modality_gap(a, bad)
 
@@ -735,8 +860,6 @@ def test_the_stored_weights_are_the_two_models():
     assert clip.trained_heads() is heads
     hits, _ = clip.retrieval(*clip.through_heads(heads), where)
     assert hits.float().mean() > 0.25
-    recipe = clip.heads_recipe()
-    assert (recipe.epochs, recipe.batch, recipe.start) == (40, 512, 1 / 0.07)
 
 
 @pytest.mark.parametrize(("folder", "name"), RECORDS)
@@ -789,7 +912,7 @@ def test_the_stored_features_are_the_encoders():
             expected = reader([text])[0]
             assert found.shape == (1644, 384)
             assert (found[concept] - expected).abs().max() < 0.51 / 400 + 1e-5
-    assert clip.emoji_features() is kept
+    assert clip.emoji_features() is kept and clip.stored_features() is arrays
 
 
 # Heads
@@ -808,6 +931,11 @@ def test_heads_are_small_networks_on_frozen_features():
     close(model(x), down(F.gelu(up(x))))
 
 
+def test_the_recipe_of_the_heads():
+    found = dataclasses.astuple(clip.heads_recipe())
+    assert found == (40, 512, 1e-3, 0.1, 1 / 0.07, True)
+
+
 def test_heads_are_aligned_and_used():
     places = clip.role("train", clip.KNOWN_DRAWERS).places[:40]
     recipe = clip.Alignment(epochs=3, batch=20)
@@ -819,6 +947,7 @@ def test_heads_are_aligned_and_used():
     ].weight.shape == (256, 512)
     seen, told = clip.through_heads(heads)
     assert seen.shape == (7169, 7) and told.shape == (1644, 7)
+    assert seen.is_inference() and told.is_inference()
     kept = clip.emoji_features()
     with torch.no_grad():
         one = heads["pictures"](kept.pictures[:3])
@@ -839,13 +968,19 @@ def test_heads_read_bare_and_tagged_captions_by_halves():
         hook = parts["captions"].register_forward_pre_hook(
             lambda _, x: inputs.append(x[0])
         )
-        told, seen = embed(at, draws)
+        drawn = torch.rand(400, 1, generator=generator(8))
+        told, seen = embed(at, generator(8))
+        with mock.patch.object(torch, "rand", return_value=torch.full((400, 1), 0.5)):
+            embed(at, draws)
         hook.remove()
         shown = emoji.concept[places]
         assert torch.equal(concepts, shown)
         for row, x in zip(shown.tolist(), inputs[0], strict=True):
             found["bare"] += torch.equal(x, kept.bare[row])
             found["tagged"] += torch.equal(x, kept.tagged[row])
+        bare = torch.where(drawn < 0.5, kept.bare[shown], kept.tagged[shown])
+        assert torch.equal(inputs[0], bare)
+        assert torch.equal(inputs[1], kept.tagged[shown]), "a half is not below a half"
         close(told.norm(dim=1), torch.ones(400), 1e-4)
         close(seen.norm(dim=1), torch.ones(400), 1e-4)
         parts.eval()

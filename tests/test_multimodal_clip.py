@@ -545,8 +545,9 @@ def test_a_recipe_that_cannot_be_is_refused():
     plain = clip.Alignment()
     expected = (20, 256, 4e-3, 0.3, 10.0, True)
     assert dataclasses.astuple(plain) == expected and plain.learned is True
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with contextlib.suppress(dataclasses.FrozenInstanceError):
         plain.epochs = 3
+    assert plain.epochs == 20, "frozen"
     for name in "epochs", "batch":
         with refusal(f"^{name} = 0, .*a whole number above 0$"):
             clip.Alignment(**{name: 0})

@@ -1,0 +1,144 @@
+"""Train the encoders of multimodal/clip in several ways, and record how well they find.
+
+.venv/bin/python book/_assets/emoji-clip/make.py [runs] [weights]     (ten minutes)
+
+weights  writes encoders.safetensors and heads.safetensors, in 16 bits, as the notebook
+         trains them, from the first seed; and weights.json.
+runs     writes runs.json: recall at 1, from picture to caption, on the two validation
+         sets, and the distance between the means of both kinds, for
+
+splits   the notebook's setting, from three seeds, with families of concepts held out,
+         and with as many single concepts held out, whatever their families;
+scale    a scale that is not learnt, but fixed;
+batch    other batches.
+
+The records hold the digest of the code that made them.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from fieldguide import clip, data
+from fieldguide.digest import digest_of, exported
+
+HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "multimodal" / "clip.ipynb"
+MADE_BY = ["align_emoji", "both_captions", "modality_gap", "retrieval", "role"]
+
+WEIGHTS_BY = ["align_emoji", "align_heads", "heads_recipe"]
+
+SEEDS = range(3)
+SCALES = [2.0, 50.0]
+BATCHES = [64, 512]
+
+
+def digest(names: list[str] = MADE_BY) -> str:
+    """Of the notebook's definitions of these names, and of all that they use."""
+    return digest_of(exported(NOTEBOOK), names)
+
+
+def single(seed: int) -> dict[str, clip.Role]:
+    """Roles with single concepts held out, as many as by families, none of the test."""
+    emoji = data.emoji()
+    known = clip.role("train", clip.KNOWN_DRAWERS)
+    held = clip.role("validation", clip.KNOWN_DRAWERS)
+    drawn = torch.cat([known.concepts, held.concepts])
+    order = torch.randperm(len(drawn), generator=torch.Generator().manual_seed(seed))
+    new = drawn[order[: len(held.concepts)]].sort().values
+    every = torch.cat([known.places, held.places])
+    is_new = torch.isin(emoji.concept[every], new)
+    learnt = every[~is_new]
+    return {
+        "training": clip.Role(learnt, emoji.concept[learnt].unique()),
+        "new concepts": clip.Role(every[is_new], new),
+    }
+
+
+def families() -> dict[str, clip.Role]:
+    """The notebook's roles."""
+    return {
+        "training": clip.role("train", clip.KNOWN_DRAWERS),
+        "new drawer": clip.role("train", ["emojitwo"]),
+        "new concepts": clip.role("validation", clip.KNOWN_DRAWERS),
+    }
+
+
+def run(roles: dict[str, clip.Role], recipe: clip.Alignment, seed: int) -> dict:
+    """Train from a seed; recall at 1 for each role but the training, and the gap."""
+    generator = torch.Generator().manual_seed(seed)
+    places = roles["training"].places
+    model, _ = clip.align_emoji(places, recipe, generator)
+    some = data.emoji().pictures.split(512)
+    with torch.inference_mode():
+        seen = torch.cat([model.pictures(each) for each in some])
+    told = clip.both_captions(model.captions, bare_share=0)
+    found = {}
+    for name, role in roles.items():
+        if name != "training":
+            hits, _ = clip.retrieval(seen, told, role)
+            found[name] = round(hits.float().mean().item(), 4)
+    where = roles.get("new drawer", roles["training"])
+    gap = clip.modality_gap(seen[where.places], told[where.concepts])
+    found["gap"] = round(gap, 4)
+    print(found, flush=True)
+    return found
+
+
+def record_runs() -> None:
+    plain, roles = clip.Alignment(), families()
+    record = {"digest": digest(), "splits": {}, "scale": [], "batch": []}
+    splits = {"families": lambda _: roles, "single": single}
+    for name, split in splits.items():
+        found = [run(split(seed), plain, seed) for seed in SEEDS]
+        record["splits"][name] = found
+    usual = record["splits"]["families"][0]
+    for scale in SCALES:
+        recipe = replace(plain, start=scale, learned=False)
+        record["scale"].append({"scale": str(scale), **run(roles, recipe, 0)})
+    record["scale"].append({"scale": "learnt", **usual})
+    for batch in BATCHES:
+        found = run(roles, replace(plain, batch=batch), 0)
+        record["batch"].append({"batch": batch, **found})
+    record["batch"].append({"batch": plain.batch, **usual})
+    record["batch"].sort(key=lambda each: each["batch"])
+    write("runs.json", record)
+
+
+def half(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The module's weights and stored means, in 16 bits where they are floats."""
+    state = module.state_dict()
+    return {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def record_weights() -> None:
+    places = families()["training"].places
+    train = {
+        "encoders": lambda generator: clip.align_emoji(
+            places, clip.Alignment(), generator
+        ),
+        "heads": lambda generator: clip.align_heads(
+            places, clip.heads_recipe(), generator
+        ),
+    }
+    for name, run in train.items():
+        module, losses = run(torch.Generator().manual_seed(SEEDS[0]))
+        print(name, losses[-10:].mean().item(), flush=True)
+        save_file(half(module), HERE / f"{name}.safetensors")
+    write("weights.json", {"digest": digest(WEIGHTS_BY)})
+
+
+def write(name: str, record: dict) -> None:
+    text = json.dumps(record, indent=1)
+    (HERE / name).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # a second thread changes the last digits
+    parts = {"runs": record_runs, "weights": record_weights}
+    for part in sys.argv[1:] or parts:
+        parts[part]()

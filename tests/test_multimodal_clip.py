@@ -8,7 +8,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 import json
 import math
 import re
@@ -20,7 +19,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import close, fails, generator, random, run_exercises, solutions_pass
+from cells import (
+    close,
+    fails,
+    generator,
+    module_at,
+    random,
+    run_exercises,
+    solutions_pass,
+)
 from torch import nn
 
 from fieldguide import clip, contrastive, data, training
@@ -820,11 +827,7 @@ def test_the_gap_is_the_distance_of_the_means():
 
 
 def made_by(folder):
-    path = ROOT / "book" / "_assets" / folder / "make.py"
-    spec = importlib.util.spec_from_file_location("make_" + folder, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(ROOT / "book" / "_assets" / folder / "make.py")
 
 
 def stored(folder, name):

@@ -398,7 +398,9 @@ class Emoji(NamedTuple):
     characters: list[str]
     groups: list[str]  # eight, such as "food-drink"
     subgroups: list[str]  # some ninety, such as "food-fruit"
-    splits: list[str]  # "train", "validation" or "test"; relatives have the same
+    # "train", "validation" or "test"; one for captions that differ in sex, age,
+    # colour, number or side only
+    splits: list[str]
 
 
 @functools.cache

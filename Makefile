@@ -31,7 +31,7 @@ book:  ## build the site into _build/html, from the stored outputs
 
 test:  ## run every check, in less than half an hour
 	@$(SETUP) venv torch book weights tests browser
-	$(PY) -m pytest tests
+	$(PY) -m pytest -n 2 --dist worksteal tests
 	$(PY) -m pytest --nbval -n 2 --dist loadfile book
 
 lab:  ## open the notebooks in JupyterLab

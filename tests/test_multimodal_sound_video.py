@@ -222,7 +222,7 @@ def numpy_sound(choice, draws, T):
     clock = (np.arange(T) + 0.5) / T
     place = np.clip((clock - start) / length, 0, 1)
     hertz = middle * 2 ** (octaves * (place - 0.5))
-    turns = draws["begin"] + np.cumsum(hertz) / 8_000
+    turns = draws["begin"] + (np.cumsum(hertz) - hertz / 2) / 8_000
     tone = np.sin(2 * np.pi * turns)
     if timbre in (1, 2):
         tone = tone + 0.7 * np.sin(3 * 2 * np.pi * turns)
@@ -250,6 +250,28 @@ def test_sounds_are_what_numpy_makes_of_the_same_draws():
     for i, choice in enumerate(choices.tolist()):
         one = {k: v[i].numpy() for k, v in drawn.items()}
         close(got[i], torch.from_numpy(numpy_sound(choice, one, T)), 1e-9)
+
+
+@pytest.mark.parametrize("register", [0, 1])
+def test_a_rising_sound_backwards_is_a_falling_one_equally_likely(
+    register, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(
+        sound_video, "uniform", lambda low, high, *_: low + (high - low) * drawn.pop(0)
+    )
+    for timbre in torch.arange(3).split(1):
+        drawn[:] = torch.tensor([[[0.3]], [[0.25]], [[0.7]], [[0.6]]]).double()
+        up = sound_video.glide(torch.tensor([0]), torch.tensor([register]), None)
+        drawn[:] = torch.tensor([[[0.3]], [[0.75]], [[0.7]], [[0.6]]]).double()
+        down = sound_video.glide(torch.tensor([1]), torch.tensor([register]), None)
+        close(up[0].flip(1), down[0], 1e-9)
+        close(up[1].flip(1), down[1], 1e-6)
+        turns = up[0].sum() / 8_000  # the falling one begins where the rising ends
+        drawn[:] = torch.stack([0 * turns, -turns]).view(2, 1, 1)
+        rise = sound_video.voices(up[0], timbre, generator())
+        fall = sound_video.voices(down[0], timbre, generator())
+        close(rise.flip(1), -fall, 1e-9)
 
 
 def test_no_pitch_is_too_high_for_the_samples():

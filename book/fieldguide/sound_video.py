@@ -197,7 +197,8 @@ def voices(hertz, timbre, generator):
     """Waves (B, T) of these pitches (B, T), each in its timbre (B,)."""
     B, T = hertz.shape
     begin_at = uniform(0, 1, B, generator)  # turns
-    turn = 2 * math.pi * (begin_at + hertz.cumsum(1) / RATE)  # (B, T)
+    done = (hertz.cumsum(1) - hertz / 2) / RATE  # (B, T): the same backwards
+    turn = 2 * math.pi * (begin_at + done)  # (B, T)
     mixture = [[1, 0, 0], [1, 0, 0.7], [1, 0.7, 0.7], [1, 0, 0]]
     parts = torch.tensor(mixture, dtype=torch.double)[timbre]  # (B, 3)
     waves = torch.zeros_like(turn)

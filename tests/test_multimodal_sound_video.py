@@ -8,6 +8,7 @@ import io
 import itertools
 import math
 import wave
+from unittest import mock
 
 import hypothesis.strategies as st
 import numpy as np
@@ -252,26 +253,30 @@ def test_sounds_are_what_numpy_makes_of_the_same_draws():
         close(got[i], torch.from_numpy(numpy_sound(choice, one, T)), 1e-9)
 
 
+def drawn(numbers, function, *given):
+    """What a function makes when the shares of its ranges are these numbers."""
+    shares = iter(numbers)
+
+    def uniform(low, high, count, _):
+        share = torch.full((count, 1), float(next(shares)), dtype=torch.double)
+        return low + (high - low) * share
+
+    with mock.patch.object(sound_video, "uniform", uniform):
+        return function(*given, generator())
+
+
 @pytest.mark.parametrize("register", [0, 1])
-def test_a_rising_sound_backwards_is_a_falling_one_equally_likely(
-    register, monkeypatch
-):
-    drawn = []
-    monkeypatch.setattr(
-        sound_video, "uniform", lambda low, high, *_: low + (high - low) * drawn.pop(0)
-    )
+def test_a_rising_sound_backwards_is_a_falling_one_equally_likely(register):
+    up, down, same = (torch.tensor([i]) for i in (0, 1, register))
+    rising = drawn([0.3, 0.25, 0.7, 0.6], sound_video.glide, up, same)
+    falling = drawn([0.3, 0.75, 0.7, 0.6], sound_video.glide, down, same)
+    for there, back in zip(rising, falling, strict=True):  # pitch, loudness
+        close(there.flip(1), back, 1e-6)
+    turns = rising[0].sum() / 8_000  # so that one begins where the other ends
     for timbre in torch.arange(3).split(1):
-        drawn[:] = torch.tensor([[[0.3]], [[0.25]], [[0.7]], [[0.6]]]).double()
-        up = sound_video.glide(torch.tensor([0]), torch.tensor([register]), None)
-        drawn[:] = torch.tensor([[[0.3]], [[0.75]], [[0.7]], [[0.6]]]).double()
-        down = sound_video.glide(torch.tensor([1]), torch.tensor([register]), None)
-        close(up[0].flip(1), down[0], 1e-9)
-        close(up[1].flip(1), down[1], 1e-6)
-        turns = up[0].sum() / 8_000  # the falling one begins where the rising ends
-        drawn[:] = torch.stack([0 * turns, -turns]).view(2, 1, 1)
-        rise = sound_video.voices(up[0], timbre, generator())
-        fall = sound_video.voices(down[0], timbre, generator())
-        close(rise.flip(1), -fall, 1e-9)
+        there = drawn([0], sound_video.voices, rising[0], timbre)
+        back = drawn([-turns], sound_video.voices, falling[0], timbre)
+        close(there.flip(1), -back, 1e-8)
 
 
 def test_no_pitch_is_too_high_for_the_samples():

@@ -835,7 +835,11 @@ def stored(folder, name):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-RECORDS = [("emoji-features", "made.json"), ("emoji-clip", "runs.json")]
+RECORDS = [
+    ("emoji-features", "made.json"),
+    ("emoji-clip", "runs.json"),
+    ("emoji-clip", "halves.json"),
+]
 
 
 def test_the_weights_were_made_by_the_code_as_it_is():
@@ -885,6 +889,17 @@ def test_the_digest_sees_a_change_of_the_code(folder, name, old):
     with changed:
         seen = made.digest() != stored(folder, name)["digest"]
     assert seen == (folder == "emoji-features" or old == "most=4")
+
+
+def test_the_halves_are_the_new_concepts():
+    held = clip.role("validation", clip.KNOWN_DRAWERS)
+    shown = data.emoji().concept
+    one, other = made_by("emoji-clip").halves(0)
+    assert len(one.concepts) == len(other.concepts) == 76
+    for part in one, other:
+        assert torch.equal(part.concepts, shown[part.places].unique())
+    for both, whole in zip(zip(one, other, strict=True), held, strict=True):
+        assert torch.equal(torch.cat(both).sort().values, whole.sort().values)
 
 
 def test_the_stored_features_are_the_encoders():

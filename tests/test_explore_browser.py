@@ -108,6 +108,31 @@ def test_the_browser_decodes_what_python_computed(browser, tmp_path):
     page.close()
 
 
+PICTURES = """() => ["Grey", "Colour"].map((title) => [
+  ...document.querySelectorAll(`[data-fg-view=${title}] canvas`),
+].map((canvas) => canvas.toDataURL()))"""
+
+
+def test_what_a_kernel_answers_is_drawn_as_what_the_page_holds(browser, tmp_path):
+    """It comes as plain lists, where the page unpacks typed arrays."""
+    from fieldguide.explore.explorer import _plain
+
+    explorer = explore(everything, **GRID | {"on": True})
+    page = opened(browser, tmp_path, explorer)
+    page.evaluate(READ, [0, {"seed": 2, "kind": "x"}])
+    held = page.evaluate(PICTURES)
+    assert [len(group) for group in held] == [2, 2]
+    page.evaluate(READ, [0, {"seed": 1}])
+    assert page.evaluate(PICTURES) != held
+    views = _plain(everything(0.5, 2, True, "x"))
+    for title, view in views.items():
+        view["title"] = title
+    page.evaluate("(views) => fieldguide.figures[0].paint(views)", views)
+    assert page.evaluate(PICTURES) == held
+    assert page.errors == []
+    page.close()
+
+
 def test_the_attention_twin_agrees_with_the_notebooks_own_function(browser, tmp_path):
     sentences = ["Why does my code only fail at 2 AM?", "one two one"]
     twin = Twin("attention", ("sentence", "head"), attention.attention_data, bits=64)

@@ -286,7 +286,7 @@ const draw = {
       const image = new ImageData(width, height);
       for (let k = 0; k < width * height; k++) {
         const at = n * size + k * channels;
-        const rgb = channels === 3 ? values.subarray(at, at + 3) : Array(3).fill(values[at]);
+        const rgb = channels === 3 ? values.slice(at, at + 3) : Array(3).fill(values[at]);
         image.data.set([...rgb, 255], 4 * k);
       }
       canvas.getContext("2d").putImageData(image, 0, 0);

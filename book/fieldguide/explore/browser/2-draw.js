@@ -284,10 +284,9 @@ const draw = {
       const name = view.labels?.[n] ?? `picture ${n + 1} of ${count}`;
       const canvas = html("canvas", { width, height, role: "img", "aria-label": name });
       const image = new ImageData(width, height);
-      for (let k = 0; k < width * height; k++) {
-        const at = n * size + k * channels;
-        const rgb = channels === 3 ? values.slice(at, at + 3) : Array(3).fill(values[at]);
-        image.data.set([...rgb, 255], 4 * k);
+      for (let i = 0; i < image.data.length; i++) {
+        const at = n * size + Math.floor(i / 4) * channels + (channels === 3 ? i % 4 : 0);
+        image.data[i] = i % 4 === 3 ? 255 : values[at];
       }
       canvas.getContext("2d").putImageData(image, 0, 0);
       return html("div", {}, canvas, html("span", {}, view.labels?.[n] ?? ""));

@@ -78,10 +78,11 @@ def test_what_is_no_way_is_refused():
     for bad in noise.long(), noise.tolist(), torch.tensor(1.0), None:
         with refusal(r"^noise = .*floats \(B, ...\)$"):
             way(bad, ends, t)
-    for bad in ends[:2], ends[:, :1], ends.float():
+    for bad in ends[:2], ends[:, :1], ends.float(), torch.cat([ends, ends], 1):
         with refusal(r"^points = .*torch.float64 \(3, 2\)$"):
             way(noise, bad, t)
-    for bad in t[:2], t[:, None], t - 2, t + 1.5, t * NAN:
+    outside = [torch.tensor([0.5, each, 0.5]) for each in (-0.5, 1.5)]
+    for bad in t[:2], t[:, None], t * NAN, *outside:
         with refusal(r"^t = .*\(3,\) numbers from 0 to 1$"):
             way(noise, ends, bad)
 
@@ -124,14 +125,17 @@ def test_the_exact_velocity_is_bayes_rule(spread, sizes):
 def test_what_has_no_exact_velocity_is_refused():
     x, points, t = random(3, 2), random(4, 2, seed=1), torch.rand(3).double()
     exact = text_to_image.exact_velocity_fast
-    for bad in points[:0], points[0], points[:, :1], points[None]:
+    wide, deep = random(4, 3), random(4, 2, 2)
+    for bad in points[:0], points[0], points[:, :1], points[None], wide, deep:
         with refusal(r"^points = .*\(N, 2\), not empty$"):
             exact(x, t, bad)
     with refusal("^points = "):
         exact(x[0], t, points)
-    with refusal("^points = "):
-        exact(x[None], t[:1], points)
-    for bad in t[:2], t[:, None], t - 2, t * 0 + 1, t * NAN:
+    for bad in x[None], random(3, 2, 2):
+        with refusal("^points = "):
+            exact(bad, t[: len(bad)], points)
+    outside = [torch.tensor([0.5, each, 0.5]).double() for each in (-0.5, 1.0)]
+    for bad in t[:2], t[:, None], t * NAN, *outside:
         with refusal(r"^t = .*\(3,\) numbers from 0 to below 1$"):
             exact(x, bad, points)
     for bad in -0.1, NAN, INFINITY:
@@ -207,15 +211,16 @@ def test_the_loss_is_of_velocities():
 
 
 def test_a_share_that_is_dropped_is_below():
-    with mock.patch.object(
-        torch, "rand", side_effect=[torch.rand(2).double(), torch.full((2, 1), 0.1)]
-    ):
-        text_to_image.flow_loss(
-            lambda x, t, told: told * 0 + (1 - told) * NAN,
-            random(2, 2),
-            torch.ones(2, 2).double(),
-            generator(),
-        )
+    seen = {}
+
+    def model(x, t, told):
+        seen["told"] = told
+        return x
+
+    drawn = torch.rand(2).double(), torch.full((2, 1), 0.1)
+    with mock.patch.object(torch, "rand", side_effect=drawn):
+        text_to_image.flow_loss(model, random(2, 2), torch.ones(2, 3), generator())
+    assert (seen["told"] == 1).all(), "a tenth is not below a tenth"
 
 
 class Line(nn.Module):
@@ -302,6 +307,7 @@ def test_fresh_weights_are_normal():
         assert name.split(".")[1] == "weight" or not weights.any()
     text_to_image.fresh(model, generator(4))
     assert model.second.weight.all()
+    assert text_to_image.fresh(nn.Linear(3, 1), generator()).weight.all()
 
 
 def test_a_block_is_steered_by_what_it_is_told():
@@ -587,7 +593,7 @@ def test_a_caption_is_found_among_others():
         text_to_image.found_among(seen, told, own, among, generator(s))
         for s in range(200)
     ]
-    assert abs((~torch.stack(usual)[:, 5:10]).float().mean() - 19 / 29) < 0.04
+    assert torch.equal(torch.stack(usual), torch.stack(hits)), "of twenty, the same"
     few = torch.tensor([25, 25])
     found = text_to_image.found_among(seen, told, own, few, generator(), count=2)
     assert not found[5:10].any(), "the others are those of among"
@@ -606,8 +612,16 @@ def test_a_caption_is_found_among_others():
     for bad in 1, 31:
         with refusal("^count = .*from 2 to 30$"):
             text_to_image.found_among(seen, told, own, among, generator(), bad)
+    damaged = seen.clone()
+    damaged[3, 4] = NAN
     with refusal("^seen = .*free of NaN$"):
-        text_to_image.found_among(seen * NAN, told, own, among, generator())
+        text_to_image.found_among(damaged, told, own, among, generator())
+    told = random(40, 3, seed=1)
+    seen = told + random(40, 3)
+    own, among = torch.arange(40), torch.arange(40)
+    found = text_to_image.found_among(seen, told, own, among, generator(), count=40)
+    assert found.tolist() == ((seen @ told.T).argmax(1) == own).tolist()
+    assert found.any() and not found.all()
     assert text_to_image.found_among(
         seen[:1], told, own[:1], among, generator(), 2
     ).item()

@@ -1,0 +1,226 @@
+"""Train the painter of multimodal/text-to-image, and measure what it paints.
+
+.venv/bin/python book/_assets/text-to-image/make.py [weights] [measures] [samples]
+
+weights   writes weights.safetensors, in 16 bits, and weights.json: the loss, the mean
+          of each fifty steps. Products are taken in bfloat16: a quarter of an hour on a
+          processor that has it, much longer on one that has not.
+measures  writes measures.json, from the stored weights: fit, variety and copying by
+          guidance; fit by steps; captions and combinations that were never shown.
+samples   writes samples.npz and samples.json: pictures of some captions by guidance and
+          by steps, for the explorer. (Five minutes, with the measures.)
+
+The records hold the digest of the code that made them.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from fieldguide import clip, data
+from fieldguide import text_to_image as book
+from fieldguide.digest import digest_of, exported
+
+HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "multimodal" / "text-to-image.ipynb"
+WEIGHTS_BY = ["train_painter", "painter_plan", "pictures_to_learn"]
+MADE_BY = [*WEIGHTS_BY, "paint", "judges", "found_among", "pixel_distance"]
+SAMPLES_BY = [*WEIGHTS_BY, "paint"]
+SEED = 0
+
+GUIDANCES = [0, 1, 2, 4, 8]
+STEPS = [1, 2, 4, 8, 16, 32]
+CAPTIONS = 150  # that are asked for in a measurement
+USUAL = {"guidance": 4, "steps": 16}
+DRAWN = ["red heart", "blue heart", "green circle", "purple circle"]
+PAINTED = ["red heart", "green heart", "grinning face with big eyes", "dog face"]
+PAINTED += ["red apple", "rocket"]
+FEWER = [1, 2, 4, 8, 16]  # steps, for the explorer
+SHADE = 17  # of 255: pictures are stored in sixteen shades of a colour
+
+
+def digest(names: list[str] = MADE_BY) -> str:
+    """Of the notebook's definitions of these names, and of all that they use."""
+    return digest_of(exported(NOTEBOOK), names)
+
+
+def record_weights() -> None:
+    code = digest(WEIGHTS_BY)
+    generator = torch.Generator().manual_seed(SEED)
+    places, plan = book.pictures_to_learn(), book.painter_plan()
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        model, losses = book.train_painter(places, plan, generator)
+    state = {k: v.half().contiguous() for k, v in model.state_dict().items()}
+    save_file(state, HERE / "weights.safetensors")
+    means = [round(x, 4) for x in losses.view(-1, 50).mean(1).tolist()]
+    write("weights.json", {"digest": code, "losses": means})
+
+
+def painted(captions: torch.Tensor, guidance: float, steps: int, seed: int):
+    """Pictures of captions, by their places: uint8 (B, 32, 32, 3)."""
+    model, told = book.trained_painter(), clip.emoji_features().bare[captions]
+    generator = torch.Generator().manual_seed(seed)
+    some = [
+        book.paint(model, each, guidance, steps, generator) for each in told.split(50)
+    ]
+    return torch.cat(some)
+
+
+@torch.inference_mode()
+def judged(pictures: torch.Tensor, own: torch.Tensor, among: torch.Tensor) -> dict:
+    """By judge: how many find their caption among twenty, and of how many."""
+    hits = {}
+    for name, (see, told) in book.judges().items():
+        seen = torch.cat([see(some) for some in pictures.split(50)])
+        generator = torch.Generator().manual_seed(SEED)
+        found = book.found_among(seen, told, own, among, generator)
+        hits[name] = [int(found.sum()), len(found)]
+    return hits
+
+
+def some_of(places: torch.Tensor) -> torch.Tensor:
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(SEED))
+    return places[order[:CAPTIONS]]
+
+
+def real_ones(known: torch.Tensor) -> dict:
+    """The judge's hits for real pictures: learnt from, and by another drawer."""
+    emoji, found = data.emoji(), {}
+    for name, drawers in (("learnt from", book.DRAWERS), ("new drawer", ["emojitwo"])):
+        places = some_of(clip.role("train", drawers).places)
+        found[name] = judged(emoji.pictures[places], emoji.concept[places], known)
+        print(name, found[name], flush=True)
+    return found
+
+
+def of_drawers(known: torch.Tensor) -> float:
+    """How far the two drawers' pictures of a caption are apart, on average."""
+    emoji, apart = data.emoji(), []
+    first, second = (emoji.drawers.index(name) for name in book.DRAWERS)
+    for concept in some_of(known).tolist():
+        shown = emoji.concept == concept
+        pair = [emoji.pictures[shown & (emoji.drawer == d)] for d in (first, second)]
+        apart.append(book.pixel_distance(*pair))
+    return round(torch.cat(apart).mean().item(), 4)
+
+
+def by_guidance(guidance: float, known: torch.Tensor, learnt: torch.Tensor) -> dict:
+    """Fit, variety, and the nearest pictures of the training."""
+    emoji, asked = data.emoji(), some_of(known)
+    one, two = (painted(asked, guidance, USUAL["steps"], seed) for seed in (1, 2))
+    apart = book.pixel_distance(one, two).diagonal().mean().item()
+    near, place = book.pixel_distance(one, emoji.pictures[learnt]).min(1)
+    same = emoji.concept[learnt[place]] == asked
+    row = {
+        "guidance": guidance,
+        "found": judged(one, asked, known),
+        "variety": round(apart, 4),
+        "nearest": round(near.mean().item(), 4),
+        "same caption": [int(same.sum()), len(same)],
+    }
+    print(row, flush=True)
+    return row
+
+
+def by_steps(steps: int, known: torch.Tensor) -> dict:
+    asked = some_of(known)
+    pictures = painted(asked, USUAL["guidance"], steps, 1)
+    row = {"steps": steps, "found": judged(pictures, asked, known)}
+    print(row, flush=True)
+    return row
+
+
+def held_out(learnt: torch.Tensor) -> float:
+    """How far new concepts by the same drawers are from the training's pictures."""
+    pictures = data.emoji().pictures
+    new = clip.role("test", book.DRAWERS).places
+    near = book.pixel_distance(pictures[new], pictures[learnt]).amin(1)
+    return round(near.mean().item(), 4)
+
+
+def new_captions() -> dict:
+    """Concepts of families that were held out: what is painted, and real pictures."""
+    emoji, test = data.emoji(), clip.role("test", book.DRAWERS)
+    pictures = painted(test.concepts, **USUAL, seed=1)
+    known = judged(
+        emoji.pictures[test.places], emoji.concept[test.places], test.concepts
+    )
+    found = {"painted": judged(pictures, test.concepts, test.concepts), "real": known}
+    print(found, flush=True)
+    return found
+
+
+def combinations() -> dict:
+    """Is the nearest real heart or circle of the shape and colour that was asked?"""
+    emoji, found = data.emoji(), {}
+    shapes = [c for c in emoji.captions if c.split()[-1] in ("heart", "circle")]
+    shapes = [c for c in shapes if c.rsplit(" ", 1)[0] in COLOURS]
+    ids = torch.tensor([emoji.captions.index(c) for c in shapes])
+    by = torch.tensor([emoji.drawers.index(name) for name in book.DRAWERS])
+    real = torch.isin(emoji.concept, ids) & torch.isin(emoji.drawer, by)
+    places = real.nonzero()[:, 0]
+    for name, asked in (("never shown", book.NEVER_DRAWN), ("shown", DRAWN)):
+        eight = torch.tensor([emoji.captions.index(c) for c in asked for _ in range(8)])
+        pictures = painted(eight, **USUAL, seed=3)
+        near = places[book.pixel_distance(pictures, emoji.pictures[places]).argmin(1)]
+        pairs = [
+            (emoji.captions[a], emoji.captions[b])
+            for a, b in zip(eight.tolist(), emoji.concept[near].tolist(), strict=True)
+        ]
+        shape = [a.split()[-1] == b.split()[-1] for a, b in pairs]
+        colour = [a.split()[0] == b.split()[0] for a, b in pairs]
+        both = [a == b for a, b in pairs]
+        parts = {"shape": shape, "colour": colour, "both": both}
+        found[name] = {k: [sum(v), len(v)] for k, v in parts.items()}
+    print(found, flush=True)
+    return found
+
+
+COLOURS = ["red", "orange", "yellow", "green", "blue", "purple", "brown", "black"]
+
+
+def record_measures() -> None:
+    learnt = book.pictures_to_learn()
+    known = data.emoji().concept[learnt].unique()
+    record = {"digest": digest(), "real": real_ones(known)}
+    record["variety of drawers"] = of_drawers(known)
+    record["nearest of held out"] = held_out(learnt)
+    record["guidance"] = [by_guidance(g, known, learnt) for g in GUIDANCES]
+    record["steps"] = [by_steps(steps, known) for steps in STEPS]
+    record["new captions"] = new_captions()
+    record["combinations"] = combinations()
+    write("measures.json", record)
+
+
+def record_samples() -> None:
+    emoji, every = data.emoji(), []
+    for seed, caption in enumerate(PAINTED):
+        three = torch.tensor([emoji.captions.index(caption)] * 3)
+        rows = [
+            torch.stack([painted(three, g, steps, seed) for steps in FEWER])
+            for g in GUIDANCES
+        ]
+        every.append(torch.stack(rows))  # (guidances, steps, 3, 32, 32, 3)
+        print(caption, flush=True)
+    shades = (torch.stack(every).double() / SHADE).round().to(torch.uint8)
+    np.savez_compressed(HERE / "samples.npz", pictures=shades.numpy())
+    options = {"captions": PAINTED, "guidance": GUIDANCES, "steps": FEWER}
+    options |= {"shade": SHADE, "digest": digest(SAMPLES_BY)}
+    write("samples.json", options)
+
+
+def write(name: str, record: dict) -> None:
+    text = json.dumps(record, indent=1)
+    (HERE / name).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # a second thread changes the last digits
+    parts = {"weights": record_weights, "measures": record_measures}
+    parts |= {"samples": record_samples}
+    for part in sys.argv[1:] or parts:
+        parts[part]()

@@ -74,7 +74,11 @@ def lab(tmp_path_factory):
             yield _address(server, folder / "log")
         finally:
             server.terminate()
-            server.wait(20)
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:  # how it ends is not the question
+                server.kill()
+                server.wait()
 
 
 def _address(server, log) -> str:

@@ -105,7 +105,12 @@ def test_every_source_is_cited(site):
 def test_no_page_is_a_stub(pages, site):
     for path in pages:
         text = path.read_text("utf8").lower()
-        for phrase in ("coming soon", "to be written", "under construction", "lorem ipsum"):
+        for phrase in (
+            "coming soon",
+            "to be written",
+            "under construction",
+            "lorem ipsum",
+        ):
             assert phrase not in text, f"{path.relative_to(site)}: {phrase}"
 
 

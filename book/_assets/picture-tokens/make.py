@@ -1,0 +1,218 @@
+"""Train picture tokens for SmolLM2, and measure what it answers.
+
+.venv/bin/python book/_assets/picture-tokens/make.py [PART ...], of these parts:
+
+looking   writes looking.safetensors, the projector of multimodal/image-to-text in 16
+          bits, and looking.json: the loss, the mean of each twenty steps.
+blind     the same for a projector that gets zeros for every picture. It gives the same
+          four vectors for all; these are what is stored, in blind.safetensors.
+measures  writes measures.json from the two: right answers by test and question, also
+          with another picture in place of the one that is asked about.
+small     writes small.safetensors, the small models of the notebook in 16 bits, and
+          small.json: what three runs say by the share of yes in training.
+answers   writes answers.json: what it says of some pictures, for the explorer.
+
+The first two take some twenty minutes each on a processor with bfloat16, the others
+five each. The records hold the digest of the code that made them.
+"""
+
+import functools
+import json
+import re
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from fieldguide import clip
+from fieldguide import image_to_text as book
+from fieldguide.digest import digest_of, exported
+
+HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "multimodal" / "image-to-text.ipynb"
+LEARNT_BY = ["learn_lesson", "smol_eyes", "smol_lesson", "smol_plan", "through"]
+MEASURED_BY = [*LEARNT_BY, "another", "blind_tokens", "examine", "trained_smol_eyes"]
+SAID_BY = [*LEARNT_BY, "blind_tokens", "said", "trained_smol_eyes"]
+SMALL_BY = ["examine", "learn_on", "learn_to_look", "learn_to_read"]
+SEED = 0
+SEEDS = range(3)
+SHARES = [0.5, 0.9, 1.0]  # of yes, in questions to learn from
+ASKED = 200  # pictures of a test
+SHOWN = 6  # pictures of a test, for the explorer
+LONGEST = {"name": 8, "kind": 3, "colour": 3, "yes or no": 2}  # tokens of an answer
+TESTS = {"new hand": ("train", ["fluent"])}
+TESTS |= {"new things": ("test", clip.KNOWN_DRAWERS)}
+QUESTIONS = [*book.OPEN.values(), "is it food?", "is it people?", "can you eat it?"]
+AVERAGED = 20  # steps
+
+
+class Aloud(book.Lesson):
+    """A lesson that says how far it is: a step takes seconds."""
+
+    def loss(self, B, generator):
+        loss = super().loss(B, generator)
+        print(f"{loss.item():.3f}", end=" ", flush=True)
+        return loss
+
+
+def digest(names: list[str]) -> str:
+    """Of the notebook's definitions of these names, and of all that they use."""
+    return digest_of(exported(NOTEBOOK), names)
+
+
+def learn(name: str, features: torch.Tensor) -> torch.nn.Module:
+    code = digest(LEARNT_BY)
+    generator, plan = torch.Generator().manual_seed(SEED), book.smol_plan()
+    with clip.seeded(generator):
+        eyes = book.smol_eyes()
+    lesson = Aloud(*book.smol_lesson(book.through(eyes, features)))
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        losses = book.learn_lesson([eyes], lesson, plan, generator)
+    means = [round(x, 4) for x in losses.view(-1, AVERAGED).mean(1).tolist()]
+    write(f"{name}.json", {"digest": code, "losses": means})
+    return eyes.eval().requires_grad_(False)
+
+
+def record_looking() -> None:
+    eyes = learn("looking", clip.emoji_features().pictures)
+    state = {k: v.half().contiguous() for k, v in eyes.state_dict().items()}
+    save_file(state, HERE / "looking.safetensors")
+
+
+def record_blind() -> None:
+    features = torch.zeros_like(clip.emoji_features().pictures)
+    tokens = learn("blind", features)(features[:1])  # (1, P, D)
+    save_file({"tokens": tokens.half()}, HERE / "blind.safetensors")
+
+
+def counted(right: list[str], said: list[str]) -> dict:
+    """Of answers yes or no: how many are yes, and right by what is right."""
+    record = {"said yes": [said.count("yes"), len(said)]}
+    for answer in "yes", "no":
+        hits = [b for a, b in zip(right, said, strict=True) if a == answer]
+        record[f"right, of {answer}"] = [hits.count(answer), len(hits)]
+    return record
+
+
+def record_small() -> None:
+    """The small models: weights of the first seed, and yes by its share, of all."""
+    record = {"digest": digest(SMALL_BY), "yes": {share: [] for share in SHARES}}
+    features = clip.emoji_features().pictures
+    places = clip.role("test", clip.KNOWN_DRAWERS).places
+    for seed in SEEDS:
+        generator = torch.Generator().manual_seed(seed)
+        reading, _ = book.learn_to_read(generator)
+        eyes = book.learn_to_look(reading, features, generator)
+        shut = book.learn_to_look(reading, 0 * features, generator)
+        if seed == SEED:
+            parts = torch.nn.ModuleDict({"reader": reading.model, "eyes": eyes})
+            with torch.inference_mode():
+                state = parts.state_dict() | {"blind": shut(0 * features[:1])}
+            state = {k: v.half().contiguous() for k, v in state.items()}
+            save_file(state, HERE / "small.safetensors")
+        for share, runs in record["yes"].items():
+            lesson = book.learn_on(reading, eyes, features, share, generator)
+            row = counted(*book.examine(lesson, places, "yes or no"))
+            right, said = book.examine(lesson, places, "kind")
+            hits = sum(a == b for a, b in zip(right, said, strict=True))
+            runs.append(row | {"kinds right": [hits, len(said)]})
+            print(seed, share, runs[-1], flush=True)
+    write("small.json", record)
+
+
+def given(places: torch.Tensor, about: str, shown: torch.Tensor) -> tuple:
+    """Of one question about each picture: what is right, and what is said."""
+    lesson = book.smol_lesson(
+        book.through(book.trained_smol_eyes(), clip.emoji_features().pictures)
+    )
+    return book.examine(lesson, places, about, LONGEST[about], shown)
+
+
+@functools.cache
+def said_blind(question: str, longest: int) -> str:
+    """The one answer that there is to a question without a picture."""
+    lesson = book.smol_lesson(None)
+    return book.answers(lesson, book.blind_tokens(), [question], longest)[0]
+
+
+def given_blind(places: torch.Tensor, about: str) -> tuple:
+    """The same as `given`, with the four vectors that are the same for all."""
+    draws = torch.Generator().manual_seed(1)  # the questions of `examine`
+    pairs = [book.ask(place, about, draws) for place in places.tolist()]
+    said = [said_blind(question, LONGEST[about]) for question, _ in pairs]
+    return [answer for _, answer in pairs], said
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def scores(right: list[str], said: list[str], others: list[str]) -> dict:
+    """Hits of tries: equal; sharing a word; sharing one with another's answer."""
+
+    def share(some, more):
+        pairs = zip(some, more, strict=True)
+        return [bool({*words(a)} & {*words(b)}) for a, b in pairs]
+
+    equal = [a == b for a, b in zip(right, said, strict=True)]
+    found = {"right": equal, "a word": share(right, said)}
+    found |= {"a word of another": share(others, said)}
+    return {k: [sum(v), len(v)] for k, v in found.items()}
+
+
+def record_measures() -> None:
+    record = {"digest": digest(MEASURED_BY)}
+    for test, (split, drawers) in TESTS.items():
+        places = some_of(clip.role(split, drawers).places)
+        shown = book.another(places, torch.Generator().manual_seed(2))
+        rows = {}
+        for about in LONGEST:
+            right, said = given(places, about, places)
+            row = {"looking": scores(right, said, right[1:] + right[:1])}
+            row["looking"]["yes"] = [said.count("yes"), len(said)]
+            right, said = given_blind(places, about)
+            row["blind"] = scores(right, said, right[1:] + right[:1])
+            if about == "kind":
+                right, said = given(places, about, shown)
+                here = [book.facts().kind[at] for at in shown.tolist()]
+                row["swapped"] = scores(right, said, here)
+            rows[about] = row
+            print(test, about, row, flush=True)
+        record[test] = rows
+    write("measures.json", record)
+
+
+def some_of(places: torch.Tensor) -> torch.Tensor:
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(SEED))
+    return places[order[:ASKED]]
+
+
+def record_answers() -> None:
+    """Of some pictures: what is said to each question, and its likeliest beginnings."""
+    features = clip.emoji_features().pictures
+    eyes, places = book.trained_smol_eyes(), []
+    for split, drawers in TESTS.values():
+        where = clip.role(split, drawers).places
+        places += where[:: len(where) // SHOWN].tolist()[:SHOWN]
+    contexts = [*eyes(features[torch.tensor(places)])[:, None], book.blind_tokens()]
+    lesson, rows = book.smol_lesson(None), []
+    for context in contexts:
+        rows.append([book.said(lesson, context, question) for question in QUESTIONS])
+        print(rows[-1], flush=True)
+    record = {"digest": digest(SAID_BY), "places": places, "questions": QUESTIONS}
+    write("answers.json", record | {"said": rows})
+
+
+def write(name: str, record: dict) -> None:
+    text = json.dumps(record, indent=1)
+    (HERE / name).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # a second thread changes the last digits
+    parts = {"looking": record_looking, "blind": record_blind}
+    parts |= {"small": record_small}
+    parts |= {"measures": record_measures, "answers": record_answers}
+    for part in sys.argv[1:] or parts:
+        parts[part]()

@@ -43,6 +43,7 @@ SHOWN = 6  # pictures of a test, for the explorer
 LONGEST = {"name": 8, "kind": 3, "colour": 3, "yes or no": 2}  # tokens of an answer
 TESTS = {"new hand": ("train", ["fluent"])}
 TESTS |= {"new things": ("test", clip.KNOWN_DRAWERS)}
+UNTRAINED = ["can you eat it?", "is it edible?"]
 QUESTIONS = [*book.OPEN.values(), "is it food?", "is it people?", "can you eat it?"]
 AVERAGED = 20  # steps
 
@@ -95,9 +96,31 @@ def counted(right: list[str], said: list[str]) -> dict:
     return record
 
 
+def probe(features: torch.Tensor, generator: torch.Generator) -> dict:
+    """A matrix from features to kinds, without a language model: hits by test."""
+    kinds, known = list(book.KIND_WORDS.values()), book.facts().kind
+    right = torch.tensor([kinds.index(kind) for kind in known])  # (all pictures,)
+    with clip.seeded(generator):
+        matrix = torch.nn.Linear(features.size(1), len(kinds))
+    plan, learnt = book.small_plan(), clip.role("train", clip.KNOWN_DRAWERS).places
+    optimizer = torch.optim.AdamW(matrix.parameters(), plan.rate)
+    for _ in range(plan.steps):
+        at = learnt[torch.randint(len(learnt), (plan.batch,), generator=generator)]
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(matrix(features[at]), right[at]).backward()
+        optimizer.step()
+    hits = {}
+    for test, (split, drawers) in TESTS.items():
+        places = clip.role(split, drawers).places
+        found = matrix(features[places]).argmax(1) == right[places]
+        hits[test] = [int(found.sum()), len(found)]
+    return hits
+
+
 def record_small() -> None:
     """The small models: weights of the first seed, and yes by its share, of all."""
-    record = {"digest": digest(SMALL_BY), "yes": {share: [] for share in SHARES}}
+    record = {"digest": digest(SMALL_BY), "probe": []}
+    record["yes"] = {share: [] for share in SHARES}
     features = clip.emoji_features().pictures
     places = clip.role("test", clip.KNOWN_DRAWERS).places
     for seed in SEEDS:
@@ -111,6 +134,7 @@ def record_small() -> None:
                 state = parts.state_dict() | {"blind": shut(0 * features[:1])}
             state = {k: v.half().contiguous() for k, v in state.items()}
             save_file(state, HERE / "small.safetensors")
+        record["probe"].append(probe(features, generator))
         for share, runs in record["yes"].items():
             lesson = book.learn_on(reading, eyes, features, share, generator)
             row = counted(*book.examine(lesson, places, "yes or no"))
@@ -162,17 +186,26 @@ def scores(right: list[str], said: list[str], others: list[str]) -> dict:
 
 
 def record_measures() -> None:
-    record = {"digest": digest(MEASURED_BY)}
+    record = {"digest": digest(MEASURED_BY), "commonest": []}
     for test, (split, drawers) in TESTS.items():
         places = some_of(clip.role(split, drawers).places)
         shown = book.another(places, torch.Generator().manual_seed(2))
         rows = {}
         for about in LONGEST:
             right, said = given(places, about, places)
+            top = max(map(right.count, right))
+            record["commonest"].append([test, about, [top, len(right)]])
             row = {"looking": scores(right, said, right[1:] + right[:1])}
             row["looking"]["yes"] = [said.count("yes"), len(said)]
             right, said = given_blind(places, about)
             row["blind"] = scores(right, said, right[1:] + right[:1])
+            if about == "yes or no":
+                right, said = given(places, about, shown)
+                yes = [b for a, b in zip(right, said, strict=True) if a == "yes"]
+                row["swapped"] = {"still yes": [yes.count("yes"), len(yes)]}
+                right, said = given(places, about, places)
+                yes = [b for a, b in zip(right, said, strict=True) if a == "yes"]
+                row["swapped"]["yes"] = [yes.count("yes"), len(yes)]
             if about == "kind":
                 right, said = given(places, about, shown)
                 here = [book.facts().kind[at] for at in shown.tolist()]
@@ -180,7 +213,27 @@ def record_measures() -> None:
             rows[about] = row
             print(test, about, row, flush=True)
         record[test] = rows
+    record["untrained"] = {question: untrained(question) for question in UNTRAINED}
     write("measures.json", record)
+
+
+def untrained(question: str) -> dict:
+    """Of the new things, food and others: how many get a yes, and of how many."""
+    split, drawers = TESTS["new things"]
+    places, found = clip.role(split, drawers).places, {}
+    eyes, features = book.trained_smol_eyes(), clip.emoji_features().pictures
+    lesson = book.smol_lesson(book.through(eyes, features))
+    kinds = [book.facts().kind[at] for at in places.tolist()]
+    for name, wanted in ("food", True), ("the rest", False):
+        some = places[torch.tensor([(kind == "food") == wanted for kind in kinds])]
+        said = []
+        for part in some.split(64):
+            with torch.inference_mode():
+                context = lesson.context(part, None)
+            said += book.answers(lesson, context, [question] * len(part), 2)
+        found[name] = [said.count("yes"), len(said)]
+    print(question, found, flush=True)
+    return found
 
 
 def some_of(places: torch.Tensor) -> torch.Tensor:
@@ -201,7 +254,16 @@ def record_answers() -> None:
         rows.append([book.said(lesson, context, question) for question in QUESTIONS])
         print(rows[-1], flush=True)
     record = {"digest": digest(SAID_BY), "places": places, "questions": QUESTIONS}
+    record["told"] = [told(lesson, at) for at in places]
     write("answers.json", record | {"said": rows})
+
+
+@torch.inference_mode()
+def told(lesson: book.Lesson, place: int) -> str:
+    """What is answered to the last question, after the name in words."""
+    ids = lesson.words.encode(f"{book.facts().name[place]}\n")
+    context = lesson.model.embedding(torch.tensor([ids]))  # (1, P, D)
+    return book.answers(lesson, context, QUESTIONS[-1:], 8)[0]
 
 
 def write(name: str, record: dict) -> None:

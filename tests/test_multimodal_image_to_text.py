@@ -27,7 +27,7 @@ from cells import (
 )
 from torch import nn
 
-from fieldguide import clip, data, image_to_text, real_model, training
+from fieldguide import check, clip, data, image_to_text, real_model, training
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "book" / "_assets" / "picture-tokens"
@@ -395,7 +395,7 @@ def look_at_learning(seen, losses="losses"):
     def learn(parts, lesson, plan, draws):
         assert plan == image_to_text.small_plan()
         seen.update(parts=parts, lesson=lesson, draws=draws)
-        seen["training"] = [part.training for part in parts]
+        seen["training"] = [m.training for part in parts for m in part.modules()]
         seen["learns"] = [p.requires_grad for part in parts for p in part.parameters()]
         for part in parts:
             for p in part.parameters():
@@ -435,7 +435,7 @@ def test_a_projector_learns_before_the_frozen_reader():
     draws = generator(4)
     with look_at_learning(seen):
         eyes = image_to_text.learn_to_look(reading, features, draws)
-    assert seen["parts"] == [eyes] and seen["training"] == [True]
+    assert seen["parts"] == [eyes] and all(seen["training"])
     assert seen["draws"] is draws and not eyes.training
     assert (eyes.into, eyes.tokens) == (5, 2)
     assert seen["lesson"]._replace(context=reading.context) == reading
@@ -460,7 +460,7 @@ def test_reader_and_projector_learn_on_as_copies():
     after = [p for m in (reading.model, eyes) for p in m.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     (both,) = seen["parts"]
-    assert seen["training"] == [True] and all(seen["learns"]) and seen["draws"] is draws
+    assert all(seen["training"]) and all(seen["learns"]) and seen["draws"] is draws
     assert len(seen["learns"]) == len(before) and seen["lesson"] == lesson
     assert not both.training and lesson.model is both[0]
     assert lesson[2:] == (reading.words, image_to_text.ABOUT, "{}", 0.9)
@@ -550,7 +550,7 @@ def test_a_lesson_asks_about_pictures_to_learn_from():
 
 def test_a_lesson_without_a_subject_is_refused():
     for bad in (), ("size",), ("kind", "size"):
-        with refusal(r"^about = .*'yes or no'\]$"):
+        with refusal(rf"^about = {re.escape(check.shown(bad))}, .*'yes or no'\]$"):
             some_lesson(about=bad).loss(2, generator())
     for about in "name", "kind":
         lesson = some_lesson(about=(about,))

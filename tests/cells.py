@@ -1,7 +1,9 @@
 """What the tests of a notebook's cells share: draws, comparisons, refusals, more."""
 
+import contextlib
 import importlib.util
 import inspect
+import re
 import types
 
 import notebooks
@@ -29,6 +31,17 @@ def module_at(path):
 
 def close(actual, expected, tolerance=1e-12):
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@contextlib.contextmanager
+def refusal(message):
+    """What is run inside is refused, with an error that the pattern matches."""
+    try:
+        yield
+    except ValueError as error:
+        assert re.search(message, str(error)), error
+    else:
+        raise AssertionError(f"accepted: {message}")
 
 
 def refuses(name, function, *arguments, shown=None, says="", **options):

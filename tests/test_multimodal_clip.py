@@ -25,6 +25,7 @@ from cells import (
     generator,
     module_at,
     random,
+    refusal,
     run_exercises,
     solutions_pass,
 )
@@ -40,17 +41,6 @@ def some_pictures(count=2, height=32, width=32, seed=0):
     shape = count, height, width, 3
     made = torch.randint(256, shape, generator=generator(seed))
     return made.to(torch.uint8)
-
-
-@contextlib.contextmanager
-def refusal(message):
-    """What is run inside is refused, with an error that the pattern matches."""
-    try:
-        yield
-    except ValueError as error:
-        assert re.search(message, str(error)), error
-    else:
-        raise AssertionError(f"accepted: {message}")
 
 
 def refused(name, function, *bad, says="", **options):

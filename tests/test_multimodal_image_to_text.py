@@ -4,7 +4,6 @@ The module is imported whole and its functions are looked up at each call, so th
 a check can swap a damaged cell in and see these tests fail.
 """
 
-import contextlib
 import functools
 import json
 import math
@@ -21,6 +20,7 @@ from cells import (
     generator,
     module_at,
     random,
+    refusal,
     refuses,
     run_exercises,
     solutions_pass,
@@ -32,17 +32,6 @@ from fieldguide import check, clip, data, image_to_text, real_model, training
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "book" / "_assets" / "picture-tokens"
 NAN = float("nan")
-
-
-@contextlib.contextmanager
-def refusal(message):
-    """What is run inside is refused, with an error that the pattern matches."""
-    try:
-        yield
-    except ValueError as error:
-        assert re.search(message, str(error)), error
-    else:
-        raise AssertionError(f"accepted: {message}")
 
 
 def some_llama(vocab=11, seed=0, **sizes):

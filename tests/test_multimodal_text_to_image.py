@@ -4,13 +4,11 @@ The module is imported whole and its functions are looked up at each call, so th
 a check can swap a damaged cell in and see these tests fail.
 """
 
-import contextlib
 import dataclasses
 import functools
 import itertools
 import json
 import math
-import re
 from pathlib import Path
 from unittest import mock
 
@@ -24,6 +22,7 @@ from cells import (
     generator,
     module_at,
     random,
+    refusal,
     run_exercises,
     solutions_pass,
 )
@@ -34,17 +33,6 @@ from fieldguide import clip, data, text_to_image, training
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "book" / "_assets" / "text-to-image"
 NAN, INFINITY = float("nan"), float("inf")
-
-
-@contextlib.contextmanager
-def refusal(message):
-    """What is run inside is refused, with an error that the pattern matches."""
-    try:
-        yield
-    except ValueError as error:
-        assert re.search(message, str(error)), error
-    else:
-        raise AssertionError(f"accepted: {message}")
 
 
 def some_pictures(count=2, side=32, seed=0):

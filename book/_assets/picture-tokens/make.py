@@ -147,10 +147,13 @@ def record_small() -> None:
 
 def given(places: torch.Tensor, about: str, shown: torch.Tensor) -> tuple:
     """Of one question about each picture: what is right, and what is said."""
-    lesson = book.smol_lesson(
-        book.through(book.trained_smol_eyes(), clip.emoji_features().pictures)
-    )
-    return book.examine(lesson, places, about, LONGEST[about], shown)
+    return book.examine(looking(), places, about, LONGEST[about], shown)
+
+
+def looking() -> book.Lesson:
+    """SmolLM2 before the stored projector."""
+    eyes, features = book.trained_smol_eyes(), clip.emoji_features().pictures
+    return book.smol_lesson(book.through(eyes, features))
 
 
 @functools.cache
@@ -197,15 +200,12 @@ def record_measures() -> None:
             record["commonest"].append([test, about, [top, len(right)]])
             row = {"looking": scores(right, said, right[1:] + right[:1])}
             row["looking"]["yes"] = [said.count("yes"), len(said)]
+            if about == "yes or no":
+                other = counted(*given(places, about, shown))["right, of yes"]
+                own = counted(right, said)["right, of yes"]
+                row["swapped"] = {"still yes": other, "yes": own}
             right, said = given_blind(places, about)
             row["blind"] = scores(right, said, right[1:] + right[:1])
-            if about == "yes or no":
-                right, said = given(places, about, shown)
-                yes = [b for a, b in zip(right, said, strict=True) if a == "yes"]
-                row["swapped"] = {"still yes": [yes.count("yes"), len(yes)]}
-                right, said = given(places, about, places)
-                yes = [b for a, b in zip(right, said, strict=True) if a == "yes"]
-                row["swapped"]["yes"] = [yes.count("yes"), len(yes)]
             if about == "kind":
                 right, said = given(places, about, shown)
                 here = [book.facts().kind[at] for at in shown.tolist()]
@@ -221,8 +221,7 @@ def untrained(question: str) -> dict:
     """Of the new things, food and others: how many get a yes, and of how many."""
     split, drawers = TESTS["new things"]
     places, found = clip.role(split, drawers).places, {}
-    eyes, features = book.trained_smol_eyes(), clip.emoji_features().pictures
-    lesson = book.smol_lesson(book.through(eyes, features))
+    lesson = looking()
     kinds = [book.facts().kind[at] for at in places.tolist()]
     for name, wanted in ("food", True), ("the rest", False):
         some = places[torch.tensor([(kind == "food") == wanted for kind in kinds])]

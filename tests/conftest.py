@@ -106,6 +106,7 @@ def visit(browser, server):
             viewport={"width": width, "height": 900},
             color_scheme="dark" if dark else "light",
             has_touch=width < 600,
+            reduced_motion="reduce",  # a page that glides can slip from under a click
         )
         contexts.append(context)
         page = context.new_page()

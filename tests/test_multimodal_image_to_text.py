@@ -63,14 +63,14 @@ def test_rows_of_the_table_do_what_ids_do(shape):
 
 def test_what_is_no_row_of_vectors_is_refused():
     model, read = some_llama(), image_to_text.read_vectors
-    allowed = "finite, (B, T, 8), with T from 1 to 12"
+    allowed = "finite floats (B, T, 8), T from 1 to 12"
     damaged = random(2, 3, 8)
     damaged[1, 2, 3] = NAN
     for bad in damaged, random(2, 3, 9), random(2, 3, 8, 1):
         refuses("x", read, model, bad, says=allowed)
     for bad in random(2, 13, 8), random(2, 0, 8), random(0, 3, 8), random(2, 3, 7):
         refuses("x", read, model, bad, says=allowed)
-    for bad in random(3, 8), random(1, 1, 3, 8), None, [[1.0] * 8]:
+    for bad in random(3, 8), random(1, 1, 3, 8), None, [[1.0] * 8], some_ids(2, 3, 8):
         refuses("x", read, model, bad, says=allowed)
 
 
@@ -179,6 +179,9 @@ def test_yes_or_no_by_two_draws():
     kind, others = kinds[100], [each for each in kinds if each != kinds[100]]
     assert image_to_text.wrong_kinds(kind) == others
     assert image_to_text.wrong_kinds(kind) is image_to_text.wrong_kinds(kind)
+    for bad in "dog", None:
+        with refusal(r"^kind = .*one of \['feeling', .*'symbol'\]$"):
+            image_to_text.wrong_kinds(bad)
     one, two = generator(4), generator(4)
     for _ in range(50):
         found = image_to_text.ask(100, "yes or no", one)
@@ -241,7 +244,7 @@ def test_what_cannot_be_asked_is_refused():
         refuses("place", ask, bad, "kind", generator(), says=f"from 0 to {count - 1}")
     for bad in "size", "", None:
         refuses("about", ask, 1, bad, generator(), says="'colour', 'yes or no']")
-    for bad in -0.1, 1.1, NAN:
+    for bad in -0.1, 1.1, NAN, None, "0.5":
         refuses("yes_share", ask, 1, "kind", generator(), bad, says="from 0 to 1")
 
 
@@ -258,6 +261,10 @@ def test_words_are_numbered_by_the_alphabet():
     for bad, strange in ("what is blue", "['blue']"), (None, "['none']"):
         says = f"without {strange}: made of is, it, red, what"
         refuses("text", words.encode, bad, says=says)
+    for bad in [-1], [0, 4]:
+        refuses("ids", words.decode, bad, says="from 0 to 3")
+    for bad in "what is it", [], ["?"]:
+        refuses("texts", image_to_text.Words, bad, says="a list of texts, with a word")
 
 
 # The loss
@@ -306,12 +313,26 @@ def test_a_context_and_ids_are_joined():
         refuses("ids", image_to_text.joined, model, context, bad)
 
 
+def test_lists_of_any_length_are_filled_up():
+    filled = image_to_text.filled
+    found = filled("rows", [[3], [1, 2, 4], [5, 6]])
+    assert found.tolist() == [[3, 0, 0], [1, 2, 4], [5, 6, 0]]
+    assert found.dtype == torch.long and filled("rows", [[7]]).tolist() == [[7]]
+    bad = [[], None, [[1], []], [[1], None], [[1, 2.0]], ["ab"], [(1, 2)], [[True]]]
+    for each in bad:
+        with refusal("^some = .*lists of ids, none of them empty$"):
+            filled("some", each)
+
+
 def test_what_has_no_loss_is_refused():
     model, context = some_llama(), random(3, 2, 8)
     loss, allowed = image_to_text.seen_loss, "pairs of lists of ids, none of them"
-    for bad in [], [([1], [])] * 3, [([], [1])] * 3, [*PAIRS[:2], ([1], [])]:
+    for bad in [], [([1], [])] * 3, [([], [1])] * 3, [*PAIRS[:2], ([1], [])], None:
         refuses("pairs", loss, model, context, bad, says=allowed)
-    for bad in context[:2], context[..., :7]:
+    for bad in [*PAIRS[:2], ([1], [1.5])], [*PAIRS[:2], ("a", "b")]:
+        with refusal(r"^pairs = .*lists of ids"):
+            loss(model, context, bad)
+    for bad in context[:2], context[..., :7], None:
         with refusal(r"^context = .*\(3, P, 8\)"):
             loss(model, bad, PAIRS)
     with refusal(r"^x = .*finite"):
@@ -376,6 +397,8 @@ def test_the_words_that_are_told(seed):
         found = context(places[:1], generator())
     ids = words.encode(f"{known.kind[0]} {known.colour[0]}")
     assert torch.equal(found[0], model.embedding.weight[ids])
+    with refusal("^places = .*not empty$"):
+        context(places[:1] - 1, generator())
 
 
 def look_at_learning(seen, losses="losses"):
@@ -419,8 +442,13 @@ def some_reading():
     return image_to_text.Lesson(model, context, words, image_to_text.ABOUT)
 
 
+def some_features():
+    rows = len(image_to_text.facts().kind)
+    return random(rows, 5, dtype=torch.float32)
+
+
 def test_a_projector_learns_before_the_frozen_reader():
-    seen, reading, features = {}, some_reading(), random(9, 5, dtype=torch.float32)
+    seen, reading, features = {}, some_reading(), some_features()
     draws = generator(4)
     with look_at_learning(seen):
         eyes = image_to_text.learn_to_look(reading, features, draws)
@@ -440,7 +468,7 @@ def test_a_projector_learns_before_the_frozen_reader():
 
 
 def test_reader_and_projector_learn_on_as_copies():
-    seen, reading, features = {}, some_reading(), random(9, 5, dtype=torch.float32)
+    seen, reading, features = {}, some_reading(), some_features()
     eyes = image_to_text.Projector(5, 2, 64).eval().requires_grad_(False)
     before = [p.clone() for m in (reading.model, eyes) for p in m.parameters()]
     draws = generator(4)
@@ -461,6 +489,51 @@ def test_the_same_tokens_for_all():
     tokens = random(1, 3, 4)
     found = image_to_text.always(tokens)(torch.tensor([5, 6]), None)
     assert torch.equal(found, torch.cat([tokens, tokens]))
+    for bad in tokens[0], torch.cat([tokens, tokens]), None:
+        refuses("tokens", image_to_text.always, bad, says="a tensor (1, P, D)")
+
+
+def test_the_likelier_answer_to_each_question():
+    found = image_to_text.likelier_answers()
+    assert set(found) == {f"is it {kind}?" for kind in SPOKEN.values()}
+    draws, tally = generator(2), {}
+    for at in clip.role("train", clip.KNOWN_DRAWERS).places.tolist():
+        question, answer = image_to_text.ask(at, "yes or no", draws)
+        tally[question] = tally.get(question, 0) + (1 if answer == "yes" else -1)
+    assert 0 not in tally.values(), "no question is in balance"
+    assert found == {q: "yes" if more > 0 else "no" for q, more in tally.items()}
+    assert set(found.values()) == {"yes", "no"}
+    seeds = set()
+
+    def ask(place, about, draws):
+        seeds.add(draws.initial_seed())
+        return about, "yes"
+
+    with mock.patch.object(image_to_text, "ask", ask):
+        assert image_to_text.likelier_answers() == {"yes or no": "yes"}
+    assert seeds == {2}
+
+
+def test_the_nearest_word_in_a_tokens_place():
+    draws = generator(8)
+    tokens = random(3, 2, 8)
+
+    def context(places, generator):
+        assert places == "places" and generator is draws
+        return tokens
+
+    lesson = some_lesson(context=context)
+    found = image_to_text.snapped(lesson)
+    assert found._replace(context=context) == lesson
+    near, table = found.context("places", draws), lesson.model.embedding.weight
+    assert near.shape == (3, 2, 8)
+    ids = []
+    for mine, token in zip(near.flatten(0, 1), tokens.flatten(0, 1), strict=True):
+        cosines = [F.cosine_similarity(token, row, dim=0).item() for row in table]
+        ids.append(cosines.index(max(cosines)))
+        assert torch.equal(mine, table[ids[-1]])
+    products = (tokens.flatten(0, 1) @ table.T).argmax(-1).tolist()
+    assert ids != products, "by the angle, not by the product"
 
 
 def test_the_stored_small_models():
@@ -485,6 +558,13 @@ def test_the_stored_small_models():
         shares.append(sum(a == b for a, b in zip(right, given, strict=True)))
     assert shares[0] == len(places) > shares[1] / 0.9 > 1.8 * shares[2]
     assert (FOLDER / "small.safetensors").stat().st_size < 2_000_000
+
+
+def test_a_question_is_put_into_its_form():
+    assert image_to_text.in_form("so {} A", "is it food?") == "so is it food? A"
+    assert image_to_text.in_form("{}", "is it food?") == "is it food?"
+    for bad in "what", "", None:
+        refuses("form", image_to_text.in_form, bad, "a", says="a text with {}")
 
 
 def test_a_pair_is_question_and_answer_in_ids():
@@ -550,6 +630,10 @@ def test_a_lesson_without_a_subject_is_refused():
 
 def test_a_lesson_is_the_loss_of_its_pairs():
     lesson = some_lesson()
+    for bad in 0, -1, 2.0, None:
+        with refusal("^B = .*a whole number above 0$"):
+            lesson.loss(bad, generator())
+    assert lesson.loss(1, generator()).isfinite()
     found = lesson.loss(5, generator(2))
     assert torch.equal(found, lesson.loss(5, generator(2)))
     assert found.isfinite() and found != lesson.loss(5, generator(3))
@@ -618,7 +702,7 @@ def test_the_next_token_of_texts_of_any_length():
     for mine, before, row in zip(found, context, rows, strict=True):
         x = torch.cat([before, model.embedding(torch.tensor(row))])[None]
         close(mine, model.logits(image_to_text.read_vectors(model, x))[0, -1], 1e-9)
-    for bad in [[1], [], [2]], []:
+    for bad in [[1], [], [2]], [], None, [[1.5]] * 3:
         refuses("rows", image_to_text.next_logits, model, context, bad)
     with refusal(r"^context = .*\(2, P, 8\)"):
         image_to_text.next_logits(model, context, rows[:2])
@@ -709,10 +793,13 @@ def test_the_projector_is_two_layers_in_rows():
     damaged = features.clone()
     damaged[1, 2] = NAN
     wrong = [features[:, :4], features[0], None, damaged, features[None]]
-    wrong += [random(2, 6), random(2, 5, 3), features.long()]
+    wrong += [random(2, 6), random(2, 5, 3), features.long(), features[:0]]
     for bad in wrong:
-        refuses("features", eyes, bad, shown="", says="finite floats (B, 5)")
-    sizes = {"into": 5, "tokens": 3, "D": 4}
+        refuses("features", eyes, bad, shown="", says="finite floats (B, 5), not empty")
+    for bad in NAN, math.inf, None:
+        with refusal("^scale = .*a finite number$"):
+            image_to_text.Projector(5, 3, 4, scale=bad)
+    sizes = {"into": 5, "tokens": 3, "D": 4, "wide": 6}
     for name in sizes:
         for bad in 0, -1, 2.0, None:
             with refusal(f"^{name} = .*above 0$"):
@@ -721,10 +808,15 @@ def test_the_projector_is_two_layers_in_rows():
 
 
 def test_the_context_is_what_the_projector_makes_of_the_picture():
-    features = random(9, 5)
+    features = some_features()
     context = image_to_text.through(lambda x: 2 * x, features)
     places = torch.tensor([3, 0, 3])
     assert torch.equal(context(places, None), 2 * features[places])
+    with refusal("^places = .*not empty$"):
+        context(places - 1, None)
+    for bad in features[:9], None:
+        rows = f"{len(features)} rows"
+        refuses("features", image_to_text.through, None, bad, says=rows)
 
 
 def test_another_picture_is_of_another_kind():
@@ -791,6 +883,13 @@ def test_what_is_said_and_how_it_could_begin():
     words = mock.Mock(encode=WORDS.encode, decode=decode)
     strict = lesson._replace(words=words)
     assert image_to_text.said(strict, context, "is it food?")["first"] == ["so"] * 5
+    V = len(WORDS.words)
+    for bad in 0, V + 1, 2.0, None:
+        with refusal(f"^best = .*from 1 to {V}$"):
+            image_to_text.said(lesson, context, "is it food?", best=bad)
+    every = image_to_text.said(lesson, context, "is it food?", best=V)
+    assert sorted(every["first"]) == sorted(WORDS.words)
+    assert len(image_to_text.said(lesson, context, "is it food?", 1, 1)["first"]) == 1
     usual = image_to_text.said(lesson, context, "is it food?")
     assert len(usual["answer"].split()) == 8 and len(usual["first"]) == 5
 

@@ -2,13 +2,14 @@
 
 # %% auto #0
 __all__ = ['KIND_WORDS', 'SHADES', 'OPEN', 'ABOUT', 'read_vectors', 'main_colour', 'Facts', 'facts', 'require_places',
-           'wrong_kinds', 'ask', 'Words', 'joined', 'seen_loss', 'small_llama', 'Lesson', 'learn_lesson', 'told_words',
-           'small_plan', 'small_words', 'learn_to_read', 'next_logits', 'answers', 'examine', 'Projector', 'through',
-           'learn_to_look', 'always', 'small_models', 'another', 'learn_on', 'smol_lesson', 'smol_plan', 'smol_eyes',
-           'trained_smol_eyes', 'blind_tokens', 'said']
+           'wrong_kinds', 'ask', 'Words', 'joined', 'filled', 'seen_loss', 'small_llama', 'in_form', 'Lesson',
+           'learn_lesson', 'told_words', 'small_plan', 'small_words', 'learn_to_read', 'next_logits', 'answers',
+           'examine', 'Projector', 'through', 'learn_to_look', 'always', 'small_models', 'likelier_answers', 'another',
+           'snapped', 'learn_on', 'smol_lesson', 'smol_plan', 'smol_eyes', 'trained_smol_eyes', 'blind_tokens', 'said']
 
 # %% ../multimodal/image-to-text.ipynb #imports
 import functools
+import math
 import re
 from typing import NamedTuple
 
@@ -27,13 +28,14 @@ def read_vectors(model, x):
     """What a `Llama`'s last layer leaves, (B, T, D), for vectors x (B, T, D).
 
     The vectors stand where the rows of its embedding would. Raises
-    ValueError for another width, NaN, none or more than its context.
+    ValueError for another width or type, NaN, none or more than its
+    context.
     """
     D, room = model.config.width, model.config.context
     ok = torch.is_tensor(x) and x.dim() == 3 and x.size(2) == D
     ok = ok and 0 < x.size(1) <= room and len(x) > 0
-    ok = ok and x.isfinite().all()
-    require(ok, "x", x, f"finite, (B, T, {D}), with T from 1 to {room}")
+    ok = ok and x.is_floating_point() and x.isfinite().all()
+    require(ok, "x", x, f"finite floats (B, T, {D}), T from 1 to {room}")
     places, mask = torch.arange(x.size(1)), causal_mask(x.size(1))
     for block in model.blocks:
         x, _ = block(x, places, mask)  # (B, T, D)
@@ -113,8 +115,10 @@ def require_places(name, places):
 def wrong_kinds(kind):
     """The kinds of all pictures that are not of this kind: a list of words.
 
-    A common kind stands there often.
+    A common kind stands there often. Raises ValueError for another word.
     """
+    kinds = [*KIND_WORDS.values()]
+    require(kind in kinds, "kind", kind, f"one of {kinds}")
     return [other for other in facts().kind if other != kind]
 
 # %% ../multimodal/image-to-text.ipynb #ask
@@ -136,7 +140,8 @@ def ask(place, about, generator, yes_share=0.5):
     ok = type(place) is int and 0 <= place < len(known.kind)
     require(ok, "place", place, f"from 0 to {len(known.kind) - 1}")
     require(about in allowed, "about", about, f"one of {allowed}")
-    require(0 <= yes_share <= 1, "yes_share", yes_share, "from 0 to 1")
+    ok = isinstance(yes_share, (int, float)) and 0 <= yes_share <= 1
+    require(ok, "yes_share", yes_share, "a number from 0 to 1")
     if about in OPEN:
         return OPEN[about], getattr(known, about)[place]
     kind = known.kind[place]
@@ -150,11 +155,15 @@ def ask(place, about, generator, yes_share=0.5):
 class Words:
     """Texts as words, numbered in the order of the alphabet.
 
-    texts: all that there is to say. Punctuation and line ends are dropped.
+    texts: all that there is to say, a list. Punctuation and line ends are
+    dropped. Raises ValueError for a single text, and where none has a word.
     """
 
     def __init__(self, texts):
-        self.words = sorted({*re.findall(r"\w+", " ".join(texts).lower())})
+        ok = not isinstance(texts, str)
+        found = re.findall(r"\w+", " ".join(texts).lower()) if ok else []
+        require(found, "texts", texts, "a list of texts, with a word")
+        self.words = sorted({*found})
 
     def encode(self, text):
         """The numbers of a text's words; ValueError for an unknown one."""
@@ -165,7 +174,12 @@ class Words:
         return [self.words.index(word) for word in found]
 
     def decode(self, ids):
-        """The words of these numbers, with spaces between."""
+        """The words of these numbers, with spaces between.
+
+        Raises ValueError for a number that no word has.
+        """
+        ok = all(0 <= each < len(self.words) for each in ids)
+        require(ok, "ids", ids, f"from 0 to {len(self.words) - 1}")
         return " ".join(self.words[each] for each in ids)
 
 # %% ../multimodal/image-to-text.ipynb #joined
@@ -185,26 +199,39 @@ def joined(model, context, ids):
     require_tokens(ids, model.config)
     return torch.cat([context, model.embedding(ids)], 1)
 
+# %% ../multimodal/image-to-text.ipynb #filled
+def filled(name, rows):
+    """Lists of ids of any lengths, B of them, as one tensor (B, T).
+
+    T: the longest's length. Shorter ones are filled up at the end, where
+    the causal mask hides the filling. Raises ValueError that names them for
+    none, an empty one, and what is no whole number.
+    """
+    ok = isinstance(rows, list) and len(rows) > 0
+    ok = ok and all(isinstance(row, list) and row for row in rows)
+    ok = ok and all(type(each) is int for row in rows for each in row)
+    require(ok, name, rows, "lists of ids, none of them empty")
+    T = max(map(len, rows))
+    return torch.tensor([row + [0] * (T - len(row)) for row in rows])
+
 # %% ../multimodal/image-to-text.ipynb #seen-loss
 def seen_loss(model, context, pairs):
     """Mean nats a token of answers, after a context (B, P, D) and a question.
 
     model: a `Llama`. context: vectors. pairs: (question, answer), lists of
-    ids, B of them. Shorter pairs are filled up at the end, where the causal
-    mask hides the filling. Raises ValueError for no pairs, an empty question
-    or answer, unknown ids, and as `joined`.
+    ids, B of them. Raises ValueError for no pairs, an empty question or
+    answer, unknown ids, and as `joined`.
     """
-    ok = len(pairs) > 0 and all(q and a for q, a in pairs)
+    ok = isinstance(pairs, list) and len(pairs) > 0
+    ok = ok and all(question and answer for question, answer in pairs)
     require(ok, "pairs", pairs, "pairs of lists of ids, none of them empty")
-    P, T = context.size(1), max(len(q) + len(a) for q, a in pairs)
-    ids = torch.zeros(len(pairs), T, dtype=torch.long)  # (B, T)
-    targets = torch.full((len(pairs), P + T), -1)  # no loss where it is -1
-    for row, mine, (question, answer) in zip(ids, targets, pairs):
-        end = len(question) + len(answer)
-        row[:end] = torch.tensor([*question, *answer])
-        # at a place the token after it is foretold
-        mine[P + len(question) - 1 : P + end - 1] = torch.tensor(answer)
+    ids = filled("pairs", [[*q, *a] for q, a in pairs])  # (B, T)
     x = joined(model, context, ids)  # (B, P + T, D)
+    targets = torch.full(x.shape[:2], -1)  # (B, P + T), no loss where it is -1
+    for mine, (question, answer) in zip(targets, pairs):
+        # at a place the token after it is foretold
+        start = context.size(1) + len(question) - 1
+        mine[start : start + len(answer)] = torch.tensor(answer)
     wanted = targets >= 0
     x = read_vectors(model, x)[wanted]  # (N, D)
     return F.cross_entropy(model.logits(x), targets[wanted])
@@ -222,6 +249,13 @@ def small_llama(vocab, generator):
     initialise(model, generator)
     return model
 
+# %% ../multimodal/image-to-text.ipynb #in-form
+def in_form(form, question):
+    """A question put into a form, for {}; ValueError for one without."""
+    ok = isinstance(form, str) and "{}" in form
+    require(ok, "form", form, "a text with {}")
+    return form.format(question)
+
 # %% ../multimodal/image-to-text.ipynb #lesson-def
 from .clip import KNOWN_DRAWERS, role
 
@@ -232,7 +266,7 @@ class Lesson(NamedTuple):
     context(places, generator): vectors (B, P, D) before the questions about
     the pictures at `places` (B,). words: has encode and decode, such as
     `Words`. about: the subjects of `ask`, each as likely as the other. form:
-    a question is put in for {}.
+    a text, a question is put in for {}.
     """
 
     model: nn.Module
@@ -245,11 +279,12 @@ class Lesson(NamedTuple):
     def pair(self, place, about, generator):
         """Question and answer as ids: two lists."""
         asked, told = ask(place, about, generator, self.yes_share)
-        asked = self.words.encode(self.form.format(asked))
+        asked = self.words.encode(in_form(self.form, asked))
         return asked, self.words.encode(f" {told}\n")
 
     def loss(self, B, generator):
         """Of B questions about pictures to learn from: nats a token."""
+        require(type(B) is int and B > 0, "B", B, "a whole number above 0")
         subjects = [*OPEN, "yes or no"]
         ok = len(self.about) > 0 and {*self.about} <= {*subjects}
         require(ok, "about", self.about, f"some of {subjects}")
@@ -257,10 +292,8 @@ class Lesson(NamedTuple):
         draws = {"size": (B,), "generator": generator}
         at = places[torch.randint(len(places), **draws)]  # (B,)
         which = torch.randint(len(self.about), **draws).tolist()
-        pairs = [
-            self.pair(place, self.about[each], generator)
-            for place, each in zip(at.tolist(), which)
-        ]
+        both = zip(at.tolist(), which)
+        pairs = [self.pair(p, self.about[i], generator) for p, i in both]
         return seen_loss(self.model, self.context(at, generator), pairs)
 
 # %% ../multimodal/image-to-text.ipynb #learn-lesson
@@ -297,6 +330,7 @@ def told_words(model, words):
     """
 
     def context(places, generator):
+        require_places("places", places)
         known = facts()
         pairs = [f"{known.kind[at]} {known.colour[at]}" for at in places]
         ids = torch.tensor([words.encode(pair) for pair in pairs])  # (B, 2)
@@ -338,12 +372,7 @@ def next_logits(model, context, rows):
     rows: B lists of ids, of any lengths. Raises ValueError for none, an
     empty one, and as `joined`.
     """
-    ok = len(rows) > 0 and all(len(row) > 0 for row in rows)
-    require(ok, "rows", rows, "lists of ids, none of them empty")
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    for mine, row in zip(ids, rows):
-        mine[: len(row)] = torch.tensor(row)
-    x = joined(model, context, ids)  # (B, P + T, D)
+    x = joined(model, context, filled("rows", rows))  # (B, P + T, D)
     ends = torch.tensor([len(row) - 1 for row in rows]) + context.size(1)
     x = read_vectors(model, x)[torch.arange(len(rows)), ends]  # (B, D)
     return model.logits(x)
@@ -357,7 +386,7 @@ def answers(lesson, context, questions, longest=1):
     """
     ok = type(longest) is int and longest > 0
     require(ok, "longest", longest, "a whole number above 0")
-    asked = [lesson.form.format(question) for question in questions]
+    asked = [in_form(lesson.form, question) for question in questions]
     rows = [lesson.words.encode(each) for each in asked]
     starts = [len(row) for row in rows]
     for _ in range(longest):
@@ -398,24 +427,27 @@ class Projector(nn.Module):
     """Features (B, into) to picture tokens (B, tokens, D).
 
     wide: its width inside. scale: a factor of what it gives. Raises
-    ValueError for features of another shape or type, or NaN.
+    ValueError for features of another shape or type, none, or NaN.
     Source: Liu et al. 2024, section 3.3.
     """
 
     def __init__(self, into, tokens, D, wide=256, scale=0.1):
         super().__init__()
-        for name, size in ("into", into), ("tokens", tokens), ("D", D):
+        sizes = {"into": into, "tokens": tokens, "D": D, "wide": wide}
+        for name, size in sizes.items():
             ok = type(size) is int and size > 0
             require(ok, name, size, "a whole number above 0")
+        ok = isinstance(scale, (int, float)) and math.isfinite(scale)
+        require(ok, "scale", scale, "a finite number")
         self.into, self.tokens, self.scale = into, tokens, scale
         self.layers = head(into, tokens * D, wide)
 
     def forward(self, features):
         ok = torch.is_tensor(features) and features.dim() == 2
         ok = ok and features.is_floating_point()
-        ok = ok and features.size(1) == self.into
+        ok = ok and features.size(1) == self.into and len(features) > 0
         ok = ok and features.isfinite().all()
-        allowed = f"finite floats (B, {self.into})"
+        allowed = f"finite floats (B, {self.into}), not empty"
         require(ok, "features", features, allowed)
         x = self.scale * self.layers(features)  # (B, tokens D)
         return x.unflatten(1, (self.tokens, -1))  # (B, tokens, D)
@@ -424,10 +456,14 @@ class Projector(nn.Module):
 def through(eyes, features):
     """What a `Projector` makes of the pictures, as the context of a lesson.
 
-    features (all pictures, into): a row for each of `data.emoji()`.
+    features (all pictures, into): a row for each of `data.emoji()`. Raises
+    ValueError for another number of rows.
     """
+    ok = torch.is_tensor(features) and len(features) == len(facts().kind)
+    require(ok, "features", features, f"{len(facts().kind)} rows")
 
     def context(places, generator):
+        require_places("places", places)
         return eyes(features[places])  # (B, P, D)
 
     return context
@@ -443,7 +479,12 @@ def learn_to_look(reading, features, generator):
 
 # %% ../multimodal/image-to-text.ipynb #always
 def always(tokens):
-    """The same picture tokens (1, P, D) for every picture, as a context."""
+    """The same picture tokens (1, P, D) for every picture, as a context.
+
+    Raises ValueError for another shape.
+    """
+    ok = torch.is_tensor(tokens) and tokens.dim() == 3 and len(tokens) == 1
+    require(ok, "tokens", tokens, "a tensor (1, P, D)")
 
     def context(places, generator):
         return tokens.expand(len(places), -1, -1)  # (B, P, D)
@@ -477,6 +518,15 @@ def small_models():
         reading._replace(context=always(tokens)),
     ]
 
+# %% ../multimodal/image-to-text.ipynb #projector-words-def
+def likelier_answers():
+    """For each question yes or no its likelier answer, without pictures."""
+    draws, tally = torch.Generator().manual_seed(2), {}
+    for place in role("train", KNOWN_DRAWERS).places.tolist():
+        question, answer = ask(place, "yes or no", draws)
+        tally.setdefault(question, []).append(answer)
+    return {q: max("yes", "no", key=a.count) for q, a in tally.items()}
+
 # %% ../multimodal/image-to-text.ipynb #swap-def
 def another(places, generator):
     """For each picture (N,) one of another kind, of these: places (N,).
@@ -492,6 +542,18 @@ def another(places, generator):
         rest = [at for at, other in enumerate(kinds) if other != kind]
         found.append(rest[int(draw * len(rest))])
     return places[torch.tensor(found)]
+
+# %% ../multimodal/image-to-text.ipynb #tokens-snap-def
+def snapped(lesson):
+    """A lesson with the nearest row of the table for each picture token."""
+
+    def context(places, generator):
+        rows = lesson.model.embedding.weight  # (V, D)
+        tokens = lesson.context(places, generator)  # (B, P, D)
+        near = F.normalize(tokens, dim=-1) @ F.normalize(rows, dim=-1).mT
+        return rows[near.argmax(-1)]  # (B, P, D)
+
+    return lesson._replace(context=context)
 
 # %% ../multimodal/image-to-text.ipynb #learn-on
 import copy
@@ -549,9 +611,13 @@ def said(lesson, context, question, longest=8, best=5):
     """What is answered to one question, after a context (1, P, D): a dict.
 
     answer: a text of at most `longest` tokens. first, shares: the likeliest
-    first tokens, `best` of them, and their probabilities.
+    first tokens, `best` of them, and their probabilities. Raises ValueError
+    for another number of them, and as `answers`.
     """
-    asked = [lesson.words.encode(lesson.form.format(question))]
+    V = lesson.model.config.vocab
+    ok = type(best) is int and 0 < best <= V
+    require(ok, "best", best, f"a whole number from 1 to {V}")
+    asked = [lesson.words.encode(in_form(lesson.form, question))]
     likely = next_logits(lesson.model, context, asked)[0].softmax(0)
     shares, ids = likely.topk(best)
     return {

@@ -7,9 +7,11 @@ looking   writes looking.safetensors, the projector of multimodal/image-to-text 
 blind     the same for a projector that gets zeros for every picture. It gives the same
           four vectors for all; these are what is stored, in blind.safetensors.
 measures  writes measures.json from the two: right answers by test and question, also
-          with another picture in place of the one that is asked about.
+          with another picture in place of the one that is asked about, and how often
+          it says yes to questions that nobody trained.
 small     writes small.safetensors, the small models of the notebook in 16 bits, and
-          small.json: what three runs say by the share of yes in training.
+          small.json, of three runs: what is right, also by the nearest words and
+          without a language model, and what is said by the share of yes in training.
 answers   writes answers.json: what it says of some pictures, for the explorer.
 
 The first two take some twenty minutes each on a processor with bfloat16, the others
@@ -24,6 +26,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from fieldguide import clip
 from fieldguide import image_to_text as book
@@ -33,8 +36,9 @@ HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "multimodal" / "image-to-text.ipynb"
 LEARNT_BY = ["learn_lesson", "smol_eyes", "smol_lesson", "smol_plan", "through"]
 MEASURED_BY = [*LEARNT_BY, "another", "blind_tokens", "examine", "trained_smol_eyes"]
+MEASURED_BY += ["likelier_answers"]
 SAID_BY = [*LEARNT_BY, "blind_tokens", "said", "trained_smol_eyes"]
-SMALL_BY = ["examine", "learn_on", "learn_to_look", "learn_to_read"]
+SMALL_BY = ["examine", "learn_on", "learn_to_look", "learn_to_read", "snapped"]
 SEED = 0
 SEEDS = range(3)
 SHARES = [0.5, 0.9, 1.0]  # of yes, in questions to learn from
@@ -43,8 +47,14 @@ SHOWN = 6  # pictures of a test, for the explorer
 LONGEST = {"name": 8, "kind": 3, "colour": 3, "yes or no": 2}  # tokens of an answer
 TESTS = {"new hand": ("train", ["fluent"])}
 TESTS |= {"new things": ("test", clip.KNOWN_DRAWERS)}
-UNTRAINED = ["can you eat it?", "is it edible?"]
-QUESTIONS = [*book.OPEN.values(), "is it food?", "is it people?", "can you eat it?"]
+UNTRAINED = ["can you eat it?", "can you drive it?"]
+UNTRAINED += ["is it edible?", "is it a vehicle?"]
+QUESTIONS = [*book.OPEN.values(), "is it food?", "is it people?", *UNTRAINED[:2]]
+TOLD = "can you eat it?"
+NO_NAMES = {"a", "an", "and", "at", "for", "from", "in"}
+NO_NAMES |= {"of", "on", "the", "to", "up", "with"}
+NETWORKS = {"one matrix": nn.Linear}
+NETWORKS |= {"two layers": lambda into, kinds: clip.head(into, kinds, 256)}
 AVERAGED = 20  # steps
 
 
@@ -62,7 +72,7 @@ def digest(names: list[str]) -> str:
     return digest_of(exported(NOTEBOOK), names)
 
 
-def learn(name: str, features: torch.Tensor) -> torch.nn.Module:
+def learn(name: str, features: torch.Tensor) -> nn.Module:
     code = digest(LEARNT_BY)
     generator, plan = torch.Generator().manual_seed(SEED), book.smol_plan()
     with clip.seeded(generator):
@@ -96,30 +106,44 @@ def counted(right: list[str], said: list[str]) -> dict:
     return record
 
 
-def probe(features: torch.Tensor, generator: torch.Generator) -> dict:
-    """A matrix from features to kinds, without a language model: hits by test."""
+def probe(name: str, features: torch.Tensor, generator: torch.Generator) -> dict:
+    """A network from features to kinds, without a language model: hits by test."""
     kinds, known = list(book.KIND_WORDS.values()), book.facts().kind
     right = torch.tensor([kinds.index(kind) for kind in known])  # (all pictures,)
-    with clip.seeded(generator):
-        matrix = torch.nn.Linear(features.size(1), len(kinds))
     plan, learnt = book.small_plan(), clip.role("train", clip.KNOWN_DRAWERS).places
-    optimizer = torch.optim.AdamW(matrix.parameters(), plan.rate)
-    for _ in range(plan.steps):
-        at = learnt[torch.randint(len(learnt), (plan.batch,), generator=generator)]
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(matrix(features[at]), right[at]).backward()
-        optimizer.step()
+    with clip.seeded(generator):  # weights, dropout
+        network = NETWORKS[name](features.size(1), len(kinds))
+        optimizer = torch.optim.AdamW(network.parameters(), plan.rate)
+        for _ in range(plan.steps):
+            at = learnt[torch.randint(len(learnt), (plan.batch,), generator=generator)]
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(features[at]), right[at]).backward()
+            optimizer.step()
+    network.eval()
     hits = {}
     for test, (split, drawers) in TESTS.items():
         places = clip.role(split, drawers).places
-        found = matrix(features[places]).argmax(1) == right[places]
+        found = network(features[places]).argmax(1) == right[places]
         hits[test] = [int(found.sum()), len(found)]
     return hits
 
 
+def hits_of(lesson: book.Lesson) -> dict:
+    """Right answers of all, by test and subject."""
+    hits = {}
+    for test, (split, drawers) in TESTS.items():
+        places, hits[test] = clip.role(split, drawers).places, {}
+        for about in book.ABOUT:
+            right, said = book.examine(lesson, places, about)
+            found = [a == b for a, b in zip(right, said, strict=True)]
+            hits[test][about] = [sum(found), len(found)]
+    return hits
+
+
 def record_small() -> None:
-    """The small models: weights of the first seed, and yes by its share, of all."""
-    record = {"digest": digest(SMALL_BY), "probe": []}
+    """The small models: weights of the first seed, and what all seeds get right."""
+    record = {"digest": digest(SMALL_BY), "looking": [], "snapped": []}
+    record |= {name: [] for name in NETWORKS}
     record["yes"] = {share: [] for share in SHARES}
     features = clip.emoji_features().pictures
     places = clip.role("test", clip.KNOWN_DRAWERS).places
@@ -129,12 +153,16 @@ def record_small() -> None:
         eyes = book.learn_to_look(reading, features, generator)
         shut = book.learn_to_look(reading, 0 * features, generator)
         if seed == SEED:
-            parts = torch.nn.ModuleDict({"reader": reading.model, "eyes": eyes})
+            parts = nn.ModuleDict({"reader": reading.model, "eyes": eyes})
             with torch.inference_mode():
                 state = parts.state_dict() | {"blind": shut(0 * features[:1])}
             state = {k: v.half().contiguous() for k, v in state.items()}
             save_file(state, HERE / "small.safetensors")
-        record["probe"].append(probe(features, generator))
+        lesson = reading._replace(context=book.through(eyes, features))
+        record["looking"].append(hits_of(lesson))
+        record["snapped"].append(hits_of(book.snapped(lesson)))
+        for name in NETWORKS:
+            record[name].append(probe(name, features, generator))
         for share, runs in record["yes"].items():
             lesson = book.learn_on(reading, eyes, features, share, generator)
             row = counted(*book.examine(lesson, places, "yes or no"))
@@ -142,6 +170,7 @@ def record_small() -> None:
             hits = sum(a == b for a, b in zip(right, said, strict=True))
             runs.append(row | {"kinds right": [hits, len(said)]})
             print(seed, share, runs[-1], flush=True)
+        print({k: v[-1:] for k, v in record.items() if k != "yes"}, flush=True)
     write("small.json", record)
 
 
@@ -163,58 +192,73 @@ def said_blind(question: str, longest: int) -> str:
     return book.answers(lesson, book.blind_tokens(), [question], longest)[0]
 
 
-def given_blind(places: torch.Tensor, about: str) -> tuple:
-    """The same as `given`, with the four vectors that are the same for all."""
-    draws = torch.Generator().manual_seed(1)  # the questions of `examine`
-    pairs = [book.ask(place, about, draws) for place in places.tolist()]
-    said = [said_blind(question, LONGEST[about]) for question, _ in pairs]
-    return [answer for _, answer in pairs], said
+def given_blind(places: torch.Tensor, about: str) -> list[str]:
+    """What is said before the four vectors that are the same for all."""
+    return [said_blind(asked, LONGEST[about]) for asked, _ in pairs(places, about)]
 
 
-def words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+def pairs(places: torch.Tensor, about: str) -> list[tuple[str, str]]:
+    """The questions of `examine`, and their answers."""
+    draws = torch.Generator().manual_seed(1)
+    return [book.ask(place, about, draws) for place in places.tolist()]
 
 
-def scores(right: list[str], said: list[str], others: list[str]) -> dict:
-    """Hits of tries: equal; sharing a word; sharing one with another's answer."""
+def words(text: str) -> set[str]:
+    """The words of a name, without such as *with* and *of*."""
+    return {*re.findall(r"\w+", text.lower())} - NO_NAMES
 
-    def share(some, more):
-        pairs = zip(some, more, strict=True)
-        return [bool({*words(a)} & {*words(b)}) for a, b in pairs]
 
-    equal = [a == b for a, b in zip(right, said, strict=True)]
-    found = {"right": equal, "a word": share(right, said)}
-    found |= {"a word of another": share(others, said)}
-    return {k: [sum(v), len(v)] for k, v in found.items()}
+def equal(right: list[str], said: list[str]) -> list[int]:
+    """Hits of tries."""
+    return [sum(a == b for a, b in zip(right, said, strict=True)), len(said)]
+
+
+def shared(right: list[str], said: list[str]) -> dict:
+    """How many share a word with what is right, and with what is right of others."""
+    own = [bool(words(a) & words(b)) for a, b in zip(right, said, strict=True)]
+    every = sum(bool(words(a) & words(b)) for a in right for b in said)
+    others = len(said) * (len(said) - 1)
+    found = {"a word": [sum(own), len(own)]}
+    return found | {"a word of another": [every - sum(own), others]}
+
+
+def by_the_question(places: torch.Tensor) -> list[int]:
+    """Hits of tries of who knows how often a question's answer is yes."""
+    likelier, asked = book.likelier_answers(), pairs(places, "yes or no")
+    said = [likelier[question] for question, _ in asked]
+    return equal([answer for _, answer in asked], said)
 
 
 def record_measures() -> None:
-    record = {"digest": digest(MEASURED_BY), "commonest": []}
+    record = {"digest": digest(MEASURED_BY)}
     for test, (split, drawers) in TESTS.items():
         places = some_of(clip.role(split, drawers).places)
         shown = book.another(places, torch.Generator().manual_seed(2))
-        rows = {}
-        for about in LONGEST:
-            right, said = given(places, about, places)
-            top = max(map(right.count, right))
-            record["commonest"].append([test, about, [top, len(right)]])
-            row = {"looking": scores(right, said, right[1:] + right[:1])}
-            row["looking"]["yes"] = [said.count("yes"), len(said)]
-            if about == "yes or no":
-                other = counted(*given(places, about, shown))["right, of yes"]
-                own = counted(right, said)["right, of yes"]
-                row["swapped"] = {"still yes": other, "yes": own}
-            right, said = given_blind(places, about)
-            row["blind"] = scores(right, said, right[1:] + right[:1])
-            if about == "kind":
-                right, said = given(places, about, shown)
-                here = [book.facts().kind[at] for at in shown.tolist()]
-                row["swapped"] = scores(right, said, here)
-            rows[about] = row
-            print(test, about, row, flush=True)
-        record[test] = rows
+        record[test] = {about: measure(about, places, shown) for about in LONGEST}
+        print(test, record[test], flush=True)
     record["untrained"] = {question: untrained(question) for question in UNTRAINED}
     write("measures.json", record)
+
+
+def measure(about: str, places: torch.Tensor, shown: torch.Tensor) -> dict:
+    """Of one question about each picture: hits of tries, with and without looking."""
+    right, said = given(places, about, places)
+    guessed = given_blind(places, about)
+    row = {"looking": equal(right, said), "blind": equal(right, guessed)}
+    row["always the commonest"] = [max(map(right.count, right)), len(right)]
+    if about == "name":
+        looked, guess = shared(right, said), shared(right, guessed)
+        row["names"] = {"looking": looked, "blind": guess}
+    if about == "kind":
+        _, other = given(places, about, shown)
+        here = [book.facts().kind[at] for at in shown.tolist()]
+        swapped = {"as asked": equal(right, other), "as shown": equal(here, other)}
+        row["swapped"] = swapped
+    if about == "yes or no":
+        row["by the question"] = by_the_question(places)
+        row["said"] = counted(right, said)
+        row["swapped"] = counted(*given(places, about, shown))
+    return row
 
 
 def untrained(question: str) -> dict:
@@ -230,7 +274,8 @@ def untrained(question: str) -> dict:
             with torch.inference_mode():
                 context = lesson.context(part, None)
             said += book.answers(lesson, context, [question] * len(part), 2)
-        found[name] = [said.count("yes"), len(said)]
+        firsts = [re.findall(r"\w+", text)[:1] for text in said]
+        found[name] = [firsts.count(["yes"]), len(said)]
     print(question, found, flush=True)
     return found
 
@@ -259,10 +304,10 @@ def record_answers() -> None:
 
 @torch.inference_mode()
 def told(lesson: book.Lesson, place: int) -> str:
-    """What is answered to the last question, after the name in words."""
+    """What is answered to one question, after the name in words."""
     ids = lesson.words.encode(f"{book.facts().name[place]}\n")
     context = lesson.model.embedding(torch.tensor([ids]))  # (1, P, D)
-    return book.answers(lesson, context, QUESTIONS[-1:], 8)[0]
+    return book.answers(lesson, context, [TOLD], 8)[0]
 
 
 def write(name: str, record: dict) -> None:

@@ -489,7 +489,7 @@ def test_the_same_tokens_for_all():
     tokens = random(1, 3, 4)
     found = image_to_text.always(tokens)(torch.tensor([5, 6]), None)
     assert torch.equal(found, torch.cat([tokens, tokens]))
-    for bad in tokens[0], torch.cat([tokens, tokens]), None:
+    for bad in tokens[0], tokens[None], torch.cat([tokens, tokens]), None:
         refuses("tokens", image_to_text.always, bad, says="a tensor (1, P, D)")
 
 
@@ -814,7 +814,7 @@ def test_the_context_is_what_the_projector_makes_of_the_picture():
     assert torch.equal(context(places, None), 2 * features[places])
     with refusal("^places = .*not empty$"):
         context(places - 1, None)
-    for bad in features[:9], None:
+    for bad in features[:9], torch.cat([features, features[:1]]), None:
         rows = f"{len(features)} rows"
         refuses("features", image_to_text.through, None, bad, says=rows)
 

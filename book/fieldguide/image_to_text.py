@@ -550,7 +550,7 @@ def snapped(lesson):
     def context(places, generator):
         rows = lesson.model.embedding.weight  # (V, D)
         tokens = lesson.context(places, generator)  # (B, P, D)
-        near = F.normalize(tokens, dim=-1) @ F.normalize(rows, dim=-1).mT
+        near = tokens @ F.normalize(rows, dim=-1).mT  # (B, P, V)
         return rows[near.argmax(-1)]  # (B, P, D)
 
     return lesson._replace(context=context)

@@ -128,15 +128,18 @@ def probe(name: str, features: torch.Tensor, generator: torch.Generator) -> dict
     return hits
 
 
+def equal(right: list[str], said: list[str]) -> list[int]:
+    """Hits of tries."""
+    return [sum(a == b for a, b in zip(right, said, strict=True)), len(said)]
+
+
 def hits_of(lesson: book.Lesson) -> dict:
     """Right answers of all, by test and subject."""
     hits = {}
     for test, (split, drawers) in TESTS.items():
         places, hits[test] = clip.role(split, drawers).places, {}
         for about in book.ABOUT:
-            right, said = book.examine(lesson, places, about)
-            found = [a == b for a, b in zip(right, said, strict=True)]
-            hits[test][about] = [sum(found), len(found)]
+            hits[test][about] = equal(*book.examine(lesson, places, about))
     return hits
 
 
@@ -166,9 +169,8 @@ def record_small() -> None:
         for share, runs in record["yes"].items():
             lesson = book.learn_on(reading, eyes, features, share, generator)
             row = counted(*book.examine(lesson, places, "yes or no"))
-            right, said = book.examine(lesson, places, "kind")
-            hits = sum(a == b for a, b in zip(right, said, strict=True))
-            runs.append(row | {"kinds right": [hits, len(said)]})
+            kinds = equal(*book.examine(lesson, places, "kind"))
+            runs.append(row | {"kinds right": kinds})
             print(seed, share, runs[-1], flush=True)
         print({k: v[-1:] for k, v in record.items() if k != "yes"}, flush=True)
     write("small.json", record)
@@ -206,11 +208,6 @@ def pairs(places: torch.Tensor, about: str) -> list[tuple[str, str]]:
 def words(text: str) -> set[str]:
     """The words of a name, without such as *with* and *of*."""
     return {*re.findall(r"\w+", text.lower())} - NO_NAMES
-
-
-def equal(right: list[str], said: list[str]) -> list[int]:
-    """Hits of tries."""
-    return [sum(a == b for a, b in zip(right, said, strict=True)), len(said)]
 
 
 def shared(right: list[str], said: list[str]) -> dict:

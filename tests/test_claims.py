@@ -132,6 +132,8 @@ def test_good_entries_have_no_fault(tmp_path):
         (GOOD | {"notebook": "page"}, "'page' is not chapter/notebook"),
         (GOOD | {"reason": ""}, "the reason is not a sentence"),
         (GOOD | {"claims": [], "sources": []}, "neither a claim nor a source"),
+        (GOOD | {"verdict": "contested", "claims": []}, "points at one side only"),
+        (GOOD | {"verdict": "out of date", "sources": []}, "no source for what is new"),
         (GOOD | {"note": "x"}, "['note'] is no field"),
         (OPEN | {"reason": "Soon."}, "['reason'] is given, but the verdict is not yet"),
         ({"id": "one"}, "['notebook', 'quote', 'verdict'] is missing"),

@@ -74,8 +74,13 @@ def entry_faults(entry: dict) -> Iterator[str]:
         return
     if not str(entry.get("reason", "")).strip().endswith("."):
         yield "the reason is not a sentence"
-    if not (entry.get("claims") or entry.get("sources")):
+    claims, sources = entry.get("claims") or [], entry.get("sources") or []
+    if not claims + sources:
         yield "neither a claim nor a source shows it"
+    elif entry["verdict"] == "contested" and len(claims + sources) < 2:
+        yield "it is contested, but what shows it points at one side only"
+    elif entry["verdict"] == "out of date" and not sources:
+        yield "it is out of date, but there is no source for what is new"
 
 
 class Stored(NamedTuple):

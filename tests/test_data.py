@@ -112,13 +112,6 @@ def test_the_model_is_the_one_that_the_book_describes(model):
     assert data.smollm2() is model
 
 
-def test_a_shipped_file_is_found_or_its_maker_is_named():
-    assert data.asset("readme", "make.py").read_text().startswith('"""Draw')
-    for folder, file in ("readme", "none.png"), ("none", "make.py"), ("readme", ""):
-        with pytest.raises(DataError, match=r"is missing\. Run .*make\.py"):
-            data.asset(folder, file)
-
-
 def test_the_text_is_the_one_that_the_book_describes():
     text = data.king_james()
     assert (len(text), text.count("\n"), len(set(text))) == (4_137_452, 31_103, 65)
@@ -451,3 +444,72 @@ def test_efficientnet_has_its_weights():
     assert weights["_conv_stem.weight"].shape == (32, 3, 3, 3)
     assert weights["_fc.weight"].shape == (1000, 1280)
     assert all(w.isfinite().all() for w in weights.values() if w.is_floating_point())
+
+
+# What the book itself ships
+
+SHIPPED = [
+    (folder.name, path.name)
+    for folder in sorted(data.ASSETS.glob("*/"))
+    for path in sorted(folder.iterdir())
+    if path.name not in ("LICENSE", "make.py", data.SUMS, "attention.png")
+]
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """An empty folder of the book's own files."""
+    monkeypatch.setattr(data, "ASSETS", tmp_path)
+    (tmp_path / "birds").mkdir()
+    return tmp_path / "birds"
+
+
+def test_every_shipped_file_is_as_it_was_made():
+    assert {folder for folder, _ in SHIPPED} >= {"emoji", "king-james-gpt", "lora"}
+    for folder, name in SHIPPED:
+        assert data.asset(folder, name).is_file()
+        assert data.asset(folder, name).name in data.sums(data.ASSETS / folder)
+
+
+def test_what_is_listed_is_there():
+    for folder in data.ASSETS.glob("*/"):
+        assert all((folder / name).is_file() for name in data.sums(folder)), folder
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.json", {"wren": [1, 2], "tit": "é"}),
+        ("list.npz", {"wren": np.arange(3)}),
+        ("list.safetensors", {"wren": torch.arange(3.0)}),
+    ],
+)
+def test_one_flipped_bit_is_an_error_that_names_the_remedy(shelf, name, content):
+    data.store(shelf / "other.json", {})
+    path = shelf / name
+    data.store(path, content)
+    kept = path.read_bytes()
+    data.store(path, content)
+    assert path.read_bytes() == kept, "the same content gives the same bytes"
+    assert data.asset("birds", name) == path
+    for bit in (0, 5, 8 * len(kept) - 1):
+        damaged = bytearray(kept)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(data.DataError, match="damaged or changed") as caught:
+            data.asset("birds", name)
+        said = str(caught.value)
+        assert f'git checkout HEAD -- "{path}"' in said
+        assert str(shelf / "make.py") in said
+    path.write_bytes(kept)
+    assert data.asset("birds", name) == path
+    assert data.asset("birds", "other.json").is_file()
+
+
+def test_a_shipped_file_that_is_not_listed_is_refused(shelf):
+    (shelf / "list.json").write_text("{}")
+    with pytest.raises(data.DataError, match=r"list\.json is not listed"):
+        data.asset("birds", "list.json")
+    for folder, name in [("birds", "none"), ("none", "list.json")]:
+        with pytest.raises(data.DataError, match=f"{name} is missing.*make.py"):
+            data.asset(folder, name)

@@ -27,12 +27,12 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import decoders, models, pre_tokenizers
 
 from fieldguide.check import require
 
-__all__ = ["DataError", "Gguf", "Tokenizer", "asset", "locate"]
+__all__ = ["DataError", "Gguf", "Tokenizer", "asset", "locate", "store"]
 __all__ += ["king_james", "smollm2", "smollm2_tokenizer"]
 __all__ += ["Emoji", "efficientnet", "emoji", "minilm"]
 
@@ -65,6 +65,10 @@ EFFICIENTNET_FILE = (
 )
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
+# What the book itself ships, each with what made it.
+ASSETS = Path(__file__).parents[1] / "_assets"
+SUMS = "SHA256SUMS"
+
 
 class DataError(Exception):
     """A file is missing, damaged or of a kind that the book does not read."""
@@ -88,8 +92,7 @@ def locate(package: str, path: str, sha256: str | None = None) -> Path:
     if not file.is_file():
         raise DataError(f"{file} is missing. {mend(package)}")
     if sha256 is not None:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        found = sha256_of(file)
         if found != sha256:
             problem = f"{file} has the SHA-256 {found[:12]}…, not {sha256[:12]}…"
             raise DataError(f"{problem}: it is damaged or changed. {mend(package)}")
@@ -99,13 +102,51 @@ def locate(package: str, path: str, sha256: str | None = None) -> Path:
 def asset(folder: str, file: str) -> Path:
     """The path of `book/_assets/<folder>/<file>`, which the book itself ships.
 
-    Raises DataError if it is missing.
+    Raises DataError if it is missing, or is not the file whose SHA-256 its folder's
+    SHA256SUMS holds.
     """
-    path = Path(__file__).parents[1] / "_assets" / folder / file
+    path = ASSETS / folder / file
+    again = f'make it anew: "{sys.executable}" {path.with_name("make.py")}'
+    remedy = f'Take it from the repository: git checkout HEAD -- "{path}"; or {again}'
     if not path.is_file():
-        remedy = f"Run {path.with_name('make.py')}, or take it from the repository"
-        raise DataError(f"{path} is missing. {remedy}.")
+        raise DataError(f"{path} is missing. {remedy}")
+    found, listed = sha256_of(path), sums(path.parent).get(file)
+    if listed is None:
+        raise DataError(f"{path} is not listed in {SUMS}. {remedy}")
+    if found != listed:
+        problem = f"{path} has the SHA-256 {found[:12]}…, not {listed[:12]}…"
+        raise DataError(f"{problem}: it is damaged or changed. {remedy}")
     return path
+
+
+def store(path: Path, content: dict) -> None:
+    """Write a file that the book ships, and its SHA-256 into SHA256SUMS beside it.
+
+    content  {name: tensor} for .safetensors, {name: array} for .npz; else what JSON
+             holds. The same content gives the same bytes.
+    """
+    if path.suffix == ".safetensors":
+        save_file(content, path)
+    elif path.suffix == ".npz":
+        np.savez_compressed(path, **content)
+    else:
+        text = json.dumps(content, ensure_ascii=False, indent=1)
+        path.write_text(text + "\n", encoding="utf-8", newline="\n")
+    listed = sums(path.parent) | {path.name: sha256_of(path)}
+    lines = [f"{listed[name]}  {name}\n" for name in sorted(listed)]
+    path.with_name(SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """What the folder's SHA256SUMS lists (`sha256sum` writes and checks it, too)."""
+    path = folder / SUMS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def mend(package: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from fieldguide import architectures
+from fieldguide.data import store
 from fieldguide.digest import digest_of, exported
 
 HERE = Path(__file__).parent
@@ -89,8 +90,7 @@ def main() -> None:
         again = [after_mark(names, kind, rate, seed)["right"] for seed in SEEDS[1:]]
         record["two lists"][kind] = {"runs": runs, "seeds": again}
     seeds = [recalled(names, *LIVE, seed)["recall"] for seed in SEEDS[1:]]
-    text = json.dumps(record | {"seeds": seeds}, indent=1)
-    (HERE / "recall.json").write_text(text + "\n", encoding="utf-8")
+    store(HERE / "recall.json", record | {"seeds": seeds})
 
 
 if __name__ == "__main__":

@@ -18,15 +18,14 @@ halves   writes halves.json: the held-out families, cut at random into halves; r
 The records hold the digest of the code that made them.
 """
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from fieldguide import clip, data
+from fieldguide.data import store
 from fieldguide.digest import digest_of, exported
 
 HERE = Path(__file__).parent
@@ -125,7 +124,7 @@ def record_runs() -> None:
         record["batch"].append({"batch": batch, **found})
     record["batch"].append({"batch": plain.batch, **usual})
     record["batch"].sort(key=lambda each: each["batch"])
-    write("runs.json", record)
+    store(HERE / "runs.json", record)
 
 
 def record_halves() -> None:
@@ -142,7 +141,7 @@ def record_halves() -> None:
             found = {"without": rate(stored, {"new": asked})["new"]}
             found |= {"with": run(roles, plain, SEEDS[0])["new"]}
             record["halves"].append(found)
-    write("halves.json", record)
+    store(HERE / "halves.json", record)
 
 
 def half(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -164,13 +163,8 @@ def record_weights() -> None:
     for name, run in train.items():
         module, losses = run(torch.Generator().manual_seed(SEEDS[0]))
         print(name, losses[-10:].mean().item(), flush=True)
-        save_file(half(module), HERE / f"{name}.safetensors")
-    write("weights.json", {"digest": digest(WEIGHTS_BY)})
-
-
-def write(name: str, record: dict) -> None:
-    text = json.dumps(record, indent=1)
-    (HERE / name).write_text(text + "\n", encoding="utf-8")
+        store(HERE / f"{name}.safetensors", half(module))
+    store(HERE / "weights.json", {"digest": digest(WEIGHTS_BY)})
 
 
 if __name__ == "__main__":

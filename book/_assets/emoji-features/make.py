@@ -10,7 +10,6 @@ made.json: the digest of the code that made them.
 """
 
 import importlib.util
-import json
 import tempfile
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from fieldguide import clip, data
+from fieldguide.data import store
 from fieldguide.digest import digest_of, exported
 
 HERE = Path(__file__).parent
@@ -98,14 +98,13 @@ def main() -> None:
     record |= {"tagged": whole(read(tagged), TEXT_STEP)}
     record |= {"text_step": torch.tensor(TEXT_STEP)}
     arrays = {name: tensor.numpy() for name, tensor in record.items()}
-    np.savez_compressed(HERE / "features.npz", **arrays)
+    store(HERE / "features.npz", arrays)
     wanted = torch.tensor([emoji.captions.index(each) for each in EXAMPLES])
     places = [(emoji.concept == concept).nonzero()[0, 0] for concept in wanted]
     chosen = torch.stack(places)
     arrays = {"places": chosen.numpy(), "pictures": pictures[chosen].numpy()}
-    np.savez_compressed(HERE / "examples.npz", **arrays)
-    text = json.dumps({"digest": digest()})
-    (HERE / "made.json").write_text(text + "\n", encoding="utf-8")
+    store(HERE / "examples.npz", arrays)
+    store(HERE / "made.json", {"digest": digest()})
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
+from fieldguide.data import store
+
 HERE = Path(__file__).parent
 SIZE = 32
 LABELS = "emojibase-data@17.0.0"
@@ -172,15 +174,14 @@ def main(size: int = SIZE, folder: Path = HERE) -> None:
         modules = fetch(place)
         found = concepts(modules)
         pictures = drawn(modules, found, size)
-    np.savez_compressed(folder / "emoji.npz", **pictures)
+    store(folder / "emoji.npz", pictures)
     if size != SIZE:
         return
     for concept, split in zip(found, splits(found), strict=True):
         concept["split"] = split
         del concept["code"]
     record = {"drawers": list(DRAWERS), "concepts": found}
-    text = json.dumps(record, ensure_ascii=False, indent=0)
-    (HERE / "emoji.json").write_text(text + "\n", encoding="utf-8")
+    store(folder / "emoji.json", record)
     print(*Counter(concept["split"] for concept in found).items())
 
 

@@ -14,10 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from fieldguide import experts, training
-from fieldguide.data import king_james
+from fieldguide.data import king_james, store
 from fieldguide.digest import digest_of, exported
 from fieldguide.gpt import GPTConfig
 from fieldguide.next_word import characters, split_text, to_ids
@@ -92,7 +91,7 @@ def record_rates() -> None:
     limited = [replace(mixture, factor=factor) for factor in FACTORS]
     record["factors"] = FACTORS
     record["limited"] = [run(each, rate)[1] for each in limited]
-    write("rates.json", record)
+    store(HERE / "rates.json", record)
 
 
 def record_routes() -> None:
@@ -110,14 +109,9 @@ def record_routes() -> None:
         print(balance, losses[-1], flush=True)
     shape = len(BALANCE), len(STEPS), *chosen[0].shape
     found = torch.stack(chosen).view(shape)  # (balance, steps, L, N, k)
-    save_file({"chosen": found}, HERE / "routes.safetensors")
+    store(HERE / "routes.safetensors", {"chosen": found})
     facts = {"digest": digest(), "balance": BALANCE, "steps": STEPS, "losses": losses}
-    write("routes.json", facts)
-
-
-def write(name, record) -> None:
-    text = json.dumps(record, ensure_ascii=False, indent=1)
-    (HERE / name).write_text(text + "\n", encoding="utf-8")
+    store(HERE / "routes.json", facts)
 
 
 if __name__ == "__main__":

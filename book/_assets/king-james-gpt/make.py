@@ -9,17 +9,15 @@ end at other rates and from other seeds. Each record holds the digest of the cod
 made it.
 """
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from fieldguide import training
 from fieldguide.attention import simple_attention
-from fieldguide.data import king_james
+from fieldguide.data import king_james, store
 from fieldguide.digest import digest_of, exported
 from fieldguide.gpt import GPT, GPTConfig, generate
 from fieldguide.next_word import characters, split_text, to_ids, to_text
@@ -96,10 +94,10 @@ def record_run() -> None:
     losses = training.train(model, ids, RECIPE, generator=start, watch=watch)
     record["first"] = [round(loss, 5) for loss in losses[:3].tolist()]
     weights = {name: w.half() for name, w in model.state_dict().items()}
-    save_file(weights, HERE / "weights.safetensors")
+    store(HERE / "weights.safetensors", weights)
     record["parts"] = list(part_losses(held_out))
-    save_file({"attention": torch.stack(maps)}, HERE / "run.safetensors")
-    write("run.json", record)
+    store(HERE / "run.safetensors", {"attention": torch.stack(maps)})
+    store(HERE / "run.json", record)
 
 
 def part_losses(held_out):
@@ -174,12 +172,7 @@ def record_rates() -> None:
         name: [live_end(recipe, ids, held_out, seed) for seed in SEEDS]
         for name, recipe in LIVE_RUNS.items()
     }
-    write("rates.json", record)
-
-
-def write(name, record) -> None:
-    text = json.dumps(record, ensure_ascii=False, indent=1)
-    (HERE / name).write_text(text + "\n", encoding="utf-8")
+    store(HERE / "rates.json", record)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ Each record holds the digest of the code that made it.
 
 import contextlib
 import copy
-import json
 import random
 import statistics
 import sys
@@ -23,10 +22,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from fieldguide import lora
-from fieldguide.data import king_james, smollm2_tokenizer
+from fieldguide.data import king_james, smollm2_tokenizer, store
 from fieldguide.digest import digest_of, exported
 from fieldguide.gpt import generate
 from fieldguide.next_word import characters, split_text, to_ids, to_text
@@ -46,11 +44,6 @@ def digest() -> str:
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def write(name, record) -> None:
-    text = json.dumps(record, ensure_ascii=False, indent=1)
-    (HERE / name).write_text(text + "\n", encoding="utf-8")
 
 
 def median_seconds(steps, rounds):
@@ -153,7 +146,7 @@ def record_gpt() -> None:
             if (kind, size, rate) in SAMPLED:
                 said[kind] = sample(model, prompt, alphabet)
             print(*run.values(), flush=True)
-    write("gpt.json", record)
+    store(HERE / "gpt.json", record)
 
 
 # SmolLM2: orders into records
@@ -381,7 +374,7 @@ def record_smollm2() -> None:
         found = {**more, "test_nats": nats(model, test_pairs)}
         record["models"][name] = found | judged(plain(model), tests, kept)
         print(name, record["models"][name], flush=True)
-        write("smollm2.json", record)
+        store(HERE / "smollm2.json", record)
 
     keep("before", learner("none"), {})
     keep("before, in 4 bits", learner("4 bits"), {})
@@ -395,7 +388,7 @@ def record_smollm2() -> None:
         model, more = best_taught(kind, shown, tried, other_pairs)
         if name == "LoRA":
             half = {n: w.half() for n, w in lora.lora_state(model).items()}
-            save_file(half, HERE / "adapter.safetensors")
+            store(HERE / "adapter.safetensors", half)
             lora.load_lora(model, half)  # so that what is judged is what is stored
         keep(name, model, more)
 

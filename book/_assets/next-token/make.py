@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fieldguide import real_model
-from fieldguide.data import SMOLLM2_SHA256, smollm2_tokenizer
+from fieldguide.data import SMOLLM2_SHA256, smollm2_tokenizer, store
 from fieldguide.digest import digest_of
 
 PROMPTS = [
@@ -44,7 +44,7 @@ def main():
     below = np.round(-1000 * logits).astype(np.uint16)
     assert (below == np.round(-1000 * logits)).all(), "a logit below -65.535"
     path = Path(__file__).with_name("logits.npz")
-    np.savez_compressed(path, below=below, prompts=PROMPTS, digest=digest())
+    store(path, {"below": below, "prompts": PROMPTS, "digest": digest()})
     for prompt, row in zip(PROMPTS, logits, strict=True):
         shares = np.exp(row) / np.exp(row).sum()
         best = shares.argsort()[::-1][:8]

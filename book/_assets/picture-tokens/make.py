@@ -19,17 +19,16 @@ five each. The records hold the digest of the code that made them.
 """
 
 import functools
-import json
 import re
 import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from fieldguide import clip
 from fieldguide import image_to_text as book
+from fieldguide.data import store
 from fieldguide.digest import digest_of, exported
 
 HERE = Path(__file__).parent
@@ -81,20 +80,20 @@ def learn(name: str, features: torch.Tensor) -> nn.Module:
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         losses = book.learn_lesson([eyes], lesson, plan, generator)
     means = [round(x, 4) for x in losses.view(-1, AVERAGED).mean(1).tolist()]
-    write(f"{name}.json", {"digest": code, "losses": means})
+    store(HERE / f"{name}.json", {"digest": code, "losses": means})
     return eyes.eval().requires_grad_(False)
 
 
 def record_looking() -> None:
     eyes = learn("looking", clip.emoji_features().pictures)
     state = {k: v.half().contiguous() for k, v in eyes.state_dict().items()}
-    save_file(state, HERE / "looking.safetensors")
+    store(HERE / "looking.safetensors", state)
 
 
 def record_blind() -> None:
     features = torch.zeros_like(clip.emoji_features().pictures)
     tokens = learn("blind", features)(features[:1])  # (1, P, D)
-    save_file({"tokens": tokens.half()}, HERE / "blind.safetensors")
+    store(HERE / "blind.safetensors", {"tokens": tokens.half()})
 
 
 def counted(right: list[str], said: list[str]) -> dict:
@@ -160,7 +159,7 @@ def record_small() -> None:
             with torch.inference_mode():
                 state = parts.state_dict() | {"blind": shut(0 * features[:1])}
             state = {k: v.half().contiguous() for k, v in state.items()}
-            save_file(state, HERE / "small.safetensors")
+            store(HERE / "small.safetensors", state)
         lesson = reading._replace(context=book.through(eyes, features))
         record["looking"].append(hits_of(lesson))
         record["snapped"].append(hits_of(book.snapped(lesson)))
@@ -173,7 +172,7 @@ def record_small() -> None:
             runs.append(row | {"kinds right": kinds})
             print(seed, share, runs[-1], flush=True)
         print({k: v[-1:] for k, v in record.items() if k != "yes"}, flush=True)
-    write("small.json", record)
+    store(HERE / "small.json", record)
 
 
 def given(places: torch.Tensor, about: str, shown: torch.Tensor) -> tuple:
@@ -234,7 +233,7 @@ def record_measures() -> None:
         record[test] = {about: measure(about, places, shown) for about in LONGEST}
         print(test, record[test], flush=True)
     record["untrained"] = {question: untrained(question) for question in UNTRAINED}
-    write("measures.json", record)
+    store(HERE / "measures.json", record)
 
 
 def measure(about: str, places: torch.Tensor, shown: torch.Tensor) -> dict:
@@ -296,7 +295,7 @@ def record_answers() -> None:
         print(rows[-1], flush=True)
     record = {"digest": digest(SAID_BY), "places": places, "questions": QUESTIONS}
     record["told"] = [told(lesson, at) for at in places]
-    write("answers.json", record | {"said": rows})
+    store(HERE / "answers.json", record | {"said": rows})
 
 
 @torch.inference_mode()
@@ -305,11 +304,6 @@ def told(lesson: book.Lesson, place: int) -> str:
     ids = lesson.words.encode(f"{book.facts().name[place]}\n")
     context = lesson.model.embedding(torch.tensor([ids]))  # (1, P, D)
     return book.answers(lesson, context, [TOLD], 8)[0]
-
-
-def write(name: str, record: dict) -> None:
-    text = json.dumps(record, indent=1)
-    (HERE / name).write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

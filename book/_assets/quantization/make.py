@@ -10,7 +10,6 @@ form, on this machine, one thread. Each holds the digest of the code that made i
 
 import inspect
 import itertools
-import json
 import statistics
 import sys
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 import torch
 
 from fieldguide import quantization, real_model
-from fieldguide.data import SMOLLM2_SHA256, king_james, smollm2_tokenizer
+from fieldguide.data import SMOLLM2_SHA256, king_james, smollm2_tokenizer, store
 from fieldguide.digest import digest_of
 from fieldguide.next_word import characters, split_text, to_ids
 from fieldguide.training import held_out_loss, trained_gpt
@@ -80,7 +79,7 @@ def record_widths() -> None:
         row = {"setting": list(setting), "losses": losses, "gpt": loss}
         record["settings"].append(row)
         print(row, flush=True)
-    write("widths.json", record)
+    store(HERE / "widths.json", record)
 
 
 def forms(weight, x):
@@ -173,11 +172,7 @@ def record_speed() -> None:
         row["range"] = [round(min(took), 3), round(max(took), 3)]
         record["rows"][name] = row
         print(name, row, f"error {error:.3f}", flush=True)
-    write("speed.json", record)
-
-
-def write(name: str, record: dict) -> None:
-    (HERE / name).write_text(json.dumps(record) + "\n", encoding="utf-8")
+    store(HERE / "speed.json", record)
 
 
 if __name__ == "__main__":

@@ -13,16 +13,14 @@ samples   writes samples.npz and samples.json: pictures of some captions by guid
 The records hold the digest of the code that made them.
 """
 
-import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from fieldguide import clip, data
 from fieldguide import text_to_image as book
+from fieldguide.data import store
 from fieldguide.digest import digest_of, exported
 
 HERE = Path(__file__).parent
@@ -55,9 +53,9 @@ def record_weights() -> None:
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         model, losses = book.train_painter(places, plan, generator)
     state = {k: v.half().contiguous() for k, v in model.state_dict().items()}
-    save_file(state, HERE / "weights.safetensors")
+    store(HERE / "weights.safetensors", state)
     means = [round(x, 4) for x in losses.view(-1, 50).mean(1).tolist()]
-    write("weights.json", {"digest": code, "losses": means})
+    store(HERE / "weights.json", {"digest": code, "losses": means})
 
 
 def painted(captions: torch.Tensor, guidance: float, steps: int, seed: int):
@@ -193,7 +191,7 @@ def record_measures() -> None:
     record["steps"] = [by_steps(steps, known) for steps in STEPS]
     record["new captions"] = new_captions()
     record["combinations"] = combinations()
-    write("measures.json", record)
+    store(HERE / "measures.json", record)
 
 
 def record_samples() -> None:
@@ -207,15 +205,10 @@ def record_samples() -> None:
         every.append(torch.stack(rows))  # (guidances, steps, 3, 32, 32, 3)
         print(caption, flush=True)
     shades = (torch.stack(every).double() / SHADE).round().to(torch.uint8)
-    np.savez_compressed(HERE / "samples.npz", pictures=shades.numpy())
+    store(HERE / "samples.npz", {"pictures": shades.numpy()})
     options = {"captions": PAINTED, "guidance": GUIDANCES, "steps": FEWER}
     options |= {"shade": SHADE, "digest": digest(SAMPLES_BY)}
-    write("samples.json", options)
-
-
-def write(name: str, record: dict) -> None:
-    text = json.dumps(record, indent=1)
-    (HERE / name).write_text(text + "\n", encoding="utf-8")
+    store(HERE / "samples.json", options)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,39 @@ def test_fast_form_equals_the_taught_one(case, scale):
     close(fast, ours.expand(fast.shape), 2e-5)
 
 
+HALVES = [torch.float16, torch.bfloat16]
+FORMS = ["simple_attention", "simple_attention_fast"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", HALVES)
+@pytest.mark.parametrize("scale", [None, 50.0])
+def test_scores_of_halves_do_not_overflow(form, kind, scale):
+    """Beyond 65,504, where float16 ends; all of it is exact in float32."""
+    rng = torch.Generator().manual_seed(0)
+    query, key = 128.0 * torch.randint(-3, 4, (2, 2, 6, 64), generator=rng).double()
+    value = torch.linspace(-6e4, 6e4, 48, dtype=torch.double).view(2, 6, 4)
+    value = value.to(kind).double()
+    mask = torch.ones(6, 6, dtype=torch.bool).tril()
+    mask[2] = False
+    for seen in (None, mask):
+        exact = query @ key.mT * (1 / 8 if scale is None else scale)
+        assert exact.abs().max() > 65_504
+        if seen is not None:
+            exact = exact.masked_fill(~seen, -math.inf)
+        shares = exact.softmax(-1).nan_to_num(0)  # a row without a place
+        arrays = [x.to(kind).requires_grad_() for x in (query, key, value)]
+        attend = getattr(attention, form)
+        output, weights = attend(*arrays, mask=seen, scale=scale)
+        assert output.dtype == kind
+        close(output.double(), shares @ value, 2 * torch.finfo(kind).eps)
+        if weights is not None:
+            assert weights.dtype == kind
+            close(weights.double(), shares, 2 * torch.finfo(kind).eps)
+        for gradient in torch.autograd.grad(output.sum(), arrays):
+            assert gradient.isfinite().all()
+
+
 def test_scale_is_taken_in_full_precision():
     query = torch.full((1, 8), 30.0, dtype=torch.double)
     key = torch.cat([query, query * 0.999])

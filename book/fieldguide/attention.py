@@ -51,12 +51,11 @@ def masked_softmax(scores, mask=None):
         return scores.softmax(-1)  # (..., T, S)
     require(mask.dtype == torch.bool, "mask", mask, "boolean, True = may look")
     blind = ~mask.any(-1, keepdim=True)  # (..., T, 1): may look nowhere
-    bar = torch.zeros_like(mask, dtype=scores.dtype)
-    bar = bar.masked_fill(~(mask | blind), -math.inf)  # 0 or -inf
-    if not scores.sum().isfinite():  # overflown: inf - inf would be NaN
-        scores = scores.where(mask, bar)
-    weights = (scores + bar).softmax(-1)  # (..., T, S)
-    return weights.masked_fill(blind, 0) if blind.any() else weights
+    bar = torch.where(blind, 0, -math.inf).to(scores.dtype)
+    weights = scores.where(mask, bar).softmax(-1)  # (..., T, S)
+    if mask.is_meta or blind.any():  # a meta mask has no values to ask
+        weights = weights.masked_fill(blind, 0)
+    return weights
 
 # %% ../transformers/attention.ipynb #require-fit
 def require_fit(query, key, value):
@@ -105,16 +104,21 @@ def simple_attention(query, key, value, *, mask=None, scale=None):
     query (..., T, K), key (..., S, K), value (..., S, V), all of one float
     type; leading sizes broadcast. mask: boolean, broadcasts to (..., T, S),
     True = may look; a row that may look nowhere gives 0. scale multiplies the
-    scores: 1/sqrt(K) unless given.
+    scores: 1/sqrt(K) unless given. Halves are computed in float32, since
+    their scores overflow.
     Returns (output (..., T, V), weights (..., T, S)). Raises ValueError for
     what does not fit. Source: Vaswani et al. 2017, equation 1.
     """
     require_options(mask, scale, require_fit(query, key, value))
     scale = 1 / math.sqrt(query.size(-1)) if scale is None else scale
+    kind = query.dtype
+    wide = torch.promote_types(kind, torch.float32)
+    query, key, value = (x.to(wide) for x in (query, key, value))
     # .mT swaps the last two axes
     scores = (query * scale) @ key.mT  # (..., T, S)
     weights = masked_softmax(scores, mask)  # (..., T, S)
-    return weights @ value, weights  # (..., T, V), (..., T, S)
+    output = weights @ value  # (..., T, V)
+    return output.to(kind), weights.to(kind)
 
 # %% ../transformers/attention.ipynb #causal-mask
 def causal_mask(T):
@@ -247,7 +251,8 @@ def rotate(x, positions, base):
     require(base > 0, "base", base, "above 0")
     T, K = x.shape[-2:]
     require(positions.shape == (T,), "positions", positions, f"({T},)")
-    speed = base ** (-torch.arange(0, K, 2, dtype=torch.double) / K)  # (K/2,)
+    options = {"dtype": torch.double, "device": x.device}
+    speed = base ** (-torch.arange(0, K, 2, **options) / K)  # (K/2,)
     angle = positions[:, None] * speed  # (T, K/2)
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x[..., 0::2], x[..., 1::2]  # (..., T, K/2) each

@@ -278,20 +278,58 @@ def test_quantize_levels_takes_any_that_increase():
 
 @quick
 @given(seed=seeds, count=st.sampled_from([1, 5, 256, 257, 600]))
-def test_scales_are_kept_to_half_a_step(seed, count):
+def test_scales_are_kept_to_a_sixteenth_of_their_distance_from_the_mean(seed, count):
     scales = random(count, 1, seed=seed).abs() + 1
     codes, seconds, mean = quantization.quantize_scales(scales)
     blocks = math.ceil(count / 256)
-    assert codes.dtype == torch.int8 and codes.shape == (blocks, 256)
+    assert codes.dtype == torch.uint8 and codes.shape == (blocks, 256)
     assert seconds.shape == (blocks, 1) and mean.shape == ()
     close(mean, scales.mean())
     again = quantization.dequantize_scales(codes, seconds, mean, count)
-    assert again.shape == scales.shape
+    assert again.shape == scales.shape and again.dtype == torch.float32
     for i, (a, b) in enumerate(zip(again, scales, strict=True)):
-        assert abs(a - b) <= seconds[i // 256, 0] / 2 + 1e-6
+        least = 2**-10 * seconds[i // 256, 0]  # half the step of the smallest floats
+        assert abs(a - b) <= max(abs(b - mean) / 16, least) + 1e-6
     off = F.pad((scales - mean).flatten(), (0, blocks * 256 - count))
     largest = off.view(-1, 256).abs().amax(-1)
-    close(seconds.flatten(), largest / 127, 1e-6)
+    close(seconds.flatten(), largest / 448, 1e-6)
+
+
+def test_codes_of_scales_are_8_bit_floats():
+    off = torch.tensor([[0.0], [448.0], [-448.0], [1.0], [1.06], [1.07], [-0.3]])
+    scales = torch.cat([off, torch.full((249, 1), -2.83 / 249)])  # their mean is 0
+    codes, seconds, mean = quantization.quantize_scales(scales)
+    assert math.isclose(seconds.item(), 1, rel_tol=1e-6)
+    again = quantization.dequantize_scales(codes, seconds, mean, 7)[:, 0]
+    close(again, torch.tensor([0, 448, -448, 1, 1, 1.125, -0.3125]), 1e-4)
+    assert codes[0, 1] == 0b01111110 and codes[0, 2] == 0b11111110
+
+
+def test_scales_that_are_equal_or_tiny_stay_finite():
+    equal = torch.full((300, 1), 0.3)
+    parts = quantization.quantize_scales(equal)
+    close(quantization.dequantize_scales(*parts, 300), equal, 1e-6)
+    least = 2.0**-149
+    for most in 300, 627, 671:  # the scale of these is rounded to the least float
+        tiny = torch.tensor([[2 * most * least], [0.0]])
+        parts = quantization.quantize_scales(tiny)
+        again = quantization.dequantize_scales(*parts, 2)
+        assert again.isfinite().all() and (again - tiny).abs().max() <= most * least
+
+
+def test_an_outlier_does_not_spoil_the_scales_of_its_block():
+    """One weight of 8 among many of 0.02: the other rows lose what NF4 loses."""
+    for rows, columns in (64, 256), (256, 1024):
+        original = nn.Linear(columns, rows, bias=False)
+        with torch.no_grad():
+            original.weight.copy_(0.02 * random(rows, columns))
+            original.weight[0, 0] = 8
+        others = original.weight.detach()[1:]
+        found = {}
+        for double in False, True:
+            left = quantization.NF4Linear(original, double=double).weight[1:]
+            found[double] = quantization.relative_error(others, left)
+        assert found[False] < 0.1 and found[True] < found[False] + 0.01
 
 
 def test_pairs_share_a_byte():
@@ -344,7 +382,7 @@ def test_the_layer_has_groups_of_64_and_double_scales_unless_told():
     two = quantization.NF4Linear(original, 64, True)
     assert torch.equal(one.weight, two.weight)
     assert set(one.state_dict()) == {"packed", "scales", "seconds", "mean", "bias"}
-    assert one.scales.dtype == torch.int8 and one.groups == 16
+    assert one.scales.dtype == torch.uint8 and one.groups == 16
 
 
 def test_the_layer_has_nothing_to_train_and_can_be_stored():
@@ -389,6 +427,50 @@ def test_the_layer_keeps_the_type_of_its_input():
             y.sum().backward()
             assert x.grad.dtype == dtype
             close(y.float(), right, 0.2 if dtype == torch.bfloat16 else 0.05)
+
+
+def test_the_layer_moves_to_another_device():
+    for bias in False, True:
+        for double in False, True:
+            layer = quantization.NF4Linear(linear(64, 4, bias), double=double)
+            here = {
+                tensor.device.type
+                for tensor in vars(layer).values()
+                if torch.is_tensor(tensor)
+            }
+            assert not here, "a tensor that does not move with the layer"
+            bits = quantization.stored_bits(layer)
+            layer.to("meta")
+            assert quantization.stored_bits(layer) == bits
+            x = torch.ones(3, 64, device="meta", requires_grad=True)
+            y = layer(x)
+            assert y.device.type == "meta" and y.shape == (3, 4)
+            y.sum().backward()
+            assert x.grad.device.type == "meta"
+
+
+def test_the_layer_of_a_model_in_another_precision():
+    """Built from it, the layer stores as much; turned into it, it computes on."""
+    for dtype in torch.float16, torch.bfloat16, torch.float64:
+        original = linear(128, 4).to(dtype)
+        x = random(3, 128).to(dtype)
+        for double in False, True:
+            plain = quantization.NF4Linear(linear(128, 4), double=double)
+            made = quantization.NF4Linear(original, double=double)
+            for part, like in zip(
+                (made.packed, made.scales), (plain.packed, plain.scales), strict=True
+            ):
+                assert part.dtype == like.dtype
+            bits = quantization.stored_bits(plain)
+            assert quantization.stored_bits(made) == bits
+            assert made.weight.dtype == torch.float32
+            weight = original.weight.detach()
+            assert quantization.relative_error(weight, made.weight) < 0.12
+            right = plain(random(3, 128))
+            for each in made, plain.to(dtype):
+                y = each(x)
+                assert y.dtype == dtype
+                assert quantization.relative_error(right, y.float()) < 0.02
 
 
 def test_the_layer_refuses_bad_input():

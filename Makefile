@@ -16,7 +16,7 @@ export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_NUM_THREADS := 1
 
-.PHONY: help book test lab notebooks bench clean
+.PHONY: help book test modes mutants lab notebooks bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -29,10 +29,18 @@ book:  ## build the site into _build/html, from the stored outputs
 	$(BUILD)
 	@echo "The site is built: open $(PAGE) in a browser; it needs no server."
 
-test:  ## run every check, in less than half an hour
+test:  ## run every check
 	@$(SETUP) venv torch book weights tests browser
 	$(PY) -m pytest -n 2 --dist worksteal tests
 	$(PY) -m pytest --nbval -n 2 --dist loadfile book
+
+modes:  ## run the notebooks and their tests as other processors would
+	@$(SETUP) venv torch book weights tests
+	$(PY) book/_env/modes.py $(ONLY)
+
+mutants:  ## damage each mechanism in every way: do its tests notice?
+	@$(SETUP) venv torch book weights tests
+	$(PY) tests/mutation.py $(ONLY)
 
 lab:  ## open the notebooks in JupyterLab
 	@$(SETUP) venv torch book weights

@@ -12,7 +12,7 @@ from nbval.plugin import IPyNbCell
 
 from fieldguide import compare
 
-CELL_TIMEOUT_S = 300
+CELL_TIMEOUT_S = 1500  # for what hangs; the slowest cell takes half a minute
 
 
 def pytest_configure(config):

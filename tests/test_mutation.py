@@ -1,4 +1,4 @@
-"""Every damage to a mechanism is noticed by its tests, or provably changes nothing."""
+"""The damages that `make mutants` does, and what it makes of the tests' answers."""
 
 import ast
 import sys
@@ -6,28 +6,11 @@ import types
 
 import mutation
 import pytest
-import sources
-
-BOOK = {
-    name: notebook
-    for name, notebook in sources.in_order().items()
-    if len([c for c in sources.code(notebook) if sources.is_exported(c)]) > 1
-}
 
 
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", BOOK)
-def test_every_mutant_is_killed_or_listed_as_equivalent(name):
-    report = mutation.report(name)
-    print(f"{name}: {report}")
-    if report.unlisted:
-        pytest.fail(f"{report}\n{mutation.as_yaml(report.unlisted)}", pytrace=False)
-    assert not report.stale, f"remove from {mutation.LISTED.name}: {report.stale}"
-    assert all(len(proof.split()) > 3 for proof in report.proofs.values())
-
-
-def test_what_is_listed_belongs_to_a_notebook():
-    assert set(mutation.all_listed()) <= set(BOOK)
+@pytest.mark.parametrize("name", mutation.mechanisms())
+def test_the_tests_of_a_mechanism_can_be_called_one_by_one(name):
+    assert mutation.calls_of(mutation.load(mutation.tests_of(name)))
 
 
 # The check, checked
@@ -196,19 +179,31 @@ def test_parametrized_tests_run_once_for_each_case():
     def test_one(a):
         seen.append(a)
 
+    @pytest.mark.timeout(9)
+    @pytest.mark.parametrize("a", "xy")
+    @pytest.mark.parametrize(("b", "c"), [(5, 6)])
+    def test_several(a, b, c):
+        seen.append(f"{a}{b}{c}")
+
     tests = types.ModuleType("tests")
-    tests.test_pair, tests.test_one = test_pair, test_one
+    for test in (test_pair, test_one, test_several):
+        setattr(tests, test.__name__, test)
     for call in mutation.calls_of(tests).values():
         call()
-    assert seen == [3, 7, "x", "y"]
+    assert seen == [3, 7, "x", "y", "x56", "y56"]
 
 
-def test_a_stale_entry_is_seen():
-    made = next(iter(mutation.mutants("cell", SOURCE)))
-    other = ("cell", "alter a constant", "return 2")
-    proofs = dict.fromkeys([made.key, other], "the proof is left to nobody")
-    assert mutation.Report({made: ""}, proofs, 0).stale == [other]
-    assert mutation.Report({made: "test_it"}, proofs, 0).stale == sorted(
-        [made.key, other]
-    )
-    assert mutation.Report({made: ""}, {}, 0).unlisted == [made.key]
+def test_what_survives_is_printed_and_counted():
+    made = list(mutation.mutants("cell", SOURCE))[:4]
+    verdicts = dict(zip(made, ["test_it", "", "time", "test_it"], strict=True))
+    report = mutation.Report("chapter/name", verdicts, 3)
+    counted, survivor = str(report).splitlines()
+    assert "4 mutants, 3 killed (1 by the clock), 1 survive" in counted
+    assert survivor.split() == f"cell: {made[1].operator}: {made[1].line}".split()
+    assert mutation.killed_share([report]) == 0.75
+    assert mutation.killed_share([report, report]) == 0.75
+
+
+def test_a_name_without_a_mechanism_is_refused(capsys):
+    assert mutation.main(["chapter/none"]) == 2
+    assert "'chapter/none'" in capsys.readouterr().out

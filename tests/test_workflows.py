@@ -116,7 +116,8 @@ def drawn(text):
 
 def test_the_tree_in_the_readme_is_the_real_one():
     paths = [path.relative_to(ROOT).parts for path in sources.files()]
-    top = {parts[0] for parts in paths if parts[0] != ".gitignore"}
+    top = {parts[0] for parts in paths if not parts[0].startswith(".git")}
+    top.add(".github")
     book = {
         f"book/{parts[1]}" for parts in paths if parts[0] == "book" and len(parts) > 2
     }

@@ -372,6 +372,44 @@ def test_layer_has_four_square_matrices_and_shows_its_weights():
     assert output.shape == (5, 12) and weights.shape == (3, 5, 5)
 
 
+KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def exported(device, kind):
+    """{what: a call} of what takes tensors, on a device and in a float type."""
+    made = {"device": device, "dtype": kind}
+    x, heads, places = torch.ones(5, 8, **made), torch.ones(2, 5, 4, **made), range(5)
+    mask = attention.causal_mask(5).to(device)
+    places, matrix = torch.tensor(places, device=device), torch.ones(8, 8, **made)
+
+    def layer(attend):
+        module = attention.MultiHeadAttention(8, 2, attend=attend).to(**made)
+        return module(x, mask)[0]
+
+    attends = {form: getattr(attention, form) for form in FORMS}
+    return {
+        "rnn": lambda: attention.rnn(x, matrix, matrix),
+        "masked_softmax": lambda: attention.masked_softmax(matrix[:5, :5], mask),
+        "plain": lambda: attention.masked_softmax(x),
+        **{name: lambda f=f: f(heads, heads, heads, mask=mask, scale=2)[0]
+           for name, f in attends.items()},
+        **{f"layer, {name}": lambda f=f: layer(f) for name, f in attends.items()},
+        "split_heads": lambda: attention.split_heads(x, 2),
+        "merge_heads": lambda: attention.merge_heads(heads),
+        "rms_norm": lambda: attention.rms_norm(x, x[0], 1e-6),
+        "rotate": lambda: attention.rotate(heads, places, 1e4),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_stay_on_the_device_and_in_the_type_of_the_input(kind):
+    here, there = exported("cpu", kind), exported("meta", kind)
+    for name, call in there.items():
+        result, known = call(), here[name]()
+        assert result.is_meta and result.dtype == known.dtype == kind, name
+        assert result.shape == known.shape and known.isfinite().all(), name
+
+
 # The recurrent reader
 
 

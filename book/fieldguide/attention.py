@@ -51,11 +51,13 @@ def masked_softmax(scores, mask=None):
         return scores.softmax(-1)  # (..., T, S)
     require(mask.dtype == torch.bool, "mask", mask, "boolean, True = may look")
     blind = ~mask.any(-1, keepdim=True)  # (..., T, 1): may look nowhere
-    bar = torch.where(blind, 0, -math.inf).to(scores.dtype)
-    weights = scores.where(mask, bar).softmax(-1)  # (..., T, S)
-    if mask.is_meta or blind.any():  # a meta mask has no values to ask
-        weights = weights.masked_fill(blind, 0)
-    return weights
+    bar = torch.zeros_like(mask, dtype=scores.dtype)
+    bar = bar.masked_fill(~(mask | blind), -math.inf)  # 0 or -inf
+    known = not scores.is_meta  # a meta tensor has no values to ask
+    if known and not scores.sum().isfinite():  # overflown: inf - inf is NaN
+        scores = scores.where(mask, bar)
+    weights = (scores + bar).softmax(-1)  # (..., T, S)
+    return weights.masked_fill(blind, 0) if known and blind.any() else weights
 
 # %% ../transformers/attention.ipynb #require-fit
 def require_fit(query, key, value):

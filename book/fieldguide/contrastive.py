@@ -13,7 +13,6 @@ from numbers import Real
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from .check import require
 
@@ -103,11 +102,14 @@ def contrastive_loss(text_emb, image_emb, temperature=0.07):
 
     text_emb and image_emb (B, D): row i of one belongs to row i of the other,
     and both have length 1 for cosines. temperature: a number, or a tensor that
-    learns. Returns a scalar. Raises ValueError as `require_pairs`.
+    learns. Returns a scalar; of halves in float32, since in float16 the sum
+    over a large batch is infinite. Raises ValueError as `require_pairs`.
     Source: the article; Radford et al. 2021, figure 3.
     """
     require_pairs(text_emb, image_emb, temperature)
     similarity = text_emb @ image_emb.transpose(0, 1) / temperature  # (B, B)
+    wide = torch.promote_types(similarity.dtype, torch.float32)
+    similarity = similarity.to(wide)
     labels = torch.arange(text_emb.size(0), device=text_emb.device)
     loss_text_to_image = F.cross_entropy(similarity, labels)
     loss_image_to_text = F.cross_entropy(similarity.transpose(0, 1), labels)
@@ -227,8 +229,8 @@ def contrastive_loss_grouped(text_emb, image_emb, groups, temperature=0.07):
     groups (B,): whole numbers. Each caption's target is shared evenly among
     the pictures of its group, and the other way round. With all groups
     different it equals `contrastive_loss`. Its least value is the mean of
-    log n, n the size of a pair's group. Raises ValueError as `require_pairs`
-    and for groups of another type or shape.
+    log n, n the size of a pair's group. Halves give float32. Raises
+    ValueError as `require_pairs` and for groups of another type or shape.
     Source: Khosla et al. 2020, for two kinds of embedding.
     """
     require_pairs(text_emb, image_emb, temperature)
@@ -237,6 +239,8 @@ def contrastive_loss_grouped(text_emb, image_emb, groups, temperature=0.07):
     ok = ok and not (groups.is_floating_point() or groups.is_complex())
     require(ok, "groups", groups, f"whole numbers of shape ({B},)")
     similarity = text_emb @ image_emb.mT / temperature  # (B, B)
+    wide = torch.promote_types(similarity.dtype, torch.float32)
+    similarity = similarity.to(wide)
     same = (groups[:, None] == groups).to(similarity)  # (B, B)
     targets = same / same.sum(1)  # a group's columns are its rows
     loss_text_to_image = F.cross_entropy(similarity, targets)
@@ -248,7 +252,8 @@ class OneExponential(torch.autograd.Function):
     """The contrastive loss, whose value and exponentials are there already.
 
     text, image (B, D); scale, a scalar; powers (B, B), rows and columns (B,):
-    the exponentials of the logits, less any constant, and their sums.
+    the exponentials of the logits, less any constant, and their sums. Raises
+    ValueError on the way back where a second derivative is to come.
     """
 
     @staticmethod
@@ -257,8 +262,9 @@ class OneExponential(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient):
+        allowed = "False: contrastive_loss has second derivatives"
+        require(not torch.is_grad_enabled(), "create_graph", True, allowed)
         text, image, scale, powers, rows, columns = ctx.saved_tensors
         each = gradient / len(text)
         shares = 0.5 / rows[:, None] + 0.5 / columns  # (B, B)
@@ -274,8 +280,8 @@ def contrastive_loss_fast(text_emb, image_emb, temperature=0.07):
     """What `contrastive_loss` gives, with one exponential for each entry.
 
     In half precision, and where a row or column lies so far below the largest
-    logit that its sum is not exact, it is the plain form. It cannot be
-    differentiated twice. Raises ValueError as `require_pairs`.
+    logit that its sum is not exact, it is the plain form. Raises ValueError
+    as `require_pairs`, and where it is to be differentiated twice.
     """
     require_pairs(text_emb, image_emb, temperature)
     if text_emb.dtype not in (torch.float32, torch.float64):

@@ -670,6 +670,39 @@ def test_rounded_quantizes_and_reads_back():
         refuses("group", q.rounded, weight, scheme, 4, 5)
 
 
+def test_rounded_refuses_what_16_bits_cannot_scale():
+    rounded, name = quantization.rounded, "weight.abs().max()"
+    weight = random(4, 12)
+    weight = weight / weight.abs().max()
+    weight[0, 0] = -1
+    for scheme in "absmax", "zero point", "NormalFloat":
+        for bits, group in itertools.product((2, 4, 8), (None, "row", 4)):
+            steps = 2 ** (bits - 1) - 1 if scheme == "absmax" else 1
+            plain = rounded(weight, scheme, bits, group)
+            for factor in 1e-2, 4e4 * steps:
+                left = rounded(factor * weight, scheme, bits, group)
+                close(left / factor, plain, 0.01)
+            for factor in 1e-9, 1e-35, 7e4 * steps, 1e30:
+                bad = factor * weight
+                text = refuses(name, rounded, bad, scheme, bits, group, says="65504")
+                assert f"{bad.abs().max().item()}" in text
+            zeros = torch.zeros(4, 12)
+            assert torch.equal(rounded(zeros, scheme, bits, group), zeros)
+    refuses(name, rounded, torch.full((2, 4), 1e-9), "zero point", 4)
+    weight[1] = 1e-9  # beside the others a loss without harm
+    left = rounded(weight, "absmax", 4, "row")
+    assert left.any(-1).tolist() == [True, False, True, True]
+
+
+def test_rounded_moves_a_weight_by_a_hundredth_of_the_largest_at_most():
+    """With two bits a scale is the largest weight itself; float16 has steps of 2**-24."""
+    step = 2.0**-24
+    weight = torch.tensor([49.5 * step, 0.0])  # half a step of 49.5: over a hundredth
+    refuses("weight.abs().max()", quantization.rounded, weight, "absmax", 2)
+    weight = torch.tensor([50.5 * step, 0.0])  # half a step of 50.5: less
+    close(quantization.rounded(weight, "absmax", 2), weight, step)
+
+
 def test_scheme_bytes_counts_codes_and_constants():
     weight = torch.ones(4, 12)
     assert quantization.scheme_bytes(weight, "absmax", 4) == 24 + 2
@@ -887,30 +920,85 @@ def test_the_solutions_pass():
     solutions_pass(book())
 
 
+def whole_zero_by(
+    least=min,
+    most=max,
+    steps=-1,
+    zero_of=round,
+    round_=torch.round,
+    clamp=True,
+    dtype=torch.int64,
+):
+    """An answer to the exercise, right unless an argument says otherwise."""
+
+    def whole_zero(weight, bits):
+        low, high = least(0, weight.min().item()), most(0, weight.max().item())
+        scale = (high - low) / (2**bits + steps)
+        zero = zero_of(-low / scale)
+        codes = round_(weight / scale) + zero
+        codes = codes.clamp(0, 2**bits - 1) if clamp else codes
+        return codes.to(dtype), scale, zero
+
+    return whole_zero
+
+
+def data_only(zero, of_data):
+    return of_data
+
+
 def test_whole_zero_is_checked():
-    right = book().whole_zero
+    def half_up(x):
+        return math.floor(x + 0.5)
+
+    for right in (
+        whole_zero_by(),
+        whole_zero_by(zero_of=half_up),
+        whole_zero_by(round_=lambda x: (x + 0.5).floor()),
+        lambda *a: tuple(map(torch.as_tensor, book().whole_zero(*a))),
+    ):
+        book().check_whole_zero(right)
 
     def shifted(weight, bits):
-        codes, scale, zero = right(weight, bits)
+        codes, scale, zero = book().whole_zero(weight, bits)
         return codes, scale, zero + 1
-
-    def not_widened(weight, bits):
-        return right(weight[1:], bits)
 
     def lowest(weight, bits):
         codes, scales, lows = quantization.quantize_zero_point(weight, bits)
         return codes.long(), scales.item(), (-lows / scales).item()
 
-    def unclamped(weight, bits):
-        codes, scale, zero = right(weight, bits)
+    def moved(weight, bits):
+        codes, scale, zero = book().whole_zero(weight, bits)
         return codes + 1, scale, zero + 1
 
     def half_as_wide(weight, bits):
-        codes, scale, zero = right(weight, bits)
+        codes, scale, zero = book().whole_zero(weight, bits)
         return codes, scale / 2, zero
 
-    wrong = shifted, not_widened, lowest, unclamped, half_as_wide
-    fails(book().check_whole_zero, *wrong)
+    def in_the_middle(weight, bits):
+        scale = 2 * weight.abs().max().item() / (2**bits - 1)
+        codes = (weight / scale).round() + 2 ** (bits - 1)
+        return codes.clamp(0, 2**bits - 1).long(), scale, 2 ** (bits - 1)
+
+    fails(
+        book().check_whole_zero,
+        whole_zero_by(least=data_only, most=data_only),  # not widened
+        whole_zero_by(least=data_only),
+        whole_zero_by(most=data_only),
+        whole_zero_by(steps=0),
+        whole_zero_by(zero_of=float),
+        whole_zero_by(zero_of=math.floor),
+        whole_zero_by(zero_of=math.ceil),
+        whole_zero_by(round_=torch.floor),
+        whole_zero_by(round_=torch.ceil),
+        whole_zero_by(round_=torch.trunc),
+        whole_zero_by(clamp=False),
+        whole_zero_by(dtype=torch.float32),
+        shifted,
+        lowest,
+        moved,
+        half_as_wide,
+        in_the_middle,
+    )
 
 
 def test_pack_trits_is_checked():

@@ -326,8 +326,9 @@ def rounded(weight, scheme, bits, group=None):
     """What is left of a weight (..., D) when it is quantized and read back.
 
     scheme: "absmax", "zero point" or "NormalFloat". Scales and lows are kept
-    in 16 bits, as files do. Raises ValueError for another scheme, and as
-    `quantize_absmax`, `quantize_zero_point` and `normal_levels`.
+    in 16 bits, as files do. Raises ValueError for another scheme, where 16
+    bits move a weight by over 1 % of the largest, and as `quantize_absmax`,
+    `quantize_zero_point` and `normal_levels`.
     """
     known = ("absmax", "zero point", "NormalFloat")
     require(scheme in known, "scheme", scheme, f"one of {known}")
@@ -336,10 +337,15 @@ def rounded(weight, scheme, bits, group=None):
     elif scheme == "zero point":
         codes, *constants = quantize_zero_point(weight, bits, group)
     else:
-        levels = normal_levels(bits)
+        levels = normal_levels(bits).to(weight.device)
         numbers, *constants = quantize_levels(weight, levels, group)
         codes = levels[numbers.int()]
-    return dequantize(codes, *(part.half().float() for part in constants))
+    left = dequantize(codes, *(part.half().float() for part in constants))
+    off = (left - dequantize(codes, *constants)).abs().max()
+    most = weight.abs().max()
+    fit = "such that float16 holds the scales: 3e-06 to 65504"
+    require(off <= most / 100, "weight.abs().max()", most.item(), fit)
+    return left
 
 # %% ../efficiency/quantization.ipynb #scheme-bytes
 def scheme_bytes(weight, scheme, bits, group=None):

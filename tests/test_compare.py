@@ -152,7 +152,7 @@ def stored_figure():
 def repack(html, change):
     """The figure with its first number field changed by `change(codes)`."""
     spec = json.loads(payload.SPEC.search(html)[1])
-    name, field = next((k, f) for k, f in spec["fields"].items() if f.get("step"))
+    name, field = next((k, f) for k, f in spec["fields"].items() if "scales" in f)
     chunk = f'data-fg-chunk="{field["chunk"]}">'
     body = re.search(f"{chunk}([^<]*)<", html)[1]
     bits = next(b for b, n in payload.NAMES.items() if n == field["type"])

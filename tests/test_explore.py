@@ -1,5 +1,7 @@
 """explore in Python: controls, errors, the payload, the live object."""
 
+from functools import partial
+
 import ipywidgets
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from matplotlib.figure import Figure
 from fieldguide.explore import (
     Twin,
     bars,
+    controls,
     explore,
+    explorer,
     figure,
     heatmap,
     lines,
@@ -113,6 +117,21 @@ def test_an_unknown_control_is_named_with_what_is_allowed(passed, says):
     assert says in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "passed",
+    [
+        (0, 10**6),
+        (0.0, 1.0, 1e-6),
+        ipywidgets.FloatLogSlider(1, min=-1, max=1, step=1e-5),
+        ipywidgets.Dropdown(options=range(20_001)),
+    ],
+)
+def test_too_many_values_are_refused_before_they_are_listed(passed, monkeypatch):
+    monkeypatch.setattr(controls, "format_cell", lambda value: pytest.fail("listed"))
+    with pytest.raises(ValueError, match=r"values of x = .* at most 20,000"):
+        read_control("x", passed)
+
+
 # ---- errors at the call -----------------------------------------------------
 
 
@@ -164,6 +183,51 @@ def test_nan_in_a_view_names_the_setting():
         explore(poisoned, x=(0, 3))
 
 
+def test_any_error_says_at_which_setting():
+    """Its kind and its message stay; a note says where it was."""
+
+    def broken(x):
+        """Title.
+
+        Look."""
+        return {"a": number(1 / (2 - x))}
+
+    with pytest.raises(ZeroDivisionError) as error:
+        explore(broken, x=(0, 3))
+    assert error.value.__notes__ == ["in broken(x=2)"]
+    twin = Twin("attention", ("x",), lambda x: {0: {"width": 1}}[x])
+    with pytest.raises(KeyError) as error:
+        explore(doubled, _twin=twin, x=(0, 3), on=True)
+    assert error.value.__notes__ == ["in <lambda>(x=1)"]
+
+
+class Multiplied:
+    """A number, multiplied.
+
+    Look for the sign.
+    """
+
+    def __call__(self, x, by=3):
+        return {"Product": number(x * by)}
+
+
+@pytest.mark.parametrize(
+    ("fn", "name", "title", "last"),
+    [
+        (partial(doubled, on=False), "doubled", "Twice a number.", -6),
+        (Multiplied(), "Multiplied", "A number, multiplied.", 9),
+        (partial(Multiplied(), by=2), "Multiplied", "A number, multiplied.", 6),
+    ],
+)
+def test_whatever_can_be_called_can_be_explored(fn, name, title, last):
+    stored = payload.read(explore(fn, x=(0, 3)).html())
+    assert stored["spec"]["id"] == f"fg-{name}"
+    assert stored["spec"]["title"] == title
+    assert stored["fields"]["0.value"][-1] == last
+    with pytest.raises(ValueError, match=rf"{name} takes \['x'"):
+        explore(fn, y=(0, 3))
+
+
 def test_two_shapes_for_one_view_names_both():
     def growing(x):
         """Title.
@@ -176,8 +240,8 @@ def test_two_shapes_for_one_view_names_both():
 
 
 def test_a_grid_too_large_says_how_large_and_what_to_coarsen():
-    with pytest.raises(ValueError, match=r"40,002 settings.*coarsen 'x'"):
-        explore(doubled, x=(0, 20_000), on=True)
+    with pytest.raises(ValueError, match=r"32,002 settings.*coarsen 'x'"):
+        explore(doubled, x=(0, 16_000), on=True)
 
     def wide(x, on):
         """Title.
@@ -223,6 +287,7 @@ def test_what_is_not_a_view_is_refused():
         (lambda: lines([0, 1], {"a": [1, 2]}, x_log=True), "x"),
         (lambda: lines([1, 2], {"a": [0, 2]}, y_log=True), "ys"),
         (lambda: bars(["a"], [float("inf")]), "values"),
+        (lambda: bars(["a"], [1e300]), "values"),
         (lambda: scatter([1], [1, 2]), "y"),
         (lambda: number([1, 2]), "value"),
         (lambda: number(1, digits=0), "digits"),
@@ -264,10 +329,69 @@ def test_quantization_is_within_half_a_step(low, width, bits, seed):
     packer.numbers("a", items, ["x", "y"], bits)
     spec = packer.fields["a"]
     back = payload.unpack(packer.fields, packer.chunks)["a"].reshape(-1)
-    small = {64: 0, 32: 1e-6 * (abs(low) + width)}.get(bits, spec.get("step", 0) * 0.51)
+    step = spec.get("scales", [[low, 0]])[0][1]
+    small = {64: 0, 32: 1e-6 * (abs(low) + width)}.get(bits, step * 0.51)
     kept = items if "x" in spec["by"] else items[:1]
     kept = kept if "y" in spec["by"] else kept[:, :1]
     np.testing.assert_allclose(back, kept.ravel(), rtol=1e-12, atol=small + 1e-12)
+
+
+def stored_fields(**views):
+    """What is read back of an explorer that shows `views(x)` at x = 1 and 2."""
+
+    def shown(x):
+        """Title.
+
+        Look."""
+        return {name: view(x) for name, view in views.items()}
+
+    return payload.read(explore(shown, x=[1, 2]).html())["fields"]
+
+
+def test_a_log_axis_keeps_every_decade():
+    """A linear step would be as large as the smallest values: 1e-6 read as 1e-8."""
+    x, y = np.logspace(-8, 0, 25), np.logspace(3, -5, 25)
+    whole = 2.0 ** np.arange(25) + 1
+    both = {"x_log": True, "y_log": True}
+    curves = [("down", y), ("up", whole), ("tiny", y * 1e-60), ("vast", y * 1e60)]
+    for name, curve in curves:
+
+        def view(k, curve=curve):
+            return lines(x, {"first": curve * k, "other": x}, **both)
+
+        fields = stored_fields(a=view)
+        np.testing.assert_allclose(fields["0.x"][0], x, rtol=1e-7, err_msg=name)
+        wanted = [[curve * k, x] for k in (1, 2)]
+        np.testing.assert_allclose(fields["0.y"], wanted, rtol=1e-7, err_msg=name)
+    assert stored_fields(a=lambda k: lines(whole, {"y": y * k}, x_log=True))["0.x"][
+        0
+    ].tolist() == list(whole)
+
+
+def test_an_axis_that_a_control_makes_logarithmic_is_kept_as_one():
+    y = np.logspace(-8, 0, 9)
+    fields = stored_fields(a=lambda k: lines(range(9), {"y": y}, y_log=k == 2))
+    np.testing.assert_allclose(fields["0.y"][0, 0], y, rtol=1e-7)
+
+
+def test_each_curve_is_stored_on_its_own_scale():
+    x = np.linspace(0, 6, 50)
+    curves = {"small": 1e-6 * np.sin(x), "large": 1e3 * np.cos(x), "flat": 0.3 + 0 * x}
+    wanted = [[k * y for y in curves.values()] for k in (1, 2)]
+    fields = stored_fields(
+        a=lambda k: lines(x, {name: k * y for name, y in curves.items()})
+    )
+    off = np.abs(fields["0.y"] - wanted).max(axis=(0, 2))
+    assert (off <= np.array([1e-6, 1e3, 0.3]) * 2**-14).all(), off
+
+
+def test_bars_keep_what_32_bits_would_lose():
+    values = np.array([16_777_217.0, 1e39, 1e-46, 0.1])
+    fields = stored_fields(
+        whole=lambda k: bars("abcd", values * k), part=lambda k: bars("a", [0.1 * k])
+    )
+    assert fields["0.values"].tolist() == [list(values), list(values * 2)]
+    np.testing.assert_allclose(fields["1.values"].ravel(), [0.1, 0.2], rtol=1e-7)
 
 
 def test_integers_and_long_fields_are_exact():
@@ -336,6 +460,31 @@ def test_the_bundle_holds_text_html_and_a_picture():
 def test_the_stored_figure_is_the_same_twice():
     first, second = (explore(doubled, x=(0, 3), on=True).html() for _ in range(2))
     assert first == second
+
+
+def test_who_waits_sees_how_far_the_grid_is(monkeypatch):
+    """In a Jupyter server's session alone: nothing is stored when no one waits."""
+    shown, seen = [], []
+
+    def slow(x):
+        """Title.
+
+        Look."""
+        seen.extend((bar.value, bar.max) for bar in shown)
+        return {"a": number(x)}
+
+    monkeypatch.setattr(explorer, "display", shown.append)
+    monkeypatch.setattr(explorer, "PATIENCE_S", -1)
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    explore(slow, x=(0, 3))
+    assert not shown
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
+    explore(slow, x=(0, 3))
+    assert seen == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert [bar.comm for bar in shown] == [None], "the bar stays"
+    monkeypatch.setattr(explorer, "PATIENCE_S", 1e9)
+    explore(slow, x=(0, 3))
+    assert len(shown) == 1
 
 
 def test_every_view_has_a_still_picture():

@@ -2,7 +2,8 @@
 
 Text and HTML are compared to the letter, with three exceptions. A measured value
 (`fieldguide.ledger`) may move by its tolerance. An explorer's values may move by
-one quantization step. A picture may differ as another font library would draw it.
+one quantization step, or as little. A picture may differ as another font library
+would draw it.
 
 The notebooks' test run and `make notebooks` both ask here, so what is kept is what
 passes.
@@ -34,8 +35,9 @@ MEASURED = re.compile(
     re.S,
 )
 
-# Values that an explorer stores unquantized may move by this share of the largest.
-FLOAT = 1e-5
+# An explorer's value may always move by this share of the largest of its field (of
+# its curve, of itself on a logarithmic axis): what 16 bits could tell apart.
+SHARE = 2**-16
 
 # Two pictures agree if, out of focus, no pixel differs by more than this. Blurring
 # hides the edges of letters, which another font library draws otherwise, and leaves
@@ -168,11 +170,25 @@ def _field(new: Mapping, stored: Mapping, field: str) -> str | None:
         return next(filter(None, map(_labels, a, b, [field] * len(b))), None)
     if a.shape != b.shape:
         return f"{field}: shape {b.shape} is stored, not {a.shape}"
-    step = stored["steps"][field] or FLOAT * np.abs(b).max(initial=0)
-    off = np.abs(a - b).max(initial=0)
-    if off > step * (1 + 1e-9):
-        return f"{field}: a value is off by {off:.3g}, more than {step:.3g}"
-    return None
+    off = np.abs(a - b)
+    step = np.broadcast_to(_step(stored, field), off.shape)
+    if (off <= step * (1 + 1e-9)).all():
+        return None
+    worst = np.argmax(off - step)
+    return (
+        f"{field}: a value is off by {off.flat[worst]:.3g}, more than "
+        f"{step.flat[worst]:.3g}"
+    )
+
+
+def _step(stored: Mapping, field: str) -> np.ndarray:
+    """How far each value of a field of numbers may move."""
+    size, step = np.abs(stored["fields"][field]), stored["steps"][field]
+    if not stored["spec"]["fields"][field].get("log"):
+        axes = range(size.ndim)
+        others = tuple(k for k in axes if step.ndim == 0 or k != 1)  # 1: the curves
+        size = size.max(axis=others, keepdims=True, initial=0)
+    return np.maximum(step, SHARE * size)
 
 
 def _labels(new: object, stored: object, field: str) -> str | None:

@@ -10,6 +10,7 @@ import numpy as np
 from fieldguide.check import require
 from fieldguide.explore.views import format_cell
 
+MAX_VALUES = 20_000  # of one control, and of a whole grid
 RANGES = (ipywidgets.IntSlider, ipywidgets.FloatSlider, ipywidgets.BoundedIntText)
 RANGES += (ipywidgets.BoundedFloatText,)
 CHOICES = (ipywidgets.Dropdown, ipywidgets.RadioButtons, ipywidgets.ToggleButtons)
@@ -102,18 +103,29 @@ def read_control(name: str, given) -> Control:
     return control
 
 
+def _steps(name: str, widget) -> range:
+    """The places of a slider, counted before they are listed."""
+    count = int(np.floor((widget.max - widget.min) / widget.step + 1e-9)) + 1
+    return range(_few(name, count))
+
+
+def _few(name: str, count: int) -> int:
+    allowed = f"at most {MAX_VALUES:,}: coarsen it"
+    require(count <= MAX_VALUES, f"values of {name}", count, allowed)
+    return count
+
+
 def _values(name: str, widget) -> tuple[str, list, list[str]]:
     if isinstance(widget, RANGES):
         step = widget.step
         ok = step is not None and step > 0
         require(ok, f"{name}.step", step, "above 0")
-        count = int(np.floor((widget.max - widget.min) / step + 1e-9)) + 1
         kind = type(widget.value)
-        values = [kind(round(widget.min + i * step, 12)) for i in range(count)]
+        places = _steps(name, widget)
+        values = [kind(round(widget.min + i * step, 12)) for i in places]
         return "range", values, [format_cell(v) for v in values]
     if isinstance(widget, ipywidgets.FloatLogSlider):
-        count = int(np.floor((widget.max - widget.min) / widget.step + 1e-9)) + 1
-        powers = [widget.min + i * widget.step for i in range(count)]
+        powers = [widget.min + i * widget.step for i in _steps(name, widget)]
         values = [float(f"{widget.base**p:.6g}") for p in powers]
         return "range", values, [format_cell(v) for v in values]
     if isinstance(widget, (ipywidgets.Checkbox, ipywidgets.ToggleButton)):
@@ -123,6 +135,7 @@ def _values(name: str, widget) -> tuple[str, list, list[str]]:
         return "text", list(widget.options), list(widget.options)
     if isinstance(widget, (*CHOICES, ipywidgets.SelectionSlider)):
         pairs = widget._options_full
+        _few(name, len(pairs))
         labels = [
             format_cell(value) if label == str(value) else label
             for label, value in pairs

@@ -5,27 +5,34 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
-from collections.abc import Callable
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import anywidget
+import ipywidgets
 import matplotlib
 import numpy as np
 import traitlets
+from IPython.display import display
 
 from fieldguide.check import require
 from fieldguide.explore import payload
-from fieldguide.explore.controls import Control, read_control
+from fieldguide.explore.controls import MAX_VALUES, Control, read_control
 from fieldguide.explore.still import draw_still
-from fieldguide.explore.views import View
+from fieldguide.explore.views import View, precision
 from fieldguide.style import PALETTE
 
 HERE = Path(__file__).parent
-MAX_SETTINGS = 20_000
+MAX_SETTINGS = MAX_VALUES
 MAX_RAW_BYTES = 16_000_000
 MAX_STORED_BYTES = 700_000
+PATIENCE_S = 2  # a person who waits longer is shown how far the grid is
 
 
 @dataclass(frozen=True)
@@ -86,12 +93,12 @@ def explore(fn: Callable[..., dict], *, _twin: Twin | None = None, **controls):
     stored = sum(len(chunk) for chunk in packer.chunks)
     if stored > MAX_STORED_BYTES:
         raise ValueError(
-            f"the grid of {fn.__name__} is {stored:,} bytes compressed, but it must "
+            f"the grid of {_name(fn)} is {stored:,} bytes compressed, but it must "
             f"be at most {MAX_STORED_BYTES:,}: {_coarsen(parsed)}"
         )
     spec = {
         "version": payload.VERSION,
-        "id": f"fg-{fn.__name__}",
+        "id": f"fg-{_name(fn)}",
         "title": title,
         "look": look,
         "controls": [control.spec() for control in parsed],
@@ -104,12 +111,18 @@ def explore(fn: Callable[..., dict], *, _twin: Twin | None = None, **controls):
     return _explorer_class(parsed)(fn, parsed, spec, packer.chunks, still)
 
 
+def _name(fn) -> str:
+    """What a function is called; also a partial one, or an object of a class."""
+    fn = fn.func if isinstance(fn, partial) else fn
+    return getattr(fn, "__name__", type(fn).__name__)
+
+
 def _caption(fn) -> tuple[str, str]:
-    doc = inspect.getdoc(fn) or ""
+    doc = inspect.getdoc(fn.func if isinstance(fn, partial) else fn) or ""
     title, _, look = doc.partition("\n")
     allowed = "a docstring: first line the title, then what to look for"
     ok = bool(title.strip() and look.strip())
-    require(ok, f"{getattr(fn, '__name__', fn)}.__doc__", doc, allowed)
+    require(ok, f"{_name(fn)}.__doc__", doc, allowed)
     return title.strip(), " ".join(look.split())
 
 
@@ -124,26 +137,37 @@ def _match_parameters(fn, names: list[str]) -> None:
     except TypeError as error:
         wanted = list(inspect.signature(fn).parameters)
         raise ValueError(
-            f"controls = {names}, but {fn.__name__} takes {wanted}: {error}"
+            f"controls = {names}, but {_name(fn)} takes {wanted}: {error}"
         ) from None
+
+
+def _call(fn, settings: dict) -> str:
+    return f"{_name(fn)}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
+
+
+def _answered(fn, settings: dict) -> dict:
+    """`fn(**settings)`; what goes wrong in it says at which setting."""
+    try:
+        return fn(**settings)
+    except ValueError as error:
+        raise ValueError(f"{_call(fn, settings)}: {error}") from error
+    except Exception as error:
+        error.add_note(f"in {_call(fn, settings)}")
+        raise
 
 
 def _checked(fn, settings: dict, like: dict[str, View] | None = None):
     """`fn(**settings)`, checked to be views, of the shapes of `like`."""
-    where = ", ".join(f"{k}={v!r}" for k, v in settings.items())
-    try:
-        views = fn(**settings)
-    except ValueError as error:
-        raise ValueError(f"{fn.__name__}({where}): {error}") from error
+    views, call = _answered(fn, settings), _call(fn, settings)
     ok = isinstance(views, dict) and len(views) > 0
     ok = ok and all(isinstance(view, View) for view in views.values())
     allowed = "a dict of title: view, from heatmap(...), lines(...), ..."
-    require(ok, f"{fn.__name__}({where})", views, allowed)
+    require(ok, call, views, allowed)
     if like is not None:
         here, there = _shapes(views), _shapes(like)
         if here != there:
             raise ValueError(
-                f"{fn.__name__}({where}) returns {here}, but the start setting "
+                f"{call} returns {here}, but the start setting "
                 f"returns {there}: a view keeps its kind and shape everywhere"
             )
     return views
@@ -163,7 +187,7 @@ def _coarsen(controls: list[Control]) -> str:
 
 
 def _check_grid(fn, controls: list[Control], views: dict[str, View]) -> None:
-    settings = int(np.prod([len(c.values) for c in controls]))
+    settings = math.prod(len(c.values) for c in controls)
     each = sum(
         array.size * view.bits // 8
         for view in views.values()
@@ -172,10 +196,29 @@ def _check_grid(fn, controls: list[Control], views: dict[str, View]) -> None:
     each += sum(len(json.dumps(view.props)) for view in views.values())
     if settings > MAX_SETTINGS or settings * each > MAX_RAW_BYTES:
         raise ValueError(
-            f"the grid of {fn.__name__} has {settings:,} settings of {each:,} bytes, "
+            f"the grid of {_name(fn)} has {settings:,} settings of {each:,} bytes, "
             f"but it must be at most {MAX_SETTINGS:,} settings and "
             f"{MAX_RAW_BYTES:,} bytes: {_coarsen(controls)}"
         )
+
+
+def _settings(names: list[str], axes: list[list]) -> Iterator[dict]:
+    """Every setting of the grid; where a person waits long, under a progress bar.
+
+    The Jupyter server tells its kernels the session's name. A notebook that is run
+    without a person has none, so no bar is ever stored.
+    """
+    begun, bar = time.monotonic(), None
+    total, watched = math.prod(map(len, axes)), "JPY_SESSION_NAME" in os.environ
+    for done, combination in enumerate(itertools.product(*axes)):
+        if watched and bar is None and time.monotonic() - begun > PATIENCE_S:
+            bar = ipywidgets.IntProgress(max=total, description="Settings")
+            display(bar)
+        if bar is not None:
+            bar.value = done
+        yield dict(zip(names, combination, strict=True))
+    if bar is not None:
+        bar.close()
 
 
 def _pack_grid(packer, fn, controls: list[Control], like: dict[str, View]) -> None:
@@ -183,21 +226,19 @@ def _pack_grid(packer, fn, controls: list[Control], like: dict[str, View]) -> No
     _check_grid(fn, controls, like)
     names = [c.name for c in controls]
     grid = [len(c.values) for c in controls]
-    states = [
-        _checked(fn, dict(zip(names, combination, strict=True)), like)
-        for combination in itertools.product(*(c.values for c in controls))
-    ]
+    settings = _settings(names, [c.values for c in controls])
+    states = [_checked(fn, setting, like) for setting in settings]
     for index, (title, view) in enumerate(like.items()):
         here = [state[title] for state in states]
         for key, array in view.arrays.items():
             items = np.stack([v.arrays[key] for v in here])
             items = items.reshape(*grid, *array.shape)
-            packer.numbers(f"{index}.{key}", items, names, view.bits)
+            packer.numbers(f"{index}.{key}", items, names, **precision(here, key))
         _pack_values(packer, f"{index}.props", [v.props for v in here], grid, names)
     moving = {name for field in packer.fields.values() for name in field["by"]}
     for name in names:
         moves = name in moving
-        require(moves, "control", name, f"one that changes what {fn.__name__} returns")
+        require(moves, "control", name, f"one that changes what {_name(fn)} returns")
 
 
 def _pack_values(packer, key: str, values: list, grid: list, names: list) -> None:
@@ -214,8 +255,7 @@ def _pack_twin(packer, twin: Twin, controls: list[Control]) -> None:
     require(twin.bits in payload.TYPES, "Twin.bits", twin.bits, "8, 16, 32 or 64")
     names, axes = list(twin.by), [known[name].values for name in twin.by]
     grid = [len(axis) for axis in axes]
-    combinations = itertools.product(*axes)
-    data = [twin.data(**dict(zip(names, c, strict=True))) for c in combinations]
+    data = [_answered(twin.data, setting) for setting in _settings(names, axes)]
     for key, sample in data[0].items():
         values = [state[key] for state in data]
         if isinstance(sample, (str, int, float)) or _strings(sample):

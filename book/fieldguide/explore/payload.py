@@ -2,8 +2,8 @@
 
 A field is one array (or list) for each setting of the controls it depends on,
 in row-major order. Numbers become 8- or 16-bit steps between the least and the
-greatest value; everything is compressed by zlib and written as base64. The
-first lines of browser/1-values.js describe the format.
+greatest value, or floats; everything is compressed by zlib and written as base64.
+The first lines of browser/1-values.js describe the format.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import zlib
 
 import numpy as np
 
-VERSION = 1
+VERSION = 2
 CHUNK_BYTES = 1 << 17
 TYPES = {8: np.uint8, 16: np.dtype("<u2"), 32: np.dtype("<f4"), 64: np.dtype("<f8")}
 NAMES = {8: "u8", 16: "u16", 32: "f32", 64: "f64"}
@@ -50,17 +50,31 @@ class Packer:
         self.fields: dict[str, dict] = {}
         self.chunks: list[bytes] = []
 
-    def numbers(self, key: str, items: np.ndarray, names: list[str], bits: int):
-        """Add a number field: `items` (*grid, *shape), one grid axis a name."""
+    def numbers(
+        self,
+        key: str,
+        items: np.ndarray,
+        names: list[str],
+        bits: int,
+        *,
+        rows: int = 1,
+        log: bool = False,
+    ):
+        """Add a number field: `items` (*grid, *shape), one grid axis a name.
+
+        Each of `rows` equal parts of an item has steps of its own. On a `log`
+        axis a step would be too coarse for what is small: floats are kept there.
+        Floats are of 32 bits where these hold the values, else of 64.
+        """
         shape = list(items.shape[len(names) :])
-        low, high = float(items.min()), float(items.max())
-        spec = {"type": NAMES[bits], "shape": shape, "low": low, "high": high}
+        bits = max(bits, 32) if log else bits
+        bits = 64 if bits == 32 and not _fits_32(items) else bits
+        spec = {"type": NAMES[bits], "shape": shape}
+        spec |= {"low": float(items.min()), "high": float(items.max())}
+        spec |= {"log": True} if log else {}
         if bits <= 16:
-            levels = (1 << bits) - 1
-            whole = high - low <= levels and not np.any(items % 1)
-            step = 1.0 if whole else (high - low) / levels
-            items = np.round((items - low) / (step or 1.0))
-            spec |= {"step": step}
+            items, scales = _steps(items, len(names), rows, (1 << bits) - 1)
+            spec |= {"scales": scales}
         items, by = varying(items.astype(TYPES[bits]), names)
         items = items.reshape(-1, int(np.prod(shape, dtype=int)))
         self._add(key, {"by": by, **spec}, items)
@@ -82,6 +96,27 @@ class Packer:
             self.chunks.append(zlib.compress(raw, 9))
 
 
+def _fits_32(items: np.ndarray) -> bool:
+    """Do 32-bit floats hold whole numbers as they are, others to seven digits?"""
+    size = np.abs(items[items != 0])
+    return bool(((size > 2.0**-126) & (size < 2**24)).all())
+
+
+def _steps(items: np.ndarray, grid: int, rows: int, levels: int):
+    """`items` as whole steps, and each row's scale: [its least value, its step].
+
+    A row of whole numbers that are at most `levels` apart is exact.
+    """
+    parts = items.reshape(*items.shape[:grid], rows, -1)
+    others = (*range(grid), grid + 1)
+    low, high = parts.min(others, keepdims=True), parts.max(others, keepdims=True)
+    whole = np.all(parts % 1 == 0, axis=others, keepdims=True)
+    step = np.where(whole & (high - low <= levels), 1.0, (high - low) / levels)
+    parts = np.round((parts - low) / np.where(step > 0, step, 1.0))
+    scales = np.stack([low.ravel(), step.ravel()], axis=1)
+    return parts.reshape(items.shape), scales.tolist()
+
+
 def unpack(fields: dict, chunks: list[bytes]) -> dict:
     """Every field in full: {key: array (settings, *shape) or list}."""
     starts = [*sorted(spec["chunk"] for spec in fields.values()), len(chunks)]
@@ -94,10 +129,20 @@ def unpack(fields: dict, chunks: list[bytes]) -> dict:
             continue
         bits = next(b for b, name in NAMES.items() if name == spec["type"])
         items = np.frombuffer(raw, TYPES[bits]).astype(np.float64)
-        if "step" in spec:
-            items = spec["low"] + spec["step"] * items
-        result[key] = items.reshape(-1, *spec["shape"])
+        items = items.reshape(-1, *spec["shape"])
+        if "scales" in spec:
+            low, step = _scales(spec)
+            items = low + step * items
+        result[key] = items
     return result
+
+
+def _scales(spec: dict) -> np.ndarray:
+    """The least values and the steps of a field, to go with one of its items."""
+    scales = np.array(spec["scales"]).T
+    one = scales.shape[1] == 1
+    shape = [] if one else [scales.shape[1], *[1] * (len(spec["shape"]) - 1)]
+    return scales.reshape(2, *shape)
 
 
 def script(kind: str, body: str, attributes: str = "") -> str:
@@ -139,8 +184,9 @@ def read(html: str) -> dict:
     """Decode one stored figure.
 
     Returns `spec` (without the quantization's own numbers), `fields`
-    ({key: array or list}), `steps` ({key: quantization step, 0 where exact}),
-    `still` (PNG bytes) and `rest`, the HTML with all of these cut out.
+    ({key: array or list}), `steps` ({key: quantization step, 0 where exact; an
+    array where each row has its own}), `still` (PNG bytes) and `rest`, the HTML
+    with all of these cut out.
     Raises ValueError when `html` is not a stored explorer.
     """
     found = SPEC.search(html), STILL.search(html)
@@ -149,11 +195,11 @@ def read(html: str) -> dict:
     spec = json.loads(found[0][1])
     chunks = [base64.b64decode(body) for body in CHUNK.findall(html)]
     fields = unpack(spec["fields"], chunks)
-    steps = {key: f.get("step", 0.0) for key, f in spec["fields"].items()}
-    layout = {
-        key: {k: v for k, v in f.items() if k not in ("low", "high", "step")}
-        for key, f in spec["fields"].items()
-    }
+    own = "low", "high", "scales"
+    steps, layout = {}, {}
+    for key, field in spec["fields"].items():
+        steps[key] = _scales(field)[1] if "scales" in field else np.zeros(())
+        layout[key] = {k: v for k, v in field.items() if k not in own}
     rest = STILL.sub("", CHUNK.sub("", SPEC.sub("", html)))
     still = base64.b64decode(found[1][1])
     spec = {**spec, "fields": layout}

@@ -16,10 +16,12 @@ import numpy as np
 
 from fieldguide.check import require
 
+LARGEST = 1e300  # so that the difference of two values is a number, too
+
 
 @dataclass(frozen=True)
 class View:
-    """`kind`, the `arrays` that are drawn (quantized to `bits`), the `props`."""
+    """`kind`, the `arrays` that are drawn (kept in `bits`), the `props`."""
 
     kind: str
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
@@ -39,7 +41,8 @@ def _array(name: str, value, *dims: int) -> np.ndarray:
     shapes = " or ".join(f"{d}-dimensional" for d in dims)
     require(array.ndim in dims, f"{name}.shape", array.shape, shapes)
     require(array.size > 0, f"{name}.shape", array.shape, "not empty")
-    require(np.isfinite(array).all(), name, value, "free of NaN and infinity")
+    bounded = (np.abs(array) < LARGEST).all()
+    require(bounded, name, value, f"free of NaN, and of numbers from {LARGEST} on")
     return array
 
 
@@ -188,6 +191,15 @@ def figure(fig) -> View:
     fig.savefig(buffer, format="png", dpi=80, metadata={"Software": None})
     plt.close(fig)
     return View("figure", props={"png": base64.b64encode(buffer.getvalue()).decode()})
+
+
+def precision(views: list[View], name: str) -> dict:
+    """How an array of `views`, one for each setting, is kept: each curve apart."""
+    first = views[0]
+    curves = first.kind == "lines" and name == "y"
+    rows = len(first.arrays[name]) if curves else 1
+    log = any(view.props.get(f"{name}_log") for view in views)
+    return {"bits": first.bits, "rows": rows, "log": log}
 
 
 def format_cell(value) -> str:

@@ -1,18 +1,20 @@
 // The browser's side of `explore`. The files of this folder, in order, make one
 // classic script, once a page: no imports, no network.
 //
-// A stored explorer is <figure data-fg-explore="1"> with a still picture, a
+// A stored explorer is <figure data-fg-explore="2"> with a still picture, a
 // caption, a spec (JSON) and chunks (base64 of zlib). The spec has
 //   controls [{name, label, kind: range | choice | check | text, keys, labels,
 //             start, numeric, free}]    keys: a control's values on the grid;
 //            free: the twin answers any number, or for "text" any text
 //   views    [{title, kind, arrays: {name: field}}], or with a twin
 //            [{title, kind, props}]
-//   fields   {field: {by, type, shape, low, high, step, chunk, per}}
+//   fields   {field: {by, type, shape, low, high, scales, log, chunk, per}}
 //            one item for each setting of the controls in `by`, row-major;
 //            `per` items a chunk, from chunk number `chunk` on;
-//            u8 and u16 stand for low + step * integer; json is a list;
-//            low and high are the ends over every setting
+//            u8 and u16 are steps: `scales` has [least value, step] for the
+//            whole item, or for each of its rows (each curve of `lines`);
+//            low and high are the ends over every setting; json is a list;
+//            log: floats, for a logarithmic axis
 //   twin     source of (params, data) => {title: changes to the view}, or null
 //            (a RangeError that it throws is said to the reader)
 //   by       with a twin: the controls that select its data
@@ -121,19 +123,22 @@ class Fields {
   }
 
   // One item: a JSON value, or {shape, values, low, high, decimals}: the ends
-  // of the whole field, and how many decimals its steps can tell apart.
+  // of the whole field, and how many decimals each row's steps can tell apart.
   get(key, params) {
     const field = this.spec.fields[key];
     const [number, at] = this.find(field, params);
     const chunk = this.chunks.get(number);
     if (field.type === "json") return chunk[at];
-    const { shape, low, high, step } = field;
+    const { shape, low, high, scales } = field;
     const size = product(shape);
     const values = chunk.subarray(at * size, (at + 1) * size);
-    if (step === undefined) return { shape, values, low, high };
+    if (!scales) return { shape, values, low, high };
     const scaled = new Float64Array(size); // not Float64Array.from: five times as slow
-    for (let k = 0; k < size; k++) scaled[k] = low + step * values[k];
-    const decimals = clamp(Math.floor(0.31 - Math.log10(step || 1)), 0, 20);
+    const row = size / scales.length;
+    scales.forEach(([least, step], r) => {
+      for (let k = r * row; k < (r + 1) * row; k++) scaled[k] = least + step * values[k];
+    });
+    const decimals = scales.map(([, step]) => clamp(Math.floor(0.31 - Math.log10(step)), 0, 100));
     return { shape, values: scaled, low, high, decimals };
   }
 }

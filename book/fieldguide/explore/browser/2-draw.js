@@ -10,9 +10,9 @@ const ends = (view, array) => [
   view.high ?? array.high ?? extent(array.values)[1],
 ];
 
-// A value of `array` with the view's unit, no finer than it was stored.
-function dress(view, value, array = {}) {
-  const known = array.decimals === undefined ? value : Number(value.toFixed(array.decimals));
+// A value of `array` with the view's unit, no finer than its row was stored.
+function dress(view, value, array = {}, row = 0) {
+  const known = array.decimals ? Number(value.toFixed(array.decimals[row])) : value;
   return format(known, view.digits ?? 3) + (view.unit ? ` ${view.unit}` : "");
 }
 
@@ -222,9 +222,9 @@ const draw = {
     legend(box, view.names, (s) => svg("path", { d: "M0,5H22", "stroke-width": 3, ...look(s) }));
     const find = (px) => [0, nearest(length, (k) => Math.abs(frame.x(x[k]) - px))];
     const words = ([, k]) => {
-      const at = (s) => dress({}, values[s * length + k], view.y);
+      const at = (s) => dress({}, values[s * length + k], view.y, s);
       const each = view.names.map((name, s) => `${name} ${at(s)}`);
-      return `${view.x_axis || "x"} ${format(x[k], 3)}: ${each.join(", ")}`;
+      return `${view.x_axis || "x"} ${dress({}, x[k], view.x)}: ${each.join(", ")}`;
     };
     explorer.point(frame.node, find, words, () => [1, length]);
   },
@@ -241,7 +241,7 @@ const draw = {
     const find = (px, py) => [0, nearest(x.length, far(px, py))];
     const words = ([, k]) => {
       const name = view.labels?.[k] ?? view.groups?.[k] ?? k + 1;
-      const [across, up] = [format(x[k], 3), format(y[k], 3)];
+      const [across, up] = [dress({}, x[k], view.x), dress({}, y[k], view.y)];
       return `${name}: ${view.x_axis || "x"} ${across}, ${view.y_axis || "y"} ${up}`;
     };
     explorer.point(frame.node, find, words, () => [1, x.length]);
@@ -307,7 +307,7 @@ const describe = {
   text: (view) => view.text,
   lines(view) {
     const length = view.x.values.length;
-    const at = (s, k) => dress({}, view.y.values[s * length + k], view.y);
+    const at = (s, k) => dress({}, view.y.values[s * length + k], view.y, s);
     return view.names.map((name, s) => `${name} from ${at(s, 0)} to ${at(s, length - 1)}`).join(", ");
   },
   heatmap(view) {

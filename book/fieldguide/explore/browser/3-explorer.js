@@ -27,13 +27,17 @@ class Explorer {
     });
     this.pointed = html("p", { class: "fg-pointed" }, " ");
     this.status = html("p", { class: "fg-status", "aria-live": "polite" }, " ");
-    this.element.querySelector(".fg-still")?.remove();
+    // Until the views are drawn, the still picture lies over their place.
+    this.still = this.element.querySelector(".fg-still");
+    const stage = html("div", { class: "fg-stage" }, html("div", { class: "fg-views" }, ...views));
+    if (this.still) stage.append(this.still);
+    // What is said comes and goes; below the buttons it moves none from under a finger.
     this.element.append(
       html("div", { class: "fg-controls" }, ...controls),
-      html("div", { class: "fg-views" }, ...views),
+      stage,
+      buttons,
       this.pointed,
       this.status,
-      buttons,
     );
     this.showParams();
   }
@@ -172,6 +176,7 @@ class Explorer {
     this.element.removeAttribute("aria-busy");
     this.element.dataset.fgDraws = ++this.draws;
     if (this.draws === 1) {
+      this.still?.remove();
       this.element.dataset.fgReady = "";
       this.started(this);
     } else {

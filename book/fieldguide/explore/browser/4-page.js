@@ -2,7 +2,7 @@
 
 const owner = (element) => fg.figures.find((explorer) => explorer.element === element);
 
-// Redraw when the width or the theme changes.
+// Redraw when the width or the theme changes, and for paper, which is never dark.
 const widths = new WeakMap();
 const resized = new ResizeObserver((entries) => {
   for (const { target, contentRect } of entries) {
@@ -11,13 +11,16 @@ const resized = new ResizeObserver((entries) => {
     if (known !== undefined && known !== contentRect.width) owner(target)?.repaint();
   }
 });
-const themed = new MutationObserver(() => fg.figures.forEach((explorer) => explorer.repaint()));
+const redraw = () => fg.figures.forEach((explorer) => explorer.repaint());
+matchMedia("print").addEventListener("change", redraw);
+const themed = new MutationObserver(redraw);
 const THEMES = { attributes: true, attributeFilter: ["data-theme", "data-jp-theme-light"] };
 themed.observe(document.documentElement, THEMES);
 if (document.body) themed.observe(document.body, THEMES);
 
 // A stored figure is built at once, so that the page does not jump, and drawn
-// when it comes near the view.
+// when it comes near the view. Paper, and a picture of the whole page, show the
+// still of one that is not drawn yet.
 const AHEAD = 300; // pixels below the view
 const near = new IntersectionObserver(
   (entries) => {
@@ -50,11 +53,6 @@ addEventListener("hashchange", () => {
     explorer.update();
     explorer.element.scrollIntoView();
   }
-});
-
-// Paper has no sliders, but it wants every picture.
-addEventListener("beforeprint", () => {
-  for (const explorer of fg.figures) if (!explorer.draws) explorer.update();
 });
 
 // Figures that came before this script wait in a queue; later ones wake at once.

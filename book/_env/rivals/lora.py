@@ -43,10 +43,11 @@ def ours(size: Size, kind: str) -> nn.Module:
 
     model = base(size)
     lora.add_lora(model, MATRICES, RANK, ALPHA, kind=getattr(lora, kind))
-    for weight in lora.lora_state(model):
-        model.get_parameter(weight).data.normal_(
-            0, 0.02, generator=torch.Generator().manual_seed(len(weight))
-        )
+    for name in lora.lora_state(model):
+        if name.endswith("weight"):
+            model.get_parameter(name).data.normal_(
+                0, 0.02, generator=torch.Generator().manual_seed(len(name))
+            )
     return model
 
 
@@ -59,8 +60,9 @@ def pefts(size: Size) -> nn.Module:
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=MATRICES)
     inject_adapter_in_model(config, model)
     for name, weight in lora_state(ours(size, "LoRALinear")).items():
-        path = name.replace(".weight", ".default.weight")
-        model.get_parameter(path).data.copy_(weight)
+        if name.endswith("weight"):
+            path = name.replace(".weight", ".default.weight")
+            model.get_parameter(path).data.copy_(weight)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
     return model

@@ -246,6 +246,24 @@ def test_the_counted_table_has_the_lowest_loss():
         assert next_word.cross_entropy(other[ids[:-1]], ids[1:]) > loss
 
 
+# Other devices and float types
+
+
+KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_stay_on_the_device_and_in_the_type_of_the_input(kind):
+    logits, targets = some(0, 2, 3, 5, kind=kind), torch.zeros(2, 3).long()
+    for call in (
+        lambda device: next_word.softmax(logits.to(device)),
+        lambda device: next_word.cross_entropy(logits.to(device), targets.to(device)),
+    ):
+        known, result = call("cpu"), call("meta")
+        assert result.is_meta and result.dtype == known.dtype == kind
+        assert result.shape == known.shape and known.isfinite().all()
+
+
 # The exercises
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cells import close, fails, module_at, refuses, run_exercises, solutions_pass
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from torch import nn
 
 from fieldguide import attention, data, gpt, real_model
@@ -545,6 +545,8 @@ def test_top_k_keeps_the_k_likeliest(seed, lead, V, draw, ties):
 @quick
 def test_top_p_keeps_the_smallest_set_that_reaches_p(seed, lead, V, p, ties):
     rows = probabilities(seed, V, lead, ties)
+    masses = rows.sort(descending=True).values.cumsum(-1)
+    assume((masses - p).abs().min() > 1e-9)  # or the last digit decides
     kept = gpt.keep_top_p(rows, p)
     close(kept, by_row(top_p_by_hand, rows, p))
     mass = rows.where(kept > 0, 0).sum(-1)
@@ -766,6 +768,47 @@ def test_generate_refuses_what_it_cannot_continue():
         refuses("ids", gpt.generate, model, ids, 0)
 
 
+# Other devices and float types
+
+
+KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def exported(device, kind):
+    """{what: (a call, what type it gives)} on a device, from a float type."""
+    made = {"device": device, "dtype": kind}
+    x, ids = torch.ones(2, 5, 8, **made), torch.zeros(2, 5, dtype=torch.long)
+    row, ids = x[0, 0], ids.to(device)
+    rotary = gpt.rotary(attention.simple_attention)
+    calls = {
+        "turns": (lambda: gpt.turns(ids[0], 8, 1e4), torch.complex128),
+        "turn_pairs": (lambda: turned(x, ids[0], 1e4), kind),
+        "rotary": (lambda: rotary(x, x, x)[0], kind),
+        "layer_norm": (lambda: gpt.layer_norm(x, row, row), kind),
+        "gelu": (lambda: gpt.gelu(x), kind),
+        "gelu, tanh": (lambda: gpt.gelu(x, "tanh"), kind),
+        "MLP": (lambda: gpt.MLP(8).to(**made)(x), kind),
+        "keep_top_k": (lambda: gpt.keep_top_k(x / 8, 3), kind),
+        "keep_top_p": (lambda: gpt.keep_top_p(x / 8, 0.5), kind),
+        "next_distribution": (lambda: gpt.next_distribution(x, 0.5, 3, 0.9), kind),
+        "draw": (lambda: gpt.draw(x), torch.int64),
+    }
+    for positions in "learned", "rotary":
+        model = gpt.GPT(config(positions=positions)).to(**made)
+        calls[positions] = lambda model=model: model(ids), kind
+    calls["generate"] = lambda: gpt.generate(model, ids, 3), torch.int64
+    return calls
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_stay_on_the_device_and_in_the_type_of_the_input(kind):
+    here = exported("cpu", kind)
+    for name, (call, right) in exported("meta", kind).items():
+        result, known = call(), here[name][0]()
+        assert result.is_meta and result.dtype == known.dtype == right, name
+        assert result.shape == known.shape and known.isfinite().all(), name
+
+
 # SmolLM2's next token
 
 
@@ -915,6 +958,10 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         shifted,
         lambda model, ids: book.surprises(model, ids).mean(),
         lambda model, ids: -book.surprises(model, ids),
+        lambda model, ids: book.surprises(model, ids) / math.log(2),
+        lambda model, ids: torch.cat(  # as if only the last token were known
+            [book.surprises(model, ids[t - 1 : t + 1]) for t in range(1, len(ids))]
+        ),
         lambda model, ids: book.surprises(model, ids).requires_grad_(),
         lambda model, ids: book.surprises(model, ids).tolist(),
     )
@@ -927,6 +974,27 @@ def test_checks_accept_what_is_as_good():
         lambda model, ids: F.cross_entropy(
             model(ids[:-1]), ids[1:], reduction="none"
         ).detach()
+    )
+    book.check_surprises(  # the whole text, its last answer left out
+        lambda model, ids: (
+            -model(ids).detach().log_softmax(-1)[range(len(ids) - 1), ids[1:]]
+        )
+    )
+
+    def table(T, D):
+        rate = torch.exp(-math.log(10_000) * torch.arange(0, D, 2) / D)
+        made = torch.empty(T, D)
+        made[:, 0::2] = torch.sin(torch.arange(T)[:, None] * rate)
+        made[:, 1::2] = torch.cos(torch.arange(T)[:, None] * rate)
+        return made
+
+    book.check_sinusoids(table)
+    book.check_sinusoids(
+        lambda T, D: (
+            torch.view_as_real(1j * gpt.turns(torch.arange(T), D, 1e4).conj())
+            .flatten(-2)
+            .float()
+        )
     )
 
 

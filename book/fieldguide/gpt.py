@@ -253,8 +253,7 @@ def require_tokens(ids, config):
     T = ids.size(-1)
     fits = config.context >= T
     require(fits, "ids", ids, f"at most {config.context} tokens long")
-    if not ids.is_meta:  # a meta tensor has a shape and no numbers
-        require_ids("ids", ids, config.vocab)
+    require_ids("ids", ids, config.vocab)
     return T
 
 # %% ../transformers/gpt.ipynb #initialise
@@ -386,17 +385,21 @@ def next_token(prompt, temperature, top_k, top_p):
 def draw(probabilities, generator=None):
     """One token for each row of probabilities (..., V): int64 (...).
 
-    It is the first whose running total exceeds a uniform random number.
+    It is the first whose running total exceeds a uniform random number,
+    drawn on the same device.
     Raises ValueError for a row with a number below 0 or a sum that is not
     finite and above 0.
     """
     total = probabilities.double().cumsum(-1)  # (..., V)
     whole = total[..., -1:]  # (..., 1)
-    ok = ((whole > 0) & whole.isfinite()).all() and (probabilities >= 0).all()
+    ok = whole.is_meta or bool(  # a meta tensor has no values to ask
+        ((whole > 0) & whole.isfinite()).all() and (probabilities >= 0).all()
+    )
     require(
         ok, "probabilities", probabilities, "0 or more, with a sum above 0"
     )
-    options = {"dtype": torch.double, "generator": generator}
+    options = {"dtype": torch.double, "device": whole.device}
+    options["generator"] = generator
     dart = torch.rand(whole.shape, **options) * whole  # (..., 1)
     return torch.searchsorted(total, dart, right=True).squeeze(-1)  # (...)
 

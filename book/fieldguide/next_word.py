@@ -26,7 +26,7 @@ def require_ids(name, ids, V):
     """ValueError unless ids is a tensor of int64, each from 0 to V - 1."""
     ok = torch.is_tensor(ids) and ids.dtype == torch.long
     require(ok, name, ids, "a tensor of int64")
-    inside = ((ids >= 0) & (ids < V)).all()
+    inside = ids.is_meta or ((ids >= 0) & (ids < V)).all()  # meta: no values
     require(inside, name, ids, f"from 0 to {V - 1} throughout")
 
 
@@ -96,7 +96,7 @@ def softmax(logits):
     ok = ok and logits.dim() > 0 and logits.size(-1) > 0
     require(ok, "logits", logits, "a float tensor (..., V), V > 0")
     top = logits.amax(-1, keepdim=True)  # (..., 1)
-    finite = top.isfinite().all()
+    finite = top.is_meta or top.isfinite().all()
     require(finite, "logits", logits, "finite at the top of each row")
     powers = (logits - top).exp()  # (..., V): none above 1
     return powers / powers.sum(-1, keepdim=True)  # (..., V)

@@ -296,7 +296,14 @@ def test_capacity_has_its_defaults_and_refuses_bad_input():
     refuses("k", experts.expert_capacity, 4, 2, 3, says="at most 2")
     for bad in 0, -1.0, math.inf, math.nan:
         refuses("factor", experts.expert_capacity, 4, 2, 1, bad)
-    experts.expert_capacity(1, 2, 2, 1e-9)
+
+
+def test_an_expert_takes_one_token_at_least():
+    """The share is rounded up, so it cannot be 0, however small the factor."""
+    for factor in 1e-9, 1e-12, 5e-324:
+        assert experts.expert_capacity(4, 4, 1, factor) == 1
+        layer = experts.Mixture(4, experts.MixtureConfig(8, 4, 1, factor=factor))
+        assert layer(random(3, 4, dtype=torch.float32)).count_nonzero() > 0
 
 
 def queued(weights, chosen, capacity):
@@ -603,7 +610,8 @@ def record(name):
 def stale():
     """The records that other code has made than the notebook holds."""
     now = make().digest()
-    return [n for n in ("rates.json", "routes.json") if record(n)["digest"] != now]
+    names = "rates.json", "routes.json", "times.json"
+    return [name for name in names if record(name)["digest"] != now]
 
 
 def test_stored_runs_are_of_the_code_as_it_is():
@@ -640,6 +648,15 @@ def test_records_fit_together():
     assert chosen.shape == (len(script.BALANCE), len(script.STEPS), 3, N, 2)
     assert chosen.dtype == torch.uint8 and chosen.max() < 16
     assert (chosen[..., 0] != chosen[..., 1]).all()
+
+
+def test_the_mixtures_time_stands_beside_both_dense_ones():
+    """Its operations are the small one's; its seconds lie between the two."""
+    times = record("times.json")
+    assert list(times["step_ms"]) == list(make().VARIANTS)
+    small, mixed, _, large = times["step_ms"].values()
+    assert 0 < small < mixed < large
+    assert times["machine"] and times["torch"]
 
 
 def test_the_notebook_trains_what_the_script_does():
@@ -693,6 +710,23 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         best = shares.topk(capacity, dim=0, largest=False).indices
         return shares * torch.zeros_like(shares).scatter(0, best, 1.0)
 
+    def first_choices(bias, chosen, rate):
+        return steps(bias, chosen[:, :1], rate)
+
+    def share_of_tokens(bias, chosen, rate):
+        load = chosen.flatten().bincount(minlength=len(bias)).float()
+        return bias + rate * (len(chosen) / len(bias) - load).sign()
+
+    def any_rate(bias, chosen, rate):
+        return steps(bias, chosen, 0.25)
+
+    fails(book.check_update_bias, first_choices, share_of_tokens, any_rate)
+
+    def blended(shares, capacity):
+        gates = book.expert_choice(shares, capacity)
+        return gates / gates.sum(-1, keepdim=True).clamp(min=1e-9)
+
+    fails(book.check_expert_choice, blended)
     fails(book.check_expert_choice, lambda shares, capacity: shares, by_token)
     fails(book.check_expert_choice, ones, worst)
 
@@ -706,4 +740,57 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         lambda shape, cuts: shape,
         lambda shape, cuts: replace(book.finer(shape, cuts), k=shape.k),
         lambda shape, cuts: replace(book.finer(shape, cuts), hidden=shape.hidden),
+        lambda shape, cuts: replace(book.finer(shape, cuts), looked_up=0),
     )
+
+    def experts_divide(shape, cuts):
+        if shape.experts % cuts:
+            raise ValueError("the experts cannot be divided")
+        return unchecked(shape, cuts)
+
+    def at_least_one_wide(shape, cuts):
+        if shape.hidden < cuts:
+            raise ValueError("too many cuts")
+        return unchecked(shape, cuts)
+
+    fails(book.check_finer, experts_divide, at_least_one_wide)
+
+
+def test_checks_pass_other_right_answers():
+    book = exercises()
+
+    def one_by_one(bias, chosen, rate):
+        load = [(chosen == e).sum().item() for e in range(len(bias))]
+        fair = chosen.numel() / len(bias)
+        moves = [rate * ((n < fair) - (n > fair)) for n in load]
+        return bias + torch.tensor(moves)
+
+    def in_64_bits(bias, chosen, rate):
+        load = F.one_hot(chosen, len(bias)).sum((0, 1)).double()
+        return bias.double() + rate * torch.sign(load.mean() - load)
+
+    def from_the_least(shares, capacity):
+        least = shares.sort(0, descending=True).values[capacity - 1]
+        return shares.where(shares >= least, 0)
+
+    def column_by_column(shares, capacity):
+        gates = torch.zeros(shares.shape, dtype=torch.double)
+        for e in range(shares.size(1)):
+            for n in shares[:, e].argsort()[-capacity:]:
+                gates[n, e] = shares[n, e]
+        return gates
+
+    def spelled_out(shape, cuts):
+        if shape.hidden % cuts:
+            raise ValueError("not divisible")
+        sizes = asdict(shape)
+        sizes["hidden"] //= cuts
+        sizes["experts"] *= cuts
+        sizes["k"] *= cuts
+        return experts.MixtureShape(**sizes)
+
+    for right in one_by_one, in_64_bits:
+        book.check_update_bias(right)
+    for right in from_the_least, column_by_column:
+        book.check_expert_choice(right)
+    book.check_finer(spelled_out)

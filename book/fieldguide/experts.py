@@ -147,8 +147,9 @@ def mixture_fast(x, weights, chosen, up, down):
 def expert_capacity(tokens, experts, k=1, factor=1.25):
     """How many tokens each expert takes, when `tokens` take k experts each.
 
-    Raises ValueError unless the numbers are whole and above 0, k at most
-    experts, and factor above 0 and finite.
+    At least 1, however small the factor. Raises ValueError unless the
+    numbers are whole and above 0, k at most experts, and factor above 0 and
+    finite.
     Source: Fedus et al. 2022, equation 3, for k = 1, rounded up.
     """
     for name, size in ("tokens", tokens), ("experts", experts), ("k", k):
@@ -157,7 +158,8 @@ def expert_capacity(tokens, experts, k=1, factor=1.25):
     require(k <= experts, "k", k, f"at most {experts}, the number of experts")
     require(0 < factor < math.inf, "factor", factor, "above 0, finite")
     share = factor * k * tokens / experts
-    return math.ceil(round(share, 9))  # 1.1 x 10 is 11.000000000000002
+    share = round(share, 9)  # 1.1 x 10 is 11.000000000000002
+    return max(1, math.ceil(share))
 
 # %% ../efficiency/experts.ipynb #drop-overflow
 def drop_overflow(weights, chosen, experts, capacity):

@@ -3,13 +3,17 @@
 .venv/bin/python book/_assets/experts/make.py             (eight minutes of one core)
 
 Writes beside this file rates.json: how each variant ends at each of RATES, from other
-seeds at its best rate, and with a capacity; and routes.safetensors: which experts the
-tokens of a held-out text take at STEPS, for each of BALANCE. The records hold the
-digest of the code that made them.
+seeds at its best rate, and with a capacity; routes.safetensors: which experts the
+tokens of a held-out text take at STEPS, for each of BALANCE; and times.json: what a
+step of training costs on this machine, in processor time. The records hold the digest
+of the code that made them. A name, such as `times`, makes that part alone.
 """
 
 import json
+import platform
+import re
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +43,7 @@ FACTORS = [1.0, 1.25]
 BALANCE = [0.0, 0.01, 0.1, 1.0]
 STEPS = [1, 10, 30, 100, 300]
 PIECES = 16  # windows of the held-out text whose routes are kept
+ROUNDS, TIMED = 15, 10  # tries of each variant, and steps in a try
 
 
 def digest() -> str:
@@ -114,8 +119,35 @@ def record_routes() -> None:
     store(HERE / "routes.json", facts)
 
 
+def machine() -> str:
+    """What this processor calls itself, and the instructions torch uses on it."""
+    facts = Path("/proc/cpuinfo")
+    named = facts.exists() and re.search("model name.*: (.*)", facts.read_text())
+    name = named[1] if named else platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def step_s(mixture) -> float:
+    """Processor time of a step: forward, backward and the optimizers."""
+    ids, generator = texts()[0], torch.Generator().manual_seed(0)
+    recipe = experts.mixture_recipe(TIMED, RATES[0])
+    model = experts.mixture_gpt(SIZES, recipe, mixture, generator)
+    start = time.process_time()
+    training.train(model, ids, recipe, generator=generator)
+    return (time.process_time() - start) / TIMED
+
+
+def record_times() -> None:
+    """The best try of each variant; they take turns, so all meet a busy moment."""
+    tries = [{n: step_s(v) for n, v in VARIANTS.items()} for _ in range(ROUNDS)]
+    best_ms = {n: round(1000 * min(t[n] for t in tries), 1) for n in VARIANTS}
+    print(machine(), best_ms, flush=True)
+    facts = {"digest": digest(), "machine": machine(), "torch": torch.__version__}
+    store(HERE / "times.json", facts | {"step_ms": best_ms})
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)  # a second thread changes the last digits
-    parts = {"rates": record_rates, "routes": record_routes}
+    parts = {"rates": record_rates, "routes": record_routes, "times": record_times}
     for part in sys.argv[1:] or parts:
         parts[part]()

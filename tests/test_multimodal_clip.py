@@ -8,6 +8,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import re
@@ -390,6 +391,71 @@ def test_roles_hold_out_drawers_and_families():
         clip.role("all", ["noto"])
     with refusal(r"^drawers = \['me'\], .*noto"):
         clip.role("train", ["me"])
+
+
+def pictures_of(where):
+    """The pictures of a role, as bytes: {bytes: the captions they stand for}."""
+    emoji, found = data.emoji(), collections.defaultdict(set)
+    for place in where.places.tolist():
+        picture = emoji.pictures[place].numpy().tobytes()
+        found[picture].add(emoji.captions[emoji.concept[place]])
+    return found
+
+
+def test_no_role_shows_a_picture_of_another():
+    roles = [
+        clip.role(split, drawers)
+        for split in ("train", "validation", "test")
+        for drawers in (clip.KNOWN_DRAWERS, ["emojitwo"])
+    ]
+    roles.append(clip.role("train", ["fluent"]))
+    for one, other in itertools.combinations(map(pictures_of, roles), 2):
+        both = [(one[x], other[x]) for x in one.keys() & other.keys()]
+        assert not both, "a picture under two captions"
+
+
+def test_an_insect_is_no_game_and_a_hand_points_where_it_says():
+    emoji = data.emoji()
+    of = dict(zip(emoji.captions, range(len(emoji.captions)), strict=True))
+
+    def drawn(caption):
+        here = emoji.concept == of[caption]
+        drawers = [emoji.drawers[d] for d in emoji.drawer[here]]
+        return dict(zip(drawers, emoji.pictures[here], strict=True))
+
+    for one, other in ("cricket", "cricket game"), ("UP! button", "upwards button"):
+        one, other = drawn(one), drawn(other)
+        assert len(one) >= 3 and len(other) == 5
+        assert not any(torch.equal(one[d], other[d]) for d in one)
+    right, left = (drawn(f"backhand index pointing {x}") for x in ("right", "left"))
+    off = right["fluent"].float() - left["fluent"].flip(1).float()
+    assert off.abs().mean() < 2
+
+
+def test_an_alias_is_a_name_of_its_own_or_a_mirror_image(tmp_path):
+    made = made_by("emoji")
+    bar = '<path d="M0 0h2v8h-2z" fill="red"/>'
+    record = {"icons": {"cricket-game": {"body": bar}, "hand-left": {"body": bar}}}
+    record |= {"width": 8, "height": 8}
+    record["aliases"] = {
+        "cricket": {"parent": "cricket-game"},
+        "bat": {"parent": "hand-left"},
+        "hand-right": {"parent": "hand-left", "hFlip": True},
+        "hand": {"parent": "hand-right"},
+    }
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "icons.json").write_text(json.dumps(record))
+    called = {"cricket", "cricket-game", "hand-left", "hand-right"}
+    found = made.icons(tmp_path, "set@1.0", called - {"hand-left"})
+    assert list(found) == ["cricket-game", "hand-left", "bat", "hand-right"]
+    assert list(made.icons(tmp_path, "set@1.0", called)) == [
+        "cricket-game", "hand-left", "hand-right",
+    ]  # fmt: skip
+    left, right, bat = (
+        made.draw(found[name], 8) for name in ("hand-left", "hand-right", "bat")
+    )
+    assert np.array_equal(left, bat) and (left[:, :2] == [255, 0, 0]).all()
+    assert np.array_equal(right, left[:, ::-1]) and (left[:, 2:] == 255).all()
 
 
 # Training
@@ -901,7 +967,7 @@ def test_the_stored_features_are_the_encoders():
     off = clip.in_steps(features) - steps[places]
     assert off.abs().max() <= 1 and (off == 0).float().mean() > 0.99
     kept, arrays = clip.emoji_features(), clip.stored_features()
-    assert kept.pictures.shape == (7169, 2688) and kept.pictures.dtype == torch.float32
+    assert kept.pictures.shape == (7165, 2688) and kept.pictures.dtype == torch.float32
     scaled = (features - torch.from_numpy(arrays["mean"])) / torch.from_numpy(
         arrays["spread"]
     )
@@ -955,7 +1021,7 @@ def test_heads_are_aligned_and_used():
         -1
     ].weight.shape == (256, 512)
     seen, told = clip.through_heads(heads)
-    assert seen.shape == (7169, 7) and told.shape == (1644, 7)
+    assert seen.shape == (7165, 7) and told.shape == (1644, 7)
     assert seen.is_inference() and told.is_inference()
     kept = clip.emoji_features()
     with torch.no_grad():

@@ -8,7 +8,7 @@ defined, `Tokenizer` turns text into the ids that a model expects:
     query = model.tensor("blk.0.attn_q.weight")      # float32, (out, in)
     ids = smollm2_tokenizer().encode("The cat sat")
     text = king_james()                              # 4.1 million characters
-    pictures = emoji().pictures                      # uint8 (7169, 32, 32, 3)
+    pictures = emoji().pictures                      # uint8 (7165, 32, 32, 3)
 
 A missing or damaged file is a DataError that names it and the command that mends it.
 """

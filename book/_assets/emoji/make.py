@@ -112,21 +112,33 @@ def splits(found: list[dict]) -> list[str]:
 # Drawing
 
 
-def icons(modules: Path, package: str) -> dict[str, str]:
-    """{name: SVG document} of one set."""
+def icons(modules: Path, package: str, called: set[str]) -> dict[str, str]:
+    """{name: SVG document} of one set.
+
+    An alias is another name of an icon, or the icon mirrored. If the icon's own name is
+    among `called`, a second name is a mistake: there is no picture of that concept.
+    """
     data = read(home(modules, package) / "icons.json")
-    aliases = {k: v["parent"] for k, v in data.get("aliases", {}).items()}
+    names = {name: {"parent": name} for name in data["icons"]}
+    for name, alias in data.get("aliases", {}).items():
+        if "hFlip" in alias or alias["parent"] not in called:
+            names[name] = alias
     found = {}
-    for name in [*data["icons"], *aliases]:
-        icon = data["icons"].get(aliases.get(name, name))
+    for name, alias in names.items():
+        icon = data["icons"].get(alias["parent"])
         if icon is None:  # an alias of an alias: none that is needed
             continue
-        box = [icon.get("left", 0), icon.get("top", 0)]
-        box += [icon.get(side, data.get(side, 16)) for side in ("width", "height")]
+        assert {*alias} <= {"parent", "hFlip"}, alias
+        left, top = icon.get("left", 0), icon.get("top", 0)
+        wide, high = (icon.get(k, data.get(k, 16)) for k in ("width", "height"))
+        body = icon["body"]
+        if alias.get("hFlip"):
+            mirror = f"translate({2 * left + wide} 0) scale(-1 1)"
+            body = f'<g transform="{mirror}">{body}</g>'
         found[name] = (
             '<svg xmlns="http://www.w3.org/2000/svg" '
             'xmlns:xlink="http://www.w3.org/1999/xlink" '
-            f'viewBox="{" ".join(map(str, box))}">{icon["body"]}</svg>'
+            f'viewBox="{left} {top} {wide} {high}">{body}</svg>'
         )
     return found
 
@@ -155,8 +167,9 @@ def draw(svg: str, size: int) -> np.ndarray:
 def drawn(modules: Path, found: list[dict], size: int) -> dict[str, np.ndarray]:
     """The pictures, and the drawer and the concept of each."""
     names, rows = names_of(modules), []
+    called = {name for known in names.values() for name in known}
     for drawer, package in enumerate(DRAWERS.values()):
-        svgs = icons(modules, package)
+        svgs = icons(modules, package, called)
         for number, concept in enumerate(found):
             name = next((n for n in names.get(concept["code"], []) if n in svgs), None)
             if name is not None:

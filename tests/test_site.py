@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pytest
 from sphinx_external_toc.parsing import parse_toc_yaml
 
@@ -138,8 +139,9 @@ def test_a_page_is_light(site, visit, capsys):
         print(f"\nheaviest page: {name}, {size:,} bytes in {requests} requests")
 
 
-def test_the_address_of_the_site_goes_into_its_cards(build, tmp_path):
-    """SITE_URL is what a host sets; the page for missing addresses needs it too."""
+@pytest.fixture
+def small_book(tmp_path):
+    """The folder of a book that has the front page alone."""
     (tmp_path / "book").mkdir()
     for name in ("index.md", "references.bib"):
         shutil.copy(ROOT / "book" / name, tmp_path / "book")
@@ -150,10 +152,35 @@ def test_the_address_of_the_site_goes_into_its_cards(build, tmp_path):
     (tmp_path / "_config.yml").write_text(
         config.replace(": book/_ext", f": {ROOT / 'book' / '_ext'}")
     )
-    where = "https://example.org/guide/"
-    result = build(tmp_path / "book", tmp_path, SITE_URL=where)
+    return tmp_path
+
+
+def test_a_notebook_may_keep_the_state_of_its_widgets(build, small_book, browser):
+    """It is JSON in a script: the site's one script must not hold it."""
+    state = {"application/vnd.jupyter.widget-state+json": {"state": {"a": {}}}}
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell("# Title")], metadata={"widgets": state}
+    )
+    nbformat.write(notebook, small_book / "book" / "kept.ipynb")
+    toc = small_book / "_toc.yml"
+    toc.write_text(toc.read_text() + "chapters:\n  - file: kept\n")
+    result = build(small_book / "book", small_book)
     assert not result.returncode, result.stderr
-    html = tmp_path / "_build" / "html"
+    page, errors = browser.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((small_book / "_build" / "html" / "kept.html").as_uri())
+    page.wait_for_load_state("load")
+    assert page.evaluate("typeof bootstrap") == "object", "the script has not run"
+    assert not errors
+    page.close()
+
+
+def test_the_address_of_the_site_goes_into_its_cards(build, small_book):
+    """SITE_URL is what a host sets; the page for missing addresses needs it too."""
+    where = "https://example.org/guide/"
+    result = build(small_book / "book", small_book, SITE_URL=where)
+    assert not result.returncode, result.stderr
+    html = small_book / "_build" / "html"
     assert f'<meta property="og:url" content="{where}index.html" />' in (
         html / "index.html"
     ).read_text("utf8")

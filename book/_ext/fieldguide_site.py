@@ -43,6 +43,8 @@ MENDED = {
     '<meta name="viewport" content="width=device-width, initial-scale=1" />\n': "",
     '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n': "",
 }
+# What a script may say it is. A notebook's widget state is a script of JSON.
+JAVASCRIPT = "", "text/javascript", "application/javascript"
 UNUSED = "scripts/fontawesome.js", "vendor", "locales", "images"
 
 
@@ -58,7 +60,8 @@ def one_of_each(app: Sphinx, pagename, templatename, context, doctree) -> None:
     for kind, (bundle, seen) in app.fieldguide_assets.items():
         for asset in sorted(context[kind], key=lambda asset: asset.priority):
             body = asset.attributes.get("body", "")
-            if "pagename" not in body:  # read by a version switcher; there is none
+            code = kind == "css_files" or asset.attributes.get("type", "") in JAVASCRIPT
+            if code and "pagename" not in body:  # for a version switcher; there is none
                 seen[asset.filename or body] = asset.filename
         context[kind] = [bundle]
 

@@ -266,6 +266,25 @@ def test_bad_numbers_are_refused():
     assert small().decode([0, 555]) == "\0" + small().vocabulary[555].decode()
 
 
+class Counted(dict):
+    """A dictionary that counts how often it is asked for a key."""
+
+    asked = 0
+
+    def get(self, *arguments):
+        self.asked += 1
+        return super().get(*arguments)
+
+
+def test_a_word_costs_at_most_half_its_square_in_looks():
+    """As `smollm2_bpe` says; a word that joins to the end costs just that."""
+    rank, parts = Counted(), (b"a",) * 40
+    for n in range(40):  # aa, aaa, aaaa, and so on
+        rank[b"a" * (n + 1), b"a"] = 40 - n
+    assert tokens.join_by_rank(parts, rank) == [b"a" * 40]
+    assert 39 * 40 / 4 < rank.asked <= 40**2 / 2
+
+
 def test_a_pair_joins_by_rank_and_from_the_left():
     rank = {(b"b", b"c"): 0, (b"a", b"b"): 1, (b"a", b"bc"): 2}
     one = tokens.one_by_one

@@ -15,6 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 import hypothesis.strategies as st
+import pytest
 import torch
 import torch.nn.functional as F
 from cells import (
@@ -307,7 +308,8 @@ def test_clipping_shortens_exactly_and_only_what_is_too_long():
         p.grad = scale * torch.tensor([3.0, 4.0], dtype=torch.double)
         p.grad.requires_grad_()  # as after create_graph=True
         length = training.clip_gradient(iter([p]), 1.0)
-        assert length == 5 * scale and not length.requires_grad
+        close(length.item(), 5.0 * scale)
+        assert not length.requires_grad
         close(p.grad.norm().item(), right)
 
 
@@ -489,6 +491,16 @@ def test_qk_norm_scales_queries_and_keys(seed, T, K, scale):
         close(a, b)
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_qk_norm_of_long_halves_does_not_overflow(kind):
+    q, k, v = (random(2, 5, 64, seed=i).to(kind) for i in range(3))
+    attend = training.qk_norm(attention.simple_attention)
+    right, _ = attend(q.double(), k.double(), v.double())
+    found, _ = attend(8192 * q, 8192 * k, v)  # a power of two: no rounding
+    assert found.dtype == kind
+    close(found.double(), right, 16 * torch.finfo(kind).eps)
+
+
 def test_qk_norm_leaves_zeros():
     zeros = torch.zeros(2, 3)
     seen = []
@@ -629,6 +641,62 @@ def test_training_with_other_optimizers():
                 p -= 0.5 * grad
     for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
         close(p, q, 1e-5)
+
+
+# Other devices and float types
+
+
+KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def exported(device, kind):
+    """{what: (a call, what type it gives)} on a device, from a float type."""
+    made, ids = {"device": device, "dtype": kind}, some_ids().to(device)
+    x, start = torch.ones(2, 5, 8, **made), training.Recipe(2, batch=3)
+    attend = training.qk_norm(attention.simple_attention)
+    model = training.new_gpt(TINY, start, None).to(**made)
+
+    def stepped(optimizer):
+        p = torch.ones(3, 4, **made)
+        p.grad = torch.ones_like(p)
+        optimizer([p]).step()
+        return p
+
+    def clipped():
+        p = torch.ones(3, 4, **made)
+        p.grad = torch.ones_like(p)
+        return training.clip_gradient([p], 1.0)
+
+    whole, matrix = torch.int64, torch.ones(3, 4, **made)
+    return {
+        "ngram_ids": (lambda: training.ngram_ids(ids, 3, 7), whole),
+        "run_counts": (lambda: training.run_counts(ids, ids, 3, 7)[1], whole),
+        "windows": (lambda: training.windows(ids, 2, 4, generator())[1], whole),
+        "AdamW": (lambda: stepped(training.AdamW), kind),
+        "Muon": (lambda: stepped(training.Muon), kind),
+        "clip_gradient": (clipped, kind),
+        "orthogonalize": (lambda: training.orthogonalize(matrix, 3, kind), kind),
+        "qk_norm": (lambda: attend(x, x, x)[0], kind),
+        "new_gpt": (lambda: model(ids[:4]), kind),
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_stay_on_the_device_and_in_the_type_of_the_input(kind):
+    here = exported("cpu", kind)
+    for name, (call, right) in exported("meta", kind).items():
+        result, known = call(), here[name][0]()
+        assert result.is_meta and result.dtype == known.dtype == right, name
+        assert result.shape == known.shape and known.isfinite().all(), name
+
+
+def test_training_runs_in_every_float_type():
+    ids, recipe = some_ids(), replace(training.modern_recipe(2), batch=2)
+    for kind in KINDS:
+        model = training.new_gpt(TINY, recipe, generator()).to(kind)
+        losses, _ = printed(training.train, model, ids, recipe, generator=generator())
+        assert losses.isfinite().all()
+        assert math.isfinite(training.held_out_loss(model, ids, 3))
 
 
 # What was stored

@@ -313,7 +313,11 @@ def bpe_views(tokenizer, text):
 # %% ../transformers/tokens.ipynb #smollm2-bpe
 @cache
 def smollm2_bpe():
-    """SmolLM2's tokenizer, out of the vocabulary and merges in its file."""
+    """SmolLM2's tokenizer, out of the vocabulary and merges in its file.
+
+    A word of n bytes costs up to n**2 / 2 looks at a pair (`join_by_rank`);
+    `data.smollm2_tokenizer` gives the same numbers by a priority queue.
+    """
     keys = "tokens", "token_type", "merges"
     tokens, kinds, merges = (
         smollm2().metadata[f"tokenizer.ggml.{k}"] for k in keys

@@ -32,7 +32,7 @@ def ngram_ids(ids, n, V):
     require_ids("ids", ids, V)
     require(ids.dim() == 1 and len(ids) >= n, "ids", ids, f"(T,), T >= {n}")
     numbers = ids.unfold(0, n, 1)  # (T-n+1, n)
-    powers = V ** torch.arange(n - 1, -1, -1)  # (n,)
+    powers = V ** torch.arange(n - 1, -1, -1, device=ids.device)  # (n,)
     return (numbers * powers).sum(-1)  # (T-n+1,)
 
 # %% ../transformers/training.ipynb #ngram-loss
@@ -332,15 +332,18 @@ def qk_norm(attend):
 
     Takes and returns what `attend` does. The lengths are made 1, and the
     scores multiplied by the width, which is the same and quicker. A vector
-    of zeros stays zero. Source: Henry et al. 2020.
+    of zeros stays zero. Halves are scaled in float32, since their squares
+    overflow. Source: Henry et al. 2020.
     """
+
+    def unit(x):
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return F.normalize(wide, dim=-1).to(x.dtype)  # (..., K)
 
     def attend_normed(query, key, value, *, mask=None, scale=None):
         K = query.size(-1)
         scale = K * (1 / math.sqrt(K) if scale is None else scale)
-        query = F.normalize(query, dim=-1)  # (..., T, K)
-        key = F.normalize(key, dim=-1)  # (..., S, K)
-        return attend(query, key, value, mask=mask, scale=scale)
+        return attend(unit(query), unit(key), value, mask=mask, scale=scale)
 
     return attend_normed
 

@@ -279,7 +279,7 @@ def load_lora(model, state):
         require(0 < alpha < math.inf, name, alpha, "above 0, finite")
     for name, alpha in alphas.items():
         model.get_submodule(name.rpartition(".")[0]).alpha = alpha
-    for name in state.keys() - alphas.keys():
+    for name in set(state) - set(alphas):
         model.get_parameter(name).copy_(state[name])
 
 # %% ../efficiency/lora.ipynb #lora-linear-fast

@@ -5,6 +5,7 @@ a check can swap a damaged cell in and see these tests fail.
 """
 
 import contextlib
+import copy
 import functools
 import json
 import math
@@ -234,6 +235,38 @@ def test_sequences_refuse_sizes_that_do_not_fit():
     make(2, 6, 6, 7, 6, rng)
 
 
+# Other devices and float types
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
+def test_results_stay_on_the_device_and_in_the_type_of_the_input(kind):
+    def results(device):
+        ids = torch.tensor([[1, 2, 1, 2]]).to(device)
+        model = induction.AttentionOnly(5, 4, 8, 2, 2).to(device, kind)
+        logits, weights = model(ids)
+        yield from (logits, weights)
+        yield induction.token_losses(lambda ids: model(ids)[0], ids)
+        yield induction.sink_score(weights)
+        yield induction.previous_token_score(weights)
+        yield induction.induction_score(weights, 2)
+
+    for known, result in zip(results("cpu"), results("meta"), strict=True):
+        assert result.is_meta and result.dtype == known.dtype == kind
+        assert result.shape == known.shape and known.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
+def test_heads_are_knocked_out_in_every_float_type(kind):
+    model = copy.deepcopy(llama()).to(kind)
+    with induction.knocked_out(model, [(1, 2)]):
+        without = model(IDS)
+    assert without.dtype == kind and without.isfinite().all()
+
+
 # Taking heads out
 
 
@@ -260,8 +293,6 @@ IDS = torch.tensor([[1, 5, 2, 7, 5], [3, 3, 12, 0, 1]])
 
 def without_columns(heads):
     """Logits of a copy whose output matrices ignore the heads' columns."""
-    import copy
-
     twin = copy.deepcopy(llama())
     for layer, head in heads:
         weight = twin.blocks[layer].attention.output.weight

@@ -97,9 +97,9 @@ class AttentionOnly(nn.Module):
         require(room >= T, "ids", ids, f"at most {room} tokens long")
         require_ids("ids", ids, len(self.tokens.weight))
         x = self.tokens(ids) + self.places.weight[:T]  # (B, T, D)
-        looks = []
+        mask, looks = causal_mask(T).to(ids.device), []
         for layer in self.layers:
-            change, weights = layer(x, causal_mask(T))
+            change, weights = layer(x, mask)
             x = x + change  # (B, T, D)
             looks.append(weights)
         return self.unembed(x), torch.stack(looks)

@@ -315,7 +315,7 @@ def bpe_views(tokenizer, text):
 def smollm2_bpe():
     """SmolLM2's tokenizer, out of the vocabulary and merges in its file.
 
-    A word of n bytes costs up to n**2 / 2 looks at a pair (`join_by_rank`);
+    A word of n bytes costs up to n**2 / 2 looks at a pair (`join_by_rank`).
     `data.smollm2_tokenizer` gives the same numbers by a priority queue.
     """
     keys = "tokens", "token_type", "merges"

@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 import hypothesis.strategies as st
+import pytest
 import torch
 import torch.nn.functional as F
 from cells import (
@@ -267,6 +268,29 @@ def test_frugal_attention_keeps_one_number_a_row():
     assert kept.now == 0
 
 
+def again(x):
+    return architectures.Again.apply(lambda x: x.square(), x)
+
+
+def frugal(x):
+    return architectures.frugal_attention(x, x, x)[0]
+
+
+@pytest.mark.parametrize("function", [again, frugal])
+def test_what_is_made_again_has_no_second_derivative(function):
+    """Nothing of the backward pass is recorded, so it would be wrong."""
+    x = random(3, 2).requires_grad_()
+    (slope,) = torch.autograd.grad(function(x).square().sum(), x, create_graph=True)
+    x2 = x.detach().requires_grad_()
+    right = {again: x2.square(), frugal: attention.simple_attention(x2, x2, x2)[0]}
+    (first,) = torch.autograd.grad(right[function].square().sum(), x2)
+    close(slope.detach(), first)
+    # nor where the slope comes in by another way as well
+    for loss in slope.sum(), (slope * x).sum():
+        with pytest.raises(RuntimeError, match="differentiate twice"):
+            loss.backward(retain_graph=True)
+
+
 def test_frugal_attention_does_seven_products_for_six():
     counts = []
     for attend in attention.simple_attention, architectures.frugal_attention:
@@ -426,6 +450,21 @@ def test_round_products_refuses_what_is_no_float_type():
         refuses("dtype", architectures.round_products, nn.Linear(1, 1), bad)
 
 
+def test_autocast_leaves_the_fused_attention_alone():
+    """It raises in bfloat16 on a processor with AMX where torch uses AVX2 only."""
+    seen = []
+
+    def loss(model, ids, pieces):
+        fused = torch.backends.cuda.flash_sdp_enabled()
+        seen.append((fused, torch.is_autocast_enabled("cpu")))
+
+    for ratio in 0.1, 10.0:
+        cell = {"torch": torch, "held_out": None, "trained_gpt": lambda: None}
+        cell["product_s"] = lambda dtype, r=ratio: r if dtype == torch.bfloat16 else 1
+        exec(make().cells()["bits-measure-run"], cell | {"held_out_loss": loss})
+    assert seen == [(False, True), (False, False)]
+
+
 # Sums in place of the softmax
 
 
@@ -520,6 +559,25 @@ def test_the_fading_mask_is_a_product_of_gates():
     close(strong, torch.eye(5).double())
 
 
+def test_strong_gates_cost_the_later_ones_no_digits():
+    """Half of the text forgets all at once, the other half next to nothing."""
+    q, k, v = (random(400, 8, seed=n, dtype=torch.float) for n in range(3))
+    weak = random(200, seed=3, dtype=torch.float).sigmoid() / 50
+    keep = torch.cat([torch.full((200,), 1e-6), 1 - weak])
+    found, right = [], []
+    for function, dtype, kept in (
+        (architectures.gated_attention, torch.float, found),
+        (architectures.gated_recurrence, torch.double, right),
+    ):
+        given_ = [x.to(dtype).requires_grad_() for x in (q, k, v, keep)]
+        output = function(*given_)
+        slopes = torch.autograd.grad(output.square().sum(), given_)
+        kept += [output, *slopes]
+    for ours, theirs in zip(found, right, strict=True):
+        error = (ours - theirs).norm() / theirs.norm()
+        assert error < 2e-6, error
+
+
 def test_layers_without_a_softmax_refuse_bad_input():
     x = random(4, 2)
     good = torch.ones(4).double()
@@ -610,6 +668,22 @@ def test_checks_refuse_wrong_answers():
         lambda memory, K, V, columns, size: (memory // size) // (K + V),
         lambda *given: float(book.tallest(*given)),
     )
+
+    def room(memory, K, V, columns, size, sums=2, limit=math.floor):
+        left = memory / size - columns * (K + V)
+        return max(0, limit(left / (K + V + sums + columns)))
+
+    fails(
+        book.check_tallest,
+        lambda memory, K, V, columns, size: book.tallest(memory, K, K, columns, size),
+        lambda memory, K, V, columns, size: book.tallest(memory, V, V, columns, size),
+        functools.partial(room, sums=0),
+        functools.partial(room, sums=1),
+        functools.partial(room, limit=math.ceil),
+        functools.partial(room, limit=round),
+        functools.partial(room, limit=lambda x: math.ceil(x) - 1),
+        lambda *given: abs(book.tallest(*given)) or -1,
+    )
     fails(
         book.check_together,
         lambda answers: answers[0],
@@ -623,8 +697,22 @@ def test_checks_refuse_wrong_answers():
             sum(level.exp() for _, level in answers).log(),
         ),
     )
+
+    def one_top_for_all(answers):
+        outputs, levels = map(torch.stack, zip(*answers, strict=True))
+        shares = (levels - levels.amax()).exp()
+        total = shares.sum(0)
+        return (shares * outputs).sum(0) / total, total.log() + levels.amax()
+
+    fails(book.check_together, one_top_for_all)
     fails(
         book.check_next_scale,
+        lambda scale, quiet, overflowed: (
+            (scale // 2, 0) if overflowed else book.next_scale(scale, quiet, overflowed)
+        ),
+        lambda scale, quiet, overflowed: (
+            (scale - 4, 0) if overflowed else book.next_scale(scale, quiet, overflowed)
+        ),
         lambda scale, quiet, overflowed: (scale, quiet + 1),
         lambda scale, quiet, overflowed: (scale / 2 if overflowed else scale, 0),
         lambda scale, quiet, overflowed: book.next_scale(scale, quiet + 1, overflowed),
@@ -634,7 +722,52 @@ def test_checks_refuse_wrong_answers():
         lambda keys, values: keys.T @ values,
         lambda keys, values: torch.outer(keys[-1], values[-1]),
         lambda keys, values: torch.linalg.pinv(keys) @ values,
+        lambda keys, values: book.delta_write(keys[:, :2], values),
+        lambda keys, values: book.delta_write(keys.flip(0), values.flip(0)),
     )
+
+
+def test_checks_pass_other_right_answers():
+    book = exercises()
+
+    def one_by_one(memory, K, V, columns, size):
+        rows = 0
+        while architectures.tile_bytes(K, V, rows + 1, columns, size) <= memory:
+            rows += 1
+        return rows
+
+    def pair_by_pair(answers):
+        output, level = answers[0]
+        for more, other in answers[1:]:
+            both = torch.logaddexp(level, other)
+            output = (level - both).exp() * output + (other - both).exp() * more
+            level = both
+        return output, level
+
+    def into_zeros(answers):  # of 32 bits, as torch.zeros makes them
+        level = torch.stack([level for _, level in answers]).logsumexp(0)
+        output = torch.zeros(*answers[0][0].shape)
+        for more, other in answers:
+            output += (other - level).exp() * more
+        return output, level
+
+    def counted(scale, quiet, overflowed):
+        quiet = 0 if overflowed else quiet + 1
+        if quiet == 2000:
+            return 2 * scale, 0
+        return (0.5 * scale if overflowed else scale), quiet
+
+    def erased(keys, values):
+        state = torch.zeros(keys.size(1), values.size(1))
+        for k, v in zip(keys[:, None], values[:, None], strict=True):
+            state = state - k.T @ (k @ state) + k.T @ v
+        return state
+
+    book.check_tallest(one_by_one)
+    book.check_together(pair_by_pair)
+    book.check_together(into_zeros)
+    book.check_next_scale(counted)
+    book.check_delta_write(erased)
 
 
 @functools.cache
@@ -674,7 +807,7 @@ def test_the_digest_sees_a_change_of_what_was_run():
         ("recall-batch", "ASKED = 16", "ASKED = 17"),
         ("again-batch", "pairs=4", "pairs=5"),
         ("selective", "4.0", "5.0"),
-        ("fading-mask", "triu(1)", "triu(0)"),
+        ("fading-mask", "tril(-1)", "tril(0)"),
     ):
         assert old in cells[name]
         changed = cells | {name: cells[name].replace(old, new)}

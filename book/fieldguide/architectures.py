@@ -12,6 +12,7 @@ import math
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrize
 
 from .attention import joint_shape, require_fit, require_options
@@ -186,13 +187,13 @@ class TilesAgain(torch.autograd.Function):
     def forward(ctx, query, key, value, cut):
         states = band_states(query, key, value, cut, lambda x: x)
         top, total, blend = (torch.cat(x, -2) for x in zip(*states))
-        output = settle(top, total, blend)  # (..., T, V)
+        ctx.cut, output = cut, settle(top, total, blend)  # (..., T, V)
         level = top + total.clamp(min=1).log()  # (..., T, 1)
         ctx.save_for_backward(query, key, value, output, level)
-        ctx.cut = cut
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         query, key, value, output, level = ctx.saved_tensors
         d_q, d_k, d_v = map(torch.zeros_like, (query, key, value))
@@ -212,7 +213,10 @@ class TilesAgain(torch.autograd.Function):
 def frugal_attention(
     query, key, value, *, mask=None, scale=None, rows=64, columns=64
 ):
-    """`tiled_attention` whose backward pass needs memory for T rows only."""
+    """`tiled_attention` whose backward pass needs memory for T rows only.
+
+    A second derivative is a RuntimeError.
+    """
     given = prepare(query, key, value, mask, scale, rows, columns)
     return TilesAgain.apply(*given), None  # (..., T, V)
 
@@ -221,7 +225,8 @@ class Again(torch.autograd.Function):
     """function(x), of which only x is kept: backward calls it once more.
 
     x needs a gradient. What the function uses besides x, such as a module's
-    parameters, gets its gradient too. Source: Chen et al. 2016.
+    parameters, gets its gradient too. A second derivative is a RuntimeError.
+    Source: Chen et al. 2016.
     """
 
     @staticmethod
@@ -231,6 +236,7 @@ class Again(torch.autograd.Function):
         return function(x)  # nothing is recorded in here
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         x = ctx.saved_tensors[0].detach().requires_grad_()
         with torch.enable_grad():
@@ -406,10 +412,10 @@ def fading_mask(keep):
 
     1 on the diagonal, 0 above it.
     """
-    level = keep.log().cumsum(-1)  # (..., T)
-    steps = level[..., :, None] - level[..., None, :]  # (..., T, T)
-    future = torch.ones_like(steps, dtype=torch.bool).triu(1)
-    return steps.masked_fill(future, -math.inf).exp()
+    T = keep.size(-1)
+    later = torch.ones(T, T, dtype=torch.bool, device=keep.device).tril(-1)
+    gates = keep[..., :, None].where(later, 1)  # (..., T, T): 1 up to j
+    return gates.cumprod(-2).tril()
 
 # %% ../efficiency/architectures.ipynb #gated-attention
 def gated_attention(query, key, value, keep):

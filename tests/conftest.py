@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
+HANG_S = 300  # a busy machine may be slow; a browser that waits longer hangs
 # Every name but this machine's own resolves to nothing.
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
 
@@ -110,6 +111,7 @@ def visit(browser, server):
         )
         contexts.append(context)
         page = context.new_page()
+        page.set_default_timeout(HANG_S * 1000)
         page.requests, page.troubles = [], []
         page.on("request", lambda request: page.requests.append(request.url))
         page.on("pageerror", lambda error: page.troubles.append(f"error: {error}"))

@@ -181,6 +181,26 @@ def test_an_explorer_two_steps_away_differs(stored_figure):
     assert "off by" in html_differs(stored_figure, repack(stored_figure, add(2)))
 
 
+@pytest.mark.parametrize("log", [False, True])
+def test_a_small_curve_is_compared_by_its_own_size(log):
+    """Beside one that is a million times as large, and far down a log axis."""
+
+    def curves(shift=0.0):
+        def decay(rate):
+            """Decay.
+
+            Look at its end."""
+            x = np.arange(1, 9)
+            small = 10.0 ** -(rate * x)
+            small[-1] *= 1 + shift
+            return {"Decay": lines(x, {"small": small, "large": 1e6 / x}, y_log=log)}
+
+        return explore(decay, rate=[0, 1]).html()
+
+    assert html_differs(curves(1e-6), curves()) is None
+    assert "off by" in html_differs(curves(1e-3), curves())
+
+
 def test_any_byte_of_any_payload_is_looked_at(stored_figure):
     chunks = list(payload.CHUNK.finditer(stored_figure))
     assert len(chunks) >= 4

@@ -1,10 +1,12 @@
 """Every page in a browser without a network: sound, accessible, alive."""
 
+import io
 import re
 from collections import Counter
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 
 AXE = {
     "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"],
@@ -176,6 +178,31 @@ def test_the_keyboard_reaches_the_content(visit):
         page.keyboard.press("Tab")
         outline = "getComputedStyle(document.activeElement).outlineStyle"
         assert page.evaluate(outline) == "solid"
+
+
+@pytest.mark.parametrize(("width", "media"), [(1280, "screen"), (360, "print")])
+def test_no_figure_is_blank_before_it_is_in_view(lively, visit, width, media):
+    """In a picture of the whole page, or on paper, where nobody scrolls."""
+    asleep = 0
+    for address in lively:
+        page = visit(address, width=width)
+        page.emulate_media(media=media)
+        page.add_style_tag(content=".fg-view h4 { color: transparent !important }")
+        page.evaluate("Promise.all([...document.images].map(i => i.decode()))")
+        asleep += page.locator("[data-fg-explore]:not([data-fg-ready])").count()
+        places = page.evaluate("""
+            [...document.querySelectorAll(".fg-stage")].map(stage => {
+                const { left, top, right, bottom } = stage.getBoundingClientRect();
+                return [left, top + scrollY, right, bottom + scrollY];
+            })""")
+        shot = page.screenshot(full_page=True)
+        whole = Image.open(io.BytesIO(shot)).convert("RGB")
+        for place in places:
+            stage = whole.crop([round(at) for at in place])
+            colours = stage.getcolors(stage.width * stage.height)
+            assert len(colours or []) > 8, f"{address}: a figure is blank"
+        page.context.close()
+    assert asleep
 
 
 # ---- every explorer ---------------------------------------------------------

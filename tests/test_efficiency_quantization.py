@@ -695,7 +695,7 @@ def test_rounded_refuses_what_16_bits_cannot_scale():
 
 
 def test_rounded_moves_a_weight_by_a_hundredth_of_the_largest_at_most():
-    """With two bits a scale is the largest weight itself; float16 has steps of 2**-24."""
+    """With two bits a scale is the largest weight; float16 has steps of 2**-24."""
     step = 2.0**-24
     weight = torch.tensor([49.5 * step, 0.0])  # half a step of 49.5: over a hundredth
     refuses("weight.abs().max()", quantization.rounded, weight, "absmax", 2)

@@ -226,8 +226,8 @@ def run_layers(model, ids, cache=None):
     require(ids.dim() == 2, "ids", ids, "a tensor (B, T)")
     start = 0 if cache is None else cache.length
     require(start + T <= room, "ids", ids, f"at most {room - start} more")
-    places = torch.arange(start, start + T)
-    mask = causal_mask(start + T)[start:]  # (T, S)
+    places = torch.arange(start, start + T, device=ids.device)
+    mask = causal_mask(start + T)[start:].to(ids.device)  # (T, S)
     x, remember = model.embedding(ids), None  # (B, T, D)
     yield x, None
     for layer, block in enumerate(model.blocks):
@@ -325,21 +325,27 @@ class KVCache:
 
     There is room for `room` tokens of `batch` texts of one length. `store`
     is (2, L, B, H_kv, room, K): keys, then values; `length` says how many
-    tokens are in it.
+    tokens are in it. A model of another float type rounds what it stores.
     """
 
-    def __init__(self, config, room, batch=1, dtype=torch.float32):
+    def __init__(
+        self, config, room, batch=1, dtype=torch.float32, device=None
+    ):
         for name, value in ("room", room), ("batch", batch):
             ok = type(value) is int and value > 0
             require(ok, name, value, "a whole number above 0")
+        ok = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+        require(ok, "dtype", dtype, "a float type")
         shape = (batch, config.kv_heads, room, config.head_width)
-        self.store = torch.empty(2, config.layers, *shape, dtype=dtype)
+        shape = (2, config.layers, *shape)
+        self.store = torch.empty(shape, dtype=dtype, device=device)
         self.length = 0
 
     def append(self, layer, key, value):
         """Store a layer's new keys and values, (B, H_kv, T, K) each.
 
-        Returns all so far, (B, H_kv, S, K) each; `length` stays as it is.
+        Returns all so far, (B, H_kv, S, K) each, of the key's type; `length`
+        stays as it is.
         Raises ValueError for more than there is room for.
         """
         _, _, *joint, room, _ = self.store.shape
@@ -349,7 +355,8 @@ class KVCache:
         require(end <= room, "key", key, f"{room - start} tokens at most")
         self.store[0, layer, :, :, start:end] = key
         self.store[1, layer, :, :, start:end] = value
-        return self.store[:, layer, :, :, :end]  # (2, B, H_kv, S, K)
+        kept = self.store[:, layer, :, :, :end]  # (2, B, H_kv, S, K)
+        return kept.to(key.dtype)
 
 # %% ../transformers/real-model.ipynb #cache-bytes
 def cache_bytes(config, tokens, batch=1, bytes_per_number=4):
@@ -396,9 +403,12 @@ def complete(model, ids, count, *, stop=(), choose=greedy):
     require(ok, "count", count, "a whole number above 0")
     room, wanted = model.config.context, len(ids) + count
     require(wanted <= room, "count", count, f"at most {room - len(ids)}")
-    cache, made, new = KVCache(model.config, wanted), [], list(ids)
+    weight, made, new = model.embedding.weight, [], list(ids)
+    kind = {"dtype": weight.dtype, "device": weight.device}
+    cache = KVCache(model.config, wanted, **kind)
     while len(made) < count:
-        x = model.residual(torch.tensor([new]), cache)  # (1, T, D)
+        new = torch.tensor([new], device=weight.device)
+        x = model.residual(new, cache)  # (1, T, D)
         token = choose(model.logits(x[0, -1]))
         if token in stop:
             break
@@ -439,21 +449,24 @@ class LayerFast:
         parts = attention.query, attention.key, attention.value
         self.qkv = side_by_side(*parts)  # (D, (H + 2 H_kv) K)
         self.gate_up = side_by_side(mlp.gate, mlp.up)  # (D, 2 hidden)
+        self.wide = torch.promote_types(self.qkv.dtype, torch.float32)
 
     def __call__(self, x, turn, store, end):
         """x (1, D); turn (K/2,) complex; store (2, 1, H_kv, room, K)."""
         config, block, D = self.config, self.block, self.config.width
         H, H_kv, K = config.heads, config.kv_heads, config.head_width
         qkv = norm_fast(x, block.attention_norm) @ self.qkv
+        qkv = qkv.to(self.wide)
         turned = qkv[0, : (H + H_kv) * K].view(H + H_kv, K // 2, 2)
         torch.view_as_complex(turned).mul_(turn)  # in place: q and k
         store[:, 0, :, end - 1] = qkv[0, D:].view(2, H_kv, K)
-        key, value = store[:, :, :, :end]  # (1, H_kv, S, K) each
+        key, value = store[:, :, :, :end].to(self.wide)  # (1, H_kv, S, K)
         query = qkv[:, :D].view(1, H, 1, K)
         attend = F.scaled_dot_product_attention
         mixed = attend(query, key, value, enable_gqa=True)  # (1, H, 1, K)
+        mixed = mixed.view(1, D).to(x.dtype)
         output, down = block.attention.output.weight, block.mlp.down.weight
-        x = torch.addmm(x, mixed.view(1, D), output.T)  # (1, D)
+        x = torch.addmm(x, mixed, output.T)  # (1, D)
         gate, up = (norm_fast(x, block.mlp_norm) @ self.gate_up).chunk(2, -1)
         return torch.addmm(x, F.silu(gate).mul_(up), down.T)  # (1, D)
 
@@ -467,13 +480,15 @@ class LlamaFast:
 
     def __init__(self, model):
         self.model, self.config = model, model.config
+        self.embedding = model.embedding
         self.layers = [LayerFast(block) for block in model.blocks]
         self.unembed = side_by_side(model.embedding)  # (D, V)
-        pairs = torch.arange(0, self.config.head_width, 2, dtype=torch.double)
-        speed = self.config.base ** (-pairs / self.config.head_width)  # (K/2,)
-        angle = torch.arange(self.config.context)[:, None] * speed
+        device, K = self.unembed.device, self.config.head_width
+        pairs = torch.arange(0, K, 2, dtype=torch.double, device=device)
+        places = torch.arange(self.config.context, device=device)
+        angle = places[:, None] * self.config.base ** (-pairs / K)
         turns = torch.stack([angle.cos(), angle.sin()], -1)
-        turns = turns.to(self.unembed.dtype)  # (context, K/2, 2)
+        turns = turns.to(self.layers[0].wide)  # (context, K/2, 2)
         self.turns = torch.view_as_complex(turns)  # (context, K/2)
 
     @torch.inference_mode()
@@ -484,7 +499,7 @@ class LlamaFast:
             return self.model.residual(ids, cache)
         place, room = cache.length, min(cache.store.size(-2), len(self.turns))
         require(place < room, "ids", ids, f"none: the room for {room} is full")
-        x, turn = self.model.embedding.weight[ids[0]], self.turns[place]
+        x, turn = self.embedding.weight[ids[0]], self.turns[place]
         for layer, store in zip(self.layers, cache.store.unbind(1)):
             x = layer(x, turn, store, place + 1)  # (1, D)
         cache.length += 1

@@ -58,10 +58,12 @@ def opened(browser, folder, *explorers):
     head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>t</title>'
     path.write_text(f"{head}<body>{Ready()._repr_html_()}{body}</body></html>")
     page = browser.new_page(viewport={"width": 900, "height": 900})
+    page.set_default_timeout(300_000)  # a machine may be busy; this one hangs
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("console", lambda message: page.errors.append(message.text))
     page.goto(path.as_uri())
+    page.evaluate("fieldguide.figures[0].ready.then(() => {})")
     return page
 
 

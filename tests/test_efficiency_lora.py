@@ -11,6 +11,7 @@ import io
 import json
 import math
 import random as dice
+import re
 from pathlib import Path
 from unittest import mock
 
@@ -976,6 +977,23 @@ def test_learning_answers_is_the_loop_written_out(steps, warmup):
 
 
 # What was stored
+
+
+def test_what_was_trained_is_a_trend_apart_from_its_control():
+    facts = r'claim-([a-z0-9-]+)\\" data-kind=\\"(.*?)\\"'
+    facts += r' data-expect=\\"(.*?)\\" data-tol=\\"(.*?)\\"'
+    found = re.findall(facts, NOTEBOOK.read_text(encoding="utf-8"))
+    trends = {
+        name: (float(e), float(t)) for name, kind, e, t in found if kind == "trend"
+    }
+    at_random = "share-of-the-gain-in-a-thousand-random-directions"
+    apart = [("share-of-the-gain-by-lora", at_random)]
+    apart += [("share-of-the-gain-by-qlora", at_random)]
+    apart += [("gain-left-at-rank-4", "squared-length-left-at-rank-4")]
+    for effect, control in apart:
+        (high, tol), (low, other) = trends[effect], trends[control]
+        assert high - tol > low + other, (effect, control)
+    assert "orders-that-the-adapted-model-gets-right-of-three" in trends
 
 
 @functools.cache

@@ -299,7 +299,7 @@ def test_constants_do_not_count_as_compared(stored_figure):
 CELLS = {
     "imports": "import matplotlib.pyplot as plt\nfrom fieldguide.ledger import claim",
     "text": "print('loss', 0.125)",
-    "claim": "claim('one-half', 0.5, expect=0.5, tol=0.01, source='derived')",
+    "claim": "claim('one-half', 0.5, expect=0.5, tol=0.005, source='derived')",
     "picture": "fig, ax = plt.subplots()\n_ = ax.plot([1, 2, 3])",
     "explorer": (
         "from fieldguide.explore import explore, heatmap\n"
@@ -377,7 +377,7 @@ def test_nbval_is_red_on_each_altered_cell(nbval_run):
     for difference in (
         "This cell was never run",
         "'loss 0.126\\n' is stored",
-        "0.52 +- 0.01 is stored, but 0.5 was measured",
+        "0.52 +- 0.005 is stored, but 0.5 was measured",
         "pixels are stored",
         "a value is off by",
     ):

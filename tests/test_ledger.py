@@ -72,9 +72,27 @@ def test_closed_forms_in_floats_agree_to_nine_digits():
 
 
 def test_a_tolerance_is_absolute():
-    claim("four", 4.25, tol=0.25, **EXACT)
-    with pytest.raises(ClaimError, match=r"expected 4 ± 0\.25"):
-        claim("four", 4.26, tol=0.25, **EXACT)
+    claim("four", 4.02, tol=0.02, **EXACT)
+    with pytest.raises(ClaimError, match=r"expected 4 ± 0\.02"):
+        claim("four", 4.021, tol=0.02, **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("expect", "most"), [(4, 0.04), (-0.5, 0.005), (1571, 15.71), (0, 1e-4)]
+)
+def test_the_tolerance_of_an_exact_claim_is_a_rounding(expect, most):
+    given = {"expect": expect, "source": "derived"}
+    assert claim("rounded", expect, tol=most, **given).tol == most
+    for tol in (most * 1.01, 1e9):
+        with pytest.raises(ValueError, match=rf"^tol = .* most {most:g}, a rounding"):
+            claim("rounded", expect, tol=tol, **given)
+
+
+def test_an_effect_is_twice_as_large_as_its_tolerance():
+    """So that a value in the middle is allowed by neither of the two."""
+    claim("effect", 0.3, **TREND | {"expect": 0.3, "null": 0.1})  # .3 - .1 < .2
+    with pytest.raises(ValueError, match=r"^tol = 0\.1, .* most 0\.095, half of"):
+        claim("effect", 0.9, **TREND | {"null": 0.71})
 
 
 def test_a_trend_holds_within_its_tolerance_only():

@@ -105,14 +105,16 @@ def claim(
             unit that the name or the text beside it states.
     tol     absolute. With 0, integers must be equal, and a closed form in floats
             must agree to nine digits (an expected 0 must be 0); whatever is computed
-            in float32 needs a `tol` of its own.
+            in float32, or printed rounded by its source, needs a `tol` of its own.
+            An exact claim's is at most a hundredth of `expect` (1e-4 if that is 0),
+            a trend's at most half of |expect - null|.
     source  a key of references.bib or the word "derived", then, after a comma,
             where in it: "vaswani2017attention, section 3.2.1"; several joined by "; ".
-    null    trends only: the value without the effect; further away than `tol`.
+    null    trends only: the value without the effect, at least 2 `tol` away.
     spread  trends only: at most a third of `tol`.
 
     Raises ClaimError outside the tolerance, ValueError for a claim that says
-    nothing (a bad name, NaN, a tolerance that the null would pass).
+    nothing (a bad name, NaN, a tolerance as wide as the effect or as the value).
     """
     require(isinstance(name, str) and SLUG.fullmatch(name), "name", name, "a slug")
     require(kind in ("exact", "trend"), "kind", kind, "'exact' or 'trend'")
@@ -122,11 +124,16 @@ def claim(
     require(tol >= 0, "tol", tol, "at least 0")
     if kind == "trend":
         null, spread = real("null", null), real("spread", spread)
-        require(abs(expect - null) > tol > 0, "tol", tol, "less than |expect - null|")
+        most = abs(expect - null) / 2 * (1 + DIGITS)
+        why = f"at most {most:g}, half of |expect - null|, and above 0"
+        require(0 < tol <= most, "tol", tol, why)
         require(0 <= 3 * spread <= tol, "spread", spread, "a third of tol at most")
     else:
         for key, given in (("null", null), ("spread", spread)):
             require(given is None, key, given, "left out of an exact claim")
+        most = abs(expect) / 100 or 1e-4
+        why = f"at most {most:g}, a rounding of what is exact"
+        require(tol <= most, "tol", tol, why)
     made = Claim(name, value, expect, tol, kind, source, null, spread)
     if abs(value - expect) > made.allowed:
         raise ClaimError(f"Claim {name} fails: measured {value!r}, {made.expected}.")

@@ -703,8 +703,8 @@ def test_emoji_are_aligned_from_scratch():
     recipe = clip.Alignment(epochs=2, batch=8)
     model, losses = clip.align_emoji(places, recipe, generator())
     _, same = clip.align_emoji(places, recipe, generator())
-    assert losses.shape == (6,) and torch.equal(losses, same)
-    assert not model.training
+    assert losses.shape == (6,) and not model.training
+    close(losses, same, 1e-3)
     emoji = data.emoji()
     shown = emoji.concept[places].unique().tolist()
     known = clip.piece_rows([clip.describe(c) for c in shown])
@@ -766,7 +766,7 @@ def test_found_within_counts_who_is_nearer():
             assert found[row].item() == (nearer < k)
         share = clip.recall_at(asked, offered, fits, k)
         assert isinstance(share, float)
-        assert share == (sum(found) / 6).float().item(), "in 32 bits"
+        close(share, sum(found).item() / 6, 1e-6)
     assert torch.equal(
         clip.found_within(asked, offered, fits),
         clip.found_within(asked, offered, fits, 1),
@@ -1016,7 +1016,8 @@ def test_heads_are_aligned_and_used():
     recipe = clip.Alignment(epochs=3, batch=20)
     heads, losses = clip.align_heads(places, recipe, generator(), D=7)
     _, same = clip.align_heads(places, recipe, generator(), D=7)
-    assert losses.shape == (6,) and torch.equal(losses, same) and not heads.training
+    assert losses.shape == (6,) and not heads.training
+    close(losses, same, 1e-3)
     assert clip.align_heads(places, recipe, generator())[0]["pictures"][
         -1
     ].weight.shape == (256, 512)
@@ -1080,15 +1081,33 @@ def test_solutions_pass():
     solutions_pass(exercises())
 
 
+def test_checks_accept_what_is_as_good():
+    book = exercises()
+
+    def by_cosines(asked, offered, fits):
+        unit = (F.normalize(x, dim=-1) for x in (asked, offered))
+        return book.median_rank(*unit, fits)
+
+    book.check_median_rank(by_cosines)
+
+
 def test_wrong_answers_fail():
     book = exercises()
     right = book.median_rank
+
+    def lower_median(asked, offered, fits):
+        cosines = asked @ offered.mT
+        best = cosines.masked_fill(~fits, -math.inf).amax(1, keepdim=True)
+        ranks = 1 + ((cosines >= best) & ~fits).sum(1)
+        return ranks.double().median().item()
+
     fails(
         book.check_median_rank,
         lambda *_: 1.0,
         lambda a, o, f: right(a, o, f) + 1,
         lambda a, o, f: int(right(a, o, f)),
         lambda a, o, f: right(-a, o, f),
+        lower_median,
     )
     right = book.ensemble
     fails(

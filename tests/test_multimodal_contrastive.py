@@ -151,7 +151,7 @@ def test_weights_are_drawn_as_linear_draws_them():
     for layer, wide in (model.text_encoder, 400), (model.image_encoder, 100):
         for part in layer.weight, layer.bias:
             bound = wide**-0.5
-            assert part.abs().max() <= bound
+            assert part.abs().max() <= bound * (1 + 1e-6)
             assert part.max() > 0.97 * bound and part.min() < -0.97 * bound
             assert part.mean().abs() < 0.1 * bound
     again = c.SimpleMultimodalEncoder(400, 100, 300, generator=generator(3))
@@ -688,10 +688,20 @@ def test_checks_accept_what_is_as_good():
 
     book.check_classify(sums)
 
-    def whole(text, image, temperature, size):
-        return c.contrastive_loss_fast(text, image, temperature)
+    def by_columns(text, image, temperature, size):
+        return book.loss_in_pieces(image, text, temperature, size)
 
-    book.check_loss_in_pieces(whole)
+    def one_by_one(text, image, temperature, size):
+        rows, columns = [], torch.full((len(text),), -INF, dtype=text.dtype)
+        for x in text:
+            logits = torch.mv(image, x) / temperature
+            rows.append(torch.logsumexp(logits, 0))
+            columns = torch.logaddexp(columns, logits)
+        own = torch.einsum("bd,bd->b", text, image) / temperature
+        return (torch.stack(rows) + columns).mean() / 2 - own.mean()
+
+    book.check_loss_in_pieces(by_columns)
+    book.check_loss_in_pieces(one_by_one)
 
 
 def test_checks_fail_the_empty_cell_and_wrong_answers():
@@ -702,6 +712,7 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         lambda table: (table > table.diagonal()[:, None]).sum(1) + 1,
         lambda table: (table >= table.diagonal()).sum(0),
         lambda table: book.places(table).tolist(),
+        lambda table: book.places(table).double(),
     )
     fails(
         book.check_classify,
@@ -740,4 +751,11 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         own = (text * image).sum(1) / temperature
         return ((powers.sum(0).log() + powers.sum(1).log()) / 2 - own).mean()
 
-    fails(book.check_loss_in_pieces, rows_alone, of_parts, bare)
+    def whole(text, image, temperature, size):
+        return c.contrastive_loss(text, image, temperature)
+
+    def too_large(text, image, temperature, size):
+        return book.loss_in_pieces(text, image, temperature, 2 * size)
+
+    wrong = rows_alone, of_parts, bare, whole, too_large
+    fails(book.check_loss_in_pieces, *wrong)

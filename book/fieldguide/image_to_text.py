@@ -470,7 +470,12 @@ def through(eyes, features):
 
 # %% ../multimodal/image-to-text.ipynb #learn-to-look
 def learn_to_look(reading, features, generator):
-    """A projector of two tokens for the frozen reader of a `Lesson`."""
+    """A projector of two tokens for the frozen reader of a `Lesson`.
+
+    features (all pictures, into). Raises ValueError as `through`.
+    """
+    ok = torch.is_tensor(features) and features.dim() == 2
+    require(ok, "features", features, f"({len(facts().kind)}, into) floats")
     with seeded(generator):
         eyes = Projector(features.size(1), tokens=2, D=64)
     lesson = reading._replace(context=through(eyes, features))

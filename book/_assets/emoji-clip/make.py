@@ -18,10 +18,10 @@ halves   writes halves.json: the held-out families, cut at random into halves; r
 The records hold the digest of the code that made them.
 
 All that is stored was trained on 3,684 pictures: the 3,682 to learn from and two that
-emoji/make.py has left out since, by `noto, the first`, for they showed another concept:
-man in tuxedo (the picture of person in tuxedo) and cricket (that of cricket game, which is
-held out). So runs.json was measured with 890 pictures of the new drawer, 888 and two that
-were left out likewise: cricket and UP! button.
+emoji/make.py has left out since, by `noto, the first`, for they showed another
+concept: man in tuxedo (the picture of person in tuxedo) and cricket (that of cricket
+game, which is held out). So runs.json was measured with 890 pictures of the new
+drawer, 888 and two that were left out likewise: cricket and UP! button.
 """
 
 import sys

@@ -17,10 +17,10 @@ answers   writes answers.json: what it says of some pictures, for the explorer.
 The first two take some twenty minutes each on a processor with bfloat16, the others
 five each. The records hold the digest of the code that made them.
 
-The projector that looks, and its blind twin, were trained on 3,684 pictures: the 3,682 to
-learn from and two that emoji/make.py has left out since, by `noto, the first`, for they
-showed another concept: man in tuxedo and cricket. None of the pictures or questions that
-they are measured with has changed.
+SmolLM2's projector and its blind twin were trained on 3,684 pictures: the 3,682 to
+learn from and two that emoji/make.py has left out since, by `noto, the first`, for
+they showed another concept: man in tuxedo and cricket. None of the pictures or
+questions that they are measured with has changed.
 """
 
 import functools

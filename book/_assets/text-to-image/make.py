@@ -10,9 +10,9 @@ measures  writes measures.json, from the stored weights: fit, variety and copyin
 samples   writes samples.npz and samples.json: pictures of some captions by guidance and
           by steps, for the explorer. (Five minutes, with the measures.)
 
-The records hold the digest of the code that made them. The 150 real pictures by the new
-drawer were drawn from 890; two of these were left out by emoji/make.py later, and are not
-among the 150.
+The records hold the digest of the code that made them. The 150 real pictures by the
+new drawer were drawn from 890; emoji/make.py left out two of these later, which are
+not among the 150.
 """
 
 import sys

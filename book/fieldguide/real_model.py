@@ -4,7 +4,7 @@
 __all__ = ['FACTS', 'NAMES', 'LlamaConfig', 'read_config', 'llama_parameters', 'grouped_query_attention', 'GroupedAttention',
            'SwiGLU', 'RMSNorm', 'LlamaBlock', 'run_layers', 'Llama', 'file_name', 'load_llama', 'load_smollm2',
            'KVCache', 'cache_bytes', 'llama_flops', 'greedy', 'complete', 'sampler', 'side_by_side', 'norm_fast',
-           'LayerFast', 'LlamaFast', 'Trace', 'trace_layers']
+           'all_turns', 'LayerFast', 'LlamaFast', 'Trace', 'trace_layers']
 
 # %% ../transformers/real-model.ipynb #imports
 import functools
@@ -439,6 +439,15 @@ def norm_fast(x, norm):
     """An `RMSNorm` by torch's own function."""
     return F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
 
+
+def all_turns(config, device):
+    """e to the i times every rotary angle, in 64 bits: (context, K/2)."""
+    options = {"dtype": torch.double, "device": device}
+    pairs = torch.arange(0, config.head_width, 2, **options)
+    speed = config.base ** (-pairs / config.head_width)  # (K/2,)
+    angle = torch.outer(torch.arange(config.context, **options), speed)
+    return torch.polar(torch.ones_like(angle), angle)
+
 # %% ../transformers/real-model.ipynb #layer-fast
 class LayerFast:
     """A `LlamaBlock` for one new token of one text."""
@@ -483,13 +492,8 @@ class LlamaFast:
         self.embedding = model.embedding
         self.layers = [LayerFast(block) for block in model.blocks]
         self.unembed = side_by_side(model.embedding)  # (D, V)
-        device, K = self.unembed.device, self.config.head_width
-        pairs = torch.arange(0, K, 2, dtype=torch.double, device=device)
-        places = torch.arange(self.config.context, device=device)
-        angle = places[:, None] * self.config.base ** (-pairs / K)
-        turns = torch.stack([angle.cos(), angle.sin()], -1)
-        turns = turns.to(self.layers[0].wide)  # (context, K/2, 2)
-        self.turns = torch.view_as_complex(turns)  # (context, K/2)
+        turns = all_turns(self.config, self.unembed.device)
+        self.turns = turns.to(self.layers[0].wide.to_complex())
 
     @torch.inference_mode()
     def residual(self, ids, cache=None):

@@ -1022,7 +1022,7 @@ def test_first_block_of_code_is_taken():
 
 
 def test_an_answer_is_judged_by_what_it_prints():
-    names = cells("run-answer")
+    names = cells("run-answer", "judge")
     for answer, verdict in (
         ("```python\nprint(str(age + 1))\n```", (True, True)),
         ("```\nage = 41\nprint(age + 1)\n```", (True, True)),

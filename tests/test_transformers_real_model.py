@@ -894,12 +894,12 @@ def test_smollm2_is_that_of_transformers():
     for text in TEXTS:
         ids, expected = oracle_logits(text)
         with torch.inference_mode():
-            assert (model(ids) - expected).abs().max() < 1e-4
+            assert (model(ids) - expected).abs().max() < 1e-3
             for form in forms:  # a prompt of two tokens, then one by one
                 cache = real_model.KVCache(model.config, ids.size(1))
                 pieces = ids[:, :2], *ids[:, 2:].split(1, 1)
                 steps = [form.logits(form.residual(p, cache)) for p in pieces]
-                assert (torch.cat(steps, 1) - expected).abs().max() < 1e-4
+                assert (torch.cat(steps, 1) - expected).abs().max() < 1e-3
 
 
 def test_smollm2_writes_what_transformers_would():

@@ -1,5 +1,5 @@
 # make help lists the commands. Everything they need is set up on first use,
-# in .venv, by book/_env/setup.py; a second run skips what is done.
+# in .venv, by book/_tools/setup.py; a second run skips what is done.
 PYTHON ?= python3
 ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
@@ -7,7 +7,7 @@ else
 BIN := .venv/bin
 endif
 PY     := $(BIN)/python
-SETUP  := $(PYTHON) book/_env/setup.py
+SETUP  := $(PYTHON) book/_tools/setup.py
 BUILD  := $(BIN)/jupyter-book build book --config _config.yml --toc _toc.yml \
           --path-output . -W -n --keep-going
 PAGE   := _build/html/index.html
@@ -36,11 +36,11 @@ test:  ## run every check
 
 modes:  ## run the notebooks and their tests as other processors would
 	@$(SETUP) venv torch book weights tests
-	$(PY) book/_env/modes.py $(ONLY)
+	$(PY) book/_tools/modes.py $(ONLY)
 
 mutants:  ## damage each mechanism in every way: do its tests notice?
 	@$(SETUP) venv torch book weights tests
-	$(PY) tests/mutation.py $(ONLY)
+	PYTHONPATH=book/_tools $(PY) tests/mutation.py $(ONLY)
 
 lab:  ## open the notebooks in JupyterLab
 	@$(SETUP) venv torch book weights
@@ -48,13 +48,13 @@ lab:  ## open the notebooks in JupyterLab
 
 notebooks:  ## export, run the notebooks that changed, store what they print
 	@$(SETUP) venv torch book weights
-	$(PY) book/_env/notebooks.py $(if $(FORCE),--force) $(ONLY)
+	$(PY) book/_tools/notebooks.py $(if $(FORCE),--force) $(ONLY)
 
 bench:  ## measure the book against its rivals, in one run
 	@$(SETUP) venv torch book weights tests browser
 	-@$(SETUP) bench
 	-@$(SETUP) web
-	$(PY) book/_env/bench.py $(ROWS) $(if $(JSON),--json $(JSON))
+	$(PY) book/_tools/bench.py $(ROWS) $(if $(JSON),--json $(JSON))
 
 clean:  ## remove what was built; `make clean ALL=1` removes .venv too
 	rm -rf _build .pytest_cache .ruff_cache $(if $(ALL),.venv)

@@ -1,6 +1,6 @@
 """nbval, strict: `pytest --nbval book` runs every notebook and compares its outputs.
 
-nbval's own comparison is replaced by `fieldguide.compare`, the one comparer, which
+nbval's own comparison is replaced by `compare`, the one comparer, which
 says what is compared how. It skips one thing, a live widget's view, because that
 holds a random id and no stored notebook has one.
 
@@ -8,9 +8,8 @@ nbval runs a cell without history, so `expr;` shows its value here though not in
 JupyterLab: write `_ = expr` (tests/test_structure.py refuses the semicolon).
 """
 
+import compare
 from nbval.plugin import IPyNbCell
-
-from fieldguide import compare
 
 CELL_TIMEOUT_S = 1500  # for what hangs; the slowest cell takes half a minute
 

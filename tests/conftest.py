@@ -9,10 +9,14 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import hypothesis
 import pytest
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
+# No example fails for the time that it takes on a busy machine.
+hypothesis.settings.register_profile("book", deadline=None)
+hypothesis.settings.load_profile("book")
 HANG_S = 300  # a busy machine may be slow; a browser that waits longer hangs
 # Every name but this machine's own resolves to nothing.
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
@@ -75,7 +79,7 @@ def server(site):
 def browser():
     """A Chromium that reaches this machine and nothing else."""
     spec = importlib.util.spec_from_file_location(
-        "setup", ROOT / "book" / "_env" / "setup.py"
+        "setup", ROOT / "book" / "_tools" / "setup.py"
     )
     setup = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(setup)

@@ -498,14 +498,18 @@ def undamaged(notebook) -> Mutant:
 
 def trial_of(name: str) -> Trial:
     """Of a notebook by its `chapter/name`."""
-    stem = name.partition("/")[2].replace("-", "_")
-    return Trial(importlib.import_module(f"fieldguide.{stem}"), load(tests_of(name)))
+    module = importlib.import_module(f"fieldguide.{dotted(name)}")
+    return Trial(module, load(tests_of(name)))
+
+
+def dotted(name: str) -> str:
+    return name.replace("/", ".").replace("-", "_")
 
 
 def tests_of(name: str) -> Path:
     """The file with the tests of a notebook, by its `chapter/name`."""
-    stem = name.replace("/", "_").replace("-", "_")
-    return Path(__file__).with_name(f"test_{stem}.py")
+    stem = dotted(name).replace(".", "_")
+    return Path(__file__).parent / "notebooks" / f"test_{stem}.py"
 
 
 @dataclass(frozen=True)

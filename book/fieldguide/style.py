@@ -1,9 +1,8 @@
-"""One look for every figure, and the script that wakes a page's widgets."""
+"""One look for every figure."""
 
 from __future__ import annotations
 
 import matplotlib
-import matplotlib.pyplot as plt
 from cycler import cycler
 
 # Six colours that stay apart in the common forms of colour blindness and have
@@ -34,22 +33,3 @@ STYLE = {
 def style_context(changes: dict):
     """The book's style with some `changes`, for the drawing in a `with` block."""
     return matplotlib.rc_context(STYLE | changes)
-
-
-class Ready:
-    """What `begin` shows: a sentence, and in a page the widgets' runtime."""
-
-    def __repr__(self) -> str:
-        return "Figures and widgets are ready."
-
-    def _repr_html_(self) -> str:
-        from fieldguide.explore import runtime_html
-
-        return runtime_html()
-
-
-def begin() -> Ready:
-    """Set the figures' style; shown, it brings the widgets' browser runtime."""
-    plt.switch_backend(plt.get_backend())  # it sets parameters: not in a context
-    plt.rcParams.update(STYLE)
-    return Ready()

@@ -1,6 +1,6 @@
 """Train the recall models of efficiency/architectures at all sizes and rates.
 
-.venv/bin/python book/_assets/architectures/make.py       (six minutes of a core)
+.venv/bin/python book/_tools/assets.py architectures (six minutes of a core)
 
 Writes recall.json beside this file: for each kind of layer, width of keys and
 learning rate the share of right answers by length of the list; the same for the lists
@@ -13,17 +13,17 @@ import json
 from pathlib import Path
 
 import torch
+from digest import digest_of, exported
 
-from fieldguide import architectures
 from fieldguide.data import store
-from fieldguide.digest import digest_of, exported
+from fieldguide.efficiency import architectures
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "efficiency" / "architectures.ipynb"
 CELLS = ["recall-batch", "recall-model", "softmax-causal", "kinds", "recaller"]
 CELLS += ["recall-train", "recall-measure", "again-batch"]
 IMPORTS = """
-from fieldguide.attention import causal_mask, simple_attention
+from fieldguide.transformers.attention import causal_mask, simple_attention
 import torch.nn.functional as F
 """
 MADE_BY = ["Selective", "linear_attention", "gated_attention"]

@@ -1,6 +1,6 @@
 """Train the encoders of multimodal/clip in several ways, and record how well they find.
 
-.venv/bin/python book/_assets/emoji-clip/make.py [runs] [halves] [weights]  (15 minutes)
+.venv/bin/python book/_tools/assets.py emoji-clip [runs] [halves] [weights] (15 minutes)
 
 weights  writes encoders.safetensors and heads.safetensors, in 16 bits, as the notebook
          trains them, from the first seed; and weights.json.
@@ -29,10 +29,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from digest import digest_of, exported
 
-from fieldguide import clip, data
+from fieldguide import data
 from fieldguide.data import store
-from fieldguide.digest import digest_of, exported
+from fieldguide.multimodal import clip
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "multimodal" / "clip.ipynb"

@@ -1,6 +1,6 @@
 """What two frozen encoders make of the emoji and of their captions.
 
-.venv/bin/python book/_assets/emoji-features/make.py  (ten minutes of a core; needs npm)
+.venv/bin/python book/_tools/assets.py emoji-features (ten minutes of a core; needs npm)
 
 Draws the emoji at 224 pixels, by emoji/make.py, and writes beside this file
 features.npz: for each picture EfficientNet-Lite0's features, in whole steps along their
@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from digest import digest_of, exported
 
-from fieldguide import clip, data
+from fieldguide import data
 from fieldguide.data import store
-from fieldguide.digest import digest_of, exported
+from fieldguide.multimodal import clip
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "multimodal" / "clip.ipynb"

@@ -1,6 +1,6 @@
 """Draw the emoji of five sets at 32 pixels, with what Unicode calls them.
 
-.venv/bin/python book/_assets/emoji/make.py [SIZE [FOLDER]]   (half a minute; needs npm)
+.venv/bin/python book/_tools/assets.py emoji [SIZE [FOLDER]] (half a minute; needs npm)
 
 Writes emoji.npz, the pictures, and emoji.json, the concepts: their names, and which of
 them are held out. With another SIZE, in pixels, only the pictures, into FOLDER.

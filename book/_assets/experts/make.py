@@ -1,6 +1,6 @@
 """Train the mixtures and the dense rivals of efficiency/experts, and record them.
 
-.venv/bin/python book/_assets/experts/make.py             (eight minutes of one core)
+.venv/bin/python book/_tools/assets.py experts (eight minutes of one core)
 
 Writes beside this file rates.json: how each variant ends at each of RATES, from other
 seeds at its best rate, and with a capacity; routes.safetensors: which experts the
@@ -18,12 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from digest import digest_of, exported
 
-from fieldguide import experts, training
 from fieldguide.data import king_james, store
-from fieldguide.digest import digest_of, exported
-from fieldguide.gpt import GPTConfig
-from fieldguide.next_word import characters, split_text, to_ids
+from fieldguide.efficiency import experts
+from fieldguide.introduction.next_word import characters, split_text, to_ids
+from fieldguide.transformers import training
+from fieldguide.transformers.gpt import GPTConfig
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "efficiency" / "experts.ipynb"

@@ -1,6 +1,6 @@
 """Train the GPT that `trained_gpt` loads, record the run, and try learning rates.
 
-.venv/bin/python book/_assets/king-james-gpt/make.py        (ten minutes of one core)
+.venv/bin/python book/_tools/assets.py king-james-gpt (ten minutes of one core)
 
 Writes beside this file weights.safetensors, the trained weights in 16 bits; run.json
 and run.safetensors, the run at each of STEPS: losses, a sample, attention; and
@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from digest import digest_of, exported
 
-from fieldguide import training
-from fieldguide.attention import simple_attention
 from fieldguide.data import king_james, store
-from fieldguide.digest import digest_of, exported
-from fieldguide.gpt import GPT, GPTConfig, generate
-from fieldguide.next_word import characters, split_text, to_ids, to_text
+from fieldguide.introduction.next_word import characters, split_text, to_ids, to_text
+from fieldguide.transformers import training
+from fieldguide.transformers.attention import simple_attention
+from fieldguide.transformers.gpt import GPT, GPTConfig, generate
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "transformers" / "training.ipynb"

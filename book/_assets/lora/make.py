@@ -1,6 +1,6 @@
 """Fine-tune two models in several ways, and record what each learns and forgets.
 
-.venv/bin/python book/_assets/lora/make.py [gpt] [smollm2]    (half an hour of one core)
+.venv/bin/python book/_tools/assets.py lora [gpt] [smollm2] (half an hour of one core)
 
 gpt      writes gpt.json: held-out losses of the trained GPT after short runs on two
          tasks, with all weights, with adapters, also over a base in four bits, and in
@@ -22,14 +22,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from digest import digest_of, exported
 
-from fieldguide import lora
 from fieldguide.data import king_james, smollm2_tokenizer, store
-from fieldguide.digest import digest_of, exported
-from fieldguide.gpt import generate
-from fieldguide.next_word import characters, split_text, to_ids, to_text
-from fieldguide.real_model import LlamaFast, complete, load_smollm2
-from fieldguide.training import held_out_loss, trained_gpt
+from fieldguide.efficiency import lora
+from fieldguide.introduction.next_word import characters, split_text, to_ids, to_text
+from fieldguide.transformers.gpt import generate
+from fieldguide.transformers.real_model import LlamaFast, complete, load_smollm2
+from fieldguide.transformers.training import held_out_loss, trained_gpt
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "efficiency" / "lora.ipynb"

@@ -1,6 +1,6 @@
 """Measure SmolLM2's logits for the token after three prompts.
 
-    .venv/bin/python book/_assets/next-token/make.py
+    .venv/bin/python book/_tools/assets.py next-token
 
 writes logits.npz beside this file: for each of PROMPTS, and for each of the 49,152
 tokens, how far its logit lies below the largest, in thousandths; and the digest of
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from digest import digest_of
 
-from fieldguide import real_model
 from fieldguide.data import SMOLLM2_SHA256, smollm2_tokenizer, store
-from fieldguide.digest import digest_of
+from fieldguide.transformers import real_model
 
 PROMPTS = [
     "The capital of France is",

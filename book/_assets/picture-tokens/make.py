@@ -1,6 +1,6 @@
 """Train picture tokens for SmolLM2, and measure what it answers.
 
-.venv/bin/python book/_assets/picture-tokens/make.py [PART ...], of these parts:
+.venv/bin/python book/_tools/assets.py picture-tokens [PART ...], of these parts:
 
 looking   writes looking.safetensors, the projector of multimodal/image-to-text in 16
           bits, and looking.json: the loss, the mean of each twenty steps.
@@ -29,12 +29,12 @@ import sys
 from pathlib import Path
 
 import torch
+from digest import digest_of, exported
 from torch import nn
 
-from fieldguide import clip
-from fieldguide import image_to_text as book
 from fieldguide.data import store
-from fieldguide.digest import digest_of, exported
+from fieldguide.multimodal import clip
+from fieldguide.multimodal import image_to_text as book
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "multimodal" / "image-to-text.ipynb"

@@ -1,6 +1,6 @@
 """Measure what quantized models lose, and how long packed weights take.
 
-.venv/bin/python book/_assets/quantization/make.py [widths] [speed]    (ten minutes)
+.venv/bin/python book/_tools/assets.py quantization [widths] [speed] (ten minutes)
 
 Writes beside this file widths.json: the loss of SmolLM2 on four pieces of the King
 James Bible, and of the book's own GPT, with the weights of their layers as each setting
@@ -17,12 +17,13 @@ import warnings
 from pathlib import Path
 
 import torch
+from digest import digest_of
 
-from fieldguide import quantization, real_model
 from fieldguide.data import SMOLLM2_SHA256, king_james, smollm2_tokenizer, store
-from fieldguide.digest import digest_of
-from fieldguide.next_word import characters, split_text, to_ids
-from fieldguide.training import held_out_loss, trained_gpt
+from fieldguide.efficiency import quantization
+from fieldguide.introduction.next_word import characters, split_text, to_ids
+from fieldguide.transformers import real_model
+from fieldguide.transformers.training import held_out_loss, trained_gpt
 
 HERE = Path(__file__).parent
 WIDTHS = ["rounded", "weights_as", "text_losses"]

@@ -1,6 +1,6 @@
 """Draw attention.png, the README's picture, from the built site.
 
-make book && .venv/bin/python book/_assets/readme/make.py
+make book && .venv/bin/python book/_tools/assets.py readme
 """
 
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "book" / "_env"))
+sys.path.insert(0, str(ROOT / "book" / "_tools"))
 import setup  # noqa: E402
 
 PAGE = ROOT / "_build" / "html" / "transformers" / "attention.html"

@@ -1,6 +1,6 @@
 """Train the painter of multimodal/text-to-image, and measure what it paints.
 
-.venv/bin/python book/_assets/text-to-image/make.py [weights] [measures] [samples]
+.venv/bin/python book/_tools/assets.py text-to-image [weights] [measures] [samples]
 
 weights   writes weights.safetensors, in 16 bits, and weights.json: the loss, the mean
           of each fifty steps. Products are taken in bfloat16: a quarter of an hour on a
@@ -19,11 +19,12 @@ import sys
 from pathlib import Path
 
 import torch
+from digest import digest_of, exported
 
-from fieldguide import clip, data
-from fieldguide import text_to_image as book
+from fieldguide import data
 from fieldguide.data import store
-from fieldguide.digest import digest_of, exported
+from fieldguide.multimodal import clip
+from fieldguide.multimodal import text_to_image as book
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "multimodal" / "text-to-image.ipynb"

@@ -1,6 +1,6 @@
 """Ask SmolLM2 about forty short programs that fail, each in three wordings.
 
-.venv/bin/python book/_assets/two-am/make.py    (a quarter of an hour of one core)
+.venv/bin/python book/_tools/assets.py two-am (a quarter of an hour of one core)
 
 Writes answers.json beside this file. For each wording, pair of TWINS and program of
 the pair: what the model writes, up to the end of its first block of code, and how
@@ -15,10 +15,10 @@ import json
 from pathlib import Path
 
 import torch
+from digest import digest_of, exported
 
-from fieldguide import real_model
 from fieldguide.data import SMOLLM2_SHA256, smollm2_tokenizer, store
-from fieldguide.digest import digest_of, exported
+from fieldguide.transformers import real_model
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "transformers" / "real-model.ipynb"

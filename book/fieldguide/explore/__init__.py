@@ -5,7 +5,8 @@ controls and what it returns is kept with the notebook, so that the published
 page answers a slider from these values; with a kernel it is a live widget.
 """
 
-from fieldguide.explore.explorer import Explorer, Twin, explore, runtime_html
+from fieldguide.explore.explorer import Explorer, Twin, explore
+from fieldguide.explore.page import Ready, begin, runtime_html
 from fieldguide.explore.views import (
     View,
     bars,
@@ -22,9 +23,11 @@ from fieldguide.explore.views import (
 
 __all__ = [
     "Explorer",
+    "Ready",
     "Twin",
     "View",
     "bars",
+    "begin",
     "explore",
     "figure",
     "heatmap",

@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import anywidget
 import ipywidgets
-import matplotlib
 import numpy as np
 import traitlets
 from IPython.display import display
@@ -24,11 +22,10 @@ from IPython.display import display
 from fieldguide.check import require
 from fieldguide.explore import payload
 from fieldguide.explore.controls import MAX_VALUES, Control, read_control
+from fieldguide.explore.page import HERE, runtime_source, runtime_style
 from fieldguide.explore.still import draw_still
 from fieldguide.explore.views import View, precision
-from fieldguide.style import PALETTE
 
-HERE = Path(__file__).parent
 MAX_SETTINGS = MAX_VALUES
 MAX_RAW_BYTES = 16_000_000
 MAX_STORED_BYTES = 700_000
@@ -62,7 +59,7 @@ class Twin:
         return "\n".join(code).rstrip(";")
 
 
-def explore(fn: Callable[..., dict], *, _twin: Twin | None = None, **controls):
+def explore(fn: Callable[..., dict], *, twin: Twin | None = None, **controls):
     """Show `fn` as a widget: one control for each of its parameters.
 
     `fn(**settings)` returns `{title: view}`, with the same titles, kinds and
@@ -71,14 +68,16 @@ def explore(fn: Callable[..., dict], *, _twin: Twin | None = None, **controls):
     `ipywidgets.interact`: (min, max, step), a list, a bool, a number, or a
     real ipywidgets control.
 
+    `twin`  computes the views in the browser, where no grid can serve.
+
     Raises ValueError when a control is unknown, a view holds NaN or changes
     its shape, or the grid is too large: the message says which, and by how
     much.
     """
     title, look = _caption(fn)
     parsed = [read_control(name, given) for name, given in controls.items()]
-    if _twin is not None:
-        parsed = [replace(c, free=_free(c, _twin)) for c in parsed]
+    if twin is not None:
+        parsed = [replace(c, free=_free(c, twin)) for c in parsed]
     _match_parameters(fn, [control.name for control in parsed])
     for control in parsed:
         taken = hasattr(Explorer, control.name)
@@ -86,10 +85,10 @@ def explore(fn: Callable[..., dict], *, _twin: Twin | None = None, **controls):
     start = {c.name: c.values[c.start] for c in parsed}
     views = _checked(fn, start)
     packer = payload.Packer()
-    if _twin is None:
+    if twin is None:
         _pack_grid(packer, fn, parsed, views)
     else:
-        _pack_twin(packer, _twin, parsed)
+        _pack_twin(packer, twin, parsed)
     stored = sum(len(chunk) for chunk in packer.chunks)
     if stored > MAX_STORED_BYTES:
         raise ValueError(
@@ -102,10 +101,10 @@ def explore(fn: Callable[..., dict], *, _twin: Twin | None = None, **controls):
         "title": title,
         "look": look,
         "controls": [control.spec() for control in parsed],
-        "views": [_view_spec(i, t, v, _twin) for i, (t, v) in enumerate(views.items())],
+        "views": [_view_spec(i, t, v, twin) for i, (t, v) in enumerate(views.items())],
         "fields": packer.fields,
-        "twin": _twin.source if _twin else None,
-        "by": list(_twin.by) if _twin else None,
+        "twin": twin.source if twin else None,
+        "by": list(twin.by) if twin else None,
     }
     still = draw_still(views)
     return _explorer_class(parsed)(fn, parsed, spec, packer.chunks, still)
@@ -298,22 +297,6 @@ def _plain(views: dict[str, View]) -> dict:
     }
 
 
-def runtime_source() -> str:
-    """The browser's side: palette and colour map, then the files of browser/."""
-    stops = matplotlib.colormaps["viridis"](np.linspace(0, 1, 17))[:, :3]
-    colours = np.round(255 * stops).astype(int).tolist()
-    head = f"self.fgPalette = {json.dumps(PALETTE)};\n"
-    head += f"self.fgColours = {json.dumps(colours)};\n"
-    parts = [path.read_text() for path in sorted((HERE / "browser").glob("*.js"))]
-    return head + '(() => {\n"use strict";\n' + "\n".join(parts) + "})();\n"
-
-
-def runtime_html() -> str:
-    """What a saved notebook needs once for its explorers to wake."""
-    style = (HERE / "explorer.css").read_text()
-    return f"<style>{style}</style>\n<script>{runtime_source()}</script>"
-
-
 class Explorer(anywidget.AnyWidget):
     """An explored function with a kernel behind it: a DOMWidget.
 
@@ -322,7 +305,7 @@ class Explorer(anywidget.AnyWidget):
     """
 
     _esm = runtime_source() + "\nexport default fieldguide.anywidget;\n"
-    _css = (HERE / "explorer.css").read_text()
+    _css = runtime_style()
     spec = traitlets.Dict().tag(sync=True)
     chunks = traitlets.Dict().tag(sync=True)
 

@@ -1,0 +1,123 @@
+"""The reader's multi-head attention beside torch's and other teachers'.
+
+All hold the same weights and are checked to give the same output before they
+are timed. The reference is the plainest use of torch's fused kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import nn
+
+from rivals.measure import (
+    Absent,
+    Goal,
+    Row,
+    alternate,
+    attempt,
+    own,
+    processor_ms,
+    versioned,
+)
+
+B, T, D, H = 8, 256, 256, 8
+TITLE = f"Multi-head attention, B {B}, T {T}, D {D}, H {H}: forward + backward"
+ROUNDS, REPEATS = 15, 2
+
+
+class Fused(nn.Module):
+    """One projection in, `scaled_dot_product_attention`, one projection out."""
+
+    def __init__(self, qkv: nn.Linear, out: nn.Linear):
+        super().__init__()
+        self.qkv, self.out = qkv, out
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).view(B, T, 3, H, D // H).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(y.transpose(1, 2).reshape(B, T, D))
+
+
+def ours(qkv: nn.Linear, out: nn.Linear) -> dict[str, Callable]:
+    from fieldguide.transformers import attention
+
+    forms = {
+        "taught": attention.simple_attention,
+        "fast": attention.simple_attention_fast,
+    }
+    mask = attention.causal_mask(T)
+    sides = {}
+    for name, attend in forms.items():
+        module = attention.MultiHeadAttention(D, H, attend=attend)
+        parts = module.query, module.key, module.value
+        with torch.no_grad():
+            for part, weight in zip(parts, qkv.weight.chunk(3), strict=True):
+                part.weight.copy_(weight)
+            module.output.weight.copy_(out.weight)
+        sides[name] = lambda x, module=module: module(x, mask)[0]
+    return sides
+
+
+def torch_module(qkv: nn.Linear, out: nn.Linear) -> Callable:
+    module = nn.MultiheadAttention(D, H, bias=False, batch_first=True)
+    mask = nn.Transformer.generate_square_subsequent_mask(T)
+    with torch.no_grad():
+        module.in_proj_weight.copy_(qkv.weight)
+        module.out_proj.weight.copy_(out.weight)
+
+    def forward(x):
+        return module(x, x, x, attn_mask=mask, is_causal=True, need_weights=False)[0]
+
+    return forward
+
+
+def llms_from_scratch(qkv: nn.Linear, out: nn.Linear) -> Callable:
+    from llms_from_scratch.ch03 import MultiHeadAttention
+
+    module = MultiHeadAttention(D, D, T, dropout=0.0, num_heads=H)
+    with torch.no_grad():
+        parts = module.W_query, module.W_key, module.W_value
+        for part, weight in zip(parts, qkv.weight.chunk(3), strict=True):
+            part.weight.copy_(weight)
+        module.out_proj.weight.copy_(out.weight)
+        module.out_proj.bias.zero_()
+    return module
+
+
+def rows() -> Iterator[Row]:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    qkv, out = nn.Linear(D, 3 * D, bias=False), nn.Linear(D, D, bias=False)
+    x = torch.randn(B, T, D, requires_grad=True)
+    sides: dict[str, Callable | Absent] = {
+        **ours(qkv, out),
+        "fused": Fused(qkv, out),
+        "module": attempt(torch_module, qkv, out),
+        "teacher": attempt(llms_from_scratch, qkv, out),
+    }
+    expected = sides["fused"](x)
+
+    for name, forward in sides.items():
+        if isinstance(forward, Absent):
+            continue
+        torch.testing.assert_close(forward(x), expected, msg=f"{name} differs")
+        step = partial(lambda forward: forward(x).sum().backward(), forward)
+        sides[name] = processor_ms(step, REPEATS)
+    took = alternate(sides, rounds=ROUNDS)
+
+    fused = f"fused kernel, {versioned('torch')}"
+    module = f"nn.MultiheadAttention, {versioned('torch')}"
+    teacher = versioned("llms-from-scratch")
+
+    def compare(mine: str, rival: str, name: str, goal: Goal | None = None) -> Row:
+        what = {"taught": "as taught", "fast": "fast form"}[mine]
+        return Row(what, "ms", own(took[mine]), name, took[rival], goal)
+
+    yield compare("taught", "fused", fused, Goal(1.5, "ratio"))
+    yield compare("fast", "fused", fused, Goal(1.05, "ratio"))
+    yield compare("taught", "module", module)
+    yield compare("fast", "module", module)
+    yield compare("taught", "teacher", teacher)

@@ -1,0 +1,93 @@
+"""Contrastive loss: forward and backward, beside OpenCLIP's.
+
+The same embeddings of length 1 and the same trained scale on all sides, which must
+give the same loss and the same gradients. OpenCLIP's package wants torchvision when
+it is imported, so its one file with the loss is loaded by path.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from rivals.measure import (
+    Absent,
+    Goal,
+    Row,
+    attempt,
+    own,
+    processor_times,
+    versioned,
+)
+
+SIZES = [256, 1024, 2048]
+WIDTH = 512
+TITLE = f"Contrastive loss, D {WIDTH}, forward + backward: processor time"
+ROUNDS, GOAL = 9, 0.55
+
+
+def open_clip_loss() -> Callable:
+    found = importlib.util.find_spec("open_clip")
+    if found is None:
+        raise ModuleNotFoundError("open_clip is not installed")
+    path = Path(found.origin).with_name("loss.py")
+    spec = importlib.util.spec_from_file_location("open_clip_loss", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    loss = module.ClipLoss()
+    return lambda text, image, scale: loss(image, text, scale)
+
+
+def ours() -> dict[str, Callable]:
+    from fieldguide.multimodal import contrastive as c
+
+    return {
+        "as taught": lambda t, i, scale: c.contrastive_loss(t, i, 1 / scale),
+        "fast form": lambda t, i, scale: c.contrastive_loss_fast(t, i, 1 / scale),
+    }
+
+
+def same(made: dict[str, tuple]) -> None:
+    """All sides give the loss and gradients of the first."""
+    first, *others = made.values()
+    for other in others:
+        for one, two in zip(first, other, strict=True):
+            torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-4)
+
+
+def compared(B: int, rivals: dict[str, Callable | Absent]) -> Iterator[Row]:
+    draw = torch.Generator().manual_seed(0)
+    pairs = torch.nn.functional.normalize(
+        torch.randn(2, B, WIDTH, generator=draw), dim=-1
+    )
+    text, image = (rows.clone().requires_grad_() for rows in pairs)
+    scale = torch.tensor(1 / 0.07, requires_grad=True)
+    inputs = text, image, scale
+
+    def both(loss: Callable) -> tuple:
+        made = loss(*inputs)
+        return made.detach(), *torch.autograd.grad(made, inputs)
+
+    sides = {n: r for n, r in rivals.items() if not isinstance(r, Absent)}
+    same({name: both(loss) for name, loss in sides.items()})
+    steps = {
+        name: loss if isinstance(loss, Absent) else partial(both, loss)
+        for name, loss in rivals.items()
+    }
+    took = processor_times(steps, rounds=ROUNDS, repeats=max(1, 1024 // B))
+    name = f"ClipLoss, {versioned('open_clip_torch')}"
+    for form, goal in ("as taught", None), ("fast form", Goal(GOAL, "ratio")):
+        yield Row(
+            f"{B} pairs, {form}", "ms", own(took[form]), name, took["rival"], goal
+        )
+
+
+def rows() -> Iterator[Row]:
+    torch.set_num_threads(1)
+    rivals = {**ours(), "rival": attempt(open_clip_loss)}
+    for B in SIZES:
+        yield from compared(B, rivals)

@@ -1,0 +1,257 @@
+"""One token after another: the reader's cached model beside other libraries'.
+
+The two small models are Llamas of nanoGPT's two sizes with random weights; the large
+one is SmolLM2 from its file. Every side has the same weights and makes the same
+number of tokens, greedily; a side that makes another text stops the bench.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rivals.measure import (
+    Absent,
+    Goal,
+    Row,
+    attempt,
+    own,
+    processor_times,
+    versioned,
+)
+
+TITLE = "Cached generation: processor time a token"
+TOKENS = 128
+ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Size:
+    name: str
+    width: int
+    layers: int
+    heads: int
+    hidden: int  # of SwiGLU: as many parameters as GPT-2's network, about
+    goal: float  # of the time that transformers takes
+
+
+SIZES = [
+    Size("0.8 M", 128, 4, 4, 352, 1 / 3),
+    Size("10.7 M", 384, 6, 6, 1024, 1 / 1.7),
+]
+VOCAB, CONTEXT = 65, 256
+SMOLLM2_GOAL = 1 / 1.3
+LIMIT_GOAL = 1 / 0.65  # 65 % of what the matrices alone would reach
+PROMPT = "The most useful thing about a notebook is that"
+
+
+def ours(model) -> dict[str, Callable[[list[int]], list[int]]]:
+    from fieldguide.transformers.real_model import LlamaFast, complete
+
+    forms = {"taught": model, "fast": LlamaFast(model)}
+    return {name: partial(complete, form, count=TOKENS) for name, form in forms.items()}
+
+
+def matrices(model: nn.Module) -> Callable[[], None]:
+    """Every matrix of a model against one vector: what no decoder can undercut."""
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
+    weights.append(model.embedding.weight)
+    pairs = [(weight, torch.randn(1, weight.size(1))) for weight in weights]
+
+    @torch.inference_mode()
+    def multiply() -> None:
+        for _ in range(TOKENS):
+            for weight, x in pairs:
+                F.linear(x, weight)
+
+    return multiply
+
+
+def halves(weight: torch.Tensor, head_width: int) -> torch.Tensor:
+    """Rows of a pair (2i, 2i + 1) of a head to (i, i + K / 2)."""
+    pairs = weight.unflatten(0, (-1, head_width // 2, 2))
+    return pairs.transpose(1, 2).flatten(0, 2)
+
+
+def renamed(model, ends: dict[str, str], parts: dict[str, str], layer_name: str):
+    """The model's weights under a rival's names, heads in halves."""
+    own_weights = model.state_dict()
+    new = {name: own_weights[f"{mine}.weight"] for name, mine in ends.items()}
+    for layer in range(model.config.layers):
+        for mine, name in parts.items():
+            weight = own_weights[f"blocks.{layer}.{mine}.weight"]
+            if mine in ("attention.query", "attention.key"):
+                weight = halves(weight, model.config.head_width)
+            new[f"{layer_name}.{layer}.{name}"] = weight
+    return new
+
+
+def transformers_llama(model) -> nn.Module:
+    """The same weights in transformers' class."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    c = model.config
+    theirs = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=c.vocab,
+            hidden_size=c.width,
+            intermediate_size=c.hidden,
+            num_hidden_layers=c.layers,
+            num_attention_heads=c.heads,
+            num_key_value_heads=c.kv_heads,
+            max_position_embeddings=c.context,
+            rms_norm_eps=c.eps,
+            rope_parameters={"rope_type": "default", "rope_theta": c.base},
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    ).eval()
+    ends = {"model.embed_tokens.weight": "embedding", "lm_head.weight": "embedding"}
+    ends["model.norm.weight"] = "norm"
+    parts = {
+        "attention_norm": "input_layernorm.weight",
+        "mlp_norm": "post_attention_layernorm.weight",
+        "attention.query": "self_attn.q_proj.weight",
+        "attention.key": "self_attn.k_proj.weight",
+        "attention.value": "self_attn.v_proj.weight",
+        "attention.output": "self_attn.o_proj.weight",
+        "mlp.gate": "mlp.gate_proj.weight",
+        "mlp.up": "mlp.up_proj.weight",
+        "mlp.down": "mlp.down_proj.weight",
+    }
+    theirs.load_state_dict(renamed(model, ends, parts, "model.layers"))
+    return theirs
+
+
+def generator(model: nn.Module) -> Callable[[list[int]], list[int]]:
+    """transformers' own greedy generation."""
+    fixed = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
+
+    @torch.inference_mode()
+    def run(ids: list[int]) -> list[int]:
+        prompt = torch.tensor([ids])
+        seen = torch.ones_like(prompt)
+        made = model.generate(prompt, attention_mask=seen, use_cache=True, **fixed)
+        return made[0, len(ids) :].tolist()
+
+    return run
+
+
+def llms_from_scratch(model) -> Callable[[list[int]], list[int]]:
+    """The same weights in that book's cached Qwen3, which without the norm of its
+    queries and keys is a Llama. (The cached GPT-2 of its release 1.0.19 masks the
+    wrong axis and fails at the second token.)
+    """
+    from llms_from_scratch.kv_cache.qwen3 import KVCache, Qwen3Model
+
+    c = model.config
+    sizes = {"vocab_size": c.vocab, "context_length": c.context, "emb_dim": c.width}
+    sizes |= {"n_layers": c.layers, "n_heads": c.heads, "n_kv_groups": c.kv_heads}
+    sizes |= {"head_dim": c.head_width, "hidden_dim": c.hidden, "rope_base": c.base}
+    theirs = Qwen3Model({**sizes, "qk_norm": False, "dtype": torch.float32}).eval()
+    ends = {"tok_emb.weight": "embedding", "out_head.weight": "embedding"}
+    ends["final_norm.scale"] = "norm"
+    parts = {
+        "attention_norm": "norm1.scale",
+        "mlp_norm": "norm2.scale",
+        "attention.query": "att.W_query.weight",
+        "attention.key": "att.W_key.weight",
+        "attention.value": "att.W_value.weight",
+        "attention.output": "att.out_proj.weight",
+        "mlp.gate": "ff.fc1.weight",
+        "mlp.up": "ff.fc2.weight",
+        "mlp.down": "ff.fc3.weight",
+    }
+    theirs.load_state_dict(renamed(model, ends, parts, "trf_blocks"))
+
+    @torch.inference_mode()
+    def run(ids: list[int]) -> list[int]:
+        cache, made, new = KVCache(n_layers=c.layers), [], torch.tensor([ids])
+        theirs.reset_kv_cache()
+        for _ in range(TOKENS):
+            logits = theirs(new, cache=cache)
+            new = logits[:, -1].argmax(-1, keepdim=True)
+            made.append(new.item())
+        return made
+
+    return run
+
+
+def timed(sides: dict, ids: list[int], limit: Callable[[], None]) -> dict:
+    """Milliseconds a token of each side, in turn."""
+    runs = {
+        name: side if isinstance(side, Absent) else partial(side, ids)
+        for name, side in sides.items()
+    }
+    took = processor_times({**runs, "limit": limit}, rounds=ROUNDS)
+    return {
+        name: t if isinstance(t, Absent) else [ms / TOKENS for ms in t]
+        for name, t in took.items()
+    }
+
+
+def small(size: Size) -> Iterator[Row]:
+    from fieldguide.transformers.real_model import Llama, LlamaConfig
+
+    torch.manual_seed(0)
+    heads = {"heads": size.heads, "kv_heads": size.heads}
+    sizes = {"vocab": VOCAB, "context": CONTEXT, "width": size.width}
+    sizes |= {"layers": size.layers, "hidden": size.hidden}
+    eps = 1e-6  # what llms-from-scratch has in its code
+    config = LlamaConfig(**sizes, **heads, eps=eps, base=10_000.0)
+    model = Llama(config).requires_grad_(False).eval()
+    ids = torch.randint(VOCAB, (16,)).tolist()
+    theirs = attempt(transformers_llama, model)
+    sides = {
+        "transformers": theirs if isinstance(theirs, Absent) else generator(theirs),
+        "teacher": attempt(llms_from_scratch, model),
+    }
+    yield from compared(size.name, model, ids, sides, Goal(size.goal, "ratio"))
+
+
+def compared(
+    name: str, model: nn.Module, ids: list[int], sides: dict, goal: Goal
+) -> Iterator[Row]:
+    """Rows of a model's two forms beside `sides`, "transformers" and perhaps more."""
+    mine = ours(model)
+    expected = mine["taught"](ids)
+    agree("the fast form", mine["fast"](ids), expected)
+    for side, run in sides.items():
+        if not isinstance(run, Absent):
+            agree(side, run(ids), expected)
+    took = timed({**mine, **sides}, ids, matrices(model))
+
+    def row(form: str, rival: str, side: str, goal: Goal | None = None) -> Row:
+        return Row(f"{name}, {form}", "ms", own(took[form]), rival, took[side], goal)
+
+    limit = Goal(LIMIT_GOAL, "ratio")
+    yield row("taught", versioned("transformers"), "transformers")
+    yield row("fast", versioned("transformers"), "transformers", goal)
+    if "teacher" in sides:
+        yield row("fast", versioned("llms-from-scratch"), "teacher")
+    yield row("fast", "its matrices alone", "limit", limit)
+
+
+def agree(who: str, found: list[int], expected: list[int]) -> None:
+    if found != expected:
+        raise RuntimeError(f"{who} makes another text: {found[:8]}, {expected[:8]}")
+
+
+def rows() -> Iterator[Row]:
+    from fieldguide.data import smollm2_tokenizer
+    from fieldguide.transformers.real_model import load_smollm2
+
+    torch.set_num_threads(1)
+    for size in SIZES:
+        yield from small(size)
+
+    model, ids = load_smollm2(), smollm2_tokenizer().encode(PROMPT)
+    sides = {"transformers": generator(transformers_llama(model))}
+    yield from compared("SmolLM2", model, ids, sides, Goal(SMOLLM2_GOAL, "ratio"))

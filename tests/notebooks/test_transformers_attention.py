@@ -1,0 +1,754 @@
+"""The cells of transformers/attention against torch, transformers and arithmetic.
+
+The module is imported whole and its functions are looked up at each call, so that
+a check can swap a damaged cell in and see these tests fail.
+"""
+
+import functools
+import itertools
+import math
+import types
+from unittest import mock
+
+import hypothesis.strategies as st
+import pytest
+import torch
+import torch.nn.functional as F
+from cells import close, fails, refuses, run_exercises, solutions_pass
+from hypothesis import given, settings
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fieldguide import check, data
+from fieldguide.transformers import attention
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 4e-2}
+SENTENCES = ["The robot dropped the cup because it was slippery.", "naïve 東京 42", "a"]
+
+quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+seeds = st.integers(0, 10_000)
+sizes = st.integers(1, 6)
+
+
+@st.composite
+def lookups(draw, types=tuple(TOLERANCE)):
+    """Query, key, value, mask of shapes that broadcast, and the full shapes."""
+    rng = torch.Generator().manual_seed(draw(seeds))
+    kind = draw(st.sampled_from(types))
+    leading = draw(st.sampled_from([(), (2,), (2, 3)]))
+    T, S, K, V = (draw(sizes) for _ in range(4))
+
+    def some(last, leading=leading, ones=False):
+        lead = [draw(st.sampled_from([1, n])) for n in leading]
+        lead = lead[draw(st.integers(0, len(lead))) :]
+        last = [draw(st.sampled_from([1, n])) if ones else n for n in last]
+        return torch.randn(*lead, *last, generator=rng, dtype=torch.double)
+
+    arrays = [some((T, K)), some((S, K)), some((S, V))]
+    joint = torch.broadcast_shapes(*(array.shape[:-2] for array in arrays))
+    mask = some((T, S), joint, ones=True) > 0 if draw(st.booleans()) else None
+    full = [(*leading, T, K), (*leading, S, K), (*leading, S, V)]
+    return [array.to(kind).requires_grad_() for array in arrays], mask, full
+
+
+def torch_attention(arrays, full, mask, scale=None):
+    """Torch's function on arrays expanded to their full shapes."""
+    expanded = [x.expand(shape) for x, shape in zip(arrays, full, strict=True)]
+    if mask is not None:
+        mask = mask.expand(*full[0][:-1], full[1][-2])
+    return F.scaled_dot_product_attention(*expanded, attn_mask=mask, scale=scale)
+
+
+# Attention
+
+
+@given(lookups(), st.sampled_from([None, 1, 0.3]))
+@quick
+def test_attention_is_torchs_value_and_gradient(case, scale):
+    arrays, mask, full = case
+    tolerance = TOLERANCE[arrays[0].dtype]
+    ours, weights = attention.simple_attention(*arrays, mask=mask, scale=scale)
+    theirs = torch_attention(arrays, full, mask, scale)
+    lead = torch.broadcast_shapes(ours.shape, theirs.shape)
+    close(ours.expand(lead), theirs, tolerance)
+    assert weights.shape[-2:] == (full[0][-2], full[1][-2])
+    assert ours.dtype == weights.dtype == arrays[0].dtype
+    signal = torch.randn(lead, generator=torch.Generator().manual_seed(1))
+    signal = signal.to(ours.dtype)
+    gradients = [
+        torch.autograd.grad((out.expand(lead) * signal).sum(), arrays)
+        for out in (ours, theirs)
+    ]
+    for mine, other in zip(*gradients, strict=True):
+        assert mine.isfinite().all()
+        close(mine, other, 4 * tolerance)
+
+
+@given(lookups(types=(torch.float64,)))
+@quick
+def test_weights_are_the_softmax_of_scaled_scores(case):
+    (query, key, value), mask, _ = case
+    _, weights = attention.simple_attention(query, key, value, mask=mask)
+    scores = torch.einsum("...tk,...sk->...ts", query, key) / math.sqrt(query.size(-1))
+    shares = scores.exp()
+    if mask is not None:
+        shares = shares * mask
+    total = shares.sum(-1, keepdim=True)
+    close(weights, shares / total.where(total > 0, 1))
+    if mask is not None:
+        assert weights.masked_select(~mask.expand(weights.shape)).eq(0).all()
+
+
+@given(lookups(types=(torch.float32,)), st.sampled_from([None, 2]))
+@quick
+def test_fast_form_equals_the_taught_one(case, scale):
+    """With sizes of 1 left to broadcasting, which torch's function refuses."""
+    arrays, mask, _ = case
+    ours, _ = attention.simple_attention(*arrays, mask=mask, scale=scale)
+    fast, weights = attention.simple_attention_fast(*arrays, mask=mask, scale=scale)
+    assert weights is None
+    lead = torch.broadcast_shapes(*(x.shape[:-2] for x in arrays))
+    assert fast.shape == (*lead, *ours.shape[-2:])
+    close(fast, ours.expand(fast.shape), 2e-5)
+
+
+HALVES = [torch.float16, torch.bfloat16]
+FORMS = ["simple_attention", "simple_attention_fast"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", HALVES)
+@pytest.mark.parametrize("scale", [None, 50.0])
+def test_scores_of_halves_do_not_overflow(form, kind, scale):
+    """Beyond 65,504, where float16 ends; all of it is exact in float32."""
+    rng = torch.Generator().manual_seed(0)
+    query, key = 128.0 * torch.randint(-3, 4, (2, 2, 6, 64), generator=rng).double()
+    value = torch.linspace(-6e4, 6e4, 48, dtype=torch.double).view(2, 6, 4)
+    value = value.to(kind).double()
+    mask = torch.ones(6, 6, dtype=torch.bool).tril()
+    mask[2] = False
+    for seen in (None, mask):
+        exact = query @ key.mT * (1 / 8 if scale is None else scale)
+        assert exact.abs().max() > 65_504
+        if seen is not None:
+            exact = exact.masked_fill(~seen, -math.inf)
+        shares = exact.softmax(-1).nan_to_num(0)  # a row without a place
+        arrays = [x.to(kind).requires_grad_() for x in (query, key, value)]
+        attend = getattr(attention, form)
+        output, weights = attend(*arrays, mask=seen, scale=scale)
+        assert output.dtype == kind
+        close(output.double(), shares @ value, 2 * torch.finfo(kind).eps)
+        if weights is not None:
+            assert weights.dtype == kind
+            close(weights.double(), shares, 2 * torch.finfo(kind).eps)
+        for gradient in torch.autograd.grad(output.sum(), arrays):
+            assert gradient.isfinite().all()
+
+
+def test_scale_is_taken_in_full_precision():
+    query = torch.full((1, 8), 30.0, dtype=torch.double)
+    key = torch.cat([query, query * 0.999])
+    ours, _ = attention.simple_attention(query, key, key)
+    close(ours, F.scaled_dot_product_attention(query, key, key))
+
+
+def test_row_that_may_look_nowhere_gives_zero_and_no_gradient():
+    x = torch.randn(3, 4, requires_grad=True)
+    mask = torch.tensor([[True, True, True], [False] * 3, [True, False, False]])
+    output, weights = attention.simple_attention(x, x.detach(), x.detach(), mask=mask)
+    assert output[1].eq(0).all() and weights[1].eq(0).all()
+    (gradient,) = torch.autograd.grad(output.sum(), x)
+    assert gradient.isfinite().all() and gradient[1].eq(0).all()
+    assert gradient[0].ne(0).any()
+    close(weights.sum(-1), torch.tensor([1.0, 0.0, 1.0]), 1e-6)
+
+
+def test_masked_softmax_without_a_mask():
+    shares = attention.masked_softmax(torch.tensor([[1.0, 2.0, 4.0], [0.0, 2000, 0]]))
+    powers = [1.0, math.e, math.e**3]
+    expected = [[x / sum(powers) for x in powers], [0.0, 1.0, 0.0]]
+    close(shares, torch.tensor(expected), 1e-6)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_hidden_score_counts_for_nothing_whatever_it_is(kind):
+    """Even one that has overflowed, as a product of halves does beyond 65,504."""
+    mask = torch.tensor([True, False, True])
+    for hidden in (math.inf, -math.inf, math.nan, torch.finfo(kind).max):
+        scores = torch.tensor([1.0, hidden, 1.0], dtype=kind, requires_grad=True)
+        shares = attention.masked_softmax(scores, mask)
+        assert shares.tolist() == [0.5, 0.0, 0.5] and shares.dtype == kind
+        (gradient,) = torch.autograd.grad(shares[0], scores)
+        assert gradient.tolist() == [0.25, 0.0, -0.25]
+        blind = attention.masked_softmax(scores, torch.tensor([False]))
+        (gradient,) = torch.autograd.grad(blind.sum(), scores)
+        assert blind.tolist() == gradient.tolist() == [0.0] * 3
+
+
+def test_a_mask_must_be_boolean():
+    refuses("mask", attention.masked_softmax, torch.zeros(3), torch.ones(3))
+
+
+@given(st.integers(2, 8), st.data(), seeds)
+@quick
+def test_the_future_does_not_leak(T, draw, seed):
+    now = draw.draw(st.integers(0, T - 2))
+    x = torch.randn(T, 4, generator=torch.Generator().manual_seed(seed))
+    changed = torch.cat([x[: now + 1], 1e3 * x[now + 1 :] + 1])
+    mask = attention.causal_mask(T)
+    before, _ = attention.simple_attention(x, x, x, mask=mask)
+    after, _ = attention.simple_attention(changed, changed, changed, mask=mask)
+    assert torch.equal(before[: now + 1], after[: now + 1])
+    assert not torch.equal(before[now + 1], after[now + 1])
+
+
+def test_causal_mask_table():
+    expected = [[True, False, False], [True, True, False], [True, True, True]]
+    assert attention.causal_mask(3).tolist() == expected
+    assert attention.causal_mask(1).tolist() == [[True]]
+    for T in (0, -1, 2.0, "3", True):
+        refuses("T", attention.causal_mask, T)
+
+
+def test_bad_input_is_refused_by_name():
+    x = torch.randn(3, 4)
+    calls = [
+        ("query", ([1.0], x, x), {}),
+        ("query", (x[0], x, x), {}),
+        ("query", (x.int(), x.int(), x.int()), {}),
+        ("query", (x[:, :0], x[:, :0], x), {}),
+        ("key", (x, x[0], x), {}),
+        ("key", (x, x.double(), x), {}),
+        ("key", (x, x[:, :3], x), {}),
+        ("key", (x[:, :3], x, x), {}),
+        ("value", (x, x, x.tolist()), {}),
+        ("value", (x, x, x.double()), {}),
+        ("value", (x, x, x[:2]), {}),
+        ("value", (x, x[:2], x), {}),
+        ("leading sizes", (x.expand(2, 3, 4), x.expand(3, 3, 4), x), {}),
+        ("leading sizes", (x.expand(2, 3, 4), x, x.expand(3, 3, 4)), {}),
+        ("mask", (x, x, x), {"mask": torch.ones(3, 3)}),
+        ("mask", (x, x, x), {"mask": [[True] * 3] * 3}),
+        ("mask", (x, x, x), {"mask": torch.ones(3, 2, dtype=torch.bool)}),
+        ("mask", (x, x, x), {"mask": torch.ones(2, 3, dtype=torch.bool)}),
+        ("mask", (x[:1], x, x), {"mask": torch.ones(3, 3, dtype=torch.bool)}),
+        ("mask", (x, x, x), {"mask": torch.ones(2, 3, 3, dtype=torch.bool)}),
+        (
+            "mask",
+            (x.expand(2, 3, 4), x, x),
+            {"mask": torch.ones(5, 3, 3, dtype=torch.bool)},
+        ),
+    ]
+    for name, arrays, options in calls:
+        refuses(name, attention.simple_attention, *arrays, **options)
+        refuses(name, attention.simple_attention_fast, *arrays, **options)
+    for scale in (math.nan, math.inf):
+        refuses("scale", attention.simple_attention, x, x, x, scale=scale)
+        refuses("scale", attention.simple_attention_fast, x, x, x, scale=scale)
+
+
+def test_one_wide_queries_and_small_masks_are_allowed():
+    x = torch.randn(2, 2, 3, 1)
+    for shape in ((), (1,), (3,), (1, 3), (3, 1), (3, 3), (1, 3, 3), (2, 1, 3)):
+        mask = torch.ones(shape, dtype=torch.bool)
+        for attend in (attention.simple_attention, attention.simple_attention_fast):
+            output, _ = attend(x, x, x, mask=mask)
+            close(output, attention.simple_attention(x, x, x)[0], 1e-6)
+
+
+def test_broadcasting_rule():
+    assert attention.joint_shape((2, 1), (3,), ()) == (2, 3)
+    assert attention.joint_shape((2,), (3,)) is None
+
+
+@given(seeds, st.permutations(range(5)))
+@quick
+def test_shuffled_words_give_shuffled_answers(seed, order):
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed)).double()
+    straight, _ = attention.simple_attention(x, x, x)
+    y = x[list(order)]
+    close(attention.simple_attention(y, y, y)[0], straight[list(order)])
+
+
+# Heads
+
+
+@given(sizes, sizes, sizes, st.sampled_from([(), (2,), (2, 3)]))
+@quick
+def test_heads_split_and_merge(T, heads, K, leading):
+    x = torch.arange(math.prod(leading) * T * heads * K)
+    x = x.reshape(*leading, T, heads * K)
+    split = attention.split_heads(x, heads)
+    assert split.shape == (*leading, heads, T, K)
+    for head in range(heads):
+        part = x[..., head * K : (head + 1) * K]
+        assert torch.equal(split[..., head, :, :], part)
+    assert torch.equal(attention.merge_heads(split), x)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    x = torch.randn(3, 8)
+    for heads in (0, -2, 3, 2.0, True):
+        refuses("heads", attention.split_heads, x, heads)
+        refuses("heads", attention.MultiHeadAttention, 8, heads)
+    refuses("x", attention.split_heads, x[0], 2)
+    refuses("x", attention.merge_heads, x)
+
+
+def torch_layer(layer, width, heads):
+    """nn.MultiheadAttention with the matrices of `layer`."""
+    made = nn.MultiheadAttention(width, heads, bias=False, batch_first=True)
+    parts = [layer.query.weight, layer.key.weight, layer.value.weight]
+    made.in_proj_weight = nn.Parameter(torch.cat(parts))
+    made.out_proj.weight = layer.output.weight
+    return made
+
+
+@given(seeds, sizes, st.sampled_from([1, 2, 4]), sizes, st.booleans(), st.booleans())
+@quick
+def test_layer_equals_torchs(seed, T, heads, K, causal, fast):
+    torch.manual_seed(seed)
+    attend = attention.simple_attention_fast if fast else attention.simple_attention
+    layer = attention.MultiHeadAttention(heads * K, heads, attend=attend)
+    x = torch.randn(2, T, heads * K, requires_grad=True)
+    mask = torch.ones(T, T, dtype=torch.bool).tril() if causal else None
+    theirs = torch_layer(layer, heads * K, heads)(
+        x,
+        x,
+        x,
+        attn_mask=None if mask is None else ~mask,
+        average_attn_weights=False,
+    )
+    output, weights = layer(x, mask)
+    close(output, theirs[0], 1e-5)
+    if fast:
+        assert weights is None
+    else:
+        close(weights, theirs[1], 1e-5)
+    gradients = [torch.autograd.grad(y.sum(), x)[0] for y in (output, theirs[0])]
+    close(*gradients, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sentences", "fast"), list(itertools.product([2, 3], [False, True]))
+)
+def test_each_sentence_of_a_batch_has_its_own_mask(sentences, fast):
+    """Padding: (B, T, T) is not taken for (H, T, T), where B is H or is not."""
+    torch.manual_seed(sentences)
+    attend = attention.simple_attention_fast if fast else attention.simple_attention
+    layer = attention.MultiHeadAttention(8, 2, attend=attend)
+    x = torch.randn(sentences, 4, 8)
+    mask = torch.rand(sentences, 4, 4) > 0.4
+    output, _ = layer(x, mask)
+    close(
+        output, torch.stack([layer(x[b], mask[b])[0] for b in range(sentences)]), 1e-6
+    )
+    pairs, masks = x.expand(2, *x.shape), torch.stack([mask, ~mask])
+    expected = torch.stack([output, layer(x, ~mask)[0]])
+    close(layer(pairs, masks)[0], expected, 1e-6)
+
+
+def test_a_row_of_places_serves_as_the_mask_of_every_query():
+    layer, x = attention.MultiHeadAttention(8, 2), torch.randn(3, 4, 8)
+    row = torch.tensor([True, False, True, True])
+    close(layer(x, row)[0], layer(x, row.expand(4, 4))[0], 1e-6)
+
+
+def test_layer_refuses_masks_that_do_not_fit():
+    layer, x = attention.MultiHeadAttention(8, 2), torch.randn(3, 4, 8)
+    masks = [[[True]], torch.ones(4, 4), torch.ones(3, 1, 4, 4) > 0]
+    for mask in (*masks, torch.ones(2, 4, 4) > 0, torch.ones(3, 3) > 0):
+        try:
+            layer(x, mask)
+        except ValueError as error:
+            assert str(error).startswith(f"mask = {check.shown(mask)}")
+        else:
+            raise AssertionError("accepted a bad mask")
+
+
+def test_layer_has_four_square_matrices_and_shows_its_weights():
+    layer = attention.MultiHeadAttention(12, 3)
+    assert [p.shape for p in layer.parameters()] == [(12, 12)] * 4
+    output, weights = layer(torch.randn(5, 12))
+    assert output.shape == (5, 12) and weights.shape == (3, 5, 5)
+
+
+KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def exported(device, kind):
+    """{what: a call} of what takes tensors, on a device and in a float type."""
+    made = {"device": device, "dtype": kind}
+    x, heads, places = torch.ones(5, 8, **made), torch.ones(2, 5, 4, **made), range(5)
+    mask = attention.causal_mask(5).to(device)
+    places, matrix = torch.tensor(places, device=device), torch.ones(8, 8, **made)
+
+    def layer(attend):
+        module = attention.MultiHeadAttention(8, 2, attend=attend).to(**made)
+        return module(x, mask)[0]
+
+    attends = {form: getattr(attention, form) for form in FORMS}
+    return {
+        "rnn": lambda: attention.rnn(x, matrix, matrix),
+        "masked_softmax": lambda: attention.masked_softmax(matrix[:5, :5], mask),
+        "plain": lambda: attention.masked_softmax(x),
+        **{name: lambda f=f: f(heads, heads, heads, mask=mask, scale=2)[0]
+           for name, f in attends.items()},
+        **{f"layer, {name}": lambda f=f: layer(f) for name, f in attends.items()},
+        "split_heads": lambda: attention.split_heads(x, 2),
+        "merge_heads": lambda: attention.merge_heads(heads),
+        "rms_norm": lambda: attention.rms_norm(x, x[0], 1e-6),
+        "rotate": lambda: attention.rotate(heads, places, 1e4),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_stay_on_the_device_and_in_the_type_of_the_input(kind):
+    here, there = exported("cpu", kind), exported("meta", kind)
+    for name, call in there.items():
+        result, known = call(), here[name]()
+        assert result.is_meta and result.dtype == known.dtype == kind, name
+        assert result.shape == known.shape and known.isfinite().all(), name
+
+
+# The recurrent reader
+
+
+@given(seeds, sizes, sizes, sizes, st.sampled_from([(), (3,)]))
+@quick
+def test_rnn_equals_torchs(seed, T, D, N, leading):
+    torch.manual_seed(seed)
+    library = nn.RNN(D, N, bias=False, batch_first=True)
+    x = torch.randn(*leading, T, D)
+    close(attention.rnn(x, *library.parameters()), library(x)[0], 1e-5)
+
+
+def test_rnn_refuses_other_shapes():
+    x, w_in, w_rec = torch.randn(4, 2), torch.randn(3, 2), torch.randn(3, 3)
+    refuses("inputs", attention.rnn, x[0], w_in, w_rec)
+    refuses("inputs", attention.rnn, x[:0], w_in, w_rec)
+    refuses("w_in", attention.rnn, x, w_in[:, :1], w_rec)
+    refuses("w_in", attention.rnn, x, w_in[:2], w_rec)
+    refuses("w_in", attention.rnn, x[:, :1], w_in, w_rec)
+    refuses("w_rec", attention.rnn, x, w_in, w_rec[:, :2])
+    refuses("w_rec", attention.rnn, x, w_in, w_rec[0, 0])
+    refuses("w_rec", attention.rnn, x, w_in, w_rec[0])
+    refuses("w_rec", attention.rnn, x, w_in, w_rec[None])
+    refuses("w_rec", attention.rnn, x, w_in[:2], w_rec[:2])
+
+
+# Cost
+
+
+@given(st.integers(1, 40), st.sampled_from([(8, 1), (8, 4), (12, 3)]))
+@quick
+def test_flops_are_those_that_torch_counts(T, sizes):
+    width, heads = sizes
+    layer = attention.MultiHeadAttention(width, heads)
+    with FlopCounterMode(display=False) as counter:
+        _, weights = layer(torch.randn(T, width))
+    counted = counter.get_flop_counts()["Global"]
+    per_word, per_pair = attention.attention_flops(T, width)
+    assert per_word + per_pair == counter.get_total_flops() == sum(counted.values())
+    assert per_word == 4 * 2 * T * width * width
+    assert attention.weight_bytes(heads, T) == weights.nbytes
+    assert attention.weight_bytes(heads, T, 2) == weights.bfloat16().nbytes
+
+
+def test_costs_need_positive_sizes():
+    assert attention.attention_flops(1, 1) == (8, 4)
+    refuses("T", attention.attention_flops, 0, 8)
+    refuses("D", attention.attention_flops, 8, 0)
+    assert attention.weight_bytes(1, 1, 1) == 1
+    refuses("heads", attention.weight_bytes, 0, 3)
+    refuses("T", attention.weight_bytes, 3, 0)
+    refuses("bytes_per_number", attention.weight_bytes, 3, 3, 0)
+
+
+# The first layer of a real model
+
+
+@given(seeds, sizes, sizes, st.sampled_from([1e-6, 1e-2, 0.5]))
+@quick
+def test_rms_norm_is_torchs(seed, T, D, eps):
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(T, D, generator=rng, dtype=torch.double)
+    weight = torch.randn(D, generator=rng, dtype=torch.double)
+    close(attention.rms_norm(x, weight, eps), F.rms_norm(x, (D,), weight, eps))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_rms_norm_of_halves_does_not_overflow(kind):
+    x = torch.tensor([[300.0, -300.0], [0.0, 0.0]], dtype=kind)
+    weight = torch.tensor([1.0, 0.5], dtype=kind)
+    scaled = attention.rms_norm(x, weight, 1e-8)
+    assert scaled.dtype == kind
+    assert scaled.tolist() == [[1.0, -0.5], [0.0, 0.0]]
+
+
+def test_rms_norm_refuses_bad_input():
+    x = torch.zeros(2, 3)
+    assert attention.rms_norm(x, torch.ones(3), 1e-6).eq(0).all()
+    refuses("weight", attention.rms_norm, x, torch.ones(2), 1e-6)
+    refuses("weight", attention.rms_norm, x, torch.ones(1), 1e-6)
+    refuses("weight", attention.rms_norm, x, torch.ones(4), 1e-6)
+    refuses("eps", attention.rms_norm, x, torch.ones(3), 0)
+
+
+@given(seeds, sizes, sizes, st.sampled_from([1.0, 10_000.0, 1e5]), st.integers(0, 900))
+@quick
+def test_rotate_multiplies_by_complex_numbers(seed, T, pairs, base, start):
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, T, 2 * pairs, generator=rng, dtype=torch.double)
+    positions = start + torch.arange(T)
+    angle = torch.outer(
+        positions.double(), base ** (-torch.arange(pairs).double() / pairs)
+    )
+    turn = torch.polar(torch.ones_like(angle), angle)
+    as_complex = torch.view_as_complex(x.unflatten(-1, (pairs, 2)))
+    expected = torch.view_as_real(as_complex * turn).flatten(-2)
+    close(attention.rotate(x, positions, base), expected)
+    close(attention.rotate(x.float(), positions, base), expected.float(), 1e-5)
+
+
+def test_rotate_refuses_bad_input():
+    x = torch.randn(4, 6)
+    refuses("x", attention.rotate, x[:, :5], torch.arange(4), 1e4)
+    refuses("x", attention.rotate, x[0], torch.arange(4), 1e4)
+    refuses("x", attention.rotate, x.int(), torch.arange(4), 1e4)
+    refuses("base", attention.rotate, x, torch.arange(4), 0)
+    refuses("positions", attention.rotate, x, torch.arange(3), 1e4)
+    refuses("positions", attention.rotate, x, torch.zeros(4, 1), 1e4)
+
+
+@functools.cache
+def oracle():
+    """Transformers' Llama with the first layer of the same file.
+
+    Read by `gguf`, put back into transformers' order by its own code.
+    """
+    import gguf
+    from transformers import LlamaConfig, LlamaModel
+    from transformers.modeling_gguf_pytorch_utils import LlamaTensorProcessor
+
+    reader = gguf.GGUFReader(data.smollm2().path)
+    fact = {name.partition(".")[2]: field for name, field in reader.fields.items()}
+    config = LlamaConfig(
+        vocab_size=49_152,
+        hidden_size=fact["embedding_length"].contents(),
+        intermediate_size=fact["feed_forward_length"].contents(),
+        num_hidden_layers=1,
+        num_attention_heads=fact["attention.head_count"].contents(),
+        num_key_value_heads=fact["attention.head_count_kv"].contents(),
+        rms_norm_eps=fact["attention.layer_norm_rms_epsilon"].contents(),
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": fact["rope.freq_base"].contents(),
+        },
+        attn_implementation="eager",
+    )
+    names = {
+        "token_embd.weight": "embed_tokens.weight",
+        "blk.0.attn_norm.weight": "layers.0.input_layernorm.weight",
+        "blk.0.attn_q.weight": "layers.0.self_attn.q_proj.weight",
+        "blk.0.attn_k.weight": "layers.0.self_attn.k_proj.weight",
+    }
+    order = LlamaTensorProcessor(config=config.to_dict())
+    state = {}
+    for tensor in reader.tensors:
+        if tensor.name in names:
+            array = gguf.dequantize(tensor.data, tensor.tensor_type)
+            array = order.process(array, tensor.name).weights
+            state[names[tensor.name]] = torch.tensor(array)
+    model = LlamaModel(config).eval()
+    missing = model.load_state_dict(state, strict=False)
+    assert not missing.unexpected_keys and len(state) == len(names)
+    return model
+
+
+@functools.cache
+def oracle_weights(sentence):
+    ids = torch.tensor([data.smollm2_tokenizer().encode(sentence)])
+    with torch.no_grad():
+        return oracle()(ids, output_attentions=True).attentions[0][0]  # (H, T, T)
+
+
+def test_first_layer_is_that_of_transformers():
+    for sentence in SENTENCES:
+        expected = oracle_weights(sentence)
+        query, key = attention.queries_and_keys(sentence)
+        H, T, _ = query.shape
+        assert expected.shape[:2] == (H, T) and key.shape == query.shape
+        mask = torch.ones(T, T, dtype=torch.bool).tril()
+        _, weights = attention.simple_attention(query, key, key, mask=mask)
+        close(weights, expected, 2e-5)
+
+
+def test_explorer_shows_the_real_weights():
+    sentence = SENTENCES[0]
+    expected = oracle_weights(sentence)
+    pieces = data.smollm2_tokenizer().pieces(sentence)
+    for head in (0, 8):
+        views = attention.attention_explorer(sentence, head, 1.0, True, True)
+        assert list(views) == ["Attention weights", "Mean entropy of a row"]
+        table, entropy = views.values()
+        assert (table.kind, entropy.kind) == ("heatmap", "number")
+        close(torch.tensor(table.arrays["values"]).float(), expected[head], 2e-5)
+        assert table.props["rows"] == table.props["columns"] == pieces
+        assert (table.props["row_axis"], table.props["column_axis"]) == ("query", "key")
+        assert (table.props["low"], table.props["high"]) == (0, 1)
+        assert entropy.props["unit"] == "nats"
+        spread = -(expected[head] * expected[head].clamp_min(1e-30).log()).sum(-1)
+        close(float(entropy.arrays["value"]), spread.mean().item(), 1e-4)
+
+
+def test_explorer_is_the_softmax_of_its_data():
+    for sentence in SENTENCES:
+        raw = attention.attention_data(sentence, 3)
+        T = len(raw["pieces"])
+        assert raw["scores"].shape == (T, T) and raw["width"] == 64
+        assert raw["pieces"] == data.smollm2_tokenizer().pieces(sentence)
+        for temperature, scaled, causal in [(1, True, True), (3, False, False)]:
+            scores = raw["scores"] / (8 if scaled else 1) / temperature
+            if causal:
+                scores = scores.masked_fill(torch.ones(T, T).triu(1) > 0, -math.inf)
+            views = attention.attention_explorer(
+                sentence, 3, temperature, scaled, causal
+            )
+            shown = torch.tensor(views["Attention weights"].arrays["values"])
+            close(shown.float(), scores.softmax(-1), 1e-4)
+
+
+def test_explorer_data_is_one_head_of_nine():
+    for head in (0, 8):
+        raw = attention.attention_data(SENTENCES[0], head)
+        T = len(raw["pieces"])
+        scores = raw["scores"] / 8 + torch.full((T, T), -math.inf).triu(1)
+        close(scores.softmax(-1), oracle_weights(SENTENCES[0])[head], 2e-5)
+    for head in (-1, 9, True, 1.0):
+        refuses("head", attention.attention_data, SENTENCES[0], head)
+    refuses("temperature", attention.attention_explorer, "a", 0, 0, True, True)
+    refuses("sentence", attention.queries_and_keys, "")
+
+
+def test_heads_share_keys_as_the_file_says():
+    """A made-up model: four query heads, one key head, other constants."""
+    facts = {
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 1,
+        "llama.attention.layer_norm_rms_epsilon": 0.25,
+        "llama.rope.freq_base": 100.0,
+    }
+    torch.manual_seed(0)
+    embedding, norm = torch.randn(10, 8), torch.randn(8)
+    w_query, w_key = torch.randn(8, 8), torch.randn(2, 8)
+    made = {
+        "smollm2": types.SimpleNamespace(metadata=facts),
+        "smollm2_tokenizer": types.SimpleNamespace(encode=lambda text: [3, 7, 3]),
+        "first_layer": [embedding, norm, w_query, w_key],
+    }
+    with mock.patch.multiple(
+        attention, **{name: lambda value=value: value for name, value in made.items()}
+    ):
+        query, key = attention.queries_and_keys("three tokens")
+    x = F.rms_norm(embedding[[3, 7, 3]], (8,), norm, 0.25)
+    turn = torch.polar(torch.ones(3), torch.arange(3.0))  # one pair: speed 1
+    one = torch.view_as_real(torch.view_as_complex(x @ w_key.T) * turn)
+    close(key, one.expand(4, 3, 2), 1e-5)
+    for head in range(4):
+        part = (x @ w_query.T)[:, 2 * head : 2 * head + 2].contiguous()
+        turned = torch.view_as_real(torch.view_as_complex(part) * turn)
+        close(query[head], turned, 1e-5)
+
+
+def test_first_layer_is_read_once():
+    assert attention.first_layer() is attention.first_layer()
+
+
+# The exercises
+
+
+@functools.cache
+def exercises():
+    return run_exercises("transformers/attention", attention, also=["compete"])
+
+
+def test_solutions_pass_their_checks():
+    solutions_pass(exercises())
+
+
+def softmax_less(offset):
+    """A softmax over a list that subtracts what `offset` picks."""
+
+    def softmax(scores):
+        shares = [math.exp(score - offset(scores)) for score in scores]
+        return [share / sum(shares) for share in shares]
+
+    return softmax
+
+
+def test_checks_accept_what_is_as_good():
+    book = exercises()
+    book.check_safe_softmax(
+        lambda scores: torch.tensor(scores).float().softmax(0).tolist()
+    )
+    book.check_look_back(lambda T: list(book.look_back(T)))
+    from ipywidgets import interactive
+
+    labelled = [(f"{width} wide", width) for width in book.WIDTHS]
+    for widths in (labelled, dict(labelled)):
+        book.check_panel(
+            lambda widths=widths: interactive(
+                lambda d_k, scaled: book.compete(d_k, scaled).max().item(),
+                d_k=widths,
+                scaled=True,
+            )
+        )
+
+
+def test_checks_fail_the_empty_cell_and_wrong_answers():
+    book = exercises()
+    fails(
+        book.check_safe_softmax,
+        lambda scores: [score / sum(scores) for score in scores],
+        lambda scores: torch.tensor(scores).double().softmax(0),
+        lambda scores: [1.0],
+        softmax_less(lambda scores: scores[0]),
+        softmax_less(lambda scores: max(scores[0], scores[-1])),
+    )
+    fails(
+        book.check_window_mask,
+        lambda T, width: attention.causal_mask(T),
+        lambda T, width: torch.ones(T, T, dtype=torch.bool).triu(1 - width),
+        lambda T, width: book.window_mask(T, width + 1),
+        lambda T, width: book.window_mask(T, width).float(),
+    )
+    fails(
+        book.check_look_back,
+        lambda T: torch.eye(T),
+        lambda T: (20 * torch.eye(T), torch.eye(T)),
+        lambda T: (20 * torch.eye(T).roll(-1, 0), torch.eye(T)),
+        lambda T: (torch.zeros(T, T), torch.zeros(T, T)),
+        lambda T: (torch.eye(T + 1), torch.eye(T + 1)),
+        lambda T: ([[20.0] * T] * T, torch.eye(T)),
+        lambda T: (20 * torch.eye(T).int(), torch.eye(T).int()),
+    )
+    from ipywidgets import interactive
+
+    def panel(function, **controls):
+        return lambda: interactive(function, **controls)
+
+    def largest(d_k, scaled):
+        return book.compete(d_k, scaled).max().item()
+
+    fails(
+        book.check_panel,
+        lambda: largest,
+        panel(largest, d_k=[1, 4], scaled=True),
+        panel(largest, d_k=book.WIDTHS, scaled=[True, False]),
+        panel(lambda d_k: 0.5, d_k=book.WIDTHS),
+        panel(lambda d_k, scaled: 0.5, d_k=book.WIDTHS, scaled=True),
+        panel(
+            lambda d_k, scaled: largest(d_k, not scaled), d_k=book.WIDTHS, scaled=True
+        ),
+    )

@@ -1,0 +1,321 @@
+"""The page of claims: the article's list is well formed, and a broken promise fails.
+
+The extension is run in a small Sphinx project of its own; that the book's own page
+is whole is checked by the site's build (`-W`).
+"""
+
+import contextlib
+import importlib.util
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+from sphinx.cmd.build import build_main
+
+from fieldguide.ledger import claim, sources
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOK = ROOT / "book"
+ARTICLE = BOOK / "article.yml"
+NOTEBOOKS = [
+    path
+    for path in sorted(BOOK.rglob("*.ipynb"))
+    if not {"_build", ".ipynb_checkpoints", "node_modules"} & set(path.parts)
+]
+REFERENCES = (BOOK / "references.bib").read_text("utf8")
+KEYS = set(re.findall(r"^@\w+\{([^,\s]+),", REFERENCES, re.M))
+
+spec = importlib.util.spec_from_file_location(
+    "fieldguide_claims", BOOK / "_ext/fieldguide_claims.py"
+)
+extension = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(extension)
+
+
+def stored_claims():
+    """(notebook, claim) for each claim that the book's notebooks store."""
+    return [
+        (path, made)
+        for path in NOTEBOOKS
+        for made in extension.read_claims(path, path.stem)
+    ]
+
+
+# --- the book's own list -------------------------------------------------------------
+
+
+def test_the_list_is_well_formed():
+    sections, faults = extension.read_article(ARTICLE)
+    assert faults == []
+    assert [section["section"] for section in sections] == [
+        "introduction",
+        "transformers",
+        "scaling",
+        "multimodal",
+        "efficiency",
+        "deployment",
+        "challenges",
+        "horizons",
+    ]
+    assert all(section["title"] and section["assertions"] for section in sections)
+    entries = [entry for section in sections for entry in section["assertions"]]
+    assert len(entries) == len({entry["quote"] for entry in entries}) >= 148
+    assert {entry["verdict"] for entry in entries} == set(extension.VERDICTS)
+
+
+def test_what_the_list_points_at_exists():
+    claims = {made.name for _, made in stored_claims()}
+    for section in extension.read_article(ARTICLE)[0]:
+        for entry in section["assertions"]:
+            assert set(entry.get("claims", [])) <= claims, entry["id"]
+            assert set(entry.get("sources", [])) <= KEYS, entry["id"]
+
+
+def test_each_verdict_is_explained_on_the_page():
+    page = (BOOK / "claims.md").read_text("utf8")
+    assert tuple(re.findall(r"^(.+)\n: ", page, re.M)) == extension.VERDICTS
+    assert "```{assertions}" in page and "```{claims}" in page
+
+
+def test_each_claim_names_a_source_and_no_name_is_used_twice():
+    names = [made.name for _, made in stored_claims()]
+    assert len(names) == len(set(names))
+    for path, made in stored_claims():
+        cited = {key for key, _ in sources(made.facts["source"])} - {"derived"}
+        assert cited <= KEYS, f"{path.name}: {made.name}"
+        assert sources(made.facts["source"]), f"{path.name}: {made.name}"
+
+
+def test_each_claim_that_a_cell_makes_is_stored():
+    """A claim that is not a cell's last expression would be checked but not shown."""
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text("utf8"))["cells"]
+        code = "\n".join(
+            "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"
+        )
+        made = re.findall(r'\bclaim\(\s*"(.*?)"', code)
+        assert made == [each.name for each in extension.read_claims(path, "")]
+
+
+def test_the_front_page_and_its_chapter_name_each_notebook():
+    front = (BOOK / "index.md").read_text("utf8")
+    for path in NOTEBOOKS:
+        assert f"({path.relative_to(BOOK).as_posix()})" in front
+        assert f"({path.name})" in (path.parent / "index.md").read_text("utf8")
+
+
+# --- faults in a list ----------------------------------------------------------------
+
+GOOD = {
+    "id": "one",
+    "quote": "It works",
+    "notebook": "chapter/page",
+    "verdict": "holds",
+    "reason": "It does.",
+    "claims": ["four"],
+    "sources": ["vaswani2017attention"],
+}
+OPEN = {key: GOOD[key] for key in ("id", "quote", "notebook")} | {"verdict": "not yet"}
+
+
+def faults(tmp_path, *entries):
+    path = tmp_path / "article.yml"
+    section = {"section": "chapter", "title": "A chapter", "assertions": list(entries)}
+    path.write_text(yaml.safe_dump([section]))
+    return extension.read_article(path)[1]
+
+
+def test_good_entries_have_no_fault(tmp_path):
+    assert faults(tmp_path, GOOD, OPEN | {"id": "two"}) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "fault"),
+    [
+        (GOOD | {"verdict": "true"}, "'true' is no verdict; there are holds, "),
+        (GOOD | {"id": "One two"}, "not a slug"),
+        (GOOD | {"notebook": "page"}, "'page' is not chapter/notebook"),
+        (GOOD | {"reason": ""}, "the reason is not a sentence"),
+        (GOOD | {"claims": [], "sources": []}, "neither a claim nor a source"),
+        (GOOD | {"verdict": "contested", "claims": []}, "points at one side only"),
+        (GOOD | {"verdict": "out of date", "sources": []}, "no source for what is new"),
+        (GOOD | {"note": "x"}, "['note'] is no field"),
+        (OPEN | {"reason": "Soon."}, "['reason'] is given, but the verdict is not yet"),
+        ({"id": "one"}, "['notebook', 'quote', 'verdict'] is missing"),
+    ],
+)
+def test_each_fault_is_named(tmp_path, entry, fault):
+    assert [fault in found for found in faults(tmp_path, entry)] == [True]
+
+
+def test_an_id_is_used_once(tmp_path):
+    assert faults(tmp_path, OPEN, OPEN) == ["one: the id is used twice"]
+
+
+# --- the page, in a small project --------------------------------------------------
+
+CONF = f"""
+import sys
+sys.path.insert(0, {str(BOOK / "_ext")!r})
+extensions = ["myst_nb", "sphinxcontrib.bibtex", "fieldguide_claims"]
+nb_execution_mode = "off"
+nb_mime_priority_overrides = [("html", "text/html", 1)]
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
+html_theme = "basic"
+html_permalinks = False
+"""
+PAGE = (
+    "# Claims\n\n```{assertions}\n```\n\n```{claims}\n```\n\n```{bibliography}\n```\n"
+)
+INDEX = "# Home\n\n```{toctree}\nclaims\nchapter/page\n```\n"
+
+
+def notebook(*claims):
+    """A notebook that has stored `claims`, one a cell."""
+    outputs = [
+        {
+            "output_type": "execute_result",
+            "execution_count": 1,
+            "metadata": {},
+            "data": {"text/plain": repr(made), "text/html": made._repr_html_()},
+        }
+        for made in claims
+    ]
+    cells = [{"cell_type": "markdown", "metadata": {}, "source": "# A page"}]
+    cells += [
+        {
+            "cell_type": "code",
+            "metadata": {},
+            "source": "claim(...)",
+            "execution_count": 1,
+            "outputs": [output],
+        }
+        for output in outputs
+    ]
+    language = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
+    return {"cells": cells, "metadata": language, "nbformat": 4, "nbformat_minor": 4}
+
+
+FOUR = claim("four", 4, expect=4, source="vaswani2017attention, section 3")
+EFFECT = claim(
+    "effect",
+    1217.25,
+    kind="trend",
+    expect=1200,
+    tol=100,
+    null=1,
+    spread=30,
+    source="derived, <here>",
+)
+
+
+def build(folder, entries, claims=(FOUR, EFFECT), index=INDEX):
+    """Build the project; returns (exit status, what it wrote, the page's HTML)."""
+    source = folder / "source"
+    (source / "chapter").mkdir(parents=True)
+    (source / "conf.py").write_text(CONF)
+    (source / "index.md").write_text(index)
+    (source / "claims.md").write_text(PAGE)
+    (source / "chapter/page.ipynb").write_text(json.dumps(notebook(*claims)))
+    (source / "references.bib").write_text(REFERENCES, "utf8")
+    section = {"section": "chapter", "title": "A chapter", "assertions": entries}
+    (source / "article.yml").write_text(yaml.safe_dump([section]))
+    options = ["-q", "-W", "-n", "--keep-going", "-b", "html"]
+    exclude = [] if "chapter" in index else ["-D", "exclude_patterns=chapter/*"]
+    log = io.StringIO()
+    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        status = build_main([*options, *exclude, str(source), str(folder / "out")])
+    page = folder / "out/claims.html"
+    html = page.read_text("utf8") if page.exists() else ""
+    return status, log.getvalue(), html
+
+
+class Tables(HTMLParser):
+    """The tables of a page: captions, rows of text, and the tag of each cell."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.rows, self.tags, self.captions = [], [], []
+        self.links, self.ids, self.into = [], set(), None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if tag == "caption":
+            self.captions.append("")
+            self.into = self.captions
+        elif tag == "tr":
+            self.rows.append([])
+            self.tags.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.tags[-1].append(tag)
+            self.into = self.rows[-1]
+        elif tag == "a":
+            self.links.append(given.get("href"))
+        self.ids.add(given.get("id"))
+
+    def handle_endtag(self, tag):
+        if tag in ("caption", "td", "th"):
+            self.into = None
+
+    def handle_data(self, data):
+        if self.into:
+            self.into[-1] += data.strip("\n")
+
+
+def test_both_tables_and_their_links(tmp_path):
+    other = OPEN | {"id": "two", "notebook": "chapter/later", "quote": "<b> & more"}
+    status, log, html = build(tmp_path, [GOOD, other])
+    assert status == 0, log
+    page = Tables(html)
+    assert page.captions == ["A chapter", "2 claims that the notebooks make and check"]
+    assert page.rows[:3] == [
+        ["The article says", "Verdict, and what shows it"],
+        [
+            "“It works”",
+            "holds: It does. Shown by four, Vaswani et al. [2017]; see chapter/page.",
+        ],
+        ["“<b> & more”", "not yet: for the notebook chapter/later."],
+    ]
+    columns = ["Measured", "Expected", "Without the effect", "Kind", "Source"]
+    assert page.rows[3:] == [
+        ["Claim", *columns],
+        ["four", "4", "4", "", "exact", "Vaswani et al. [2017], section 3"],
+        ["effect", "1,217", "1,200 ± 100", "1", "trend", "derived, <here>"],
+    ]
+    assert page.tags[0] == ["th", "th"] and page.tags[1] == ["th", "td"]
+    assert page.links.count("chapter/page.html#claim-four") == 2
+    assert "chapter/page.html" in page.links
+    target = (tmp_path / "out/chapter/page.html").read_text("utf8")
+    assert {"claim-four", "claim-effect"} <= Tables(target).ids
+    assert {"assertion-one", "assertion-two"} <= page.ids
+    assert "1 of 2 have a verdict in this edition." in html
+
+
+def test_a_chapter_that_is_not_published_shows_as_not_yet(tmp_path):
+    index = "# Home\n\n```{toctree}\nclaims\n```\n"
+    status, log, html = build(tmp_path, [GOOD], index=index)
+    assert status == 0, log
+    assert Tables(html).rows[1][1:] == ["not yet: for the notebook chapter/page."]
+
+
+@pytest.mark.parametrize(
+    ("entry", "claims", "warning"),
+    [
+        (GOOD | {"claims": ["five"]}, (FOUR,), "one: no notebook makes the claim five"),
+        (GOOD | {"sources": ["nobody1900"]}, (FOUR,), "nobody1900"),
+        (GOOD, (FOUR, FOUR), "chapter/page: the claim four is made twice"),
+        (OPEN, (FOUR,), "one: chapter/page is here, its verdict is not"),
+        (GOOD | {"verdict": "true"}, (FOUR,), "article.yml: one: 'true' is no verdict"),
+        (GOOD, (FOUR, claim("six", 6, expect=6, source="nobody1900")), "nobody1900"),
+    ],
+)
+def test_a_broken_promise_fails_the_build(tmp_path, entry, claims, warning):
+    status, log, _ = build(tmp_path, [entry], claims)
+    assert status != 0 and warning in log

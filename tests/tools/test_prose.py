@@ -1,0 +1,196 @@
+"""No number is typed by hand: what the prose says, a cell beside it shows.
+
+Every numeral in a notebook's Markdown occurs in an output of the same section (from
+one `##` heading to the next), in one of its assertions or claims, or among the
+settings of one of its explorers, at the precision that the prose gives; or its
+sentence cites a source. Exempt are 0 to 10, years and dates, headings, code,
+mathematics, links' addresses, names (SmolLM2, 32-bit), the minutes that an exercise
+takes, and the line that says how long the notebook takes.
+"""
+
+import ast
+import json
+import re
+from decimal import Decimal
+
+import compare
+import pytest
+import sources
+
+from fieldguide.explore import payload
+
+BOOK = sources.in_order()
+
+NUMERAL = re.compile(
+    r"(?<![\w.,$^_/#-])(?P<sign>[-\u2212]?)"
+    r"(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
+    r"(?P<power>e[-+]?\d+)?(?P<percent>\s?%|\s?per cent)?(?![\w])"
+)
+IN_OUTPUT = re.compile(r"[-\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?(?:e[-+]?\d+)?")
+EXEMPT = [
+    re.compile(pattern, flags)
+    for pattern, flags in [
+        (
+            r"^(`{3,}|~{3,}|:{3,})(?!\{exercise\}|\{note|\{admonition).*?^\1",
+            re.M | re.S,
+        ),
+        (r"^[`:]{3,}\{.*$", re.M),  # a directive's own line: its title, its minutes
+        (r"^:[\w-]+:.*$", re.M),  # its options
+        (r"\$\$.*?\$\$|\$[^$]+\$", re.S),
+        (r"`[^`]+`", 0),
+        (r"^#{1,6} .*$", re.M),
+        (r"^\*Takes:?\*.*(?:\n(?!\n|\*).+)*", re.M),
+        (r"(?<=\])\([^)]*\)|https?://\S+|<!--.*?-->", re.S),
+        (r"\b(1[5-9]|20)\d\d\b(?![.,]\d)(?!\s?%)", 0),  # years
+        (r"\b\d{1,2}(?= (January|February|March|April|May|June|July))", 0),
+        (r"\b\d{1,2}(?= (August|September|October|November|December))", 0),
+        (r"\b\d+-(bit|digit|dimensional)\b", 0),
+        (r"(?i:sections?|equations?|tables?) [\d.]+( and [\d.]+)?", 0),
+    ]
+]
+CITED = re.compile(r"\{cite(:\w+)?\}`[^`]*`")
+SENTENCE = re.compile(
+    r"(?<=[.!?:;])[)*_\"”]*\s+(?=[A-Z*_\"“(\[{0-9-])|\n\s*\n|\n(?=[-*] )"
+)
+
+
+def claimed(text):
+    """(numeral, its sentence) for each numeral of `text` that something must show."""
+    text = CITED.sub(" CITED ", text)
+    for pattern in EXEMPT:
+        text = pattern.sub(" ", text)
+    for sentence in SENTENCE.split(text):
+        if "CITED" in sentence:
+            continue
+        for found in NUMERAL.finditer(sentence):
+            whole = "." not in found["digits"] and not found["power"]
+            if not (whole and not found["percent"] and value_of(found["digits"]) <= 10):
+                yield found, " ".join(sentence.split())
+
+
+def value_of(text):
+    return Decimal(text.replace(",", "").replace("\u2212", "-").rstrip("."))
+
+
+def shown(section):
+    """The numbers that a section's cells show, assert or claim."""
+    texts = []
+    for cell in section:
+        if cell.cell_type != "code":
+            continue
+        for output in cell.outputs:
+            data = output.get("data", {})
+            html = data.get("text/html", "")
+            for figure in compare.EXPLORER.findall(html):
+                spec = payload.read(figure)["spec"]
+                texts.append(json.dumps([spec["controls"], spec["views"]]))
+            html = compare.EXPLORER.sub("", html)
+            html = "" if "<script>" in html else re.sub(r"<(?!data)[^>]*>", "", html)
+            texts += [output.get("text", ""), data.get("text/plain", ""), html]
+        for node in ast.walk(ast.parse(cell.source)):
+            is_claim = isinstance(node, ast.Call) and ast.unparse(node.func) == "claim"
+            if isinstance(node, ast.Assert) or is_claim:
+                texts.append(ast.unparse(node))
+    return {value_of(n) for text in texts for n in IN_OUTPUT.findall(text)}
+
+
+def agrees(numeral, values):
+    """Is the numeral one of the values, at the precision that it is given in?"""
+    number = value_of(numeral["sign"] + numeral["digits"] + (numeral["power"] or ""))
+    if numeral["percent"]:
+        return agrees_at(number, values) or agrees_at(
+            number, {100 * value for value in values}
+        )
+    return agrees_at(number, values)
+
+
+def agrees_at(number, values):
+    """Whole numbers to the letter; of fractions, the digits that are given."""
+    last = Decimal((0, (1,), number.as_tuple().exponent))
+    if number == number.to_integral_value() and last >= 1:
+        return number in values
+    return any(abs(abs(value) - abs(number)) <= last / 2 for value in values)
+
+
+def unshown(section):
+    values = shown(section)
+    for cell in section:
+        if cell.cell_type == "markdown":
+            for numeral, sentence in claimed(cell.source):
+                if not agrees(numeral, values):
+                    yield f"{cell.id}: {numeral[0].strip()!r} in {sentence!r}"
+
+
+@pytest.mark.parametrize("name", BOOK)
+def test_every_number_in_the_prose_is_shown_or_cited(name):
+    found = [line for part in sources.sections(BOOK[name]) for line in unshown(part)]
+    if found:
+        lines = "\n".join(found)
+        pytest.fail(f"{len(found)} numbers that nothing shows:\n{lines}", pytrace=False)
+
+
+# The check, checked
+
+
+def numerals(text):
+    return [found[0].strip() for found, _ in claimed(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The loss fell from 12.5 to 11 in 300 steps.", ["12.5", "11", "300"]),
+        ("It has 1,049,600 parameters, 12 % of them zero.", ["1,049,600", "12 %"]),
+        ("A tenth: 0.1, or 3e-5, or -0.25.", ["0.1", "3e-5", "-0.25"]),
+        ("Of 0 to 10, three are 7 and 10.", []),
+        ("But 7% is a number.", ["7%"]),
+        ("In 2017, on 24 March, and in 1997.", []),
+        ("At 2017% of 2,017 bytes.", ["2017%", "2,017"]),
+        ("## The 12 ways\n\nSmolLM2 and 32-bit floats, GPT-35.", []),
+        ("Use `x[12]` and $d_k = 64$ or\n\n$$\n128\n$$\n\n```python\n99\n```\n", []),
+        ("See [the 48th page](https://example.org/480).", []),
+        ("See [48 pages](page48.md).", ["48"]),
+        ("They report 28.4 BLEU {cite}`vaswani2017`. We see 27.1.", ["27.1"]),
+        ("```{exercise} A mask (15 minutes)\n:label: e-12\nFor 50 rows.\n```", ["50"]),
+        ("*Takes:* 12 s to run,\n40 minutes to read.\n\nIt has 13 parts.", ["13"]),
+        ("- one 11\n- two 12 {cite}`a`\n- three 13", ["11", "13"]),
+    ],
+)
+def test_what_counts_as_a_number(text, expected):
+    assert numerals(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "ok"),
+    [
+        ("It is 0.787.", ["0.78734"], True),
+        ("It is 0.788.", ["0.78734"], False),
+        ("It is 0.79.", ["0.78734"], True),
+        ("It is 48.", ["48"], True),
+        ("It is 48.", ["47.9"], False),
+        ("It is 1,024.", ["1024"], True),
+        ("It is 12 %.", ["0.12"], True),
+        ("It is 12 %.", ["0.13"], False),
+        ("It is -0.5.", ["0.5"], True),
+    ],
+)
+def test_a_number_agrees_at_its_precision(text, values, ok):
+    (numeral,) = (found for found, _ in claimed(text))
+    assert agrees(numeral, set(map(Decimal, values))) == ok
+
+
+def cells(output, prose):
+    """A section of one code cell and one paragraph."""
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+
+    code = new_code_cell("f(2)\nassert len(x) == 17", id="code")
+    data = {"text/plain": output}
+    code.outputs = [new_output("execute_result", data)]
+    return [new_markdown_cell(prose, id="prose"), code]
+
+
+def test_a_section_without_the_number_fails():
+    prose = "The result is 0.125 for 17 words."
+    assert list(unshown(cells("0.1250", prose))) == []
+    (line,) = unshown(cells("0.1260", prose))
+    assert line.startswith("prose: '0.125' in")

@@ -1,0 +1,504 @@
+"""Every notebook has the book's skeleton, and nothing that a reader trips over.
+
+All checks go by glob: a new notebook is checked without being listed anywhere.
+"""
+
+import ast
+import copy
+import re
+import statistics
+import tomllib
+
+import compare
+import nbformat
+import notebooks
+import pytest
+import sources
+
+BOOK = sources.in_order()
+EACH = pytest.mark.parametrize("name", BOOK)
+LONGEST_LINE = 79
+LONGEST_CELL, MEDIAN_CELL, OPENING_CELL = 25, 6, 16
+COMPARED = 0.95
+NOTEBOOK_BYTES, PROJECT_BYTES = 1_000_000, 60_000_000
+CLOSING = ["What the toy does not show", "Summary", "Exercises", "Further reading"]
+SHOWS = {"begin", "claim", "explore", "print"}
+NBVAL_MARKERS = re.compile(r"nbval|raises.exception|PYTEST_VALIDATE", re.I)
+
+
+def bullets(text):
+    return re.findall(r"^(?:[-*]|\d+[.)]) +\S", text, re.M)
+
+
+def where(cell, what):
+    return f"cell {cell.id}: {what}"
+
+
+def is_hidden(cell):
+    hidden = cell.metadata.get("jupyter", {}).get("source_hidden")
+    return "hide-cell" in sources.tags(cell) and bool(hidden)
+
+
+# The skeleton
+
+
+def opening(notebook):
+    """The Markdown before the first code cell."""
+    first = next(i for i, c in enumerate(notebook.cells) if c.cell_type == "code")
+    return "\n\n".join(cell.source for cell in notebook.cells[:first])
+
+
+def closing(notebook, heading):
+    """The text of the section under a closing heading."""
+    found = [
+        s
+        for s in sources.sections(notebook)
+        if s[0].source.startswith(f"## {heading}\n")
+    ]
+    assert len(found) == 1, f"{len(found)} sections are called {heading}"
+    return "\n\n".join(c.source for c in found[0] if c.cell_type == "markdown")
+
+
+@EACH
+def test_it_opens_with_what_it_is_for(name):
+    text = opening(BOOK[name])
+    title = re.match(r"# (.+)\n", text)
+    assert title, "a title"
+    assert len(title[1].split()) >= 4, "the title is a claim or a question"
+    parts = re.split(r"\*You will be able to\*|\*Needs:?\*|\*Takes:?\*", text)
+    assert len(parts) == 4, "You will be able to, Needs, Takes"
+    assert 3 <= len(bullets(parts[1])) <= 5, "three to five things to be able to do"
+    assert re.search(r"\]\(|\{cite\}", parts[0]), "the article is quoted and linked"
+    assert "minute" in parts[3]
+
+
+@EACH
+def test_two_opening_cells(name):
+    imports, setup = sources.code(BOOK[name])[:2]
+    assert sources.is_exported(imports) and not sources.is_exported(setup)
+    for cell in imports, setup:
+        assert sources.code_lines(cell.source) <= OPENING_CELL, cell.id
+    kinds = (ast.Import, ast.ImportFrom)
+    assert all(isinstance(n, kinds) for n in ast.parse(imports.source).body)
+    assert "torch.set_num_threads(1)" in setup.source
+    assert ".manual_seed(" in setup.source
+    assert setup.source.endswith("\nbegin()")
+
+
+@EACH
+def test_it_closes_with_limits_summary_exercises_and_reading(name):
+    notebook = BOOK[name]
+    headings = re.findall(
+        r"^## (.+)$", "\n".join(c.source for c in notebook.cells), re.M
+    )
+    assert [h for h in headings if h in CLOSING] == CLOSING
+    assert headings[-len(CLOSING) :] == CLOSING, "nothing comes after or between"
+    assert "{cite}" in closing(notebook, "What the toy does not show")
+    objectives = len(bullets(opening(notebook).split("*Needs")[0]))
+    assert len(bullets(closing(notebook, "Summary"))) == objectives
+    reading = closing(notebook, "Further reading")
+    assert 3 <= len(bullets(reading)) <= 6
+    assert reading.count("{cite") >= len(bullets(reading))
+
+
+@EACH
+def test_every_section_but_the_closing_ones_has_code(name):
+    for section in sources.sections(BOOK[name])[1:]:
+        heading = section[0].source.splitlines()[0].removeprefix("## ")
+        if heading not in CLOSING:
+            assert any(cell.cell_type == "code" for cell in section), heading
+
+
+@EACH
+def test_the_reader_predicts_before_each_explorer(name):
+    asked = False
+    for cell in BOOK[name].cells:
+        if cell.cell_type == "markdown":
+            asked = asked or bool(re.search(r"\*\*Predict", cell.source))
+        elif re.search(r"^explore\(", cell.source, re.M):
+            assert asked, where(cell, "no prediction since the last explorer")
+            asked = False
+
+
+# Cells
+
+
+@EACH
+def test_ids_are_readable(name):
+    ids = [cell.id for cell in BOOK[name].cells]
+    assert all(notebooks.READABLE_ID.fullmatch(i) for i in ids)
+    assert len(set(ids)) == len(ids)
+
+
+@EACH
+def test_cells_are_short(name):
+    sizes = {c.id: sources.code_lines(c.source) for c in sources.code(BOOK[name])}
+    assert {i: n for i, n in sizes.items() if n > LONGEST_CELL} == {}
+    assert statistics.median(sizes.values()) <= MEDIAN_CELL
+    for cell in sources.code(BOOK[name]):
+        for line in cell.source.splitlines():
+            assert len(line) <= LONGEST_LINE, where(cell, line)
+
+
+def parts(source):
+    """The top statements that define, and those that run something.
+
+    Constants count as neither, nor does an instance of a class defined beside it,
+    such as a notebook's settings.
+    """
+    names, define, run = sources.defined(source), [], []
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            define.append(node)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            calls = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
+            known = all(getattr(call, "id", None) in names for call in calls)
+            run += [] if known else [node]
+        elif not isinstance(node, (ast.Import, ast.ImportFrom)):
+            run.append(node)
+    return define, run
+
+
+@EACH
+def test_a_cell_defines_or_runs(name):
+    for cell in sources.code(BOOK[name]):
+        define, run = parts(cell.source)
+        assert not (define and run), where(cell, "defines and runs")
+        if sources.is_exported(cell):
+            assert not run, where(cell, "is exported, so it must do nothing")
+
+
+@EACH
+def test_no_magic_install_or_hidden_state(name):
+    for cell in sources.code(BOOK[name]):
+        for line in cell.source.splitlines():
+            assert not re.match(r"\s*[%!?]", line), where(cell, line)
+            assert not line.rstrip().endswith(";"), where(cell, f"{line}: _ = expr")
+        assert "pip install" not in cell.source, where(cell, "installs")
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.ImportFrom):
+                assert node.names[0].name != "*", where(cell, "import *")
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                allowed = node.func.id not in ("exec", "eval", "get_ipython")
+                assert allowed, where(cell, node.func.id)
+
+
+@EACH
+def test_exported_functions_say_what_they_do(name):
+    for cell in filter(sources.is_exported, sources.code(BOOK[name])):
+        for node in parts(cell.source)[0]:
+            described = ast.get_docstring(node) or node.name.startswith("_")
+            assert described, where(cell, f"{node.name} has no docstring")
+
+
+def test_no_name_is_defined_twice():
+    """Across the book for what is exported; within a notebook for the rest."""
+    exported, seen = {}, {}
+    for name, notebook in BOOK.items():
+        here = {}
+        for cell in sources.code(notebook):
+            for defined in sources.defined(cell.source):
+                known = here.setdefault(defined, cell.id)
+                again = known != cell.id and not is_hidden(cell)
+                assert not again, f"{name}: {defined} again"
+                if sources.is_exported(cell):
+                    assert defined not in exported, f"{name}: {defined} again"
+                    exported[defined] = name
+        seen[name] = set(here)
+    for name, names in seen.items():
+        again = {n for n in names & set(exported) if exported[n] != name}
+        assert not again, f"{name} defines {again} again; import them"
+
+
+# Outputs
+
+
+def shows(cell):
+    """Must this cell have an output? True where its code leaves no doubt."""
+    body = ast.parse(cell.source).body
+    calls = [n.value for n in body if isinstance(n, ast.Expr)]
+    names = [getattr(c.func, "id", "") for c in calls if isinstance(c, ast.Call)]
+    last = body[-1] if body else None
+    named = isinstance(last, ast.Expr) and isinstance(
+        last.value, (ast.Name, ast.JoinedStr)
+    )
+    return named or bool(SHOWS & set(names))
+
+
+@EACH
+def test_outputs_are_stored(name):
+    cells = sources.code(BOOK[name])
+    counts = [cell.execution_count for cell in cells]
+    assert counts == list(range(1, len(cells) + 1)), "run make notebooks"
+    for cell in cells:
+        assert cell.outputs or not shows(cell), where(cell, "cleared")
+
+
+@EACH
+def test_no_error_is_stored_and_no_cell_is_excused(name):
+    for cell in BOOK[name].cells:
+        text = f"{cell.source} {sources.tags(cell)}"
+        assert not NBVAL_MARKERS.search(text), where(cell, "excused from checks")
+        for output in cell.get("outputs", []):
+            assert output.output_type != "error", where(cell, output)
+            assert notebooks.WIDGET_VIEW not in output.get("data", {}), cell.id
+
+
+@EACH
+def test_no_path_of_this_machine_is_stored(name):
+    local = re.compile(r"(?<![\w.])/(work|home|root|tmp|Users|usr)/|site-packages")
+    for cell in sources.code(BOOK[name]):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            texts = [output.get("text", ""), data.get("text/plain", "")]
+            assert not local.search(" ".join(texts)), where(cell, texts)
+
+
+def test_outputs_are_compared():
+    """The share of output-bearing cells whose output the comparer looks at."""
+    cells = [c for notebook in BOOK.values() for c in sources.code(notebook)]
+    bearing = [cell for cell in cells if cell.outputs]
+    compared = [cell for cell in bearing if any(map(compare.kinds, cell.outputs))]
+    share = len(compared) / len(bearing)
+    print(f"{len(compared)} of {len(bearing)} output-bearing cells are compared")
+    assert share >= COMPARED
+
+
+@EACH
+def test_pictures_have_alternative_text(name):
+    for cell in sources.code(BOOK[name]):
+        pictures = [o for o in cell.outputs if "image/png" in o.get("data", {})]
+        for output in pictures:
+            if compare.EXPLORER.search(output.data.get("text/html", "")):
+                continue  # brings its own
+            image = cell.metadata.get("mystnb", {}).get("image", {})
+            alt = image.get("alt", "")
+            assert len(alt.split()) >= 8, where(cell, "what does the picture show?")
+
+
+# Exercises
+
+EXERCISE = re.compile(r"^[`:]{3,}\{exercise\}", re.M)
+
+
+def exercises(notebook):
+    """Each exercise's Markdown cell with the cells up to the next one."""
+    found = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and EXERCISE.search(cell.source):
+            found.append([cell])
+        elif cell.cell_type == "markdown" and cell.source.startswith("## "):
+            found.append([])
+        elif found:
+            found[-1].append(cell)
+    return [group for group in found if group and EXERCISE.search(group[0].source)]
+
+
+def is_stub(node):
+    """A function whose body is a docstring, `...` or `pass`, or an error raised."""
+    if isinstance(node, ast.ClassDef):
+        return all(is_stub(n) or isinstance(n, ast.Expr) for n in node.body)
+    empty = (ast.Pass, ast.Raise, ast.Expr)
+    return isinstance(node, ast.FunctionDef) and all(
+        isinstance(statement, empty) for statement in node.body
+    )
+
+
+@EACH
+def test_exercises_can_be_tried_and_checked(name):
+    found = exercises(BOOK[name])
+    assert 3 <= len(found) <= 5
+    visible = [c for c in sources.code(BOOK[name]) if not is_hidden(c)]
+    checks = {d for c in visible for d in sources.defined(c.source)}
+    for text, *rest in found:
+        cells = [c for c in rest if c.cell_type == "code"]
+        assert re.search(r"\d+ min", text.source), where(text, "minutes")
+        tried = [c for c in cells if "exercise" in sources.tags(c)]
+        assert len(tried) == 1, where(text, "one cell tagged exercise to try in")
+        stub = ast.parse(tried[0].source).body
+        assert all(map(is_stub, stub)), where(tried[0], "is not empty")
+        solutions = [c for c in cells if is_hidden(c)]
+        assert len(solutions) == 1, where(text, "one hidden solution")
+        names = sources.defined(solutions[0].source)
+        after = "\n".join(c.source for c in cells[cells.index(solutions[0]) + 1 :])
+        called = re.search(r"^check_(\w+)\((\w+)\)", after, re.M)
+        assert called, where(text, "check_<name>(<name>) after the solution")
+        assert called[1] == called[2] and called[2] in names, where(text, called[0])
+        assert f"check_{called[1]}" in checks, where(text, "the check is in view")
+
+
+# The project
+
+
+def test_notebooks_and_project_are_small():
+    for path in notebooks.in_order(sources.ROOT):
+        assert path.stat().st_size <= NOTEBOOK_BYTES, path.name
+    assert sum(path.stat().st_size for path in sources.files()) <= PROJECT_BYTES
+
+
+def test_no_page_is_a_stub():
+    toc = (sources.ROOT / "_toc.yml").read_text()
+    listed = re.findall(r"(?:file|root): *(\S+)", toc)
+    assert len(set(listed)) == len(listed)
+    for entry in listed:
+        path = sources.ROOT / "book" / entry
+        found = [
+            p for p in (path.with_suffix(s) for s in (".md", ".ipynb")) if p.exists()
+        ]
+        assert len(found) == 1, entry
+        text = found[0].read_text(encoding="utf-8")
+        assert len(text.split()) > 40 or "```{" in text, f"{entry} is a stub"
+        for word in "coming soon", "to be written", "work in progress", "lorem ipsum":
+            assert word not in text.lower(), f"{entry}: {word}"
+
+
+# Where packages come from is pip's and npm's business; only the set-up may ask
+# PyTorch for its small build.
+ADDRESSES = r"pypi\.org|pythonhosted\.org|npmjs\.(org|com)|download\.pytorch\.org"
+ADDRESSES += r"|deb\.debian\.org|conda\.anaconda\.org"
+HERE = "tests/tools/test_structure.py"
+
+
+def test_no_file_names_a_registry():
+    found = []
+    for path, text in sources.texts().items():
+        text = re.sub(r"[A-Za-z0-9+/=]{60,}", "", text)  # a picture in base64
+        allowed = 1 if path == "book/_tools/setup.py" else 0
+        if path != HERE and len(re.findall(ADDRESSES, text)) > allowed:
+            found.append(f"{path}: {re.search(ADDRESSES, text)[0]}")
+    assert found == []
+
+
+def test_settings_name_what_exists():
+    """A path that ruff or the package build names is one that is there."""
+    settings = tomllib.loads((sources.ROOT / "pyproject.toml").read_text())
+    excluded = settings["tool"]["ruff"]["extend-exclude"]
+    folders = {f for f in excluded if f.startswith("book/fieldguide/")}
+    generated = notebooks.generated(sources.ROOT)
+    expected = {m.parent.relative_to(sources.ROOT).as_posix() for m in generated}
+    assert folders == expected, "pyproject.toml: ruff leaves generated modules alone"
+
+
+# The checks, checked: a sound notebook, damaged in one way, fails the one check
+
+
+def first(notebook, wanted):
+    return next(cell for cell in notebook.cells if wanted(cell))
+
+
+def is_code(cell):
+    return cell.cell_type == "code" and cell.outputs and not sources.is_exported(cell)
+
+
+def add(text, wanted=is_code):
+    """A damage: `text` goes below the source of the first wanted cell."""
+
+    def damage(notebook):
+        cell = first(notebook, wanted)
+        cell.source += f"\n{text}"
+
+    return damage
+
+
+def replace(old, new):
+    def damage(notebook):
+        assert any(old in cell.source for cell in notebook.cells), old
+        for cell in notebook.cells:
+            cell.source = cell.source.replace(old, new)
+
+    return damage
+
+
+def change(wanted, **fields):
+    def damage(notebook):
+        first(notebook, wanted).update(fields)
+
+    return damage
+
+
+def is_exercise(cell):
+    return "exercise" in sources.tags(cell)
+
+
+def is_picture(cell):
+    return cell.cell_type == "code" and "mystnb" in cell.metadata
+
+
+def stored_error(notebook):
+    fields = {"ename": "E", "evalue": "1", "traceback": []}
+    output = nbformat.v4.new_output("error", **fields)
+    first(notebook, is_code).outputs.append(output)
+
+
+def stored_path(notebook):
+    output = nbformat.v4.new_output("stream", text="/home/me/book/a.py")
+    first(notebook, is_code).outputs.append(output)
+
+
+def without_docstring(notebook):
+    cell = first(notebook, lambda c: sources.is_exported(c) and '"""' in c.source)
+    cell.source = re.sub(r'""".*?"""', "pass", cell.source, flags=re.S)
+
+
+def same_id(notebook):
+    notebook.cells[3].id = notebook.cells[4].id
+
+
+def untitled(notebook):
+    notebook.cells[0].source = notebook.cells[0].source.removeprefix("# ")
+
+
+def unchecked(notebook):
+    for cell in notebook.cells:
+        cell.source = re.sub(r"^check_", "try_", cell.source, flags=re.M)
+
+
+DAMAGES = [
+    (test_it_opens_with_what_it_is_for, replace("*Needs", "*Wants")),
+    (test_it_opens_with_what_it_is_for, untitled),
+    (test_two_opening_cells, replace("torch.set_num_threads(1)", "pass")),
+    (test_two_opening_cells, replace("\nbegin()", "\nbegin")),
+    (
+        test_it_closes_with_limits_summary_exercises_and_reading,
+        replace("## Summary", "## Sum"),
+    ),
+    (test_the_reader_predicts_before_each_explorer, replace("**Predict", "**Guess")),
+    (test_ids_are_readable, same_id),
+    (test_cells_are_short, add("x = 1\n" * 25)),
+    (test_cells_are_short, add(f"# {'long ' * 20}")),
+    (test_a_cell_defines_or_runs, add("def f(): pass\nprint(1)")),
+    (test_a_cell_defines_or_runs, add("print(1)", sources.is_exported)),
+    (test_no_magic_install_or_hidden_state, add("%matplotlib inline")),
+    (test_no_magic_install_or_hidden_state, add("x;")),
+    (test_no_magic_install_or_hidden_state, add("from math import *")),
+    (test_no_magic_install_or_hidden_state, add("exec('1')")),
+    (test_exported_functions_say_what_they_do, without_docstring),
+    (test_outputs_are_stored, change(is_code, execution_count=None)),
+    (test_outputs_are_stored, change(is_code, outputs=[])),
+    (test_no_error_is_stored_and_no_cell_is_excused, stored_error),
+    (test_no_error_is_stored_and_no_cell_is_excused, add("# NBVAL_SKIP")),
+    (
+        test_no_error_is_stored_and_no_cell_is_excused,
+        change(is_code, metadata={"tags": ["nbval-ignore-output"]}),
+    ),
+    (test_no_path_of_this_machine_is_stored, stored_path),
+    (test_pictures_have_alternative_text, change(is_picture, metadata={})),
+    (
+        test_exercises_can_be_tried_and_checked,
+        replace("minutes\n:label", "moments\n:label"),
+    ),
+    (test_exercises_can_be_tried_and_checked, add("x = 1", is_exercise)),
+    (test_exercises_can_be_tried_and_checked, change(is_hidden, metadata={})),
+    (test_exercises_can_be_tried_and_checked, unchecked),
+]
+
+
+@pytest.mark.parametrize(("check", "damage"), DAMAGES)
+def test_a_damaged_notebook_fails(check, damage, monkeypatch):
+    name, notebook = next(iter(BOOK.items()))
+    check(name)
+    damaged = copy.deepcopy(notebook)
+    damage(damaged)
+    monkeypatch.setitem(BOOK, "damaged", nbformat.from_dict(damaged))
+    with pytest.raises((AssertionError, SyntaxError)):
+        check("damaged")

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
+from fieldguide.explore import payload
 from fieldguide.ledger import number
 
 # A widget's view holds a random model id, and is dropped from the stored copy.
@@ -146,8 +147,6 @@ def _measured(new: re.Match, stored: re.Match) -> str | None:
 
 
 def _explorer(new: str, stored: str) -> str | None:
-    from fieldguide.explore import payload
-
     try:
         a, b = payload.read(new), payload.read(stored)
     except Exception as error:  # whatever a damaged payload raises

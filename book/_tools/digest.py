@@ -134,26 +134,21 @@ class Library:
             if place in found or (inner and inner[0] in skip):
                 continue
             found.add(place)
-            for node, module in self.nodes(place):
-                parent = self.parent(place.module)
+            module, parent = self.module(place.module), self.parent(place.module)
+            for node in self.nodes(place):
                 left += self.used(node, module, parent)
                 names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-                left += [
-                    Place(place.module, n) for n in names & set(module.definitions)
-                ]
-            module = self.module(place.module)
+                left += [Place(place.module, n) for n in names & {*module.definitions}]
             if place.name in module.imports:  # a package that passes it on
-                target = module.imports[place.name]
-                left.append(target)
+                left.append(module.imports[place.name])
         return found
 
-    def nodes(self, place: Place) -> Iterator[tuple[ast.stmt, Module]]:
+    def nodes(self, place: Place) -> list[ast.stmt]:
         """The statements of a place, and those that its module does on import."""
         module = self.module(place.module)
         every = [n for nodes in module.definitions.values() for n in nodes]
         chosen = module.definitions.get(place.name, []) if place.name else every
-        for node in [*chosen, *module.rest]:
-            yield node, module
+        return [*chosen, *module.rest]
 
 
 def defined(node: ast.AST) -> Iterator[str]:
@@ -212,7 +207,7 @@ def of_notebook(source: str, book: Path = BOOK) -> str:
     library = Library(book)
     tree, module = ast.parse(source), library.parse(source)
     places = library.closure(list(library.used(tree, module, "")))
-    trees = [tree, *(node for p in places for node, _ in library.nodes(p))]
+    trees = [tree, *(node for place in places for node in library.nodes(place))]
     parts = [written(tree, texts=True), *texts_of(library, places)]
     return sha256([*parts, *files_of(trees, book)])
 
@@ -243,7 +238,7 @@ def texts_of(library: Library, places: set[Place]) -> list[str]:
     """What the definitions are, in the order of their names."""
     parts = []
     for place in sorted(places):
-        nodes = [written(node) for node, _ in library.nodes(place)]
+        nodes = [written(node) for node in library.nodes(place)]
         parts.append(f"{place.module} {place.name} {' '.join(nodes)}")
     return parts
 

@@ -141,7 +141,7 @@ def module_name(path: Path) -> str:
 
 
 def module_path(path: Path, root: Path) -> Path:
-    name = "/".join(module_name(path).split("."))
+    name = module_name(path).replace(".", "/")
     return root / "book" / "fieldguide" / f"{name}.py"
 
 

@@ -9,8 +9,8 @@ import types
 import notebooks
 import sources
 import torch
-
-from fieldguide import check
+from beartype.door import is_bearable
+from jaxtyping import TypeCheckError
 
 
 def generator(seed=0):
@@ -38,28 +38,69 @@ def refusal(message):
     """What is run inside is refused, with an error that the pattern matches."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, TypeCheckError) as error:
         assert re.search(message, str(error)), error
     else:
         raise AssertionError(f"accepted: {message}")
 
 
-def refuses(name, function, *arguments, shown=None, says="", **options):
-    """The error that the call raises: it names the argument and shows its value.
+def refuses(name, function, *arguments, shown="", says="", **options):
+    """The call raises an error that names the argument `name`, and `says` so much.
 
-    `shown` is the value where it is not what was passed under `name`; what the
-    message has to say besides stands in `says`.
+    What a type or a shape in the signature does not allow is a TypeCheckError, what
+    `require` refuses a ValueError. Another error, or none, fails.
     """
-    given = inspect.signature(function).bind(*arguments, **options).arguments
-    if shown is None:
-        shown = f"{check.shown(given[name])}, " if name in given else ""
     try:
         function(*arguments, **options)
+    except TypeCheckError as error:
+        assert f"typechecking parameter '{name}'" in str(error), error
+        assert says in str(error), error
     except ValueError as error:
         assert str(error).startswith(f"{name} = {shown}"), error
         assert says in str(error), error
+    else:
+        raise AssertionError(f"{function.__qualname__} accepted a bad {name}")
+
+
+def refuses_all(function, good, **bad):
+    """`function(**good)` works, and with one argument exchanged it is refused.
+
+    `bad` lists values for an argument's name. What is wrong for any argument of its
+    type, such as None or a tensor of another rank, is tried for all of them.
+    """
+    parameters = inspect.signature(function).parameters
+    assert set(bad) <= set(good) <= set(parameters), function
+    function(**good)
+    for name, value in good.items():
+        allowed = parameters[name].annotation
+        tried = [] if allowed is inspect.Parameter.empty else strangers(value)
+        for other in (*tried, *bad.get(name, ())):
+            if any(other is each for each in tried) and is_bearable(other, allowed):
+                continue
+            error = refused_with(function, {**good, name: other})
+            assert error, f"{function.__qualname__} accepted {name} = {other!r}"
+            named = re.search(r"typechecking parameter '(\w+)'|^([\w. ]+) = ", error)
+            assert named, f"{name} = {other!r}: {error}"
+
+
+def strangers(value):
+    """What is no good in the place of `value`: another type, rank or kind of number."""
+    found = [None, "text", object()]
+    if torch.is_tensor(value):
+        found += [value.tolist(), value[None, None, None], value.to(torch.complex64)]
+        found += [value.long() if value.is_floating_point() else value.double()]
+    elif isinstance(value, int):
+        found += [-1, 2.5, [value]]
+    return found
+
+
+def refused_with(function, arguments):
+    """The text of the refusal, or "" if the call is accepted."""
+    try:
+        function(**arguments)
+    except (TypeCheckError, ValueError) as error:
         return str(error)
-    raise AssertionError(f"{function.__name__} accepted a bad {name}")
+    return ""
 
 
 def run_exercises(name, module, *, also=(), **names):

@@ -170,8 +170,8 @@ def written(node: object, *, texts: bool = False) -> str:
     """A syntax tree in brackets, the same on every Python.
 
     Python's own texts of a tree (`ast.dump`, `ast.unparse`) differ from version to
-    version. What is empty is left out, and so are annotations, calls of `require` and,
-    unless `texts`, docstrings: none of them changes what is computed.
+    version. What is empty is left out, and so are annotations, `@checked`, calls of
+    `require` and, unless `texts`, docstrings: none of them changes what is computed.
     """
     if isinstance(node, list):
         kept = [each for each in node if texts or not is_text(each)]
@@ -182,10 +182,14 @@ def written(node: object, *, texts: bool = False) -> str:
     fields = [
         (name, value)
         for name, value in ast.iter_fields(node)
-        if value is not None and value != [] and name not in ("annotation", "returns")
+        if name not in ("annotation", "returns") and not is_empty(value)
     ]
     inner = " ".join(f"{name}={written(v, texts=texts)}" for name, v in fields)
     return f"({type(node).__name__} {inner})"
+
+
+def is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, list) and all(map(is_check, value)))
 
 
 def is_text(node: object) -> bool:
@@ -194,9 +198,10 @@ def is_text(node: object) -> bool:
 
 
 def is_check(node: object) -> bool:
-    """A call of `require`, which refuses bad input and does nothing to good."""
+    """`@checked` or a call of `require`: they refuse bad input, do nothing to good."""
     call = node.value if isinstance(node, ast.Expr) else None
-    return isinstance(call, ast.Call) and getattr(call.func, "id", "") == "require"
+    called = getattr(call.func, "id", "") if isinstance(call, ast.Call) else ""
+    return called == "require" or getattr(node, "id", "") == "checked"
 
 
 # Digests
@@ -206,7 +211,7 @@ def of_notebook(source: str, book: Path = BOOK) -> str:
     """Of a notebook's code, what it uses of the package, and the files these name."""
     library = Library(book)
     tree, module = ast.parse(source), library.parse(source)
-    places = library.closure(list(library.used(tree, module, "")))
+    places = library.closure(list(library.used(tree, module, "")), ("check",))
     trees = [tree, *(node for place in places for node in library.nodes(place))]
     parts = [written(tree, texts=True), *texts_of(library, places)]
     return sha256([*parts, *files_of(trees, book)])

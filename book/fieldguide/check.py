@@ -1,13 +1,59 @@
-"""The one kind of error that bad input gets: a ValueError that says what is allowed.
+"""What a function accepts: shapes and sizes in its signature, the rest by `require`.
 
-Public functions of the book open with one line of it:
+    @checked
+    def split_heads(x: Float[Tensor, "*b T D"], heads: Size):
+        require(x.size(-1) % heads == 0, "heads", heads, "a divisor of the width")
 
-    require(d_k > 0, "d_k", d_k, "a positive width")
+`Float`, `Bool` and `Int` are jaxtyping's. What an argument must be by itself stands in
+the signature, and another one is a `TypeCheckError` (a TypeError); how arguments must
+fit each other is a ValueError. Both name the argument, its value and what is allowed.
 """
 
-__all__ = ["require"]
+import math
+import numbers
+
+from beartype import beartype
+from jaxtyping import jaxtyped
+
+__all__ = ["Count", "Finite", "Positive", "Share", "Size", "checked", "require"]
 
 LONGEST = 80  # characters of a value that an error message shows
+
+checked = jaxtyped(typechecker=beartype)
+
+
+class Values(type):
+    """A type whose instances are the values that `allows` holds for."""
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return bool(cls.allows(value))
+
+    def __repr__(cls) -> str:
+        return cls.__name__
+
+
+def values(words: str, allows: object) -> type:
+    """A type for signatures: error messages call it by these `words`."""
+    return Values(words, (), {"allows": staticmethod(allows), "__module__": "builtins"})
+
+
+def is_whole(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_finite(value: object) -> bool:
+    """A number, or a float tensor of one, such as a learned temperature."""
+    if getattr(value, "is_floating_point", bool)():  # a tensor
+        return value.dim() == 0 and (value.is_meta or bool(value.isfinite()))
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+Size = values("a whole number above 0", lambda n: is_whole(n) and n > 0)
+Count = values("a whole number, 0 or more", lambda n: is_whole(n) and n >= 0)
+Finite = values("a finite number", is_finite)
+Positive = values("a finite number above 0", lambda x: is_finite(x) and x > 0)
+Share = values("a number from 0 to 1", lambda x: is_finite(x) and 0 <= x <= 1)
 
 
 def require(ok: object, name: str, value: object, allowed: str) -> None:
@@ -15,7 +61,7 @@ def require(ok: object, name: str, value: object, allowed: str) -> None:
 
     ok       the condition: a bool, or an array or tensor of one element.
     name     what the caller calls the value: the argument's own name.
-    allowed  what would have been right: "a positive width", "one of 1, 2, 4".
+    allowed  what would have been right: "a divisor of 8", "one of 1, 2, 4".
     """
     if not bool(ok):
         raise ValueError(f"{name} = {shown(value)}, but it must be {allowed}")

@@ -1,10 +1,14 @@
-"""require: one kind of error, which names argument, value and what is allowed."""
+"""Bad input: an error that names the argument, its value and what is allowed."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
+from jaxtyping import Float, TypeCheckError
+from torch import Tensor
 
-from fieldguide.check import require
+from fieldguide.check import Count, Finite, Positive, Share, Size, checked, require
 
 
 def message(value):
@@ -42,3 +46,34 @@ def test_a_broken_repr_does_not_hide_the_error():
             raise RuntimeError
 
     assert "<Broken>" in message(Broken())
+
+
+@checked
+def scaled(x: Float[Tensor, "*b T K"], y: Float[Tensor, "T K"], heads: Size = 1):
+    return x * y * heads
+
+
+def test_a_signature_checks_shapes_and_sizes():
+    x = torch.ones(2, 3, 4)
+    assert scaled(x, x[0]).shape == x.shape
+    calls = {"x": (x[0, 0], x[0]), "y": (x, x), "heads": (x, x[0], 0)}
+    for name, arguments in calls.items():
+        with pytest.raises(TypeCheckError) as error:
+            scaled(*arguments)
+        assert f"typechecking parameter '{name}'" in str(error.value)
+    assert "Actual value: 0\nExpected type: a whole number above 0." in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (Size, [1, np.int64(3)], [0, -1, True, 2.0, None, torch.tensor(1)]),
+        (Count, [0, 7], [-1, False, 0.5, "1"]),
+        (Finite, [-2, 0.5, torch.tensor(3.0)], [math.inf, math.nan, torch.ones(1)]),
+        (Positive, [1e-9, torch.tensor(0.1)], [0, -1, math.inf, True, "1", None]),
+        (Share, [0, 1, 0.5], [-0.1, 1.1, math.nan]),
+    ],
+)
+def test_values_that_a_type_allows(kind, good, bad):
+    assert all(isinstance(value, kind) for value in good)
+    assert not any(isinstance(value, kind) for value in bad)

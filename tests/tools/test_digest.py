@@ -51,6 +51,7 @@ def test_it_is_the_same_on_each_python():
         ("'b'", '"b"'),
         ("-> float", "-> int"),
         ("    inner =", "    require(x > 0, 'x', x, 'above 0')\n    inner ="),
+        ("def half(", "@checked\ndef half("),
     ],
 )
 def test_what_changes_nothing_leaves_it(old, new):
@@ -151,9 +152,13 @@ def test_a_definition_is_followed_through_modules(package, code):
 
 def test_what_computes_is_followed_and_what_checks_is_not(package):
     source = "from fieldguide.a.one import one\n\n\ndef six(x):\n    return one(x)\n"
-    before = digest_of(source, ["six"], book=package)
+    before, notebook = (
+        digest_of(source, ["six"], book=package),
+        of_notebook(source, package),
+    )
     (package / "fieldguide/check.py").write_text("def require(*_):\n    return 1\n")
     assert digest_of(source, ["six"], book=package) == before
+    assert of_notebook(source, package) == notebook
     path = package / "fieldguide/a/one.py"
     path.write_text(MODULES["a/one.py"].replace("RATE = 2", "RATE = 3"))
     assert digest_of(source, ["six"], book=package) != before

@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['NEWTON_SCHULZ', 'ngram_ids', 'run_counts', 'ngram_losses', 'windows', 'held_out_loss', 'AdamW', 'Recipe',
-           'rate_share', 'plain_recipe', 'modern_recipe', 'clip_gradient', 'optimizers', 'new_gpt', 'progress', 'train',
-           'orthogonalize', 'Muon', 'qk_norm', 'trained_sizes', 'trained_gpt']
+           'rate_share', 'plain_recipe', 'modern_recipe', 'clip_gradient', 'optimizers', 'new_gpt', 'progress',
+           'descend', 'train', 'orthogonalize', 'Muon', 'qk_norm', 'trained_sizes', 'trained_gpt']
 
 # %% ../../transformers/training.ipynb #imports
 import math
@@ -240,6 +240,33 @@ def progress(step, recipe, loss):
     elif step % 20 == 0:
         print(f"\rstep {step:,}: {loss:.2f} nats", end="", flush=True)
 
+# %% ../../transformers/training.ipynb #descend
+def descend(
+    model, loss, made, recipe, *, clip=nn.utils.clip_grad_norm_, watch=None
+):
+    """Train a model down its loss. Returns the losses, (steps,).
+
+    loss() draws a batch and gives its mean loss. made: optimizers, whose
+    rates are peaks; `rate_share` says which part of them a step takes.
+    clip(parameters, recipe.clip) shortens the gradient. watch(step, loss) is
+    called after each step, counted from 1.
+    """
+    groups = [group for each in made for group in each.param_groups]
+    peaks, losses = [group["lr"] for group in groups], torch.empty(recipe.steps)
+    for step in range(recipe.steps):
+        now = loss()
+        model.zero_grad()
+        now.backward()
+        clip(list(model.parameters()), recipe.clip)
+        for group, peak in zip(groups, peaks):
+            group["lr"] = peak * rate_share(step, recipe)
+        for optimizer in made:
+            optimizer.step()
+        losses[step] = now.detach()
+        if watch is not None:
+            watch(step + 1, now)
+    return losses
+
 # %% ../../transformers/training.ipynb #train
 def train(model, ids, recipe, *, generator, made=None, watch=None):
     """Train a GPT on a text ids (T,). Returns the losses, nats, (steps,).
@@ -248,26 +275,20 @@ def train(model, ids, recipe, *, generator, made=None, watch=None):
     watch(step, model) is called after each step, counted from 1.
     Raises ValueError as `windows` does.
     """
-    made = optimizers(model, recipe) if made is None else made
-    groups = [group for each in made for group in each.param_groups]
-    peaks = [group["lr"] for group in groups]
-    context, losses = model.config.context, torch.empty(recipe.steps)
-    for step in range(recipe.steps):
+
+    def loss():
+        context = model.config.context
         inputs, targets = windows(ids, recipe.batch, context, generator)
         logits = model(inputs).flatten(0, 1)  # (B T, V)
-        loss = F.cross_entropy(logits, targets.flatten())
-        model.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        for group, peak in zip(groups, peaks):
-            group["lr"] = peak * rate_share(step, recipe)
-        for optimizer in made:
-            optimizer.step()
-        losses[step] = loss.detach()
-        progress(step + 1, recipe, loss)
+        return F.cross_entropy(logits, targets.flatten())
+
+    def look(step, loss):
+        progress(step, recipe, loss)
         if watch is not None:
-            watch(step + 1, model)
-    return losses
+            watch(step, model)
+
+    made = optimizers(model, recipe) if made is None else made
+    return descend(model, loss, made, recipe, watch=look)
 
 # %% ../../transformers/training.ipynb #orthogonalize
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's, steep at 0

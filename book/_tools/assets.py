@@ -2,26 +2,69 @@
 
     python book/_tools/assets.py NAME [ARGUMENT ...]      runs book/_assets/NAME/make.py
 
-Such a script stores the digest of the definitions that it used; where a test finds
-another one today, it says which command to run.
+Such a script stores, in each record, the digest of the definitions that it used. Where
+these are others today, the record is stale, and a test says which command to run.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import runpy
 import sys
 from pathlib import Path
+from types import ModuleType
+
+import numpy as np
 
 ASSETS = Path(__file__).resolve().parents[1] / "_assets"
 
 
+def makers() -> dict[str, Path]:
+    """The script of each asset that can be made anew, by the asset's name."""
+    return {path.parent.name: path for path in sorted(ASSETS.glob("*/make.py"))}
+
+
+def load(path: Path) -> ModuleType:
+    """A maker as a module; nothing is made."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def recorded(path: Path) -> str | None:
+    """The digest that a record holds; None for a file that holds none."""
+    if path.suffix == ".json":
+        content = json.loads(path.read_text(encoding="utf-8"))
+    elif path.suffix == ".npz":
+        content = np.load(path)
+    else:
+        return None
+    return str(content["digest"]) if "digest" in content else None
+
+
+def stale(maker: Path) -> list[str]:
+    """What is wrong with the records beside a maker, a sentence each."""
+    now = getattr(load(maker), "digests", dict)()
+    files = {path.name: recorded(path) for path in maker.parent.iterdir()}
+    kept = {name: digest for name, digest in files.items() if digest}
+    command = f"python book/_tools/assets.py {maker.parent.name}"
+    return [
+        f"book/_assets/{maker.parent.name}/{name} was made by other definitions than "
+        f"today's: {command}"
+        for name in sorted({*now, *kept})
+        if kept.get(name) != now.get(name)
+    ]
+
+
 def main(arguments: list[str]) -> int:
-    makers = {path.parent.name: path for path in sorted(ASSETS.glob("*/make.py"))}
-    if not arguments or arguments[0] not in makers:
+    known = makers()
+    if not arguments or arguments[0] not in known:
         given = repr(arguments[0]) if arguments else "no name"
-        print(f"{given}, but it must be one of {', '.join(makers)}", file=sys.stderr)
+        print(f"{given}, but it must be one of {', '.join(known)}", file=sys.stderr)
         return 2
-    path = makers[arguments[0]]
+    path = known[arguments[0]]
     sys.argv = [str(path), *arguments[1:]]
     runpy.run_path(str(path), run_name="__main__")
     return 0

@@ -1,4 +1,6 @@
-"""`assets.py`: what the book ships can be made anew, and by which command."""
+"""`assets.py`: what the book ships can be made anew, and is as of today."""
+
+import json
 
 import assets
 import pytest
@@ -30,7 +32,26 @@ def test_a_name_that_is_no_asset_is_refused(shelf, names, capsys):
     assert not (shelf / "seen").exists()
 
 
-def test_each_maker_names_the_command_that_runs_it():
-    for path in assets.ASSETS.glob("*/make.py"):
-        command = f"python book/_tools/assets.py {path.parent.name}"
-        assert command in path.read_text(encoding="utf-8"), path
+def test_a_record_by_other_definitions_is_stale(shelf):
+    """One that the maker does not know, too, and one that is missing."""
+    maker = shelf / "make.py"
+    maker.write_text("def digests():\n    return {'a.json': 'now', 'b.json': 'now'}\n")
+    for name, digest in {"a.json": "now", "b.json": "then", "c.json": "now"}.items():
+        (shelf / name).write_text(json.dumps({"digest": digest}))
+    (shelf / "d.json").write_text("[1, 2]")
+    found = assets.stale(maker)
+    assert [text.split(" was")[0] for text in found] == [
+        "book/_assets/birds/b.json",
+        "book/_assets/birds/c.json",
+    ]
+    assert all("python book/_tools/assets.py birds" in text for text in found)
+    (shelf / "a.json").unlink()
+    assert "birds/a.json" in assets.stale(maker)[0]
+
+
+@pytest.mark.parametrize("name", assets.makers())
+def test_each_asset_is_as_of_today(name):
+    path = assets.makers()[name]
+    command = f"python book/_tools/assets.py {name}"
+    assert command in path.read_text(encoding="utf-8"), "it names the command"
+    assert assets.stale(path) == []

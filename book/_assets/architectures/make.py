@@ -44,10 +44,11 @@ def cells() -> dict[str, str]:
     return {c["id"]: "".join(c["source"]) for c in found if c["cell_type"] == "code"}
 
 
-def digest() -> str:
-    """Of the definitions that train and measure, and of all that they use."""
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
     used = [exported(NOTEBOOK), *(cells()[i] for i in CELLS)]
-    return digest_of("\n".join(used), MADE_BY)
+    made = digest_of("\n".join(used), MADE_BY)
+    return {"recall.json": made}
 
 
 def book():
@@ -79,7 +80,7 @@ def after_mark(names, kind, rate, seed=0):
 
 def main() -> None:
     names = book()
-    record = {"digest": digest(), "runs": [], "two lists": {}}
+    record = {"digest": digests()["recall.json"], "runs": [], "two lists": {}}
     for kind in names["KINDS"]:
         for state in STATES:
             named = {"kind": kind, "state": state}

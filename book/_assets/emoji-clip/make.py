@@ -47,9 +47,11 @@ BATCHES = [64, 512]
 CUTS = [0, 100]  # seeds
 
 
-def digest(names: list[str] = MADE_BY) -> str:
-    """Of the notebook's definitions of these names, and of all that they use."""
-    return digest_of(exported(NOTEBOOK), names)
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
+    source = exported(NOTEBOOK)
+    made = dict.fromkeys(["runs.json", "halves.json"], digest_of(source, MADE_BY))
+    return made | {"weights.json": digest_of(source, WEIGHTS_BY)}
 
 
 def single(seed: int) -> dict[str, clip.Role]:
@@ -116,7 +118,7 @@ def rate(model: clip.TwoEncoders, roles: dict[str, clip.Role]) -> dict:
 
 def record_runs() -> None:
     plain, roles = clip.Alignment(), families()
-    record = {"digest": digest(), "splits": {}, "scale": [], "batch": []}
+    record = {"digest": digests()["runs.json"], "splits": {}, "scale": [], "batch": []}
     splits = {"families": lambda _: roles, "single": single}
     for name, split in splits.items():
         found = [run(split(seed), plain, seed) for seed in SEEDS]
@@ -138,7 +140,7 @@ def record_halves() -> None:
     """What the stored encoders find is "without"; "with" is trained from their seed."""
     plain, known = clip.Alignment(), families()["training"]
     stored = clip.trained_encoders()
-    record = {"digest": digest(), "halves": []}
+    record = {"digest": digests()["halves.json"], "halves": []}
     for cut in CUTS:
         one, other = halves(cut)
         for asked, learnt in (one, other), (other, one):
@@ -171,7 +173,7 @@ def record_weights() -> None:
         module, losses = run(torch.Generator().manual_seed(SEEDS[0]))
         print(name, losses[-10:].mean().item(), flush=True)
         store(HERE / f"{name}.safetensors", half(module))
-    store(HERE / "weights.json", {"digest": digest(WEIGHTS_BY)})
+    store(HERE / "weights.json", {"digest": digests()["weights.json"]})
 
 
 if __name__ == "__main__":

@@ -39,9 +39,10 @@ TEXT_STEP = 1 / 400  # and of 384
 EXAMPLES = ["red heart", "dog face", "red apple", "rocket", "soccer ball", "snowflake"]
 
 
-def digest() -> str:
-    """Of the notebook's definitions that encode, and all that they use."""
-    return digest_of(exported(NOTEBOOK), MADE_BY)
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
+    made = digest_of(exported(NOTEBOOK), MADE_BY)
+    return {"made.json": made}
 
 
 def drawn() -> torch.Tensor:
@@ -111,7 +112,7 @@ def main() -> None:
     chosen = torch.stack(places)
     arrays = {"places": chosen.numpy(), "pictures": pictures[chosen].numpy()}
     store(HERE / "examples.npz", arrays)
-    store(HERE / "made.json", {"digest": digest()})
+    store(HERE / "made.json", {"digest": digests()["made.json"]})
 
 
 if __name__ == "__main__":

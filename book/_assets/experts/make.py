@@ -47,9 +47,10 @@ PIECES = 16  # windows of the held-out text whose routes are kept
 ROUNDS, TIMED = 15, 10  # tries of each variant, and steps in a try
 
 
-def digest() -> str:
-    """Of the notebook's definitions that train and route, and all that they use."""
-    return digest_of(exported(NOTEBOOK), MADE_BY)
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
+    made = digest_of(exported(NOTEBOOK), MADE_BY)
+    return dict.fromkeys(["rates.json", "routes.json", "times.json"], made)
 
 
 def texts():
@@ -83,7 +84,12 @@ def best(record, name):
 
 
 def record_rates() -> None:
-    record = {"digest": digest(), "rates": RATES, "runs": {}, "seeds": {}}
+    record = {
+        "digest": digests()["rates.json"],
+        "rates": RATES,
+        "runs": {},
+        "seeds": {},
+    }
     for name, mixture in VARIANTS.items():
         record["runs"][name] = [run(mixture, rate)[1] for rate in RATES]
         print(name, record["runs"][name], flush=True)
@@ -116,7 +122,12 @@ def record_routes() -> None:
     shape = len(BALANCE), len(STEPS), *chosen[0].shape
     found = torch.stack(chosen).view(shape)  # (balance, steps, L, N, k)
     store(HERE / "routes.safetensors", {"chosen": found})
-    facts = {"digest": digest(), "balance": BALANCE, "steps": STEPS, "losses": losses}
+    facts = {
+        "digest": digests()["routes.json"],
+        "balance": BALANCE,
+        "steps": STEPS,
+        "losses": losses,
+    }
     store(HERE / "routes.json", facts)
 
 
@@ -143,7 +154,11 @@ def record_times() -> None:
     tries = [{n: step_s(v) for n, v in VARIANTS.items()} for _ in range(ROUNDS)]
     best_ms = {n: round(1000 * min(t[n] for t in tries), 1) for n in VARIANTS}
     print(machine(), best_ms, flush=True)
-    facts = {"digest": digest(), "machine": machine(), "torch": torch.__version__}
+    facts = {
+        "digest": digests()["times.json"],
+        "machine": machine(),
+        "torch": torch.__version__,
+    }
     store(HERE / "times.json", facts | {"step_ms": best_ms})
 
 

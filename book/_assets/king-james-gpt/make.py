@@ -42,9 +42,10 @@ TUNED_RATES = [0.0025, 0.005, 0.01, 0.02, 0.04, 0.08]
 SEEDS = range(7)
 
 
-def digest() -> str:
-    """Of the notebook's definitions that train and measure, and all that they use."""
-    return digest_of(exported(NOTEBOOK), MADE_BY)
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
+    made = digest_of(exported(NOTEBOOK), MADE_BY)
+    return dict.fromkeys(["run.json", "rates.json"], made)
 
 
 def texts():
@@ -75,7 +76,7 @@ def record_run() -> None:
     prompt, sentence = (to_ids(text, alphabet) for text in (PROMPT, SENTENCE))
     start = torch.Generator().manual_seed(0)
     model = training.new_gpt(training.trained_sizes(), RECIPE, start)
-    record = {"digest": digest(), "steps": STEPS, "sentence": SENTENCE}
+    record = {"digest": digests()["run.json"], "steps": STEPS, "sentence": SENTENCE}
     record |= {"held_out": [], "samples": []}
     maps = []
 
@@ -161,7 +162,11 @@ def live_end(recipe, ids, held_out, seed=0):
 
 def record_rates() -> None:
     _, ids, held_out = texts()
-    record = {"digest": digest(), "rates": RATES, "tuned_rates": TUNED_RATES}
+    record = {
+        "digest": digests()["rates.json"],
+        "rates": RATES,
+        "tuned_rates": TUNED_RATES,
+    }
     record["runs"] = {n: [short_run(n, r, ids) for r in RATES] for n in NAMES}
     record["tuned"] = {}
     for rate in TUNED_RATES:

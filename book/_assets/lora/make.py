@@ -37,9 +37,10 @@ MADE_BY = ["add_lora", "answer_loss", "backwards", "fine_tune", "learn_answers"]
 MADE_BY += ["merge", "quantize_base", "RandomSubspace", "remove_lora", "spelling_1611"]
 
 
-def digest() -> str:
-    """Of the notebook's definitions that train, and all that they use."""
-    return digest_of(exported(NOTEBOOK), MADE_BY)
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
+    made = digest_of(exported(NOTEBOOK), MADE_BY)
+    return dict.fromkeys(["gpt.json", "smollm2.json"], made)
 
 
 def generator(seed=0):
@@ -128,7 +129,7 @@ def gpt_times():
 
 
 def record_gpt() -> None:
-    record = {"digest": digest(), "steps": STEPS, "start": {}, "runs": []}
+    record = {"digest": digests()["gpt.json"], "steps": STEPS, "start": {}, "runs": []}
     record |= {"samples": {}, "ms_per_step": gpt_times()}
     for task, change in TASKS.items():
         alphabet, ids, held_out = texts(change)
@@ -358,7 +359,12 @@ def own_answers(model, asked):
 
 def record_smollm2() -> None:
     batches, tests, choosing = orders()
-    record = {"digest": digest(), "tests": tests, "asked": ASKED, "batch": batches[0]}
+    record = {
+        "digest": digests()["smollm2.json"],
+        "tests": tests,
+        "asked": ASKED,
+        "batch": batches[0],
+    }
     record |= {"steps": BATCHES, "rank": RANK, "alpha": ALPHA, "targets": TARGETS}
     lessons = [[pair(*order) for order in batch] for batch in batches]
     record |= {"seconds_per_step": smollm2_times(lessons), "models": {}}

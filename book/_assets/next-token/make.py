@@ -8,16 +8,17 @@ what computed them. The model is the one that the notebook transformers/real-mod
 builds, which its tests compare with the library transformers.
 """
 
-import inspect
 from pathlib import Path
 
 import numpy as np
 import torch
-from digest import digest_of
+from digest import digest_of, exported
 
 from fieldguide.data import SMOLLM2_SHA256, smollm2_tokenizer, store
 from fieldguide.transformers import real_model
 
+HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "transformers" / "real-model.ipynb"
 PROMPTS = [
     "The capital of France is",
     "Once upon a time, there was a little",
@@ -25,10 +26,11 @@ PROMPTS = [
 ]
 
 
-def digest():
-    """Of the weights' digest, the prompts, `load_smollm2` and all that it uses."""
-    source = inspect.getsource(real_model)
-    return digest_of(source, ["load_smollm2"], SMOLLM2_SHA256, *PROMPTS)
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
+    names = ["load_smollm2"]
+    made = digest_of(exported(NOTEBOOK), names, SMOLLM2_SHA256, *PROMPTS)
+    return {"logits.npz": made}
 
 
 def measure(prompt):
@@ -43,8 +45,8 @@ def main():
     logits -= logits.max(axis=1, keepdims=True)
     below = np.round(-1000 * logits).astype(np.uint16)
     assert (below == np.round(-1000 * logits)).all(), "a logit below -65.535"
-    path = Path(__file__).with_name("logits.npz")
-    store(path, {"below": below, "prompts": PROMPTS, "digest": digest()})
+    record = {"digest": digests()["logits.npz"], "prompts": PROMPTS, "below": below}
+    store(HERE / "logits.npz", record)
     for prompt, row in zip(PROMPTS, logits, strict=True):
         shares = np.exp(row) / np.exp(row).sum()
         best = shares.argsort()[::-1][:8]

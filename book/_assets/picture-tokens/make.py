@@ -71,13 +71,17 @@ class Aloud(book.Lesson):
         return loss
 
 
-def digest(names: list[str]) -> str:
-    """Of the notebook's definitions of these names, and of all that they use."""
-    return digest_of(exported(NOTEBOOK), names)
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
+    made_by = {"looking.json": LEARNT_BY, "blind.json": LEARNT_BY}
+    made_by |= {"small.json": SMALL_BY, "measures.json": MEASURED_BY}
+    made_by |= {"answers.json": SAID_BY}
+    source = exported(NOTEBOOK)
+    return {name: digest_of(source, names) for name, names in made_by.items()}
 
 
 def learn(name: str, features: torch.Tensor) -> nn.Module:
-    code = digest(LEARNT_BY)
+    code = digests()[f"{name}.json"]
     generator, plan = torch.Generator().manual_seed(SEED), book.smol_plan()
     with clip.seeded(generator):
         eyes = book.smol_eyes()
@@ -149,7 +153,7 @@ def hits_of(lesson: book.Lesson) -> dict:
 
 def record_small() -> None:
     """The small models: weights of the first seed, and what all seeds get right."""
-    record = {"digest": digest(SMALL_BY), "looking": [], "snapped": []}
+    record = {"digest": digests()["small.json"], "looking": [], "snapped": []}
     record |= {name: [] for name in NETWORKS}
     record["yes"] = {share: [] for share in SHARES}
     features = clip.emoji_features().pictures
@@ -231,7 +235,7 @@ def by_the_question(places: torch.Tensor) -> list[int]:
 
 
 def record_measures() -> None:
-    record = {"digest": digest(MEASURED_BY)}
+    record = {"digest": digests()["measures.json"]}
     for test, (split, drawers) in TESTS.items():
         places = some_of(clip.role(split, drawers).places)
         shown = book.another(places, torch.Generator().manual_seed(2))
@@ -298,7 +302,11 @@ def record_answers() -> None:
     for context in contexts:
         rows.append([book.said(lesson, context, question) for question in QUESTIONS])
         print(rows[-1], flush=True)
-    record = {"digest": digest(SAID_BY), "places": places, "questions": QUESTIONS}
+    record = {
+        "digest": digests()["answers.json"],
+        "places": places,
+        "questions": QUESTIONS,
+    }
     record["told"] = [told(lesson, at) for at in places]
     store(HERE / "answers.json", record | {"said": rows})
 

@@ -8,7 +8,6 @@ leaves them; and speed.json: milliseconds of one token's product with a matrix i
 form, on this machine, one thread. Each holds the digest of the code that made it.
 """
 
-import inspect
 import itertools
 import statistics
 import sys
@@ -17,7 +16,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from digest import digest_of
+from digest import digest_of, exported
 
 from fieldguide.data import SMOLLM2_SHA256, king_james, smollm2_tokenizer, store
 from fieldguide.efficiency import quantization
@@ -26,6 +25,7 @@ from fieldguide.transformers import real_model
 from fieldguide.transformers.training import held_out_loss, trained_gpt
 
 HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "efficiency" / "quantization.ipynb"
 WIDTHS = ["rounded", "weights_as", "text_losses"]
 SPEED = ["int8_product", "int8_product_fast", "pack_int4_fast", "int4_product_fast"]
 SPEED += ["whole_product", "NF4Linear"]
@@ -39,9 +39,11 @@ COLD_BYTES = 1 << 28  # of copies: no cache holds them
 ROUNDS = 9
 
 
-def digest(names: list[str], *more: str) -> str:
-    """Of definitions of the notebook, all that they use of it, and other texts."""
-    return digest_of(inspect.getsource(quantization), names, *more)
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
+    source = exported(NOTEBOOK)
+    widths = digest_of(source, WIDTHS, SMOLLM2_SHA256)
+    return {"widths.json": widths, "speed.json": digest_of(source, SPEED)}
 
 
 def pieces_of(text: str) -> list[list[int]]:
@@ -64,7 +66,7 @@ def record_widths() -> None:
     held_out = to_ids(split_text(text)[1], alphabet)
     pieces = torch.tensor(pieces_of(text))
     large, small = real_model.load_smollm2(), trained_gpt()
-    record = {"digest": digest(WIDTHS, SMOLLM2_SHA256), "pieces": pieces.tolist()}
+    record = {"digest": digests()["widths.json"], "pieces": pieces.tolist()}
     record["exact"] = shortened(quantization.text_losses(large, pieces))
     record["gpt"] = round(held_out_loss(small, held_out), 5)
     record["settings"] = []
@@ -159,7 +161,7 @@ def record_speed() -> None:
     weight = torch.randn(SIDE, SIDE, generator=start) / SIDE**0.5
     x = torch.randn(1, SIDE, generator=start)
     right = x @ weight.T
-    record = {"digest": digest(SPEED), "machine": machine(), "rows": {}}
+    record = {"digest": digests()["speed.json"], "machine": machine(), "rows": {}}
     for name, parts, product in forms(weight, x):
         total = sum(size_bytes(part) for part in parts)
         count = -(-COLD_BYTES // total)

@@ -44,13 +44,16 @@ FEWER = [1, 2, 4, 8, 16]  # steps, for the explorer
 SHADE = 17  # of 255: pictures are stored in sixteen shades of a colour
 
 
-def digest(names: list[str] = MADE_BY) -> str:
-    """Of the notebook's definitions of these names, and of all that they use."""
-    return digest_of(exported(NOTEBOOK), names)
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
+    made_by = {"weights.json": WEIGHTS_BY, "measures.json": MADE_BY}
+    made_by |= {"samples.json": SAMPLES_BY}
+    source = exported(NOTEBOOK)
+    return {name: digest_of(source, names) for name, names in made_by.items()}
 
 
 def record_weights() -> None:
-    code = digest(WEIGHTS_BY)
+    code = digests()["weights.json"]
     generator = torch.Generator().manual_seed(SEED)
     places, plan = book.pictures_to_learn(), book.painter_plan()
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
@@ -187,7 +190,7 @@ COLOURS = ["red", "orange", "yellow", "green", "blue", "purple", "brown", "black
 def record_measures() -> None:
     learnt = book.pictures_to_learn()
     known = data.emoji().concept[learnt].unique()
-    record = {"digest": digest(), "real": real_ones(known)}
+    record = {"digest": digests()["measures.json"], "real": real_ones(known)}
     record["variety of drawers"] = of_drawers(known)
     record["nearest of held out"] = held_out(learnt)
     record["guidance"] = [by_guidance(g, known, learnt) for g in GUIDANCES]
@@ -210,7 +213,7 @@ def record_samples() -> None:
     shades = (torch.stack(every).double() / SHADE).round().to(torch.uint8)
     store(HERE / "samples.npz", {"pictures": shades.numpy()})
     options = {"captions": PAINTED, "guidance": GUIDANCES, "steps": FEWER}
-    options |= {"shade": SHADE, "digest": digest(SAMPLES_BY)}
+    options |= {"shade": SHADE, "digest": digests()["samples.json"]}
     store(HERE / "samples.json", options)
 
 

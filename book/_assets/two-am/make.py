@@ -197,10 +197,11 @@ def cells() -> dict[str, str]:
     return {c["id"]: "".join(c["source"]) for c in found if c["cell_type"] == "code"}
 
 
-def digest() -> str:
-    """Of what writes and judges, of all that it uses, the weights and the programs."""
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
     used = [exported(NOTEBOOK), *(cells()[i] for i in CELLS)]
-    return digest_of("\n".join(used), MADE_BY, SMOLLM2_SHA256, repr(TWINS), str(TOKENS))
+    made = digest_of("\n".join(used), MADE_BY, SMOLLM2_SHA256, repr(TWINS), str(TOKENS))
+    return {"answers.json": made}
 
 
 def book() -> dict:
@@ -249,7 +250,7 @@ def ask(names: dict, quick, first: str, twin: list, wording: str) -> dict:
 def main() -> None:
     names = book()
     quick = real_model.LlamaFast(names["model"])
-    record = {"digest": digest(), "twins": TWINS}
+    record = {"digest": digests()["answers.json"], "twins": TWINS}
     for wording in names["WORDINGS"]:
         for twin in TWINS:
             both = [ask(names, quick, first, twin, wording) for first in twin[:2]]

@@ -642,9 +642,10 @@ def test_stored_rates_begin_as_new_runs_would():
 
 def test_trained_gpt_has_the_recorded_loss():
     training.trained_gpt.cache_clear()  # or a change of it would not be seen
-    model = training.trained_gpt()
+    with mock.patch.object(training, "new_gpt", wraps=training.new_gpt) as new:
+        model = training.trained_gpt()
+    assert new.call_args.args[:2] == (training.trained_sizes(), make().RECIPE)
     assert model is training.trained_gpt()
-    assert model.config == make().training.trained_sizes()
     assert not any(p.requires_grad for p in model.parameters())
     assert all(p.dtype == torch.float32 for p in model.parameters())
     alphabet, _, held_out = make().texts()

@@ -566,6 +566,7 @@ def calls_on(device, kind):
     rotary = gpt.rotary(attention.simple_attention)
     calls = {
         "turns": (lambda: gpt.turns(ids[0], 8, 1e4), torch.complex128),
+        "turn_pairs": (lambda: turned(x, ids[0], 1e4), kind),
         "rotary": (lambda: rotary(x, x, x)[0], kind),
         "layer_norm": (lambda: gpt.layer_norm(x, row, row), kind),
         "gelu": (lambda: gpt.gelu(x), kind),
@@ -602,12 +603,6 @@ REFUSALS = {
     "turns": (
         {"positions": torch.arange(4), "width": 2, "base": 1e-3},
         {"positions": [IDS[0], IDS[None]], "width": [5, *SIZES], "base": BELOW},
-    ),
-    "turn_pairs": (
-        {"x": HEADS, "factors": TURNS},
-        {"x": [HEADS[..., :7]],
-         "factors": [TURNS[:, :3], TURNS[:, :1], TURNS[:1], TURNS[:4], TURNS[0],
-                     TURNS[None], torch.cat([TURNS, TURNS], 1)]},
     ),
     "rotary": ({"attend": gpt.draw, "base": 1}, {"base": BELOW}),
     "layer_norm": (

@@ -16,7 +16,7 @@ export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_NUM_THREADS := 1
 
-.PHONY: help book test modes mutants lab notebooks bench clean
+.PHONY: help book test page modes mutants lab notebooks bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -29,10 +29,14 @@ book:  ## build the site into _build/html, from the stored outputs
 	$(BUILD)
 	@echo "The site is built: open $(PAGE) in a browser; it needs no server."
 
-test:  ## run every check
+test:  ## run every check; of some notebooks with ONLY=chapter/notebook
 	@$(SETUP) venv torch book weights tests browser
+ifdef ONLY
+	PYTHONPATH=book/_tools $(PY) tests/only.py $(ONLY)
+else
 	$(PY) -m pytest -n 2 --dist worksteal tests
 	$(PY) -m pytest --nbval -n 2 --dist loadfile book
+endif
 
 modes:  ## run the notebooks and their tests as other processors would
 	@$(SETUP) venv torch book weights tests
@@ -40,7 +44,7 @@ modes:  ## run the notebooks and their tests as other processors would
 
 mutants:  ## damage each mechanism in every way: do its tests notice?
 	@$(SETUP) venv torch book weights tests
-	PYTHONPATH=book/_tools $(PY) tests/mutation.py $(ONLY)
+	PYTHONPATH=book/_tools $(PY) tests/mutation.py $(if $(ALL),--all) $(ONLY)
 
 lab:  ## open the notebooks in JupyterLab
 	@$(SETUP) venv torch book weights
@@ -49,6 +53,9 @@ lab:  ## open the notebooks in JupyterLab
 notebooks:  ## export, run the notebooks that changed, store what they print
 	@$(SETUP) venv torch book weights
 	$(PY) book/_tools/notebooks.py $(if $(FORCE),--force) $(ONLY)
+
+page:  ## begin a page: NAME=chapter/name
+	@$(PYTHON) book/_tools/page.py $(NAME)
 
 bench:  ## measure the book against its rivals, in one run
 	@$(SETUP) venv torch book weights tests browser

@@ -1,7 +1,11 @@
 """Damage a notebook's exported cells, one way at a time, and run their tests.
 
-    make mutants                                  every notebook
+    make mutants                                  the notebooks that changed
     make mutants ONLY=transformers/attention      these notebooks
+    make mutants ALL=1                            every notebook
+
+A notebook has changed if it or its tests differ from `main` as it was cloned, or, where
+nothing does, from the commit before.
 
 `mutants` makes the damaged versions from the syntax tree: a constant altered, an
 operator or a comparison exchanged, a condition negated, a keyword or a statement
@@ -27,6 +31,7 @@ import io
 import itertools
 import multiprocessing
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -498,6 +503,8 @@ def undamaged(notebook) -> Mutant:
 
 def trial_of(name: str) -> Trial:
     """Of a notebook by its `chapter/name`."""
+    if not tests_of(name).exists():
+        raise ValueError(f"{name} has no tests: write {tests_of(name)}")
     module = importlib.import_module(f"fieldguide.{dotted(name)}")
     return Trial(module, load(tests_of(name)))
 
@@ -559,7 +566,33 @@ def killed_share(reports: list[Report]) -> float:
     return 1 - sum(len(r.survivors) for r in reports) / made
 
 
+def changed(root: Path = sources.ROOT) -> list[str]:
+    """The notebooks that differ, or whose tests do, from what others have."""
+
+    def git(*words: str) -> list[str]:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
+        return done.stdout.splitlines()
+
+    def files(name: str) -> set[str]:
+        tests = tests_of(name).relative_to(sources.ROOT)
+        return {f"book/{name}.ipynb", tests.as_posix()}
+
+    for start in [*git("merge-base", "HEAD", "@{upstream}")[:1], "HEAD~1"]:
+        differ = set(git("diff", "--name-only", start))
+        found = [name for name in mechanisms() if files(name) & differ]
+        if found:
+            return found
+    return []
+
+
 def main(names: list[str]) -> int:
+    if names == ["--all"]:
+        names = mechanisms()
+    elif not names:
+        names = changed()
+        print(f"{len(names)} notebooks changed; make mutants ALL=1 tries every one")
+        if not names:
+            return 0
     unknown = sorted(set(names) - set(mechanisms()))
     if unknown:
         print(f"no mechanism in {unknown[0]!r}; there are: {', '.join(mechanisms())}")
@@ -567,7 +600,7 @@ def main(names: list[str]) -> int:
     reports = []
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=spawn, max_tasks_per_child=1) as pool:
-        for made in pool.map(report, names or mechanisms()):
+        for made in pool.map(report, names):
             print(made, flush=True)
             reports.append(made)
     share = killed_share(reports)

@@ -5,20 +5,27 @@
 Prints a row a comparison: what, ours, the rival with its version, the smallest,
 median and largest ratio ours / theirs, and the goal. Lower is better in every
 row. Goals are goals: a missed one is said, and the command still exits 0, as
-it does when a rival cannot be had. It exits 1 when our own side fails.
+it does when a rival cannot be had. It exits 1 when our own side fails. What was
+measured takes its place in BENCH.md, which says the same to a stranger.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib
 import json
+import re
 import statistics
 import sys
+import textwrap
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 from rivals.measure import Absent, Row, machine, spread
+
+REPORT = Path(__file__).resolve().parents[2] / "BENCH.md"
 
 # modules of rivals/
 GROUPS = ["attention", "training", "decode", "experts", "quantization", "lora"]
@@ -54,6 +61,55 @@ def show(row: Row) -> None:
         print(f"      not compared: {row.theirs.why}", flush=True)
 
 
+INTRODUCTION = """# How fast is the book?
+
+Written by `make bench`. Each section puts code of the book beside what else does the
+same work: both take turns on one machine, and every number is the median of several
+rounds. **Lower is better in every row.** *Share* is the book's value divided by the
+other's, with the smallest and the largest of the rounds: 0.50 means half the time or
+half the bytes. A *goal* was set before measuring; to miss one fails nothing. The taught
+form is the one that a page explains; the fast form gives the same numbers and comes
+after it.
+"""
+
+
+def section(module: ModuleType, rows: list[Row]) -> str:
+    """What one group measured, as Markdown for somebody who was not there."""
+    summary, _, more = module.__doc__.strip().partition("\n\n")
+    day = datetime.date.today().isoformat()
+    lines = [f"## {module.TITLE}", "", summary, "", more, ""]
+    lines += [*textwrap.wrap(f"*Measured {day} on {machine()}.*", 88), ""]
+    lines += ["| what | the book | beside | its value | share | goal |"]
+    lines += ["|---|--:|---|--:|---|---|"]
+    for row in rows:
+        theirs, share = "", ""
+        if isinstance(row.theirs, list):
+            theirs = amount(statistics.median(row.theirs), row.unit)
+        elif isinstance(row.theirs, Absent):
+            theirs = "not to be had"
+        if row.ratios():
+            least, middle, most = map(ratio, spread(row.ratios()))
+            share = f"{middle} ({least} to {most})"
+        ours = amount(statistics.median(row.ours), row.unit)
+        goal = ""
+        if row.goal:
+            of = f" {row.unit}" if row.goal.of == "ours" else " of it"
+            goal = f"at most {row.goal}{of}: {row.verdict()}"
+        cells = row.what, ours, row.rival, theirs, share, goal
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def report(found: dict[str, str], path: Path = REPORT) -> None:
+    """Put the sections of the groups in `found` in their place in BENCH.md."""
+    marked = re.compile(r"<!-- (\w+) -->\n(.*?)(?=<!-- \w+ -->|\Z)", re.S)
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    known = {name: text.strip() + "\n" for name, text in marked.findall(before)}
+    known |= found
+    parts = [f"<!-- {g} -->\n{known[g]}" for g in GROUPS if g in known]
+    path.write_text("\n".join([INTRODUCTION, *parts]), encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     groups = ", ".join(GROUPS)
@@ -66,9 +122,10 @@ def main() -> int:
 
     print(machine())
     rows: dict[str, list[dict]] = {}
+    written: dict[str, str] = {}
     failed = []
     for group in options.groups or GROUPS:
-        rows[group] = []
+        rows[group], seen = [], []
         try:
             module = importlib.import_module(f"rivals.{group}")
             print(f"\n{module.TITLE}  [{group}]")
@@ -76,12 +133,15 @@ def main() -> int:
             for row in module.rows():
                 show(row)
                 rows[group].append(row.record())
+                seen.append(row)
+            written[group] = section(module, seen)
         except Exception:
             traceback.print_exc()
             failed.append(group)
+    report(written)
     if options.json:
-        report = {"machine": machine(), "groups": rows, "failed": failed}
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        values = {"machine": machine(), "groups": rows, "failed": failed}
+        options.json.write_text(json.dumps(values, indent=1) + "\n")
     if failed:
         print(f"\nOur own side failed in: {', '.join(failed)}")
     return 1 if failed else 0

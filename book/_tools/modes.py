@@ -26,12 +26,12 @@ NAMES = {name for mode in MODES.values() for name in mode}
 
 
 def files(names: list[str]) -> list[str]:
-    """The notebooks of these names, or all, each with the file of its tests."""
+    """The notebooks of these names, or all, each with its tests where it has some."""
     found = []
     for path in chosen(names, ROOT):
         stem = module_name(path).replace(".", "_")
         found += [path, ROOT / "tests" / "notebooks" / f"test_{stem}.py"]
-    return [str(path.relative_to(ROOT)) for path in found]
+    return [str(path.relative_to(ROOT)) for path in found if path.exists()]
 
 
 def run(mode: dict[str, str], paths: list[str]) -> bool:

@@ -58,6 +58,7 @@ NOTEBOOK_METADATA = {
     },
     "language_info": {"name": "python", "pygments_lexer": "ipython3"},
 }
+CARD = ("name", "builds", "summary")  # what the book's lists say of a notebook
 CELL_METADATA = ("jupyter", "mystnb", "slideshow", "tags")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -229,8 +230,10 @@ def normalise(notebook: nbformat.NotebookNode, made_by: str | None) -> None:
     The explorers' runtime becomes today's: what it shows is stored in the figures.
     """
     metadata = copy.deepcopy(NOTEBOOK_METADATA)
+    said = notebook.metadata.get("fieldguide", {})
+    metadata["fieldguide"] = {name: said[name] for name in CARD if name in said}
     if made_by:
-        metadata["fieldguide"] = {"key": made_by}
+        metadata["fieldguide"]["key"] = made_by
     notebook.metadata = nbformat.from_dict(metadata)
     notebook.nbformat_minor = 5
     for cell in notebook.cells:

@@ -1,11 +1,13 @@
 """The damages that `make mutants` does, and what it makes of the tests' answers."""
 
 import ast
+import subprocess
 import sys
 import types
 
 import mutation
 import pytest
+import sources
 
 
 @pytest.mark.parametrize("name", mutation.mechanisms())
@@ -207,3 +209,31 @@ def test_what_survives_is_printed_and_counted():
 def test_a_name_without_a_mechanism_is_refused(capsys):
     assert mutation.main(["chapter/none"]) == 2
     assert "'chapter/none'" in capsys.readouterr().out
+
+
+def test_what_changed_is_tried(tmp_path):
+    """In the work tree; else in the last commit; by its notebook or by its tests."""
+    names = mutation.mechanisms()
+    files = [f"book/{names[0]}.ipynb", "README.md"]
+    files += [mutation.tests_of(names[1]).relative_to(sources.ROOT)]
+
+    def git(*words):
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+    def write(text):
+        for path in (tmp_path / file for file in files):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    git("init", "-q")
+    for text in ("one", "two", "two more"):
+        write(text)
+        git("add", ".")
+        git("commit", "-q", "-m", text)
+    assert mutation.changed(tmp_path) == names[:2]
+    (tmp_path / "README.md").write_text("another")
+    git("commit", "-q", "-am", "README")
+    assert mutation.changed(tmp_path) == []
+    (tmp_path / files[0]).write_text("changed")
+    assert mutation.changed(tmp_path) == names[:1]

@@ -14,6 +14,7 @@ import nbformat
 import notebooks
 import pytest
 import sources
+import yaml
 
 BOOK = sources.in_order()
 EACH = pytest.mark.parametrize("name", BOOK)
@@ -191,23 +192,71 @@ def test_exported_functions_say_what_they_do(name):
             assert described, where(cell, f"{node.name} has no docstring")
 
 
+def exports():
+    """{name: its notebook} of every definition that a notebook exports."""
+    found = {}
+    for notebook, cells in BOOK.items():
+        for cell in filter(sources.is_exported, sources.code(cells)):
+            for name in sources.defined(cell.source):
+                first = found.setdefault(name, notebook)
+                again = f"{name} is defined in {first} and in {notebook}: import it"
+                assert first == notebook, again
+    return found
+
+
 def test_no_name_is_defined_twice():
     """Across the book for what is exported; within a notebook for the rest."""
-    exported, seen = {}, {}
-    for name, notebook in BOOK.items():
+    exported = exports()
+    for notebook, cells in BOOK.items():
         here = {}
-        for cell in sources.code(notebook):
-            for defined in sources.defined(cell.source):
-                known = here.setdefault(defined, cell.id)
-                again = known != cell.id and not is_hidden(cell)
-                assert not again, f"{name}: {defined} again"
-                if sources.is_exported(cell):
-                    assert defined not in exported, f"{name}: {defined} again"
-                    exported[defined] = name
-        seen[name] = set(here)
-    for name, names in seen.items():
-        again = {n for n in names & set(exported) if exported[n] != name}
-        assert not again, f"{name} defines {again} again; import them"
+        for cell in sources.code(cells):
+            for name in sources.defined(cell.source):
+                owner = exported.get(name, notebook)
+                assert owner == notebook, f"{notebook}: import {name} from {owner}"
+                first = here.setdefault(name, cell.id)
+                again = f"{notebook}: cells {first} and {cell.id} both define {name}"
+                assert first == cell.id or is_hidden(cell), again
+
+
+def names_in(tree):
+    """Every name, attribute, imported name and text that the code mentions."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)  # of getattr, or of a table of names
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def users_of(exported):
+    """{name: does another notebook, an exercise, exported code or a file use it?}"""
+    files = [text for path, text in sources.texts().items() if path.endswith(".py")]
+    own = [ast.parse(text) for text in files if notebooks.GENERATED not in text]
+    used = set().union(*map(names_in, own))
+    for notebook, cells in BOOK.items():
+        for cell in sources.code(cells):
+            exercise = cell.id.startswith(("check-", "solution-"))
+            for node in ast.parse(cell.source).body:
+                names = names_in(node) - {getattr(node, "name", "")}
+                if not exercise and not sources.is_exported(cell):
+                    names = {n for n in names if exported.get(n) != notebook}
+                used |= names
+    return {name: name in used for name in exported}
+
+
+def test_what_is_exported_is_used():
+    """By another notebook, an exercise, a tool, a test, or other exported code."""
+    exported, unknown = exports(), "_".join(["nobody", "asks"])
+    unused = [
+        f"{exported[n]}: {n}" for n, used in users_of(exported).items() if not used
+    ]
+    assert unused == [], "drop the line `#| export` of these cells"
+    assert not users_of({unknown: "a/b"})[unknown]
 
 
 # Outputs
@@ -334,6 +383,40 @@ def test_notebooks_and_project_are_small():
     for path in notebooks.in_order(sources.ROOT):
         assert path.stat().st_size <= NOTEBOOK_BYTES, path.name
     assert sum(path.stat().st_size for path in sources.files()) <= PROJECT_BYTES
+
+
+def unlisted(root):
+    """What is wrong with the pages of a book that _toc.yml does not list."""
+    listed = set(notebooks.toc_entries(yaml.safe_load((root / "_toc.yml").read_text())))
+    hidden = ("_", ".", "fieldguide")
+    found = []
+    for path in sorted((root / "book").rglob("*")):
+        page = path.relative_to(root / "book")
+        if path.suffix not in (".md", ".ipynb") or page.parts[0].startswith(hidden):
+            continue
+        if ".ipynb_checkpoints" in page.parts:
+            continue
+        name = page.with_suffix("").as_posix()
+        if name not in listed:
+            found.append(f"book/{page} is not in _toc.yml: add `- file: {name}`")
+    return found
+
+
+def test_every_page_is_listed(tmp_path):
+    assert unlisted(sources.ROOT) == []
+    (tmp_path / "book" / "a").mkdir(parents=True)
+    (tmp_path / "_toc.yml").write_text("root: index\nchapters:\n- file: a/one\n")
+    for name in ("index.md", "a/one.ipynb", "a/two.ipynb"):
+        (tmp_path / "book" / name).write_text("")
+    said = "book/a/two.ipynb is not in _toc.yml: add `- file: a/two`"
+    assert unlisted(tmp_path) == [said]
+
+
+@EACH
+def test_it_says_what_the_lists_of_pages_need(name):
+    card = BOOK[name].metadata.get("fieldguide", {})
+    for field in notebooks.CARD:
+        assert card.get(field), f"{name}.ipynb: metadata fieldguide.{field} is missing"
 
 
 def test_no_page_is_a_stub():

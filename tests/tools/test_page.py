@@ -1,0 +1,61 @@
+"""`make page`: what it writes passes the checks; what cannot be is refused."""
+
+from pathlib import Path
+
+import nbformat
+import page
+import pytest
+from cells import module_at
+
+structure = module_at(Path(__file__).with_name("test_structure.py"))
+CHECKS = [
+    structure.test_it_opens_with_what_it_is_for,
+    structure.test_two_opening_cells,
+    structure.test_it_closes_with_limits_summary_exercises_and_reading,
+    structure.test_every_section_but_the_closing_ones_has_code,
+    structure.test_the_reader_predicts_before_each_explorer,
+    structure.test_ids_are_readable,
+    structure.test_cells_are_short,
+    structure.test_a_cell_defines_or_runs,
+    structure.test_exported_functions_say_what_they_do,
+    structure.test_exercises_can_be_tried_and_checked,
+    structure.test_it_says_what_the_lists_of_pages_need,
+]
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "book" / "scaling").mkdir(parents=True)
+    (tmp_path / "book" / "scaling" / "index.md").write_text("# Scaling\n")
+    return tmp_path
+
+
+def test_a_new_page_passes_the_checks(root, monkeypatch):
+    path = page.begin("scaling/counting", root)
+    notebook = nbformat.read(path, as_version=4)
+    monkeypatch.setitem(structure.BOOK, "scaling/counting", notebook)
+    for check in CHECKS:
+        check("scaling/counting")
+    assert notebook.metadata.fieldguide.name == "counting"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("", "it must be like scaling/counting"),
+        ("scaling/Two Words", "it must be like scaling/counting"),
+        ("nowhere/counting", "no chapter nowhere"),
+    ],
+)
+def test_a_page_that_cannot_be_is_refused(root, name, says):
+    with pytest.raises(ValueError) as error:
+        page.begin(name, root)
+    assert says in str(error.value)
+
+
+def test_a_page_that_is_there_is_left_alone(root):
+    path = page.begin("scaling/counting", root)
+    path.write_text("mine")
+    with pytest.raises(ValueError, match="there already"):
+        page.begin("scaling/counting", root)
+    assert path.read_text() == "mine"

@@ -21,12 +21,11 @@ from cells import (
     module_at,
     random,
     refusal,
-    refuses,
+    refuses_all,
     run_exercises,
     solutions_pass,
 )
 from hypothesis import given, settings
-from torch import nn
 
 from fieldguide.multimodal import contrastive as c
 
@@ -44,12 +43,6 @@ def unit(*shape, seed=0, dtype=torch.double):
 
 def pairs(B, D=4, seed=0, dtype=torch.double):
     return unit(2, B, D, seed=seed, dtype=dtype).unbind()
-
-
-def with_zero(*shape):
-    rows = unit(*shape)
-    rows[-1] = 0
-    return rows
 
 
 def changed(rows, value):
@@ -96,25 +89,7 @@ def test_units_keep_their_direction(seed, size):
         close(one, row / length)
     assert made.shape == x.shape
     close(c.to_unit(x[0, 0]), made[0, 0])
-
-
-def test_units_refuse_what_has_no_direction():
-    for bad in (
-        [1.0, 2.0],
-        torch.tensor([1, 2]),
-        torch.tensor(1.0),
-        with_zero(3, 4),
-        torch.zeros(2, 3),
-        changed(unit(3, 4), NAN),
-        changed(unit(3, 4), INF),
-    ):
-        refuses("x", c.to_unit, bad)
-        refuses("rows", c.to_unit, bad, "rows", shown="")
-
-
-def test_units_pass_gradients_on():
-    x = random(3, 4).requires_grad_()
-    assert torch.autograd.gradcheck(c.to_unit, x)
+    assert torch.autograd.gradcheck(c.to_unit, (x[0] / size).requires_grad_())
 
 
 # The encoder
@@ -122,28 +97,14 @@ def test_units_pass_gradients_on():
 
 def test_the_encoder_maps_both_kinds_to_the_sphere():
     model = c.SimpleMultimodalEncoder(text_dim=5, image_dim=7, shared_dim=3).double()
-    words, pixels = random(4, 5), random(6, 7, seed=1)
-    text, image = model(words, pixels)
-    for made, x, layer in (
-        (text, words, model.text_encoder),
-        (image, pixels, model.image_encoder),
-    ):
+    inputs = random(4, 5), random(6, 7, seed=1)
+    layers = model.text_encoder, model.image_encoder
+    for x, layer, made in zip(inputs, layers, model(*inputs), strict=True):
         expected = x @ layer.weight.mT + layer.bias
         close(made, expected / expected.norm(dim=1, keepdim=True))
-    assert text.shape == (4, 3) and image.shape == (6, 3)
-
-
-def test_the_articles_call_works_as_it_stands():
     model = c.SimpleMultimodalEncoder(text_dim=512, image_dim=2048, shared_dim=256)
-    text_emb, image_emb = model(torch.randn(32, 512), torch.randn(32, 2048))
-    loss = c.contrastive_loss(text_emb, image_emb)
+    loss = c.contrastive_loss(*model(torch.randn(32, 512), torch.randn(32, 2048)))
     assert math.log(32) - 0.5 < loss.item() < 5
-    assert sorted(n for n, _ in model.named_parameters()) == [
-        "image_encoder.bias",
-        "image_encoder.weight",
-        "text_encoder.bias",
-        "text_encoder.weight",
-    ]
 
 
 def test_weights_are_drawn_as_linear_draws_them():
@@ -156,41 +117,9 @@ def test_weights_are_drawn_as_linear_draws_them():
             assert part.mean().abs() < 0.1 * bound
     again = c.SimpleMultimodalEncoder(400, 100, 300, generator=generator(3))
     other = c.SimpleMultimodalEncoder(400, 100, 300)
-    for a, b, d in zip(
-        model.parameters(), again.parameters(), other.parameters(), strict=True
-    ):
-        assert torch.equal(a, b) and not torch.equal(a, d)
-
-
-def test_the_encoder_refuses_bad_sizes_and_features():
-    for name in "text_dim", "image_dim", "shared_dim":
-        for bad in 0, -1, 2.0, True, "3":
-            sizes = {"text_dim": 2, "image_dim": 3, "shared_dim": 4, name: bad}
-            refuses(name, c.SimpleMultimodalEncoder, **sizes)
-    model = c.SimpleMultimodalEncoder(1, 3, 1)
-    good = {"text_features": torch.ones(2, 1), "image_features": torch.ones(2, 3)}
-    model(**good)
-    for name, fine in good.items():
-        for bad in (
-            fine[0],
-            fine[None],
-            fine[:, :, None],
-            fine[:, :0],
-            torch.cat([fine, fine], 1),
-            fine.long(),
-            fine.tolist(),
-            changed(fine, NAN),
-            changed(fine, INF),
-        ):
-            refuses(name, model.forward, **{**good, name: bad})
-
-
-def test_an_embedding_of_zero_is_refused():
-    model = c.SimpleMultimodalEncoder(2, 3, 4)
-    nn.init.zeros_(model.image_encoder.weight)
-    nn.init.zeros_(model.image_encoder.bias)
-    name = "the embedding of image_features"
-    refuses(name, model.forward, torch.ones(2, 2), torch.ones(2, 3))
+    for name, part in model.named_parameters():
+        assert torch.equal(part, again.get_parameter(name))
+        assert not torch.equal(part, other.get_parameter(name))
 
 
 # The loss
@@ -207,23 +136,16 @@ def test_the_loss_is_the_sum_written_out(seed, B, temperature):
         close(loss.item(), expected, 1e-10)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_temperature_is_the_articles(form):
-    text, image = pairs(5)
-    loss = getattr(c, form)
-    close(loss(text, image), loss(text, image, temperature=0.07))
-
-
 @quick
 @given(seed=seeds, B=batches, scale=st.sampled_from([1.0, 1 / 0.07, 100.0]))
 def test_values_and_gradients_are_openclips(seed, B, scale):
     inputs = [x.clone().requires_grad_() for x in pairs(B, 6, seed)]
     inputs.append(torch.tensor(scale, dtype=torch.double, requires_grad=True))
     text, image, factor = inputs
-    theirs = clip_loss()(image, text, factor)
+    theirs = 3 * clip_loss()(image, text, factor)
     wanted = torch.autograd.grad(theirs, inputs)
     for form in FORMS:
-        ours = getattr(c, form)(text, image, 1 / factor)
+        ours = 3 * getattr(c, form)(text, image, 1 / factor)
         close(ours, theirs, 1e-9)
         for mine, other in zip(torch.autograd.grad(ours, inputs), wanted, strict=True):
             close(mine, other, 1e-8)
@@ -233,6 +155,7 @@ def test_values_and_gradients_are_openclips(seed, B, scale):
 def test_captions_and_pictures_may_change_places(form):
     text, image = pairs(6)
     loss = getattr(c, form)
+    close(loss(text, image), loss(text, image, temperature=0.07))
     close(loss(text, image), loss(image, text))
     order = torch.tensor([3, 1, 5, 0, 2, 4])
     close(loss(text, image), loss(text[order], image[order]))
@@ -240,11 +163,8 @@ def test_captions_and_pictures_may_change_places(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_types_stay_and_halves_are_served(form):
-    for kind, tolerance in (
-        (torch.float32, 1e-5),
-        (torch.float16, 2e-2),
-        (torch.bfloat16, 1e-1),
-    ):
+    kinds = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+    for kind, tolerance in kinds.items():
         text, image = (x.to(kind).requires_grad_() for x in pairs(5, seed=4))
         loss = getattr(c, form)(text, image, 0.5)
         assert loss.dtype == torch.float32
@@ -269,122 +189,31 @@ def test_the_sum_over_a_batch_in_half_precision_stays_finite(form):
     assert all(x.grad.isfinite().all() and x.grad.any() for x in inputs)
 
 
-@pytest.mark.parametrize("form", [*FORMS, "match_shares", "contrastive_loss_grouped"])
-def test_bad_pairs_are_refused(form):
-    groups = {"groups": torch.arange(3)} if "grouped" in form else {}
-    fn = getattr(c, form)
-    text, image = pairs(3)
-    good = {"text_emb": text, "image_emb": image, **groups}
-    for name in "text_emb", "image_emb":
-        for bad in (
-            text.tolist(),
-            text.long(),
-            text[0],
-            text[None],
-            text[:0],
-            text[:, :0],
-            with_zero(3, 4),
-            changed(text, NAN),
-            changed(text, -INF),
-        ):
-            refuses(name, fn, **{**good, name: bad})
-    for bad in text[:2], text[:, :3], text.float():
-        refuses("image_emb", fn, **{**good, "image_emb": bad})
-    for bad in 0, 0.0, -0.07, NAN, INF, "0.07", None, 1e-320, torch.ones(2):
-        refuses("temperature", fn, **good, temperature=bad)
-    fn(**good, temperature=torch.tensor([0.5]).squeeze())
-    fn(**good, temperature=1)
+@pytest.mark.parametrize("form", FORMS)
+def test_small_and_long_rows_and_any_number_are_served(form):
+    loss, one = getattr(c, form), torch.ones(1, 1)
+    assert loss(one, -one) == 0
+    for temperature in 1, torch.tensor(2.0), torch.tensor(0.5).double():
+        assert loss(one, one, temperature) == 0
+    text, image = pairs(3, dtype=torch.float32)
+    assert loss(text, image, 1e-37).isfinite()
+    assert loss(3e18 * text, 3e18 * image, 1.0).isfinite()
+    for B in 1, 2, 7, 40:
+        alike = unit(1, 4).expand(B, 4)
+        close(loss(alike, alike).item(), math.log(B))
 
 
-def test_logits_that_overflow_are_refused():
-    for form in FORMS:
-        loss = getattr(c, form)
-        text, image = pairs(3, dtype=torch.float32)
-        for bad in 1e-39, 1e-40:
-            refuses("temperature", loss, text, image, bad)
-        assert loss(text, image, 1e-37).isfinite()
-        refuses("temperature", loss, 3e18 * text, 3e18 * image, 0.01)
-        refuses("temperature", loss, 3e18 * text, image, 1e-21)
-        refuses("temperature", loss, text, 3e18 * image, 1e-21)
-        assert loss(3e18 * text, 3e18 * image, 1.0).isfinite()
-        refuses("text_emb", loss, 3e30 * text, image)
-        text[1] *= 3e18
-        refuses("temperature", loss, text, 3e18 * image, 0.01)
-        refuses("temperature", loss, 3e18 * image, text, 0.01)
-
-
-def test_one_pair_of_one_number_is_a_batch():
-    one = torch.ones(1, 1)
-    for form in FORMS:
-        assert getattr(c, form)(one, -one) == 0
-
-
-def test_labels_are_made_where_the_embeddings_are():
-    text, image = pairs(3)
-    with mock.patch.object(torch, "arange", wraps=torch.arange) as made:
-        c.contrastive_loss(text, image)
-    assert made.call_args.kwargs["device"] == text.device
-
-
-# Its number
-
-
-@quick
-@given(B=st.integers(1, 40))
-def test_alike_pairs_lose_the_logarithm_of_their_number(B):
-    alike = unit(1, 4).expand(B, 4)
-    for form in FORMS:
-        close(getattr(c, form)(alike, alike).item(), math.log(B))
-
-
-def test_shares_are_softmaxes_both_ways():
-    text, image = pairs(4)
-    for options in {}, {"temperature": 0.3}:
-        p, q = c.match_shares(text, image, **options)
-        scaled = text @ image.mT / options.get("temperature", 0.07)
-        powers = scaled.exp()
-        close(p, powers / powers.sum(1, keepdim=True))
-        close(q, powers / powers.sum(0, keepdim=True))
-
-
-def test_the_gradient_is_what_the_shares_say():
+def test_the_gradient_is_what_the_softmaxes_say():
     table = (unit(5, 5) @ unit(5, 5, seed=1).mT).requires_grad_()
     eye = torch.eye(5, dtype=torch.double)
-    c.contrastive_loss(table, eye, 0.3).backward()
-    p, q = c.match_shares(table.detach(), eye, 0.3)
+    with mock.patch.object(torch, "arange", wraps=torch.arange) as labels:
+        c.contrastive_loss(table, eye, 0.3).backward()
+    assert labels.call_args.kwargs["device"] == table.device
+    p, q = (table.detach() / 0.3).softmax(1), (table.detach() / 0.3).softmax(0)
     close(table.grad, (p + q - 2 * eye) / (2 * 5 * 0.3))
 
 
-@pytest.mark.parametrize(
-    ("B", "D", "temperature"), [(32, 256, 0.2), (64, 512, 0.1), (200, 300, 0.3)]
-)
-def test_the_first_loss_is_about_what_is_promised(B, D, temperature):
-    losses = [c.contrastive_loss(*pairs(B, D, s), temperature) for s in range(30)]
-    about = c.loss_at_start(B, D, temperature)
-    excess = about - math.log(B)
-    found = (sum(losses) / 30).item() - math.log(B)
-    assert abs(found - excess) < 0.3 * excess
-    close(excess, 1 / (2 * D * temperature**2))
-
-
-def test_the_first_loss_refuses_what_is_not_above_zero():
-    for name in "B", "D", "temperature":
-        for bad in 0, -1, NAN:
-            good = {"B": 2, "D": 3, "temperature": 0.5}
-            refuses(name, c.loss_at_start, **{**good, name: bad})
-    c.loss_at_start(1, 1, 0.5)
-    c.loss_at_start(0.5, 0.5, 0.5)
-
-
 # The scale
-
-
-def test_the_scale_starts_where_clip_starts_it():
-    scale = c.LearnedScale()
-    close(scale().item(), 1 / 0.07, 1e-6)
-    assert [n for n, _ in scale.named_parameters()] == ["log_scale"]
-    close(scale.log_scale.item(), math.log(1 / 0.07), 1e-6)
-    assert scale.log_scale.shape == ()
 
 
 def test_the_scale_is_limited_and_comes_down_again():
@@ -398,23 +227,12 @@ def test_the_scale_is_limited_and_comes_down_again():
             made = scale()
             close(made.item(), expected, 1e-5)
             assert made.requires_grad
-    scale = c.LearnedScale(0.5)
-    close(scale().item(), 0.5, 1e-6)
-
-
-def test_the_scales_gradient_is_the_scale():
-    scale = c.LearnedScale(3.0)
-    scale().backward()
-    close(scale.log_scale.grad.item(), 3.0, 1e-6)
-
-
-def test_the_scale_refuses_bad_limits():
-    for bad in 0.0, -1.0, NAN, 100.5, INF:
-        refuses("start", c.LearnedScale, bad)
-    for bad in 0.0, -1.0, NAN, INF:
-        refuses("most", c.LearnedScale, 1.0, bad)
-    c.LearnedScale(0.5, 0.5)
-    c.LearnedScale(100.0)
+    for options, start in ({}, 1 / 0.07), ({"start": 0.5}, 0.5):
+        scale = c.LearnedScale(**options)  # CLIP's, and another
+        assert [n for n, _ in scale.named_parameters()] == ["log_scale"]
+        scale().backward()
+        for found in scale(), scale.log_scale.grad:
+            close(found.item(), start, 1e-6)
 
 
 # Groups
@@ -429,50 +247,22 @@ def test_grouped_targets_are_shared_evenly(seed, B, temperature, data):
     close(loss.item(), by_hand(text, image, temperature, groups), 1e-10)
 
 
-def test_groups_of_one_change_nothing():
-    text, image = pairs(5)
-    for groups in torch.arange(5), torch.tensor([9, -3, 0, 4, 1]).int():
-        grouped = c.contrastive_loss_grouped(text, image, groups)
-        close(grouped, c.contrastive_loss(text, image))
-    groups = torch.tensor([False, True])
-    grouped = c.contrastive_loss_grouped(text[:2], image[:2], groups)
-    close(grouped, c.contrastive_loss(text[:2], image[:2]))
-
-
-def test_equal_captions_need_no_groups():
-    groups = torch.tensor([0, 1, 1, 2, 1, 0])
-    text = unit(3, 4)[groups].requires_grad_()
-    image = unit(6, 4, seed=1).requires_grad_()
-    plain = c.contrastive_loss(text, image)
-    grouped = c.contrastive_loss_grouped(text, image, groups)
-    close(plain, grouped)
-    (_, one), (_, two) = (
-        torch.autograd.grad(loss, (text, image)) for loss in (plain, grouped)
-    )
-    close(one, two)
+def test_groups_of_one_or_of_equal_captions_change_nothing():
+    text, image = unit(3, 4), unit(6, 4, seed=1).requires_grad_()
+    alike, unlike = torch.tensor([0, 1, 1, 2, 1, 0]), torch.tensor([9, -3, 0, 4, 1, 2])
+    for told, groups in (text[alike], alike), (unit(6, 4), unlike.int()):
+        plain = c.contrastive_loss(told, image)
+        grouped = c.contrastive_loss_grouped(told, image, groups)
+        close(plain, grouped)
+        close(*(torch.autograd.grad(x, image)[0] for x in (plain, grouped)))
 
 
 def test_a_groups_floor_is_the_logarithm_of_its_size():
     groups = torch.tensor([0, 0, 0, 1])
-    perfect = torch.eye(4, dtype=torch.double)[groups]
-    for loss in (
-        c.contrastive_loss(perfect, perfect, 0.01),
-        c.contrastive_loss_grouped(perfect, perfect, groups, 0.01),
-    ):
-        close(loss.item(), 3 / 4 * math.log(3), 1e-9)
-
-
-def test_bad_groups_are_refused():
-    text, image = pairs(3)
-    whole = torch.arange(3)
-    for bad in (
-        [0, 1, 2],
-        whole[:2],
-        whole[:, None],
-        whole.double(),
-        whole.to(torch.complex64),
-    ):
-        refuses("groups", c.contrastive_loss_grouped, text, image, bad)
+    both = 2 * [torch.eye(4, dtype=torch.double)[groups]]
+    plain = c.contrastive_loss(*both, 0.01)
+    close(plain.item(), 3 / 4 * math.log(3), 1e-9)
+    close(c.contrastive_loss_grouped(*both, groups, 0.01), plain, 1e-9)
 
 
 # The fast form
@@ -506,14 +296,8 @@ def test_opposite_vectors_fall_back_to_the_plain_form(rows):
     inputs = [x.requires_grad_() for x in ((image, text) if rows else (text, image))]
     loss, calls = fast(*inputs, 0.01)
     assert calls == 1 and loss.isfinite()
-    expected = c.contrastive_loss(*inputs, 0.01)
-    assert torch.equal(loss, expected)
-    for one, two in zip(
-        torch.autograd.grad(loss, inputs),
-        torch.autograd.grad(expected, inputs),
-        strict=True,
-    ):
-        assert one.isfinite().all() and torch.equal(one, two)
+    for x in torch.autograd.grad(loss, inputs):
+        assert x.isfinite().all() and x.any()
 
 
 @pytest.mark.parametrize("rows", [True, False])
@@ -528,14 +312,6 @@ def test_it_falls_back_just_where_sums_lose_digits(rows):
         loss, calls = fast(*((two, one) if rows else (one, two.T.contiguous())), 1.0)
         assert calls == expected, gap
         close(loss.item(), by_hand(two, one, 1.0), 1e-5)
-
-
-def test_the_fast_form_scales_its_gradient():
-    inputs = [x.requires_grad_() for x in (*pairs(5), torch.tensor(0.2).double())]
-    (3 * c.contrastive_loss_fast(*inputs)).backward()
-    wanted = torch.autograd.grad(3 * c.contrastive_loss(*inputs), inputs)
-    for mine, other in zip(inputs, wanted, strict=True):
-        close(mine.grad, other, 1e-9)
 
 
 def test_the_fast_form_cannot_be_differentiated_twice():
@@ -564,68 +340,13 @@ def test_the_fast_form_leaves_its_inputs_alone():
 # Words, pictures, recall
 
 
-def test_words_are_small_sorted_and_different():
-    assert c.words_of("The tiger, the TIGER-cat: 2 t-shirts") == [
-        "cat", "shirts", "t", "the", "tiger",
-    ]  # fmt: skip
-    for bad in "", "  ", "12 !", None, ["a"], b"a":
-        refuses("text", c.words_of, bad)
-
-
 def test_bags_have_length_one_over_their_known_words():
-    bags = c.bag_of_words(["a B b z", "c", "z"], ["c", "b", "a"])
+    found = c.words_of("The tiger, the TIGER-cat: 2 t-shirts")
+    assert found == ["cat", "shirts", "t", "the", "tiger"]
+    bags = c.bag_of_words(["a B b z", "c", "12 z"], ["c", "b", "a"])
     half = 2**-0.5
     assert bags.shape == (3, 3) and bags.dtype == torch.float32
     close(bags, torch.tensor([[0, half, half], [1.0, 0, 0], [0, 0, 0]]), 1e-6)
-
-
-def test_bags_refuse_what_is_empty():
-    refuses("texts", c.bag_of_words, [], ["a"])
-    for bad in [], ["a", "a"]:
-        refuses("vocabulary", c.bag_of_words, ["a"], bad)
-    refuses("text", c.bag_of_words, ["a", ""], ["a"], shown="''")
-    c.bag_of_words(["a"], ["a"])
-
-
-def test_thumbnails_are_means_of_squares():
-    pictures = torch.randint(256, (2, 8, 8, 3), generator=generator())
-    pictures = pictures.to(torch.uint8)
-    for side in 1, 2, 8:
-        small = c.thumbnails(pictures, side)
-        assert small.shape == (2, 3 * side * side)
-        small = small.view(2, 3, side, side)
-        size = 8 // side
-        for n in range(2):
-            for colour in range(3):
-                for i in range(side):
-                    for j in range(side):
-                        part = pictures[n, i * size :, j * size :, colour]
-                        mean = part[:size, :size].double().mean() / 255
-                        close(small[n, colour, i, j].double(), mean, 1e-5)
-    assert torch.equal(c.thumbnails(pictures), c.thumbnails(pictures, 8))
-
-
-def test_thumbnails_refuse_other_types_and_shapes():
-    good = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
-    for bad in (
-        good.float(),
-        good.long(),
-        good.numpy(),
-        good.tolist(),
-        good[0],
-        good[None],
-        good[:0],
-        good[:, :4],
-        good[:, :, :4],
-        good[..., :1],
-        good[..., [0, 1, 2, 2]],
-        good[..., None],
-        good.permute(0, 3, 1, 2),
-    ):
-        refuses("pictures", c.thumbnails, bad)
-    for bad in 0, 3, 16, 2.0, True, -8:
-        refuses("side", c.thumbnails, good, bad)
-    c.thumbnails(good[:1], 1)
 
 
 @quick
@@ -634,36 +355,96 @@ def test_recall_counts_the_rows_whose_own_is_among_the_best(seed, B):
     table = torch.randint(4, (B, B), generator=generator(seed)).double()
     for k in range(1, B + 1):
         hits = 0
-        for i in range(B):
-            rivals = [j for j in range(B) if j != i and table[i, j] >= table[i, i]]
-            hits += len(rivals) < k
+        for row, own in zip(table, table.diagonal(), strict=True):
+            hits += sum(value >= own for value in row) <= k
         found = c.recall_hits(table, k)
-        assert type(found) is int and found == hits
+        assert type(found) is int and found == int(hits)
     assert c.recall_hits(table) == c.recall_hits(table, 1)
 
 
-def test_recall_refuses_bad_tables():
-    table = torch.eye(3)
-    for bad in (
-        table[0],
-        table[:2],
-        table[:, :2],
-        table[None],
-        table[..., None],
-        table.tolist(),
-        changed(table, NAN),
-    ):
-        refuses("similarity", c.recall_hits, bad)
-    for bad in 0, 4, 1.0, True, -1:
-        refuses("k", c.recall_hits, table, bad)
-    assert c.recall_hits(torch.eye(3).long(), 3) == 3
+# What is refused
+
+
+TEXT, IMAGE = pairs(3)
+WIDE, FEW, ZERO = TEXT[None], TEXT[:0], TEXT * torch.tensor([[1], [1], [0]])
+NO_PAIRS = [[[1.0]], TEXT.long(), TEXT.to(torch.complex64), TEXT[0], WIDE, FEW]
+NO_PAIRS += [TEXT[:, :0], TEXT[:2], TEXT[:, :3], TEXT.float(), None, "text"]
+NO_PAIRS += [ZERO, changed(TEXT, NAN), changed(TEXT, -INF)]
+COLD = [0, 0.0, -0.07, NAN, INF, "0.07", None, 1e-320, torch.ones(2)]
+LOSS = {"text_emb": TEXT, "image_emb": IMAGE, "temperature": 0.5}
+BAD_LOSS = {"text_emb": NO_PAIRS, "image_emb": NO_PAIRS, "temperature": COLD}
+SINGLE = {"text_emb": TEXT.float(), "image_emb": IMAGE.float(), "temperature": 0.01}
+LONG = [3e30 * TEXT.float(), 3e36 * TEXT.float()]
+BAD_SINGLE = {"text_emb": LONG, "image_emb": LONG, "temperature": [1e-39, 1e-40]}
+WHOLE, TABLE = torch.arange(3), torch.eye(3)
+BAD_GROUPS = [WHOLE.tolist(), WHOLE[:2], WHOLE[:, None], WHOLE.double()]
+SIZES = {"text_dim": 1, "image_dim": 3, "shared_dim": 1}
+
+REFUSALS = [
+    ("to_unit", {"x": TEXT}, {"x": [torch.tensor(1.0), ZERO,
+     torch.zeros(2, 3), changed(TEXT, NAN), changed(TEXT, INF)]}),
+    ("SimpleMultimodalEncoder", SIZES, {name: [0, True, "3"] for name in SIZES}),
+    *((form, LOSS, BAD_LOSS) for form in FORMS),
+    *((form, SINGLE, BAD_SINGLE) for form in FORMS),
+    ("contrastive_loss_grouped", {**LOSS, "groups": WHOLE},
+     {**BAD_LOSS, "groups": BAD_GROUPS}),
+    ("LearnedScale", {"start": 1.0, "most": 1}, {"start": [0, -1.0, NAN, 1.01, INF],
+     "most": [0, 0.99, NAN, INF]}),
+    ("words_of", {"text": "a"}, {"text": [b"a", ["a"]]}),
+    ("bag_of_words", {"texts": ["a", ""], "vocabulary": ["a"]},
+     {"texts": [("a",), [3]], "vocabulary": [["a", "a"], {"a"}]}),
+    ("recall_hits", {"similarity": TABLE, "k": 3}, {"similarity": [TABLE[0],
+     TABLE[:2], TABLE[:, :2], changed(TABLE, NAN)], "k": [0, True]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "good", "bad"), REFUSALS)
+def test_bad_input_is_refused_by_name(name, good, bad):
+    refuses_all(getattr(c, name), good, **bad)
+
+
+def test_features_of_another_width_are_refused():
+    good = {"text_features": torch.ones(2, 1), "image_features": torch.ones(2, 3)}
+    bad = {
+        name: [x[0], x[:, :, None], x[:, :0], torch.cat([x, x], 1), changed(x, NAN)]
+        for name, x in good.items()
+    }
+    model = c.SimpleMultimodalEncoder(1, 3, 1)
+    refuses_all(model.forward, good, **bad)
+    model.image_encoder.requires_grad_(False).weight.zero_()
+    model.image_encoder.bias.zero_()
+    with refusal("^x = .*no row zero"):
+        model(**good)
+
+
+def test_rows_that_do_not_fit_are_refused_in_pairs():
+    """What is wrong with both at once, or with both together."""
+    text, image = pairs(3, dtype=torch.float32)
+    uneven = torch.tensor([1, 3e18, 1])[:, None] * text
+    for form in FORMS:
+        loss = getattr(c, form)
+        for both in FEW, WIDE, TEXT[0], TEXT[:, :0], TEXT.long(), None:
+            with refusal("parameter 'text_emb'|^text_emb = "):
+                loss(both, both)
+        for one, two, temperature in (
+            (3e18 * text, 3e18 * image, 0.01),
+            (3e18 * text, image, 1e-21),
+            (text, 3e18 * image, 1e-21),
+            (uneven, 3e18 * image, 0.01),
+            (3e18 * image, uneven, 0.01),
+        ):
+            with refusal("^temperature = "):
+                loss(one, two, temperature)
 
 
 # The exercises
 
 
+# The exercises
+
+
+@functools.cache
 def exercises():
-    """Made anew each time, of the functions as they are at the time."""
     return run_exercises("multimodal/contrastive", c, also=["group-toy-run"])
 
 
@@ -675,21 +456,8 @@ def test_checks_accept_what_is_as_good():
     book = exercises()
 
     def sorted_places(table):
-        made = []
-        for i, row in enumerate(table.tolist()):
-            made.append(sum(value >= row[i] for value in row))
-        return torch.tensor(made)
-
-    book.check_places(sorted_places)
-
-    def sums(text, image):
-        classes = text.sum(1)
-        return (image @ (classes / classes.norm(dim=1, keepdim=True)).T).argmax(1)
-
-    book.check_classify(sums)
-
-    def by_columns(text, image, temperature, size):
-        return book.loss_in_pieces(image, text, temperature, size)
+        rows = enumerate(table.tolist())
+        return torch.tensor([sum(x >= row[i] for x in row) for i, row in rows])
 
     def one_by_one(text, image, temperature, size):
         rows, columns = [], torch.full((len(text),), -INF, dtype=text.dtype)
@@ -700,11 +468,13 @@ def test_checks_accept_what_is_as_good():
         own = torch.einsum("bd,bd->b", text, image) / temperature
         return (torch.stack(rows) + columns).mean() / 2 - own.mean()
 
-    book.check_loss_in_pieces(by_columns)
+    book.check_places(sorted_places)
+    book.check_classify(lambda t, i: (i @ c.to_unit(t.sum(1)).T).argmax(1))
+    book.check_loss_in_pieces(lambda t, i, *rest: book.loss_in_pieces(i, t, *rest))
     book.check_loss_in_pieces(one_by_one)
 
 
-def test_checks_fail_the_empty_cell_and_wrong_answers():
+def test_wrong_places_and_classes_fail():
     book = exercises()
     fails(
         book.check_places,
@@ -722,18 +492,19 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         lambda text, image: book.classify(text, -image),
     )
 
+
+def test_wrong_losses_fail():
+    book = exercises()
+
     def unsafe(text, image, scale, bias):
         logits = scale * text @ image.T + bias
         signs = 2 * torch.eye(len(logits)).to(logits) - 1
         return (-signs * logits).exp().log1p().sum() / len(logits)
 
-    def over_all(*inputs):
-        return book.sigmoid_loss(*inputs) / len(inputs[0])
-
     fails(
         book.check_sigmoid_loss,
         unsafe,
-        over_all,
+        lambda text, *rest: book.sigmoid_loss(text, *rest) / len(text),
         lambda text, image, scale, bias: book.sigmoid_loss(text, image, scale, -bias),
         lambda text, image, scale, bias: c.contrastive_loss(text, image, 1 / scale),
     )
@@ -751,11 +522,11 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         own = (text * image).sum(1) / temperature
         return ((powers.sum(0).log() + powers.sum(1).log()) / 2 - own).mean()
 
-    def whole(text, image, temperature, size):
-        return c.contrastive_loss(text, image, temperature)
-
-    def too_large(text, image, temperature, size):
-        return book.loss_in_pieces(text, image, temperature, 2 * size)
-
-    wrong = rows_alone, of_parts, bare, whole, too_large
-    fails(book.check_loss_in_pieces, *wrong)
+    fails(
+        book.check_loss_in_pieces,
+        rows_alone,
+        of_parts,
+        bare,
+        lambda text, image, t, size: c.contrastive_loss(text, image, t),
+        lambda text, image, t, size: book.loss_in_pieces(text, image, t, 2 * size),
+    )

@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['KNOWN_DRAWERS', 'MINILM_NAMES', 'STAGES', 'to_planes', 'conv_block', 'PictureEncoder', 'word_pieces',
            'caption_pieces', 'piece_rows', 'CaptionEncoder', 'Role', 'role', 'jitter', 'describe', 'seeded',
-           'Alignment', 'train_pairs', 'TwoEncoders', 'align_emoji', 'found_within', 'recall_at', 'both_captions',
-           'retrieval', 'trained_encoders', 'zero_shot', 'BertLayer', 'minilm_weights', 'MiniLM', 'pad_same',
+           'Alignment', 'shuffled_batches', 'train_pairs', 'TwoEncoders', 'align_emoji', 'found_within',
+           'both_captions', 'retrieval', 'trained_encoders', 'BertLayer', 'minilm_weights', 'MiniLM', 'pad_same',
            'ConvNorm', 'MobileBlock', 'stage', 'EfficientNetLite', 'picture_features', 'Features', 'stored_features',
            'emoji_features', 'in_steps', 'head', 'heads_recipe', 'align_heads', 'through_heads', 'trained_heads',
            'modality_gap']
@@ -13,28 +13,23 @@ __all__ = ['KNOWN_DRAWERS', 'MINILM_NAMES', 'STAGES', 'to_planes', 'conv_block',
 import functools
 import math
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Generator, Tensor, nn
 
 from .. import data
-from ..check import require
-from ..transformers.training import plain_recipe, rate_share
+from ..check import Finite, Positive, Share, Size, checked, require
+from ..transformers.training import descend, plain_recipe
 
 # %% ../../multimodal/clip.ipynb #to-planes
-def to_planes(pictures):
-    """Pictures, uint8 (B, Y, X, 3), as numbers from 0 to 1, (B, 3, Y, X).
-
-    Raises ValueError for another type or shape, or no picture.
-    """
-    ok = torch.is_tensor(pictures) and pictures.dtype == torch.uint8
-    ok = ok and pictures.dim() == 4 and pictures.size(3) == 3
-    ok = ok and pictures.numel() > 0
-    allowed = "a tensor of type uint8 and shape (B, Y, X, 3), not empty"
-    require(ok, "pictures", pictures, allowed)
+@checked
+def to_planes(pictures: UInt8[Tensor, "B Y X 3"]):
+    """Pictures as numbers from 0 to 1, (B, 3, Y, X)."""
+    require(pictures.numel() > 0, "pictures", pictures, "not empty")
     return pictures.permute(0, 3, 1, 2) / 255  # (B, 3, Y, X)
 
 # %% ../../multimodal/clip.ipynb #conv-block
@@ -49,10 +44,10 @@ class PictureEncoder(nn.Module):
     """Pictures of 32 pixels, uint8 (B, 32, 32, 3), to unit vectors (B, D).
 
     D: the width. channels: of the first block; each next has twice as many.
-    Raises ValueError for pictures of another type or shape.
     """
 
-    def __init__(self, D, channels=16, dropout=0.1):
+    @checked
+    def __init__(self, D: Size, channels: Size = 16, dropout: Share = 0.1):
         super().__init__()
         C = channels
         self.blocks = nn.Sequential(
@@ -66,11 +61,9 @@ class PictureEncoder(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.out = nn.Linear(8 * C * 16, D)
 
-    def forward(self, pictures):
-        planes = to_planes(pictures)
-        sides = tuple(planes.shape[2:])
-        require(sides == (32, 32), "pictures", pictures, "32 pixels a side")
-        return self.embed(planes)
+    @checked
+    def forward(self, pictures: UInt8[Tensor, "B 32 32 3"]):
+        return self.embed(to_planes(pictures))
 
     def embed(self, planes):
         """Planes (B, 3, 32, 32) from 0 to 1 to unit vectors (B, D)."""
@@ -87,16 +80,14 @@ def word_pieces(word):
 
 # %% ../../multimodal/clip.ipynb #caption-pieces
 def caption_pieces(caption):
-    """The pieces of all words of a caption, a list of strings.
-
-    Raises ValueError unless the caption is a string with a letter or digit.
-    """
+    """The pieces of all words of a caption, a list of strings."""
     words = isinstance(caption, str) and re.findall(r"\w+", caption.lower())
     require(words, "caption", caption, "a string with a letter or a digit")
     return [piece for word in words for piece in word_pieces(word)]
 
 # %% ../../multimodal/clip.ipynb #piece-rows
-def piece_rows(captions):
+@checked
+def piece_rows(captions: list[str]):
     """The row of each piece: a dict, from 0 on, in the order of appearance.
 
     Of runs of letters only those that occur twice; of words all.
@@ -113,11 +104,11 @@ class CaptionEncoder(nn.Module):
     """Captions, a list of B strings, to unit vectors (B, D).
 
     rows: of `piece_rows`; a piece that is not in it is left out. D: the
-    width. Raises ValueError for an empty list or a caption without a word.
-    Source: Bojanowski et al. 2017, for the pieces.
+    width. Source: Bojanowski et al. 2017, for the pieces.
     """
 
-    def __init__(self, rows, D, dropout=0.1):
+    @checked
+    def __init__(self, rows: dict[str, int], D: Size, dropout: Share = 0.1):
         super().__init__()
         self.rows = dict(rows)
         self.table = nn.EmbeddingBag(len(rows), D, mode="mean")
@@ -127,17 +118,16 @@ class CaptionEncoder(nn.Module):
             nn.Dropout(dropout), nn.Linear(2 * D, D),
         )  # fmt: skip
 
-    def forward(self, captions):
-        ok = not isinstance(captions, str) and len(captions) > 0
-        require(ok, "captions", captions, "a list of strings, not empty")
+    @checked
+    def forward(self, captions: list[str]):
         bags = [
             [self.rows[p] for p in caption_pieces(c) if p in self.rows]
             for c in captions
         ]
-        sizes = torch.tensor([len(bag) for bag in bags])  # (B,)
+        sizes = torch.tensor([len(bag) for bag in bags]).long()  # (B,)
         starts = sizes.cumsum(0) - sizes
         ids = [row for bag in bags for row in bag]
-        means = self.table(torch.tensor(ids, dtype=torch.long), starts)
+        means = self.table(torch.tensor(ids).long(), starts)
         return F.normalize(self.mix(means), dim=-1)  # (B, D)
 
 # %% ../../multimodal/clip.ipynb #roles
@@ -147,21 +137,16 @@ KNOWN_DRAWERS = ["twemoji", "noto", "noto, the first"]
 class Role(NamedTuple):
     """Which pictures, and the captions among which one is to be found."""
 
-    places: torch.Tensor  # int64 (N,): pictures, as places in `data.emoji()`
-    concepts: torch.Tensor  # int64 (C,): sorted, each drawn by at least one
+    places: Tensor  # int64 (N,): pictures, as places in `data.emoji()`
+    concepts: Tensor  # int64 (C,): sorted, each drawn by at least one
 
 
-def role(split, drawers):
-    """The pictures by `drawers`, a list of names, of concepts of a split.
-
-    Raises ValueError for an unknown split or drawer.
-    """
+@checked
+def role(split: Literal["train", "validation", "test"], drawers: list[str]):
+    """The pictures by `drawers`, of concepts of a split."""
     found = data.emoji()
-    splits = sorted(set(found.splits))
-    require(split in splits, "split", split, f"one of {splits}")
-    for name in drawers:
-        known = f"some of {found.drawers}"
-        require(name in found.drawers, "drawers", drawers, known)
+    ok = set(drawers) <= set(found.drawers)
+    require(ok, "drawers", drawers, f"some of {found.drawers}")
     here = torch.tensor([each == split for each in found.splits])  # (C,)
     by = torch.tensor([name in drawers for name in found.drawers])
     mine = here[found.concept] & by[found.drawer]  # (all pictures,)
@@ -169,12 +154,21 @@ def role(split, drawers):
     return Role(places, found.concept[places].unique())
 
 # %% ../../multimodal/clip.ipynb #jitter
-def jitter(planes, generator, turn=0.25, size=0.2, move=0.15, colour=0.1):
-    """Turn, scale, move and colour pictures (B, 3, Y, X), each another way.
+@checked
+def jitter(
+    planes: Float[Tensor, "B 3 Y X"],
+    generator: Generator,
+    turn: Finite = 0.25,
+    size: Finite = 0.2,
+    move: Finite = 0.15,
+    colour: Finite = 0.1,
+):
+    """Turn, scale, move and colour pictures, each another way.
 
     They are white outside. The largest changes: turn in radians, move in
     half pictures, size and colour as shares.
     """
+    require(planes.numel() > 0, "planes", planes, "not empty")
     B = len(planes)
     drawn = 2 * torch.rand(B, 7, generator=generator) - 1  # (B, 7)
     angle, scale = turn * drawn[:, 0], 1 + size * drawn[:, 1]
@@ -195,6 +189,8 @@ def describe(concept, generator=None, most=4):
     Without one: with all its tags.
     """
     found = data.emoji()
+    known = range(len(found.captions))
+    require(concept in known, "concept", concept, f"in {known}")
     caption, tags = found.captions[concept], found.tags[concept]
     if generator is None:
         return " ".join([caption, *tags])
@@ -207,8 +203,9 @@ def describe(concept, generator=None, most=4):
 from contextlib import contextmanager
 
 
+@checked
 @contextmanager
-def seeded(generator):
+def seeded(generator: Generator):
     """What torch draws by itself comes from `generator`: weights, dropout."""
     seed = torch.randint(2**31, (), generator=generator).item()
     with torch.random.fork_rng(devices=[]):
@@ -216,29 +213,27 @@ def seeded(generator):
         yield
 
 # %% ../../multimodal/clip.ipynb #alignment
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
+@checked
 @dataclass(frozen=True)
 class Alignment:
-    """How two encoders are trained. Raises ValueError for what cannot be."""
+    """How two encoders are trained."""
 
-    epochs: int = 20  # how often each picture is seen
-    batch: int = 256  # pairs in a step
-    rate: float = 4e-3  # AdamW's, at its peak
-    decay: float = 0.3
-    start: float = 10.0  # the scale, one over the temperature, at first
+    epochs: Size = 20  # how often each picture is seen
+    batch: Size = 256  # pairs in a step
+    rate: Positive = 4e-3  # AdamW's, at its peak
+    decay: Positive | Share = 0.3
+    start: Positive = 10.0  # the scale, one over the temperature, at first
     learned: bool = True  # is the scale?
 
-    def __post_init__(self):
-        for name in "epochs", "batch":
-            size, allowed = getattr(self, name), "a whole number above 0"
-            require(type(size) is int and size > 0, name, size, allowed)
-        require(self.batch > 1, "batch", self.batch, "above 1")
-        for name in "rate", "start":
-            value = getattr(self, name)
-            require(0 < value < math.inf, name, value, "above 0, finite")
-        require(0 <= self.decay < math.inf, "decay", self.decay, "0 or more")
+# %% ../../multimodal/clip.ipynb #shuffled-batches
+def shuffled_batches(N, B, generator):
+    """The places of B examples of N at a time, epoch after epoch, (B,)."""
+    while True:
+        order = torch.randperm(N, generator=generator)
+        yield from order[: N // B * B].split(B)
 
 # %% ../../multimodal/clip.ipynb #train-pairs
 from fieldguide.multimodal.contrastive import (
@@ -247,34 +242,35 @@ from fieldguide.multimodal.contrastive import (
 )
 
 
-def train_pairs(parts, embed, concepts, recipe, generator):
+@checked
+def train_pairs(
+    parts: nn.Module,
+    embed,
+    concepts: Int[Tensor, " N"],
+    recipe: Alignment,
+    generator: Generator,
+):
     """Train two encoders so that pairs agree; the losses, nats, (steps,).
 
     parts: a module with all that learns. embed(at, generator): the captions'
     and the pictures' unit vectors, (B, D) each, of examples `at` (B,).
-    concepts (N,): what each example shows; equal ones are no rivals.
-    Raises ValueError for fewer examples than a batch.
+    concepts: what each example shows; equal ones are no rivals.
     """
     N, B = len(concepts), recipe.batch
     require(N >= B, "batch", B, f"at most the number of examples, {N}")
     scale = LearnedScale(recipe.start).requires_grad_(recipe.learned)
-    weights = [p for m in (parts, scale) for p in m.parameters()]
+    both = nn.ModuleList([parts, scale])
     options = {"weight_decay": recipe.decay, "fused": True}
-    optimizer = torch.optim.AdamW(weights, recipe.rate, **options)
-    plan = plain_recipe(recipe.epochs * (N // B), recipe.rate)
-    losses = torch.zeros(plan.steps)
-    for step in range(plan.steps):
-        if step % (N // B) == 0:
-            order = torch.randperm(N, generator=generator)
-        at = order[step % (N // B) * B :][:B]  # (B,)
+    adamw = torch.optim.AdamW(both.parameters(), recipe.rate, **options)
+    batches = shuffled_batches(N, B, generator)
+
+    def loss():
+        at = next(batches)  # (B,)
         pairs = embed(at, generator)  # (B, D) each
-        loss = contrastive_loss_grouped(*pairs, concepts[at], 1 / scale())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.param_groups[0]["lr"] = recipe.rate * rate_share(step, plan)
-        optimizer.step()
-        losses[step] = loss.detach()
-    return losses
+        return contrastive_loss_grouped(*pairs, concepts[at], 1 / scale())
+
+    plan = plain_recipe(recipe.epochs * (N // B), recipe.rate)
+    return descend(both, loss, [adamw], replace(plan, clip=math.inf))
 
 # %% ../../multimodal/clip.ipynb #two-encoders
 class TwoEncoders(nn.Module):
@@ -286,7 +282,10 @@ class TwoEncoders(nn.Module):
         self.captions = CaptionEncoder(piece_rows(captions), D)
 
 # %% ../../multimodal/clip.ipynb #align-emoji
-def align_emoji(places, recipe, generator):
+@checked
+def align_emoji(
+    places: Int[Tensor, " N"], recipe: Alignment, generator: Generator
+):
     """Train two new encoders on these pictures, by place; (model, losses)."""
     found = data.emoji()
     concepts = found.concept[places]  # (N,)
@@ -304,36 +303,29 @@ def align_emoji(places, recipe, generator):
     return model.eval(), losses
 
 # %% ../../multimodal/clip.ipynb #found-within
-def found_within(asked, offered, fits, k=1):
-    """For each asked (Q, D): is one that fits among its k nearest? (Q,) bool.
+@checked
+def found_within(
+    asked: Float[Tensor, "Q D"],
+    offered: Float[Tensor, "N D"],
+    fits: Bool[Tensor, "Q N"],
+    k: Size = 1,
+):
+    """For each asked: is one that fits among its k nearest? (Q,) bool.
 
-    offered (N, D). fits (Q, N), bool, with one that fits in each row. What
-    is as near as the nearest that fits counts as nearer: who finds all
-    alike finds nothing. Raises ValueError for other shapes, a NaN, or k
-    that is no whole number from 1 to N.
+    fits has one that fits in each row. What is as near as the nearest that
+    fits counts as nearer: who finds all alike finds nothing.
     """
-    ok = asked.dim() == offered.dim() == 2
-    ok = ok and asked.size(1) == offered.size(1)
-    require(ok, "offered", offered, f"of shape (N, {asked.size(-1)})")
-    shape = len(asked), len(offered)
-    ok = fits.dtype == torch.bool and fits.shape == shape
-    allowed = f"of type bool and shape {shape}, with a True in each row"
-    require(ok and fits.any(1).all(), "fits", fits, allowed)
-    ok = type(k) is int and 1 <= k <= len(offered)
-    require(ok, "k", k, f"a whole number from 1 to {len(offered)}")
+    ok = len(fits) > 0 and fits.any(1).all()
+    require(ok, "fits", fits, "not empty, with a True in each row")
     cosines = asked @ offered.mT  # (Q, N)
     require(not cosines.isnan().any(), "asked", asked, "free of NaN")
     best = cosines.masked_fill(~fits, -math.inf).amax(1, keepdim=True)
     return ((cosines >= best) & ~fits).sum(1) < k  # (Q,)
 
-
-def recall_at(asked, offered, fits, k=1):
-    """The share of `found_within`: recall at k, from 0 to 1."""
-    return found_within(asked, offered, fits, k).float().mean().item()
-
 # %% ../../multimodal/clip.ipynb #caption-vectors
+@checked
 @torch.inference_mode()
-def both_captions(encode, bare_share=0.5):
+def both_captions(encode, bare_share: Share = 0.5):
     """A unit vector for each concept, between its two captions: (C, D).
 
     encode: a list of strings -> (B, D), unit vectors. bare_share: of the
@@ -345,12 +337,18 @@ def both_captions(encode, bare_share=0.5):
     return F.normalize(told, dim=-1)  # (C, D)
 
 
-def retrieval(pictures, captions, where, k=1):
+@checked
+def retrieval(
+    pictures: Float[Tensor, "7165 D"],
+    captions: Float[Tensor, "1644 D"],
+    where: Role,
+    k: Size = 1,
+):
     """Hits both ways for a role: two bool tensors, (N,) and (C,).
 
-    pictures (all pictures, D) and captions (all concepts, D): unit vectors.
-    The first is by picture: is its caption among the k nearest? The second
-    by caption: is one of its pictures?
+    Takes unit vectors of all pictures and of all concepts. The first is by
+    picture: is its caption among the k nearest? The second by caption: is one
+    of its pictures?
     """
     shown = data.emoji().concept[where.places]  # (N,)
     fits = shown[:, None] == where.concepts  # (N, C)
@@ -370,20 +368,6 @@ def trained_encoders():
     file = data.asset("emoji-clip", "encoders.safetensors")
     model.load_state_dict(load_file(file))
     return model.eval().requires_grad_(False)
-
-# %% ../../multimodal/clip.ipynb #zero-shot
-def zero_shot(pictures, classes, scale):
-    """How likely each class is for each picture: (B, K), rows sum to 1.
-
-    pictures (B, D), classes (K, D): unit vectors. scale: one over the
-    temperature. Raises ValueError unless it is above 0 and finite, and
-    the widths agree. Source: Radford et al. 2021, section 3.1.2.
-    """
-    require(0 < scale < math.inf, "scale", scale, "above 0, finite")
-    ok = pictures.dim() == classes.dim() == 2
-    ok = ok and pictures.size(1) == classes.size(1)
-    require(ok, "classes", classes, f"of shape (K, {pictures.size(-1)})")
-    return (scale * pictures @ classes.mT).softmax(-1)  # (B, K)
 
 # %% ../../multimodal/clip.ipynb #bert-layer
 from ..transformers.attention import merge_heads, split_heads
@@ -446,8 +430,7 @@ def minilm_weights(weights):
 class MiniLM(nn.Module):
     """Sentences, a list of B strings, to unit vectors (B, 384).
 
-    It is all-MiniLM-L6-v2, frozen: 6 layers of 12 heads. Raises ValueError
-    for an empty list or a sentence without a letter or digit.
+    It is all-MiniLM-L6-v2, frozen: 6 layers of 12 heads.
     Source: Reimers and Gurevych 2019; Wang et al. 2020.
     """
 
@@ -462,12 +445,12 @@ class MiniLM(nn.Module):
         self.load_state_dict(minilm_weights(weights))
         self.eval().requires_grad_(False)
 
-    def forward(self, sentences):
-        ok = not isinstance(sentences, str) and len(sentences) > 0
-        require(ok, "sentences", sentences, "a list of strings, not empty")
+    @checked
+    def forward(self, sentences: list[str]):
+        require(sentences, "sentences", sentences, "not empty")
         for sentence in sentences:
             caption_pieces(sentence)  # refuses what has no word
-        found = self.tokenizer.encode_batch(list(sentences))
+        found = self.tokenizer.encode_batch(sentences)
         ids = torch.tensor([each.ids for each in found])  # (B, T)
         seen = torch.tensor([each.attention_mask for each in found]).bool()
         x = self.norm(self.words(ids) + self.places.weight[: ids.size(1)])
@@ -553,7 +536,7 @@ class EfficientNetLite(nn.Module):
 
     The weights are EfficientNet-Lite0's, frozen. The first maps are half as
     high and wide as the picture, the last (B, 1280, Y / 32, X / 32). It was
-    trained at 224 pixels. Raises ValueError as `to_planes`.
+    trained at 224 pixels.
     Source: Tan and Le 2019.
     """
 
@@ -580,12 +563,13 @@ class EfficientNetLite(nn.Module):
         return [*maps, self.head(maps[-1])]
 
 # %% ../../multimodal/clip.ipynb #picture-features
+@checked
 @torch.inference_mode()
-def picture_features(model, pictures):
+def picture_features(model: nn.Module, pictures: UInt8[Tensor, "B Y X 3"]):
     """What we keep of EfficientNetLite's maps: (B, 2688) float32.
 
     The mean of each channel of the head, then mean and largest value of
-    each channel of the last four stages. pictures: uint8 (B, Y, X, 3).
+    each channel of the last four stages.
     """
     *stages, head = model(pictures)
     kept = [head.mean((2, 3))]  # (B, 1280)
@@ -597,9 +581,9 @@ def picture_features(model, pictures):
 class Features(NamedTuple):
     """What the frozen encoders make of the emoji (book/_assets)."""
 
-    pictures: torch.Tensor  # float32 (all pictures, 2688), mean 0, spread 1
-    bare: torch.Tensor  # float32 (C, 384): MiniLM of each bare caption
-    tagged: torch.Tensor  # and with all its tags
+    pictures: Tensor  # float32 (all pictures, 2688), mean 0, spread 1
+    bare: Tensor  # float32 (C, 384): MiniLM of each bare caption
+    tagged: Tensor  # and with all its tags
 
 
 @functools.cache
@@ -619,15 +603,17 @@ def emoji_features():
     return Features(*(x.float() for x in (pictures, *texts)))
 
 
-def in_steps(features):
-    """`picture_features` (B, 2688) as they are stored: whole steps (B, K)."""
+@checked
+def in_steps(features: Float[Tensor, "B 2688"]):
+    """`picture_features` as they are stored: whole steps (B, K)."""
     found = {k: torch.from_numpy(v) for k, v in stored_features().items()}
     scaled = (features - found["mean"]) / found["spread"]
     vectors = found["vectors"] * found["vector_step"]  # (K, 2688)
     return (scaled @ vectors.float().mT / found["step"]).round()
 
 # %% ../../multimodal/clip.ipynb #heads
-def head(into, D, wide=512, dropout=0.3):
+@checked
+def head(into: Size, D: Size, wide: Size = 512, dropout: Share = 0.3):
     """A small network from frozen features (B, into) to (B, D)."""
     return nn.Sequential(
         nn.Dropout(dropout), nn.Linear(into, wide), nn.GELU(),
@@ -640,7 +626,13 @@ def heads_recipe():
     return Alignment(40, 512, rate=1e-3, decay=0.1, start=1 / 0.07)
 
 
-def align_heads(places, recipe, generator, D=256):
+@checked
+def align_heads(
+    places: Int[Tensor, " N"],
+    recipe: Alignment,
+    generator: Generator,
+    D: Size = 256,
+):
     """Train two new heads on these pictures, by place: (heads, losses).
 
     heads["pictures"] takes `Features.pictures`, heads["captions"] MiniLM's
@@ -664,8 +656,9 @@ def align_heads(places, recipe, generator, D=256):
     return heads.eval(), losses
 
 # %% ../../multimodal/clip.ipynb #through-heads
+@checked
 @torch.inference_mode()
-def through_heads(heads):
+def through_heads(heads: nn.ModuleDict):
     """All pictures and all concepts, unit vectors, by trained heads."""
     kept = emoji_features()
     seen = F.normalize(heads["pictures"](kept.pictures), dim=-1)
@@ -684,14 +677,11 @@ def trained_heads():
     return heads.eval().requires_grad_(False)
 
 # %% ../../multimodal/clip.ipynb #modality-gap
-def modality_gap(pictures, captions):
-    """The distance between the means of unit vectors (N, D) and (C, D).
-
-    Raises ValueError for different widths or none. Source: Liang et al. 2022.
-    """
+@checked
+def modality_gap(
+    pictures: Float[Tensor, "N D"], captions: Float[Tensor, "C D"]
+):
+    """The distance between the means of unit vectors (Liang et al. 2022)."""
     for name, x in ("pictures", pictures), ("captions", captions):
-        ok = x.dim() == 2 and len(x) > 0
-        require(ok, name, x, "of shape (N, D), not empty")
-    ok = pictures.size(1) == captions.size(1)
-    require(ok, "captions", captions, f"of width {pictures.size(1)}")
+        require(len(x) > 0, name, x, "not empty")
     return (pictures.mean(0) - captions.mean(0)).norm().item()

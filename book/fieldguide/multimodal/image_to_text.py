@@ -2,40 +2,40 @@
 
 # %% auto #0
 __all__ = ['KIND_WORDS', 'SHADES', 'OPEN', 'ABOUT', 'read_vectors', 'main_colour', 'Facts', 'facts', 'require_places',
-           'wrong_kinds', 'ask', 'Words', 'joined', 'filled', 'seen_loss', 'small_llama', 'in_form', 'Lesson',
-           'learn_lesson', 'told_words', 'small_plan', 'small_words', 'learn_to_read', 'next_logits', 'answers',
-           'examine', 'Projector', 'through', 'learn_to_look', 'always', 'small_models', 'likelier_answers', 'another',
-           'snapped', 'learn_on', 'smol_lesson', 'smol_plan', 'smol_eyes', 'trained_smol_eyes', 'blind_tokens', 'said']
+           'wrong_kinds', 'ask', 'Words', 'joined', 'answer_loss', 'small_llama', 'Lesson', 'learn_lesson',
+           'told_words', 'small_plan', 'small_words', 'learn_to_read', 'next_logits', 'answers', 'examine', 'Projector',
+           'through', 'learn_to_look', 'likelier_answers', 'another', 'snapped', 'learn_on', 'smol_lesson', 'smol_plan',
+           'smol_eyes', 'trained_smol_eyes', 'blind_tokens', 'said']
 
 # %% ../../multimodal/image-to-text.ipynb #imports
 import functools
-import math
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Float, Float32, Int64, UInt8
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from .. import data
-from ..check import require
+from ..check import Count, Finite, Share, Size, checked, require
 
 # %% ../../multimodal/image-to-text.ipynb #read-vectors
 from ..transformers.attention import causal_mask
+from ..transformers.real_model import Llama
 
 
-def read_vectors(model, x):
-    """What a `Llama`'s last layer leaves, (B, T, D), for vectors x (B, T, D).
+@checked
+def read_vectors(model: Llama, x: Float[Tensor, "B T {model.config.width}"]):
+    """What a `Llama`'s last layer leaves, (B, T, D), for vectors x.
 
-    The vectors stand where the rows of its embedding would. Raises
-    ValueError for another width or type, NaN, none or more than its
-    context.
+    They stand where the rows of its embedding would, and are of its type.
     """
-    D, room = model.config.width, model.config.context
-    ok = torch.is_tensor(x) and x.dim() == 3 and x.size(2) == D
-    ok = ok and 0 < x.size(1) <= room and len(x) > 0
-    ok = ok and x.is_floating_point() and x.isfinite().all()
-    require(ok, "x", x, f"finite floats (B, T, {D}), T from 1 to {room}")
+    kind, room = model.embedding.weight.dtype, model.config.context
+    ok = len(x) > 0 < x.size(1) <= room and x.dtype == kind
+    allowed = f"finite, {kind}, not empty, at most {room} in a row"
+    require(ok and x.isfinite().all(), "x", x, allowed)
     places, mask = torch.arange(x.size(1)), causal_mask(x.size(1))
     for block in model.blocks:
         x, _ = block(x, places, mask)  # (B, T, D)
@@ -69,12 +69,11 @@ SHADES = {  # red, green, blue, of 255
 from .clip import to_planes
 
 
-def main_colour(pictures):
+def main_colour(pictures: UInt8[Tensor, "B Y X 3"]):
     """The most frequent of SHADES in each picture: names, a list of B.
 
-    pictures: uint8 (B, Y, X, 3). A pixel that is nearer to white than to
-    all of SHADES does not count; of equals, the first wins, and where none
-    counts "white". Raises ValueError as `to_planes`.
+    A pixel that is nearer to white than to all of SHADES does not count; of
+    equals, the first wins, and where none counts "white".
     """
     pixels = 255 * to_planes(pictures).flatten(2).mT  # (B, Y X, 3)
     shades = torch.tensor([*SHADES.values(), (255, 255, 255)])
@@ -102,24 +101,22 @@ def facts():
     return Facts(names, kinds, main_colour(found.pictures))
 
 # %% ../../multimodal/image-to-text.ipynb #require-places
-def require_places(name, places):
-    """ValueError unless places (N,) are some of `data.emoji()`'s pictures."""
+@checked
+def require_places(places: Int64[Tensor, " N"]):
+    """ValueError unless places are some of `data.emoji()`'s pictures."""
     last = len(facts().kind) - 1
-    ok = torch.is_tensor(places) and places.dtype == torch.long
-    ok = ok and places.dim() == 1 and len(places) > 0
-    ok = ok and places.min() >= 0 and places.max() <= last
-    require(ok, name, places, f"(N,) int64 from 0 to {last}, not empty")
+    ok = len(places) > 0 and places.min() >= 0 and places.max() <= last
+    require(ok, "places", places, f"from 0 to {last}, not empty")
 
 # %% ../../multimodal/image-to-text.ipynb #wrong-kinds
 @functools.cache
-def wrong_kinds(kind):
-    """The kinds of all pictures that are not of this kind: a list of words.
+def wrong_kinds():
+    """For each kind, those of all pictures of another: {word: words}.
 
-    A common kind stands there often. Raises ValueError for another word.
+    A common kind stands there often.
     """
-    kinds = [*KIND_WORDS.values()]
-    require(kind in kinds, "kind", kind, f"one of {kinds}")
-    return [other for other in facts().kind if other != kind]
+    known = facts().kind
+    return {kind: [k for k in known if k != kind] for kind in set(known)}
 
 # %% ../../multimodal/image-to-text.ipynb #ask
 OPEN = {
@@ -129,23 +126,25 @@ OPEN = {
 }
 
 
-def ask(place, about, generator, yes_share=0.5):
+@checked
+def ask(
+    place: Count,
+    about: Literal["name", "kind", "colour", "yes or no"],
+    generator: torch.Generator,
+    yes_share: Share = 0.5,
+):
     """A question about the picture at `place`, and its answer: two texts.
 
-    about: "name", "kind", "colour" or "yes or no". The last asks for its
-    kind, answered by yes, in a share `yes_share`, else for that of another
-    picture. Raises ValueError for another place, subject or share.
+    "yes or no" asks for its kind, answered by yes, in a share `yes_share`,
+    else for that of another picture.
     """
-    known, allowed = facts(), [*OPEN, "yes or no"]
-    ok = type(place) is int and 0 <= place < len(known.kind)
-    require(ok, "place", place, f"from 0 to {len(known.kind) - 1}")
-    require(about in allowed, "about", about, f"one of {allowed}")
-    ok = isinstance(yes_share, (int, float)) and 0 <= yes_share <= 1
-    require(ok, "yes_share", yes_share, "a number from 0 to 1")
+    known = facts()
+    last = len(known.kind) - 1
+    require(place <= last, "place", place, f"from 0 to {last}")
     if about in OPEN:
         return OPEN[about], getattr(known, about)[place]
     kind = known.kind[place]
-    others = wrong_kinds(kind)
+    others = wrong_kinds()[kind]
     draws = torch.rand(2, generator=generator, dtype=torch.double)
     if draws[0] < yes_share:
         return f"is it {kind}?", "yes"
@@ -155,14 +154,12 @@ def ask(place, about, generator, yes_share=0.5):
 class Words:
     """Texts as words, numbered in the order of the alphabet.
 
-    texts: all that there is to say, a list. Punctuation and line ends are
-    dropped. Raises ValueError for a single text, and where none has a word.
+    texts: all that there is to say. Punctuation and line ends are dropped.
     """
 
-    def __init__(self, texts):
-        ok = not isinstance(texts, str)
-        found = re.findall(r"\w+", " ".join(texts).lower()) if ok else []
-        require(found, "texts", texts, "a list of texts, with a word")
+    @checked
+    def __init__(self, texts: list[str]):
+        found = re.findall(r"\w+", " ".join(texts).lower())
         self.words = sorted({*found})
 
     def encode(self, text):
@@ -173,64 +170,53 @@ class Words:
         require(not strange, "text", text, allowed)
         return [self.words.index(word) for word in found]
 
-    def decode(self, ids):
-        """The words of these numbers, with spaces between.
-
-        Raises ValueError for a number that no word has.
-        """
+    @checked
+    def decode(self, ids: list[int]):
+        """The words of these numbers, with spaces between."""
         ok = all(0 <= each < len(self.words) for each in ids)
         require(ok, "ids", ids, f"from 0 to {len(self.words) - 1}")
         return " ".join(self.words[each] for each in ids)
 
 # %% ../../multimodal/image-to-text.ipynb #joined
-from ..transformers.gpt import require_tokens
+@checked
+def joined(
+    model: Llama,
+    rows: list[list[int]],
+    context: Float[Tensor, "{len(rows)} P {model.config.width}"] | None,
+):
+    """Texts in ids, each after its context: vectors (B, P + T, D).
 
-
-def joined(model, context, ids):
-    """A context (B, P, D) and the rows of ids (B, T): (B, P + T, D).
-
-    Raises ValueError for a context of another size, and for ids that the
-    model does not know.
+    rows: B texts of any lengths, T: the longest's. Shorter ones are filled up
+    at the end, where the causal mask hides the filling.
     """
-    B, D = len(ids), model.config.width
-    ok = torch.is_tensor(context) and context.dim() == 3
-    ok = ok and context.shape[::2] == (B, D)
-    require(ok, "context", context, f"of shape ({B}, P, {D})")
-    require_tokens(ids, model.config)
-    return torch.cat([context, model.embedding(ids)], 1)
-
-# %% ../../multimodal/image-to-text.ipynb #filled
-def filled(name, rows):
-    """Lists of ids of any lengths, B of them, as one tensor (B, T).
-
-    T: the longest's length. Shorter ones are filled up at the end, where
-    the causal mask hides the filling. Raises ValueError that names them for
-    none, an empty one, and what is no whole number.
-    """
-    ok = isinstance(rows, list) and len(rows) > 0
-    ok = ok and all(isinstance(row, list) and row for row in rows)
-    ok = ok and all(type(each) is int for row in rows for each in row)
-    require(ok, name, rows, "lists of ids, none of them empty")
+    V, ok = model.config.vocab, rows and all(rows)
+    ok = ok and all(type(i) is int and 0 <= i < V for r in rows for i in r)
+    require(ok, "rows", rows, f"lists of ids from 0 to {V - 1}, none empty")
     T = max(map(len, rows))
-    return torch.tensor([row + [0] * (T - len(row)) for row in rows])
+    ids = torch.tensor([row + [0] * (T - len(row)) for row in rows])
+    x = model.embedding(ids)  # (B, T, D)
+    return x if context is None else torch.cat([context, x], 1)
 
-# %% ../../multimodal/image-to-text.ipynb #seen-loss
-def seen_loss(model, context, pairs):
-    """Mean nats a token of answers, after a context (B, P, D) and a question.
+# %% ../../multimodal/image-to-text.ipynb #answer-loss
+@checked
+def answer_loss(
+    model: Llama,
+    pairs: list[tuple[list[int], list[int]]],
+    context: Float[Tensor, "B P D"] | None = None,
+):
+    """Mean nats a token of answers, each after its context and question.
 
-    model: a `Llama`. context: vectors. pairs: (question, answer), lists of
-    ids, B of them. Raises ValueError for no pairs, an empty question or
-    answer, unknown ids, and as `joined`.
+    pairs: B questions, each with its answer, in ids.
     """
-    ok = isinstance(pairs, list) and len(pairs) > 0
-    ok = ok and all(question and answer for question, answer in pairs)
+    ok = pairs and all(question and answer for question, answer in pairs)
     require(ok, "pairs", pairs, "pairs of lists of ids, none of them empty")
-    ids = filled("pairs", [[*q, *a] for q, a in pairs])  # (B, T)
-    x = joined(model, context, ids)  # (B, P + T, D)
+    rows = [[*question, *answer] for question, answer in pairs]
+    x = joined(model, rows, context)  # (B, P + T, D)
+    P = x.size(1) - max(map(len, rows))
     targets = torch.full(x.shape[:2], -1)  # (B, P + T), no loss where it is -1
     for mine, (question, answer) in zip(targets, pairs):
         # at a place the token after it is foretold
-        start = context.size(1) + len(question) - 1
+        start = P + len(question) - 1
         mine[start : start + len(answer)] = torch.tensor(answer)
     wanted = targets >= 0
     x = read_vectors(model, x)[wanted]  # (N, D)
@@ -238,23 +224,17 @@ def seen_loss(model, context, pairs):
 
 # %% ../../multimodal/image-to-text.ipynb #told-small
 from ..transformers.gpt import initialise
-from ..transformers.real_model import Llama, LlamaConfig
+from ..transformers.real_model import LlamaConfig
 
 
-def small_llama(vocab, generator):
+@checked
+def small_llama(vocab: Size, generator: torch.Generator):
     """A new `Llama` of two layers for a language of `vocab` words."""
     heads = {"heads": 4, "kv_heads": 4}
     sizes = {"context": 32, "width": 64, "layers": 2, "hidden": 128}
     model = Llama(LlamaConfig(vocab, **sizes, **heads, eps=1e-5, base=1e4))
     initialise(model, generator)
     return model
-
-# %% ../../multimodal/image-to-text.ipynb #in-form
-def in_form(form, question):
-    """A question put into a form, for {}; ValueError for one without."""
-    ok = isinstance(form, str) and "{}" in form
-    require(ok, "form", form, "a text with {}")
-    return form.format(question)
 
 # %% ../../multimodal/image-to-text.ipynb #lesson-def
 from .clip import KNOWN_DRAWERS, role
@@ -276,61 +256,58 @@ class Lesson(NamedTuple):
     form: str = "{}"
     yes_share: float = 0.5
 
+    def asked(self, question):
+        """A question, put into the form, as ids."""
+        require("{}" in str(self.form), "form", self.form, "a text with {}")
+        return self.words.encode(self.form.format(question))
+
     def pair(self, place, about, generator):
         """Question and answer as ids: two lists."""
-        asked, told = ask(place, about, generator, self.yes_share)
-        asked = self.words.encode(in_form(self.form, asked))
-        return asked, self.words.encode(f" {told}\n")
+        question, told = ask(place, about, generator, self.yes_share)
+        return self.asked(question), self.words.encode(f" {told}\n")
 
-    def loss(self, B, generator):
+    @checked
+    def loss(self, B: Size, generator: torch.Generator):
         """Of B questions about pictures to learn from: nats a token."""
-        require(type(B) is int and B > 0, "B", B, "a whole number above 0")
-        subjects = [*OPEN, "yes or no"]
-        ok = len(self.about) > 0 and {*self.about} <= {*subjects}
-        require(ok, "about", self.about, f"some of {subjects}")
+        require(self.about, "about", self.about, "some subjects of `ask`")
         places = role("train", KNOWN_DRAWERS).places
         draws = {"size": (B,), "generator": generator}
         at = places[torch.randint(len(places), **draws)]  # (B,)
         which = torch.randint(len(self.about), **draws).tolist()
         both = zip(at.tolist(), which)
         pairs = [self.pair(p, self.about[i], generator) for p, i in both]
-        return seen_loss(self.model, self.context(at, generator), pairs)
+        return answer_loss(self.model, pairs, self.context(at, generator))
 
 # %% ../../multimodal/image-to-text.ipynb #learn-lesson
 from .clip import seeded
-from ..transformers.training import Recipe, clip_gradient, rate_share
+from ..transformers.training import Recipe, clip_gradient, descend
 
 
-def learn_lesson(parts, lesson, plan, generator):
-    """Train a list of modules on a `Lesson`; its losses, nats, (steps,).
+@checked
+def learn_lesson(
+    parts: list[nn.Module], lesson, plan: Recipe, generator: torch.Generator
+):
+    """Train some modules on a `Lesson`; its losses, nats, (steps,)."""
+    whole = nn.ModuleList(parts)
+    options = {"betas": plan.betas, "weight_decay": plan.decay, "fused": True}
+    made = [torch.optim.AdamW(whole.parameters(), plan.rate, **options)]
 
-    plan: a `Recipe` (steps, batch, rate, warmup, final, betas, decay, clip).
-    """
-    weights = [p for part in parts for p in part.parameters()]
-    options = {"betas": plan.betas, "weight_decay": plan.decay}
-    optimizer = torch.optim.AdamW(weights, plan.rate, fused=True, **options)
-    losses = torch.zeros(plan.steps)
+    def loss():
+        return lesson.loss(plan.batch, generator)
+
     with seeded(generator):  # dropout
-        for step in range(plan.steps):
-            loss = lesson.loss(plan.batch, generator)
-            optimizer.zero_grad()
-            loss.backward()
-            clip_gradient(weights, plan.clip)
-            rate = plan.rate * rate_share(step, plan)
-            optimizer.param_groups[0]["lr"] = rate
-            optimizer.step()
-            losses[step] = loss.detach()
-    return losses
+        return descend(whole, loss, made, plan, clip=clip_gradient)
 
 # %% ../../multimodal/image-to-text.ipynb #told-def
-def told_words(model, words):
+@checked
+def told_words(model: Llama, words: Words):
     """The kind and the colour of pictures, in any order, as a context.
 
     It gives rows (B, 2, D) of the model's table for places (B,).
     """
 
     def context(places, generator):
-        require_places("places", places)
+        require_places(places)
         known = facts()
         pairs = [f"{known.kind[at]} {known.colour[at]}" for at in places]
         ids = torch.tensor([words.encode(pair) for pair in pairs])  # (B, 2)
@@ -355,7 +332,7 @@ def small_words():
     return Words(texts)
 
 
-def learn_to_read(generator):
+def learn_to_read(generator: torch.Generator):
     """A new `Llama` that answers from two words: (its `Lesson`, losses)."""
     words = small_words()
     model = small_llama(len(words.words), generator)
@@ -366,28 +343,31 @@ def learn_to_read(generator):
 
 # %% ../../multimodal/image-to-text.ipynb #next-logits
 @torch.inference_mode()
-def next_logits(model, context, rows):
-    """What a `Llama` expects after a context (B, P, D) and texts: (B, V).
-
-    rows: B lists of ids, of any lengths. Raises ValueError for none, an
-    empty one, and as `joined`.
-    """
-    x = joined(model, context, filled("rows", rows))  # (B, P + T, D)
-    ends = torch.tensor([len(row) - 1 for row in rows]) + context.size(1)
+def next_logits(
+    model: Llama,
+    context: Float[Tensor, "B P D"] | None,
+    rows: list[list[int]],
+):
+    """What a `Llama` expects after a context and B texts in ids: (B, V)."""
+    x = joined(model, rows, context)  # (B, P + T, D)
+    P = x.size(1) - max(map(len, rows))
+    ends = torch.tensor([P + len(row) - 1 for row in rows])
     x = read_vectors(model, x)[torch.arange(len(rows)), ends]  # (B, D)
     return model.logits(x)
 
 # %% ../../multimodal/image-to-text.ipynb #answers
-def answers(lesson, context, questions, longest=1):
+@checked
+def answers(
+    lesson: Lesson,
+    context: Float[Tensor, "B P D"],
+    questions: list[str],
+    longest: Size = 1,
+):
     """The likeliest answers to B questions, up to the line's end: texts.
 
-    lesson: a `Lesson`, for its model, words and form. context (B, P, D).
-    longest: the most tokens, a whole number above 0.
+    lesson: for its model, words and form. longest: the most tokens.
     """
-    ok = type(longest) is int and longest > 0
-    require(ok, "longest", longest, "a whole number above 0")
-    asked = [in_form(lesson.form, question) for question in questions]
-    rows = [lesson.words.encode(each) for each in asked]
+    rows = [lesson.asked(question) for question in questions]
     starts = [len(row) for row in rows]
     for _ in range(longest):
         likeliest = next_logits(lesson.model, context, rows).argmax(-1)
@@ -398,17 +378,21 @@ def answers(lesson, context, questions, longest=1):
     return [text.partition("\n")[0].strip() for text in texts]
 
 # %% ../../multimodal/image-to-text.ipynb #examine
-def examine(lesson, places, about, longest=1, shown=None):
+@checked
+def examine(
+    lesson: Lesson,
+    places: Int64[Tensor, " N"],
+    about: str,
+    longest: Size = 1,
+    shown: Int64[Tensor, " N"] | None = None,
+):
     """Ask one question of each picture: (expected, given), lists of texts.
 
-    places (N,). shown (N,): pictures for the context, if not the same ones.
-    The questions are the same at each call, yes in half of the cases.
-    Raises ValueError as `require_places`, `ask` and `answers`.
+    about: as for `ask`. shown: pictures for the context, if not the same
+    ones. The questions are the same at each call, yes in half of the cases.
     """
-    require_places("places", places)
     shown = places if shown is None else shown
-    require_places("shown", shown)
-    require(len(shown) == len(places), "shown", shown, f"{len(places)} places")
+    require_places(torch.cat([places, shown]))
     draws = torch.Generator().manual_seed(1)
     pairs = [ask(place, about, draws) for place in places.tolist()]
     given = []
@@ -426,102 +410,57 @@ from .clip import head
 class Projector(nn.Module):
     """Features (B, into) to picture tokens (B, tokens, D).
 
-    wide: its width inside. scale: a factor of what it gives. Raises
-    ValueError for features of another shape or type, none, or NaN.
+    wide: its width inside. scale: a factor of what it gives.
     Source: Liu et al. 2024, section 3.3.
     """
 
-    def __init__(self, into, tokens, D, wide=256, scale=0.1):
+    @checked
+    def __init__(
+        self,
+        into: Size,
+        tokens: Size,
+        D: Size,
+        wide: Size = 256,
+        scale: Finite = 0.1,
+    ):
         super().__init__()
-        sizes = {"into": into, "tokens": tokens, "D": D, "wide": wide}
-        for name, size in sizes.items():
-            ok = type(size) is int and size > 0
-            require(ok, name, size, "a whole number above 0")
-        ok = isinstance(scale, (int, float)) and math.isfinite(scale)
-        require(ok, "scale", scale, "a finite number")
         self.into, self.tokens, self.scale = into, tokens, scale
         self.layers = head(into, tokens * D, wide)
 
-    def forward(self, features):
-        ok = torch.is_tensor(features) and features.dim() == 2
-        ok = ok and features.is_floating_point()
-        ok = ok and features.size(1) == self.into and len(features) > 0
-        ok = ok and features.isfinite().all()
-        allowed = f"finite floats (B, {self.into}), not empty"
-        require(ok, "features", features, allowed)
+    @checked
+    def forward(self, features: Float32[Tensor, "B {self.into}"]):
         x = self.scale * self.layers(features)  # (B, tokens D)
         return x.unflatten(1, (self.tokens, -1))  # (B, tokens, D)
 
 # %% ../../multimodal/image-to-text.ipynb #through
-def through(eyes, features):
+@checked
+def through(eyes, features: Float[Tensor, "N into"]):
     """What a `Projector` makes of the pictures, as the context of a lesson.
 
-    features (all pictures, into): a row for each of `data.emoji()`. Raises
-    ValueError for another number of rows.
+    features: a row for each of `data.emoji()`.
     """
-    ok = torch.is_tensor(features) and len(features) == len(facts().kind)
-    require(ok, "features", features, f"{len(facts().kind)} rows")
+    rows = len(facts().kind)
+    require(len(features) == rows, "features", features, f"{rows} rows")
 
     def context(places, generator):
-        require_places("places", places)
+        require_places(places)
         return eyes(features[places])  # (B, P, D)
 
     return context
 
 # %% ../../multimodal/image-to-text.ipynb #learn-to-look
-def learn_to_look(reading, features, generator):
-    """A projector of two tokens for the frozen reader of a `Lesson`.
-
-    features (all pictures, into). Raises ValueError as `through`.
-    """
-    ok = torch.is_tensor(features) and features.dim() == 2
-    require(ok, "features", features, f"({len(facts().kind)}, into) floats")
+@checked
+def learn_to_look(
+    reading: Lesson,
+    features: Float[Tensor, "N into"],
+    generator: torch.Generator,
+):
+    """A projector of two tokens for the frozen reader of a `Lesson`."""
     with seeded(generator):
         eyes = Projector(features.size(1), tokens=2, D=64)
     lesson = reading._replace(context=through(eyes, features))
     learn_lesson([eyes], lesson, small_plan(), generator)
     return eyes.eval()
-
-# %% ../../multimodal/image-to-text.ipynb #always
-def always(tokens):
-    """The same picture tokens (1, P, D) for every picture, as a context.
-
-    Raises ValueError for another shape.
-    """
-    ok = torch.is_tensor(tokens) and tokens.dim() == 3 and len(tokens) == 1
-    require(ok, "tokens", tokens, "a tensor (1, P, D)")
-
-    def context(places, generator):
-        return tokens.expand(len(places), -1, -1)  # (B, P, D)
-
-    return context
-
-# %% ../../multimodal/image-to-text.ipynb #small-models
-from safetensors.torch import load_file
-
-from .clip import emoji_features
-
-
-@functools.cache
-def small_models():
-    """The stored `Lesson`s of a reader: from words, looking, and blind.
-
-    As `learn_to_read` and `learn_to_look` train them, in 16 bits.
-    """
-    stored = load_file(data.asset("picture-tokens", "small.safetensors"))
-    tokens, words = stored.pop("blind").float(), small_words()
-    reader = small_llama(len(words.words), torch.Generator())
-    eyes = Projector(2688, tokens=2, D=64)
-    parts = nn.ModuleDict({"reader": reader, "eyes": eyes})
-    parts.load_state_dict(stored)  # copied into 32 bits
-    parts.eval().requires_grad_(False)
-    reading = Lesson(reader, told_words(reader, words), words, ABOUT)
-    seen = through(eyes, emoji_features().pictures)
-    return [
-        reading,
-        reading._replace(context=seen),
-        reading._replace(context=always(tokens)),
-    ]
 
 # %% ../../multimodal/image-to-text.ipynb #projector-words-def
 def likelier_answers():
@@ -533,12 +472,10 @@ def likelier_answers():
     return {q: max("yes", "no", key=a.count) for q, a in tally.items()}
 
 # %% ../../multimodal/image-to-text.ipynb #swap-def
-def another(places, generator):
-    """For each picture (N,) one of another kind, of these: places (N,).
-
-    Raises ValueError if all are of one kind, and as `require_places`.
-    """
-    require_places("places", places)
+@checked
+def another(places: Int64[Tensor, " N"], generator: torch.Generator):
+    """For each picture one of another kind, of these: places (N,)."""
+    require_places(places)
     kinds = [facts().kind[place] for place in places]
     require(len(set(kinds)) > 1, "places", places, "of two kinds or more")
     drawn = torch.rand(len(places), generator=generator, dtype=torch.double)
@@ -549,7 +486,8 @@ def another(places, generator):
     return places[torch.tensor(found)]
 
 # %% ../../multimodal/image-to-text.ipynb #tokens-snap-def
-def snapped(lesson):
+@checked
+def snapped(lesson: Lesson):
     """A lesson with the nearest row of the table for each picture token."""
 
     def context(places, generator):
@@ -564,7 +502,14 @@ def snapped(lesson):
 import copy
 
 
-def learn_on(reading, eyes, features, yes_share, generator):
+@checked
+def learn_on(
+    reading: Lesson,
+    eyes: nn.Module,
+    features: Float[Tensor, "N into"],
+    yes_share: Share,
+    generator: torch.Generator,
+):
     """Reader and projector, copied, learn together from here: a `Lesson`."""
     both = nn.ModuleList([reading.model, eyes])
     both = copy.deepcopy(both).requires_grad_(True).train()
@@ -612,19 +557,22 @@ def blind_tokens():
     return load_file(file)["tokens"].float()
 
 # %% ../../multimodal/image-to-text.ipynb #said-def
-def said(lesson, context, question, longest=8, best=5):
-    """What is answered to one question, after a context (1, P, D): a dict.
+@checked
+def said(
+    lesson: Lesson,
+    context: Float[Tensor, "1 P D"],
+    question: str,
+    longest: Size = 8,
+    best: Size = 5,
+):
+    """What is answered to one question, after a context: a dict.
 
     answer: a text of at most `longest` tokens. first, shares: the likeliest
-    first tokens, `best` of them, and their probabilities. Raises ValueError
-    for another number of them, and as `answers`.
+    first tokens, at most `best` of them, and their probabilities.
     """
-    V = lesson.model.config.vocab
-    ok = type(best) is int and 0 < best <= V
-    require(ok, "best", best, f"a whole number from 1 to {V}")
-    asked = [lesson.words.encode(in_form(lesson.form, question))]
+    asked = [lesson.asked(question)]
     likely = next_logits(lesson.model, context, asked)[0].softmax(0)
-    shares, ids = likely.topk(best)
+    shares, ids = likely.topk(min(best, len(likely)))
     return {
         "answer": answers(lesson, context, [question], longest)[0],
         "first": [lesson.words.decode([each]) for each in ids.tolist()],

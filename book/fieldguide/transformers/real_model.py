@@ -2,54 +2,46 @@
 
 # %% auto #0
 __all__ = ['FACTS', 'NAMES', 'LlamaConfig', 'read_config', 'llama_parameters', 'grouped_query_attention', 'GroupedAttention',
-           'SwiGLU', 'RMSNorm', 'LlamaBlock', 'run_layers', 'Llama', 'file_name', 'load_llama', 'load_smollm2',
-           'KVCache', 'cache_bytes', 'llama_flops', 'greedy', 'complete', 'sampler', 'side_by_side', 'norm_fast',
-           'all_turns', 'LayerFast', 'LlamaFast', 'Trace', 'trace_layers']
+           'SwiGLU', 'RMSNorm', 'LlamaBlock', 'first_place', 'run_layers', 'Llama', 'file_name', 'load_llama',
+           'load_smollm2', 'KVCache', 'cache_bytes', 'llama_flops', 'greedy', 'complete', 'side_by_side', 'norm_fast',
+           'all_turns', 'LayerFast', 'LlamaFast', 'wilson_interval', 'Trace', 'trace_layers']
 
 # %% ../../transformers/real-model.ipynb #imports
 import functools
 import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Int64
+from torch import Tensor, nn
 
-from ..check import require
-from ..data import smollm2
+from ..check import Count, Finite, Positive, Size, checked, require
+from ..data import Gguf, smollm2
 
 # %% ../../transformers/real-model.ipynb #llama-config
+@checked
 @dataclass(frozen=True)
 class LlamaConfig:
-    """The sizes of a Llama, and the two numbers that are not sizes.
+    """The sizes of a Llama, and the two numbers that are not sizes."""
 
-    Raises ValueError for a size that is no whole number above 0, an eps or
-    base that is no number above 0, kv_heads that do not divide heads, heads
-    that do not divide the width, or an odd head width.
-    """
-
-    vocab: int  # V, entries of the vocabulary
-    context: int  # the most tokens it was trained to read
-    width: int  # D
-    layers: int  # L
-    heads: int  # H, of queries
-    kv_heads: int  # H_kv, of keys and values
-    hidden: int  # width inside the network
-    eps: float  # keeps the norm of a zero vector finite
-    base: float  # of the rotary angles
+    vocab: Size  # V, entries of the vocabulary
+    context: Size  # the most tokens it was trained to read
+    width: Size  # D
+    layers: Size  # L
+    heads: Size  # H, of queries
+    kv_heads: Size  # H_kv, of keys and values
+    hidden: Size  # width inside the network
+    eps: Positive  # keeps the norm of a zero vector finite
+    base: Positive  # of the rotary angles
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            kind = "finite" if name in ("eps", "base") else "whole"
-            ok = type(value) is int or (kind, type(value)) == ("finite", float)
-            ok = ok and 0 < value < math.inf
-            require(ok, name, value, f"a {kind} number above 0")
-        for name, whole in ("kv_heads", self.heads), ("heads", self.width):
+        half = self.width / 2  # rotation takes pairs
+        for name, whole in ("kv_heads", self.heads), ("heads", half):
             part = getattr(self, name)
-            require(whole % part == 0, name, part, f"a divisor of {whole}")
-        K = self.head_width
-        require(K % 2 == 0, "head_width", K, "even: rotation takes pairs")
+            require(whole % part == 0, name, part, f"a divisor of {whole:g}")
 
     @property
     def head_width(self):
@@ -70,7 +62,8 @@ FACTS = {
 }
 
 # %% ../../transformers/real-model.ipynb #read-config
-def read_config(gguf):
+@checked
+def read_config(gguf: Gguf):
     """The LlamaConfig that a GGUF file's metadata states.
 
     Raises DataError for a model that is not a Llama, that leaves one of the
@@ -94,7 +87,8 @@ def read_config(gguf):
     return config
 
 # %% ../../transformers/real-model.ipynb #llama-parameters
-def llama_parameters(config):
+@checked
+def llama_parameters(config: LlamaConfig):
     """How many parameters a Llama of these sizes has, by part."""
     D, L = config.width, config.layers
     kv_width = config.kv_heads * config.head_width
@@ -114,7 +108,6 @@ from fieldguide.transformers.attention import (
     simple_attention,
     split_heads,
 )
-from .gpt import draw, next_distribution, require_tokens
 
 # %% ../../transformers/real-model.ipynb #grouped-query-attention
 def grouped_query_attention(query, key, value, *, mask=None, scale=None):
@@ -122,14 +115,14 @@ def grouped_query_attention(query, key, value, *, mask=None, scale=None):
 
     query (..., H, T, K), key (..., H_kv, S, K), value (..., H_kv, S, V): the
     first H / H_kv query heads use key head 0, and so on. mask, scale: as for
-    `simple_attention`, the mask (T, S) for all heads. Returns (output
-    (..., H, T, V), weights (..., H, T, S)). Raises ValueError unless H_kv
-    divides H and the mask has two axes. Source: Ainslie et al. 2023.
+    `simple_attention`; what has more axes than (T, S) is the same for the
+    heads of a group. Returns (output (..., H, T, V), weights (..., H, T, S)).
+    Source: Ainslie et al. 2023.
     """
     H, H_kv = query.size(-3), key.size(-3)
     require(H % H_kv == 0, "key", key, f"of heads that divide {H}")
-    ok = mask is None or mask.dim() == 2
-    require(ok, "mask", mask, "of shape (T, S)")
+    if mask is not None and mask.dim() > 2:
+        mask = mask.unsqueeze(-3)  # (..., H_kv or 1, 1, T, S)
     query = query.unflatten(-3, (H_kv, -1))  # (..., H_kv, H / H_kv, T, K)
     key, value = key.unsqueeze(-3), value.unsqueeze(-3)  # one for the group
     output, weights = simple_attention(
@@ -172,10 +165,11 @@ class GroupedAttention(nn.Module):
 class SwiGLU(nn.Module):
     """A network of three matrices: down(silu(gate(x)) * up(x)), no biases.
 
-    x (..., D), `hidden` wide inside. Source: Shazeer 2020.
+    `hidden` wide inside. Source: Shazeer 2020.
     """
 
-    def __init__(self, width, hidden):
+    @checked
+    def __init__(self, width: Size, hidden: Size):
         super().__init__()
         self.gate = nn.Linear(width, hidden, bias=False)
         self.up = nn.Linear(width, hidden, bias=False)
@@ -216,16 +210,30 @@ class LlamaBlock(nn.Module):
         return x + self.mlp(self.mlp_norm(x)), weights
 
 # %% ../../transformers/real-model.ipynb #run-layers
-def run_layers(model, ids, cache=None):
+def first_place(ids, config, cache):
+    """The place of the first of ids (B, T) in the text.
+
+    Raises ValueError for ids that the model does not know, or more than its
+    context or the cache has room for.
+    """
+    start, room = 0, config.context
+    if cache is not None:
+        start, room = cache.length, min(room, cache.store.size(-2))
+    left, V = room - start, config.vocab
+    fits = ids.numel() > 0 and ids.size(-1) <= left
+    require(fits, "ids", ids, f"a token or more, and at most {left}")
+    known = ids.is_meta or ((ids >= 0) & (ids < V)).all()
+    require(known, "ids", ids, f"from 0 to {V - 1} throughout")
+    return start
+
+
+@checked
+def run_layers(model: nn.Module, ids: Int64[Tensor, "B T"], cache=None):
     """Yield (residual (B, T, D), weights (B, H, T, S)) layer by layer.
 
     First the embedding, with None for weights; then what each layer leaves.
-    ids, cache: as a `Llama` takes them.
     """
-    T, room = require_tokens(ids, model.config), model.config.context
-    require(ids.dim() == 2, "ids", ids, "a tensor (B, T)")
-    start = 0 if cache is None else cache.length
-    require(start + T <= room, "ids", ids, f"at most {room - start} more")
+    start, T = first_place(ids, model.config, cache), ids.size(-1)
     places = torch.arange(start, start + T, device=ids.device)
     mask = causal_mask(start + T)[start:].to(ids.device)  # (T, S)
     x, remember = model.embedding(ids), None  # (B, T, D)
@@ -243,11 +251,11 @@ class Llama(nn.Module):
     """A language model: ids (B, T) -> logits (B, T, V).
 
     With a `KVCache` the ids follow what the cache holds, and are added to it.
-    Raises ValueError for ids that the model does not know, or more than its
-    context. Sources: Touvron et al. 2023; Ainslie et al. 2023 (shared keys).
+    Sources: Touvron et al. 2023; Ainslie et al. 2023 (shared keys).
     """
 
-    def __init__(self, config):
+    @checked
+    def __init__(self, config: LlamaConfig):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab, config.width)
@@ -328,14 +336,16 @@ class KVCache:
     tokens are in it. A model of another float type rounds what it stores.
     """
 
+    @checked
     def __init__(
-        self, config, room, batch=1, dtype=torch.float32, device=None
+        self,
+        config: LlamaConfig,
+        room: Size,
+        batch: Size = 1,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
     ):
-        for name, value in ("room", room), ("batch", batch):
-            ok = type(value) is int and value > 0
-            require(ok, name, value, "a whole number above 0")
-        ok = isinstance(dtype, torch.dtype) and dtype.is_floating_point
-        require(ok, "dtype", dtype, "a float type")
+        require(dtype.is_floating_point, "dtype", dtype, "a float type")
         shape = (batch, config.kv_heads, room, config.head_width)
         shape = (2, config.layers, *shape)
         self.store = torch.empty(shape, dtype=dtype, device=device)
@@ -346,39 +356,36 @@ class KVCache:
 
         Returns all so far, (B, H_kv, S, K) each, of the key's type; `length`
         stays as it is.
-        Raises ValueError for more than there is room for.
         """
         _, _, *joint, room, _ = self.store.shape
-        ok = list(key.shape[:2]) == joint
-        require(ok, "key", key, f"of {joint} texts and heads")
         start, end = self.length, self.length + key.size(-2)
-        require(end <= room, "key", key, f"{room - start} tokens at most")
+        fits = list(key.shape[:2]) == joint and end <= room
+        allowed = f"{joint}, then at most {room - start} tokens"
+        require(fits, "key", key, allowed)
         self.store[0, layer, :, :, start:end] = key
         self.store[1, layer, :, :, start:end] = value
         kept = self.store[:, layer, :, :, :end]  # (2, B, H_kv, S, K)
         return kept.to(key.dtype)
 
 # %% ../../transformers/real-model.ipynb #cache-bytes
-def cache_bytes(config, tokens, batch=1, bytes_per_number=4):
-    """Bytes of the keys and values of `batch` texts of `tokens` tokens.
-
-    Raises ValueError unless all three are above 0.
-    """
-    require(tokens > 0, "tokens", tokens, "above 0")
-    require(batch > 0, "batch", batch, "above 0")
-    ok = bytes_per_number > 0
-    require(ok, "bytes_per_number", bytes_per_number, "above 0")
+@checked
+def cache_bytes(
+    config: LlamaConfig,
+    tokens: Size,
+    batch: Size = 1,
+    bytes_per_number: Positive = 4,
+):
+    """Bytes of the keys and values of `batch` texts of `tokens` tokens."""
     per_token = 2 * config.layers * config.kv_heads * config.head_width
     return per_token * tokens * batch * bytes_per_number
 
 # %% ../../transformers/real-model.ipynb #llama-flops
-def llama_flops(config, new, before=0):
+@checked
+def llama_flops(config: LlamaConfig, new: Size, before: Count = 0):
     """FLOPs to read `new` tokens after `before` cached ones and predict one.
 
-    Matrix products only. Raises ValueError unless new > 0 and before >= 0.
+    Matrix products only.
     """
-    require(new > 0, "new", new, "above 0")
-    require(before >= 0, "before", before, "0 or more")
     parts = llama_parameters(config)
     matrices = 2 * new * (parts["attention"] + parts["network"])
     looking = 4 * new * (before + new) * config.layers * config.width
@@ -391,16 +398,21 @@ def greedy(logits):
 
 # %% ../../transformers/real-model.ipynb #complete
 @torch.inference_mode()
-def complete(model, ids, count, *, stop=(), choose=greedy):
+@checked
+def complete(
+    model,
+    ids: list[int],
+    count: Size,
+    *,
+    stop: Collection[int] = (),
+    choose: Callable = greedy,
+):
     """Continue a list of ids by up to `count` more; returns only the new.
 
     `choose` turns logits (V,) into an id. An id in `stop` ends the text and
-    is left out. Raises ValueError for an empty list, a count below 1, ids
-    that the model does not know, and more tokens than its context.
+    is left out.
     """
     require(len(ids) > 0, "ids", ids, "at least one id: a text to continue")
-    ok = type(count) is int and count > 0
-    require(ok, "count", count, "a whole number above 0")
     room, wanted = model.config.context, len(ids) + count
     require(wanted <= room, "count", count, f"at most {room - len(ids)}")
     weight, made, new = model.embedding.weight, [], list(ids)
@@ -414,19 +426,6 @@ def complete(model, ids, count, *, stop=(), choose=greedy):
             break
         made, new = [*made, token], [token]
     return made
-
-# %% ../../transformers/real-model.ipynb #sampler
-def sampler(generator, temperature=1.0, top_k=None, top_p=None):
-    """A `choose` for `complete` that draws instead of taking the likeliest.
-
-    Raises ValueError, at the first token, as `next_distribution` does.
-    """
-
-    def choose(logits):
-        shares = next_distribution(logits, temperature, top_k, top_p)
-        return draw(shares, generator).item()
-
-    return choose
 
 # %% ../../transformers/real-model.ipynb #fast-parts
 def side_by_side(*layers):
@@ -487,7 +486,8 @@ class LlamaFast:
     second copy of most weights.
     """
 
-    def __init__(self, model):
+    @checked
+    def __init__(self, model: Llama):
         self.model, self.config = model, model.config
         self.embedding = model.embedding
         self.layers = [LayerFast(block) for block in model.blocks]
@@ -498,11 +498,11 @@ class LlamaFast:
     @torch.inference_mode()
     def residual(self, ids, cache=None):
         """As `Llama.residual`."""
-        require_tokens(ids, self.config)
-        if cache is None or (*ids.shape, cache.store.size(2)) != (1, 1, 1):
+        one = torch.is_tensor(ids) and ids.dtype == torch.long
+        one = one and ids.shape == (1, 1) and cache is not None
+        if not one or cache.store.size(2) != 1:
             return self.model.residual(ids, cache)
-        place, room = cache.length, min(cache.store.size(-2), len(self.turns))
-        require(place < room, "ids", ids, f"none: the room for {room} is full")
+        place = first_place(ids, self.config, cache)
         x, turn = self.embedding.weight[ids[0]], self.turns[place]
         for layer, store in zip(self.layers, cache.store.unbind(1)):
             x = layer(x, turn, store, place + 1)  # (1, D)
@@ -513,6 +513,19 @@ class LlamaFast:
         """As `Llama.logits`."""
         return norm_fast(x, self.model.norm) @ self.unembed  # (..., V)
 
+# %% ../../transformers/real-model.ipynb #interval
+@checked
+def wilson_interval(hits: Finite, tries: Positive, z: Positive = 1.96):
+    """Lowest and highest rate that agree with `hits` of `tries`.
+
+    z = 1.96 gives 95 %. Source: Wilson 1927.
+    """
+    require(0 <= hits <= tries, "hits", hits, f"from 0 to tries = {tries}")
+    middle = (hits + z**2 / 2) / (tries + z**2)
+    room = hits * (tries - hits) / tries + z**2 / 4
+    half = z / (tries + z**2) * math.sqrt(room)
+    return middle - half, middle + half
+
 # %% ../../transformers/real-model.ipynb #trace
 class Trace(NamedTuple):
     """What every layer did to a batch of texts of one length.
@@ -521,8 +534,8 @@ class Trace(NamedTuple):
     weights (L, B, H, T, T): where each head of each layer looked.
     """
 
-    residuals: torch.Tensor
-    weights: torch.Tensor
+    residuals: Tensor
+    weights: Tensor
 
 # %% ../../transformers/real-model.ipynb #trace-layers
 @torch.inference_mode()

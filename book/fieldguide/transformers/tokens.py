@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['SPACE', 'WORD', 'utf8', 'one_by_one', 'count_pairs', 'merge_pair', 'byte_numbers', 'learn_merges', 'split_words',
            'word_counts', 'PairIndex', 'train_bpe', 'from_letters', 'join_by_rank', 'readable', 'cut_words',
-           'checked_ids', 'grown_vocabulary', 'BytePairTokenizer', 'bpe_data', 'bpe_views', 'smollm2_bpe']
+           'full_vocabulary', 'bytes_of', 'BytePairTokenizer', 'bpe_data', 'bpe_views', 'smollm2_bpe']
 
 # %% ../../transformers/tokens.ipynb #imports
 import heapq
@@ -13,30 +13,30 @@ from collections import Counter, defaultdict
 from functools import cache
 from itertools import pairwise
 
-import torch
-
-from ..check import require
+from ..check import Count, checked, require
 from ..data import BYTE_OF, king_james, smollm2, smollm2_tokenizer
 from ..explore import views
 
 # %% ../../transformers/tokens.ipynb #utf8
-def utf8(text):
+@checked
+def utf8(text: str):
     """The bytes of `text` in UTF-8.
 
-    Raises ValueError for what is no string, and for lone surrogates: code
-    points that are half a character of another encoding, and have no bytes.
+    Lone surrogates have none: they are half a character of another encoding.
     """
-    ok = isinstance(text, str) and not re.search(r"[\ud800-\udfff]", text)
-    require(ok, "text", text, "a string without lone surrogates")
+    whole = not re.search(r"[\ud800-\udfff]", text)
+    require(whole, "text", text, "a string without lone surrogates")
     return text.encode()
 
 # %% ../../transformers/tokens.ipynb #one-by-one
-def one_by_one(data):
+@checked
+def one_by_one(data: bytes):
     """The bytes of `data`, each by itself: b"hi" -> (b"h", b"i")."""
     return tuple(data[i : i + 1] for i in range(len(data)))
 
 # %% ../../transformers/tokens.ipynb #count-pairs
-def count_pairs(words):
+@checked
+def count_pairs(words: dict):
     """How often each two tokens are neighbours: {(left, right): count}.
 
     words maps a tuple of tokens to how often it occurs in the text.
@@ -64,7 +64,8 @@ def byte_numbers():
     return {bytes([byte]): byte for byte in range(256)}
 
 # %% ../../transformers/tokens.ipynb #learn-merges
-def learn_merges(words, merges):
+@checked
+def learn_merges(words: dict, merges: Count):
     """The first pairs to join, at most `merges` of them: the plain loop.
 
     words as for `count_pairs`. Each time the most frequent pair, the smaller
@@ -94,8 +95,7 @@ WORD = (
 def split_words(text):
     """Cut `text` into words that no merge may cross; joined, they are `text`.
 
-    The rule of GPT-2 (Radford et al. 2019), with each digit by itself. Raises
-    ValueError as `utf8` does.
+    The rule of GPT-2 (Radford et al. 2019), with each digit by itself.
     """
     utf8(text)
     kinds = {c for c in set(text) if unicodedata.category(c)[0] == "N"}
@@ -118,7 +118,8 @@ class PairIndex:
     pair, the words that hold it (or held it once).
     """
 
-    def __init__(self, words):
+    @checked
+    def __init__(self, words: dict):
         self.words, self.counts = list(words), list(words.values())
         self.total, self.places = Counter(), defaultdict(set)
         for place in range(len(self.words)):
@@ -142,14 +143,12 @@ class PairIndex:
         return changed
 
 # %% ../../transformers/tokens.ipynb #train-bpe
-def train_bpe(text, merges):
+@checked
+def train_bpe(text: str, merges: Count):
     """The first pairs to join in `text`, at most `merges` of them, as bytes.
 
-    As `learn_merges` on the words of `text`, and many times as fast. Raises
-    ValueError for a text that is none, or a number of merges below 0.
+    As `learn_merges` on the words of `text`, and many times as fast.
     """
-    ok = type(merges) is int and merges >= 0
-    require(ok, "merges", merges, "a whole number, 0 or above")
     index, numbers, made = PairIndex(word_counts(text)), byte_numbers(), []
 
     def entry(pair):
@@ -192,7 +191,8 @@ def join_by_rank(parts, rank):
     return parts
 
 # %% ../../transformers/tokens.ipynb #readable
-def readable(token):
+@checked
+def readable(token: bytes):
     """A token to look at: " a" as "␣a", what is no visible text as "<F0>"."""
     try:
         plain = token.decode()
@@ -212,38 +212,42 @@ def cut_words(text, special=()):
         words += [part] if place % 2 else split_words(part)
     return words
 
-# %% ../../transformers/tokens.ipynb #checked-ids
-def checked_ids(ids, size):
-    """`ids` as a list, or ValueError: whole numbers from 0 to size - 1."""
-    listed = ids.tolist() if hasattr(ids, "tolist") else ids
+# %% ../../transformers/tokens.ipynb #grown-vocabulary
+@checked
+def full_vocabulary(
+    merges: list[tuple[bytes, bytes]],
+    vocabulary: list[bytes] | None,
+    special: list[str] | tuple[str, ...],
+):
+    """The vocabulary, by default 256 bytes and what `merges` make."""
+    made = [b"".join(pair) for pair in merges]
+    tokens = list(vocabulary or dict.fromkeys([*byte_numbers(), *made]))
+    needed = {*map(utf8, special), *made}.union(*merges)
+    require(needed <= {*tokens}, "merges", merges, "of known tokens")
+    return tokens
+
+
+def bytes_of(ids, vocabulary):
+    """The bytes of `ids`, a list or an array, in a row."""
+    listed, size = getattr(ids, "tolist", lambda: ids)(), len(vocabulary)
     ok = isinstance(listed, (list, tuple))
     ok = ok and all(type(n) is int and 0 <= n < size for n in listed)
     require(ok, "ids", ids, f"whole numbers from 0 to {size - 1}")
-    return listed
-
-# %% ../../transformers/tokens.ipynb #grown-vocabulary
-def grown_vocabulary(merges):
-    """The 256 bytes, then what `merges` make: each token once, in order."""
-    made = (b"".join(pair) for pair in merges)
-    return list(dict.fromkeys([*byte_numbers(), *made]))
+    return b"".join(vocabulary[n] for n in listed)
 
 # %% ../../transformers/tokens.ipynb #tokenizer
 class BytePairTokenizer:
     """Text to numbers and back by `merges`: pairs of bytes, in their order.
 
     vocabulary: the token of each number, as bytes; by default the 256 bytes
-    and what the merges make. special: texts that are one token each. Raises
-    ValueError where the vocabulary lacks a token that merges or special need.
+    and what the merges make. special: texts that are one token each.
     """
 
     def __init__(self, merges, vocabulary=None, special=()):
-        self.vocabulary = list(vocabulary or grown_vocabulary(merges))
+        self.vocabulary = full_vocabulary(merges, vocabulary, special)
         self.special = list(special)
         self.number = {token: n for n, token in enumerate(self.vocabulary)}
-        self.rank = {tuple(pair): n for n, pair in enumerate(merges)}
-        needed = {*map(utf8, special)}.union(*merges, map(b"".join, merges))
-        known = needed <= self.number.keys()
-        require(known, "merges", merges, "of known tokens")
+        self.rank = {pair: n for n, pair in enumerate(merges)}
         self.word_numbers = cache(self.word_numbers)  # most words come again
 
     def __len__(self):
@@ -265,15 +269,15 @@ class BytePairTokenizer:
 
     def decode(self, ids):
         """The text of `ids`, a list or an array; half a character is a �."""
-        tokens = map(self.vocabulary.__getitem__, checked_ids(ids, len(self)))
-        return b"".join(tokens).decode(errors="replace")
+        return bytes_of(ids, self.vocabulary).decode(errors="replace")
 
 # %% ../../transformers/tokens.ipynb #bpe-data
-def bpe_data(tokenizer):
+@checked
+def bpe_data(tokenizer: BytePairTokenizer):
     """What the page needs in order to read as `tokenizer` does.
 
-    Raises ValueError unless the numbers go to the special tokens, then to
-    single bytes, then to what the merges make, in order.
+    The numbers must go to the special tokens, then to single bytes, then to
+    what the merges make, in order.
     """
     tokens, cut = tokenizer.vocabulary, len(tokenizer.special)
     first = len(tokens) - len(tokenizer.rank)
@@ -290,7 +294,8 @@ def bpe_data(tokenizer):
     }
 
 # %% ../../transformers/tokens.ipynb #bpe-views
-def bpe_views(tokenizer, text):
+@checked
+def bpe_views(tokenizer: BytePairTokenizer, text: str):
     """A text of 1 to 1,000 characters as `tokenizer` reads it, to look at."""
     require(0 < len(text) <= 1000, "text", text, "1 to 1,000 characters long")
     ids = tokenizer.encode(text)

@@ -7,6 +7,7 @@ import subprocess
 import tokenize
 from pathlib import Path
 
+import digest
 import notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,7 +67,7 @@ def tags(cell) -> set[str]:
 
 
 def is_exported(cell) -> bool:
-    return cell.source.startswith("#| export")
+    return "export" in digest.directives(cell.source)
 
 
 def sections(notebook) -> list[list]:

@@ -259,7 +259,26 @@ class Assertions(Table):
         return [*found, nodes.Text("; see "), notebook, nodes.Text(".")]
 
 
+NAME = re.compile(r'id="claim-([a-z0-9-]+)".*?<span class="fg-claim-name">(.*?)</span>')
+
+
+def link_claims(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Each claim's name leads to its row on the page of claims, where all of it is."""
+    if "claims" not in app.env.found_docs:
+        return
+    page = app.builder.get_relative_uri(docname, "claims")
+    for node in doctree.findall(nodes.raw):
+        found = NAME.search(node.astext())
+        if found:
+            link = (
+                f'<a class="fg-claim-name" href="{page}#row-{found[1]}">{found[2]}</a>'
+            )
+            old = f'<span class="fg-claim-name">{found[2]}</span>'
+            node[:] = [nodes.Text(node.astext().replace(old, link))]
+
+
 def setup(app: Sphinx) -> dict:
+    app.connect("doctree-resolved", link_claims)
     app.add_directive("assertions", Assertions)
     app.add_directive("claims", Claims)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

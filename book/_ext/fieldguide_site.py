@@ -5,12 +5,14 @@
 - No address of another host is loaded. `SITE_URL`, if set when the site is
   built, names where it will be served: it goes into the social cards and makes
   the links of the page for missing addresses absolute.
-- The first line `#| export` of a cell stays in the notebook, not in the page.
+- A cell's first lines `#| ...` stay in the notebook, not in the page; `#| fold: LABEL`
+  folds its code under that label. What is printed is open.
 - Markup that a screen reader or a keyboard would stumble over is mended.
 """
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shutil
@@ -21,7 +23,8 @@ from sphinx.application import Sphinx
 from sphinx.builders.html._assets import _CascadingStyleSheet, _JavaScript
 
 HERE = Path(__file__).parent
-EXPORT = re.compile(r"\A#\|[^\n]*\n+")
+DIRECTIVES = re.compile(r"\A(?:#\|[^\n]*\n+)+")
+FOLD = re.compile(r"^#\| *fold:(.*)$", re.M)
 ICON_FONT = re.compile(
     r"@font-face\{[^}]*fontawesome[^}]*\}|\.fa-[^{}]*\{content:[^}]*\}"
 )
@@ -48,11 +51,34 @@ JAVASCRIPT = "", "text/javascript", "application/javascript"
 UNUSED = "scripts/fontawesome.js", "vendor", "locales", "images"
 
 
-def hide_export_lines(app: Sphinx, doctree: nodes.document) -> None:
-    for cell in doctree.findall(nodes.literal_block):
-        if "cell_input" in cell.parent.get("classes", []):
-            cell.rawsource = EXPORT.sub("", cell.astext())
-            cell[:] = [nodes.Text(cell.rawsource)]
+class fold(nodes.General, nodes.Element):
+    """Code under a label that opens it."""
+
+
+def open_fold(writer, node: fold) -> None:
+    label = html.escape(node["label"])
+    writer.body.append(f'<details class="fg-fold"><summary>{label}</summary>\n')
+
+
+def close_fold(writer, node: fold) -> None:
+    writer.body.append("</details>\n")
+
+
+def dress_cells(app: Sphinx, doctree: nodes.document) -> None:
+    """Take the directives off the cells, and fold those that say so."""
+    for code in list(doctree.findall(nodes.literal_block)):
+        cell = code.parent
+        if "cell_input" not in cell.get("classes", []):
+            continue
+        text = code.astext()
+        head = DIRECTIVES.match(text)
+        code.rawsource = DIRECTIVES.sub("", text)
+        code[:] = [nodes.Text(code.rawsource)]
+        label = FOLD.search(head[0]) if head else None
+        if label:
+            place = cell.parent.index(cell)
+            cell.parent[place] = folded = fold("", label=label[1].strip())
+            folded += cell
 
 
 def one_of_each(app: Sphinx, pagename, templatename, context, doctree) -> None:
@@ -119,7 +145,9 @@ def setup(app: Sphinx) -> dict:
     }
     app.add_css_file("fieldguide.css", priority=900)
     app.connect("config-inited", configure, priority=100)
-    app.connect("doctree-read", hide_export_lines)
+    html_only = {b: (None, None) for b in ("latex", "text", "man", "texinfo")}
+    app.add_node(fold, html=(open_fold, close_fold), **html_only)
+    app.connect("doctree-read", dress_cells)
     app.connect("html-page-context", one_of_each, priority=900)
     app.connect("build-finished", mend_markup)
     app.connect("build-finished", write_bundles, priority=900)

@@ -211,7 +211,8 @@ def of_notebook(source: str, book: Path = BOOK) -> str:
     """Of a notebook's code, what it uses of the package, and the files these name."""
     library = Library(book)
     tree, module = ast.parse(source), library.parse(source)
-    places = library.closure(list(library.used(tree, module, "")), ("check",))
+    # A check lets pass what it is given, and what shows a claim is stamped anew.
+    places = library.closure(list(library.used(tree, module, "")), ("check", "ledger"))
     trees = [tree, *(node for place in places for node in library.nodes(place))]
     parts = [written(tree, texts=True), *texts_of(library, places)]
     return sha256([*parts, *files_of(trees, book)])
@@ -236,7 +237,18 @@ def exported(notebook: Path) -> str:
     """The code of a notebook's exported cells, as it is written there now."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells]
-    return "\n".join(s for s in sources if s.startswith("#| export"))
+    return "\n".join(s for s in sources if "export" in directives(s))
+
+
+def directives(source: str) -> dict[str, str]:
+    """What a cell's first lines say of it: `#| export`, `#| fold: LABEL`."""
+    found = {}
+    for line in source.splitlines():
+        if not line.startswith("#|"):
+            break
+        name, _, text = line.removeprefix("#|").partition(":")
+        found[name.strip()] = text.strip()
+    return found
 
 
 def texts_of(library: Library, places: set[Place]) -> list[str]:

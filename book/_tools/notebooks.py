@@ -41,6 +41,7 @@ from nbclient import NotebookClient
 from nbdev.export import nb_export
 from nbval.plugin import coalesce_streams
 
+from fieldguide import ledger
 from fieldguide.explore import Ready
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +125,19 @@ def read(path: Path) -> nbformat.NotebookNode:
             )
         if ids.count(name) > 1:
             raise NotebookError(f"{path.name}: two cells have the id {name!r}.")
-    return nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)
+    for cell in code_cells(notebook):
+        if digest.directives(cell.source).get("fold") == "":
+            raise NotebookError(
+                f"{path.name}, cell {cell.id}: a fold needs a label that says what is "
+                "inside: `#| fold: How this figure is drawn`."
+            )
+    return notebook
+
+
+def is_folded(cell: nbformat.NotebookNode) -> bool:
+    """Is the cell's code folded under a label, `#| fold: LABEL`?"""
+    return cell.cell_type == "code" and "fold" in digest.directives(cell.source)
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -227,7 +240,8 @@ def is_current(notebook: nbformat.NotebookNode, path: Path, root: Path) -> bool:
 def normalise(notebook: nbformat.NotebookNode, made_by: str | None) -> None:
     """Drop what differs from run to run, or from one editor to the next.
 
-    The explorers' runtime becomes today's: what it shows is stored in the figures.
+    The explorers' runtime and the look of a claim become today's: what they show is
+    stored beside them.
     """
     metadata = copy.deepcopy(NOTEBOOK_METADATA)
     said = notebook.metadata.get("fieldguide", {})
@@ -238,8 +252,8 @@ def normalise(notebook: nbformat.NotebookNode, made_by: str | None) -> None:
     notebook.nbformat_minor = 5
     for cell in notebook.cells:
         kept = {k: v for k, v in cell.metadata.items() if k in CELL_METADATA}
-        hidden = kept.pop("jupyter", {}).get("source_hidden")
-        if hidden:
+        kept.pop("jupyter", None)
+        if "hide-cell" in kept.get("tags", []) or is_folded(cell):
             kept["jupyter"] = {"source_hidden": True}
         cell.metadata = nbformat.from_dict(kept)
         if cell.cell_type != "code":
@@ -250,8 +264,11 @@ def normalise(notebook: nbformat.NotebookNode, made_by: str | None) -> None:
             if "data" in output:
                 output.data.pop(WIDGET_VIEW, None)
                 output.metadata.pop(WIDGET_VIEW, None)
+                shown = output.data.get("text/html", "")
                 if output.data.get("text/plain") == repr(Ready()):
                     output.data["text/html"] = Ready()._repr_html_()
+                elif claim := ledger.restored(shown):
+                    output.data["text/html"] = claim._repr_html_()
 
 
 def number(notebook: nbformat.NotebookNode) -> None:

@@ -16,17 +16,22 @@ largest minus smallest, over three seeds and two CPU modes (`spread`):
 
     claim("copied-from-far", accuracy, kind="trend", expect=0.97, tol=0.03,
           null=0.1, spread=0.008, source="derived")
+
+A table of numbers that were trained, which no claim needs, is `measured`: each of
+them is compared within the same tolerance.
+
+    measured([{"width": 4, "loss": 1.62}, {"width": 8, "loss": 1.51}], tol=0.05)
 """
 
 import math
 import re
 from dataclasses import dataclass
-from html import escape
+from html import escape, unescape
 from numbers import Integral, Real
 
 from fieldguide.check import require
 
-__all__ = ["Claim", "ClaimError", "claim", "sources"]
+__all__ = ["Claim", "ClaimError", "Measured", "claim", "measured", "sources"]
 
 SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 SOURCE = re.compile(r"(?P<key>[A-Za-z][\w:+-]*)(, (?P<place>\S.*))?")
@@ -78,13 +83,93 @@ class Claim:
             for key, value in facts.items()
             if value is not None
         )
+        words = self.name.replace("-", " ")
+        other = "" if self.null is None else f", without the effect {number(self.null)}"
         return (
             f'<p class="fg-claim" id="claim-{self.name}"{data}>'
-            f"<strong>Claim</strong> <code>{self.name}</code> holds: measured "
-            f'<data class="fg-measured" value="{self.value}" '
-            f'data-tol="{self.allowed}">{number(self.value, 4)}</data>, '
-            f"{self.expected}. Source: <cite>{escape(self.source)}</cite>.</p>"
+            f'<span aria-hidden="true">✓</span> <span class="fg-claim-name">{words}'
+            f"</span>: {marked(self.value, self.allowed)}{other}</p>"
         )
+
+
+@dataclass(frozen=True, repr=False)
+class Measured:
+    """A table of measured numbers. Made by `measured`, shown by the notebook."""
+
+    rows: tuple[dict, ...]
+    tol: dict[str, float]
+
+    def __repr__(self) -> str:
+        heads = ", ".join(self.rows[0])
+        return f"{len(self.rows)} rows of measured values: {heads}"
+
+    def _repr_html_(self) -> str:
+        heads = "".join(f'<th scope="col">{escape(h)}</th>' for h in self.rows[0])
+        lines = [f"<thead><tr>{heads}</tr></thead><tbody>"]
+        for row in self.rows:
+            cells = [self.cell(column, value) for column, value in row.items()]
+            first = cells[0].replace("<td>", '<th scope="row">').replace("/td", "/th")
+            lines.append(f"<tr>{first}{''.join(cells[1:])}</tr>")
+        return f'<table class="fg-table">{"".join(lines)}</tbody></table>'
+
+    def cell(self, column: str, value) -> str:
+        if column in self.tol:
+            return f"<td>{marked(value, self.tol[column])}</td>"
+        text = value if isinstance(value, str) else number(value)
+        return f"<td>{escape(text)}</td>"
+
+
+def measured(rows: list[dict], *, tol: float | dict[str, float]) -> Measured:
+    """A table whose columns of floats are compared within `tol`, not to the letter.
+
+    rows  a dict for each row, the same columns in all: text, whole numbers, floats.
+    tol   absolute, above 0: one for all columns of floats, or one for each by name.
+
+    Raises ValueError for rows of other columns, for a column of floats without a
+    tolerance and for a tolerance of something else.
+    """
+    require(rows and all(rows), "rows", rows, "at least one row of one column")
+    columns = list(rows[0])
+    for row in rows:
+        require(list(row) == columns, "rows", list(row), f"of the columns {columns}")
+    known = [{c: plain(c, value) for c, value in row.items()} for row in rows]
+    floats = [c for c in columns if any(isinstance(row[c], float) for row in known)]
+    given = tol if isinstance(tol, dict) else dict.fromkeys(floats, tol)
+    allowed = f"one for each of {floats}, the columns of floats"
+    require(set(given) == set(floats) and floats, "tol", tol, allowed)
+    for column in floats:
+        width = real("tol", given[column])
+        require(width > 0, "tol", width, "above 0")
+    made = {column: real("tol", given[column]) for column in floats}
+    return Measured(tuple(known), made)
+
+
+def plain(column: str, value) -> str | int | float:
+    return value if isinstance(value, str) else real(column, value)
+
+
+def marked(value: int | float, tol: int | float) -> str:
+    """A measured value as the page shows it, with what a later run may differ by."""
+    return (
+        f'<data class="fg-measured" value="{value}" data-tol="{tol}">'
+        f"{number(value, 4)}</data>"
+    )
+
+
+def restored(html: str) -> Claim | None:
+    """The claim that this is the page of, or None: its facts are all stored there."""
+    found = re.match(r'<p class="fg-claim" id="claim-([a-z0-9-]+)"([^>]*)>', html)
+    value = re.search(r'<data class="fg-measured" value="([^"]*)"', html)
+    if not found or not value:
+        return None
+    facts = {k: unescape(v) for k, v in re.findall(r'data-(\w+)="([^"]*)"', found[2])}
+    for key in {"expect", "tol", "null", "spread"} & set(facts):
+        facts[key] = read(facts[key])
+    return Claim(found[1], read(value[1]), **facts)
+
+
+def read(text: str) -> int | float:
+    return int(text) if re.fullmatch(r"-?\d+", text) else float(text)
 
 
 def claim(

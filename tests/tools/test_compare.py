@@ -19,7 +19,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from fieldguide import style
+from fieldguide import ledger, style
 from fieldguide.explore import explore, heatmap, lines, number, payload, text
 from fieldguide.ledger import claim
 
@@ -111,7 +111,8 @@ def test_a_claim_that_is_altered_in_the_notebook_is_a_difference():
     for old, new in (
         ('data-tol="0.01">', 'data-tol="0.1">'),  # a wider tolerance
         (">0.5</data>", ">0.6</data>"),  # another number on the page
-        ("expected 0.5", "expected 0.6"),
+        ('data-expect="0.5"', 'data-expect="0.6"'),
+        ("without the effect 0", "without the effect 0.4"),
     ):
         assert whole.count(old) == 1
         assert html_differs(whole, whole.replace(old, new)), new
@@ -122,6 +123,17 @@ def test_an_exact_claim_shows_the_number_that_it_holds():
     assert html_differs(exact, exact) is None
     assert html_differs(exact, exact.replace("1049600", "1049601"))
     assert html_differs(exact, exact.replace(">1,049,600<", ">1,049,601<"))
+
+
+def test_a_measured_table_is_compared_like_its_claims():
+    def table(loss, width=4):
+        rows = [{"kind": "a", "width": width, "loss": loss}]
+        return ledger.measured(rows, tol=0.01)._repr_html_()
+
+    assert html_differs(table(0.5049), table(0.5)) is None
+    assert "was measured" in html_differs(table(0.52), table(0.5))
+    assert html_differs(table(0.5, width=5), table(0.5))
+    assert html_differs(table(0.5), table(0.5).replace(">0.5<", ">0.4<"))
 
 
 # Explorers

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fieldguide.ledger import ClaimError, claim, sources
+from fieldguide.ledger import ClaimError, claim, measured, restored, sources
 
 EXACT = {"expect": 4, "source": "derived"}
 TREND = {
@@ -175,7 +175,53 @@ def test_the_page_carries_the_measured_value_and_every_fact():
         "value": "0.875",
         "data-tol": "0.1",
     }
-    assert "measured 0.875, expected 0.9 ± 0.1" in page.text
+    assert page.text == "✓ effect: 0.875, without the effect 0.1"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        claim("effect", 0.83, **TREND),
+        claim("four", 4, expect=4, source='vaswani2017, "<b>" & co'),
+        claim("root", 8.0, expect=8.0, source="derived"),
+    ],
+)
+def test_a_claim_is_restored_from_its_page(made):
+    assert restored(made._repr_html_()) == made
+    assert restored("<p>another</p>") is None
+
+
+ROWS = [{"kind": "<a>", "width": 4, "loss": 1.62}, {"kind": "b", "width": 8, "loss": 2}]
+
+
+def test_a_measured_table_marks_what_may_differ():
+    made = measured(ROWS, tol=0.05)
+    assert repr(made) == "2 rows of measured values: kind, width, loss"
+    page = made._repr_html_()
+    assert '<th scope="row">&lt;a&gt;</th><td>4</td>' in page
+    for value in ("1.62", "2"):
+        cell = f'<data class="fg-measured" value="{value}" data-tol="0.05">{value}<'
+        assert cell in page
+
+
+@pytest.mark.parametrize(
+    ("rows", "tol", "named"),
+    [
+        ([], 0.1, "rows"),
+        ([{}], 0.1, "rows"),
+        ([{"a": 1.5}, {"b": 1.5}], 0.1, "rows"),
+        ([{"a": 1}], 0.1, "tol"),
+        ([{"a": 1.5, "b": 2.5}], {"a": 0.1}, "tol"),
+        ([{"a": 1.5}], {"a": 0.1, "c": 1}, "tol"),
+        ([{"a": 1.5}], 0, "tol"),
+        ([{"a": 1.5}], None, "tol"),
+        ([{"a": 1.5}, {"a": math.nan}], 0.1, "a"),
+        ([{"a": None, "b": 1.5}], 0.1, "a"),
+    ],
+)
+def test_a_table_that_cannot_be_compared_is_refused(rows, tol, named):
+    with pytest.raises(ValueError, match=f"^{named} = "):
+        measured(rows, tol=tol)
 
 
 def test_markup_in_a_source_is_escaped():

@@ -612,7 +612,8 @@ def test_trained_gpt_has_the_recorded_loss():
     training.trained_gpt.cache_clear()  # or a change of it would not be seen
     with mock.patch.object(training, "new_gpt", wraps=training.new_gpt) as new:
         model = training.trained_gpt()
-    assert new.call_args.args[:2] == (training.trained_sizes(), make().RECIPE)
+    recipe = training.modern_recipe(make().STEPS[-1])
+    assert new.call_args.args[:2] == (training.trained_sizes(), recipe)
     assert model is training.trained_gpt()
     assert not any(p.requires_grad for p in model.parameters())
     assert all(p.dtype == torch.float32 for p in model.parameters())

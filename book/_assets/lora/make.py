@@ -33,7 +33,7 @@ from fieldguide.transformers.training import held_out_loss, trained_gpt
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "efficiency" / "lora.ipynb"
-MADE_BY = ["add_lora", "answer_loss", "backwards", "fine_tune", "learn_answers"]
+MADE_BY = ["add_lora", "backwards", "fine_tune", "learn_answers"]
 MADE_BY += ["merge", "quantize_base", "RandomSubspace", "remove_lora", "spelling_1611"]
 
 

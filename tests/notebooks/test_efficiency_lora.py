@@ -161,8 +161,8 @@ def test_fine_tune_is_adamw_with_a_fading_rate(options, batch):
         return F.cross_entropy(model(inputs).mT, targets)
 
     rest = {"generator": generator(1), **options}
-    losses = silent(lora.fine_tune, models[0], ids, 40, 0.01, **rest)
-    right = written_out(models[1], loss, 40, 0.01, 2, (0.9, 0.99))
+    losses = silent(lora.fine_tune, models[0], ids, 20, 0.01, **rest)
+    right = written_out(models[1], loss, 20, 0.01, 1, (0.9, 0.99))
     close(losses, torch.tensor(right), 1e-5)
     for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
         close(p, q, 1e-7)
@@ -721,11 +721,11 @@ def test_stored_runs_of_the_gpt_begin_as_new_ones_would():
     start = training.held_out_loss(training.trained_gpt(), held_out)
     assert abs(start - found["start"]["1611"]) < 0.001
     inputs, targets = training.windows(ids, 8, 128, generator())
-    for run in found["runs"]:
-        if run["task"] == "1611" and run["size"] in (0, 4, 100):
-            with torch.no_grad():
-                logits = script.prepared(run["kind"], run["size"])(inputs)
-            close(F.cross_entropy(logits.mT, targets).item(), run["first"][0], 1e-4)
+    first = {run["kind"]: run for run in reversed(found["runs"][: len(script.TRIED)])}
+    for run in first.values():
+        with torch.no_grad():
+            logits = script.prepared(run["kind"], run["size"])(inputs)
+        close(F.cross_entropy(logits.mT, targets).item(), run["first"][0], 1e-4)
 
 
 def test_an_answer_that_is_cut_off_has_no_end():

@@ -25,6 +25,7 @@ from cells import (
     generator,
     module_at,
     random,
+    refuses,
     refuses_all,
     run_exercises,
     solutions_pass,
@@ -52,8 +53,7 @@ def unit(x):
 
 
 def test_planes_are_pictures_from_0_to_1():
-    pictures = some_pictures(2, 3, 4)
-    planes = clip.to_planes(pictures)
+    planes = clip.to_planes(pictures := some_pictures(2, 3, 4))
     assert planes.shape == (2, 3, 3, 4) and planes.dtype == torch.float32
     for b, y, x, c in (0, 0, 0, 0), (1, 2, 3, 2), (1, 0, 3, 1):
         assert planes[b, c, y, x] == pictures[b, y, x, c] / 255
@@ -107,7 +107,6 @@ def test_pieces_of_words_and_which_of_them_have_rows():
     rows = clip.piece_rows(["red car", "red"])
     assert list(rows) == ["<red>", "<re", "red", "ed>", "<car>"]
     assert list(rows.values()) == [0, 1, 2, 3, 4]
-    assert list(clip.piece_rows(["aba aba"])) == ["<aba>", "<ab", "aba", "ba>"]
 
 
 def test_the_caption_encoder_mixes_a_mean_of_rows():
@@ -446,6 +445,7 @@ def test_aligning_is_adamw_on_the_grouped_loss(learned):
         losses = clip.train_pairs(pairs, pairs.embed, concepts, recipe, draws)
     assert made.call_args.kwargs["fused"] is True
     assert losses.shape == (50,) and not losses.requires_grad
+    refuses("batch", clip.train_pairs, pairs, None, concepts[:2], recipe, draws)
     order = torch.randperm(7, generator=generator(5)).tolist()
     assert [at for at, _ in pairs.asked[:2]] == [order[:3], order[3:6]]
     assert pairs.asked[0] != pairs.asked[2] and all(d is draws for _, d in pairs.asked)
@@ -478,10 +478,9 @@ def test_emoji_are_aligned_from_scratch():
     _, same = clip.align_emoji(places, recipe, generator())
     assert losses.shape == (6,) and not model.training
     close(losses, same, 1e-3)
-    assert model.captions(["a face"]).shape == (1, 128)
+    assert model.captions(["a"]).shape == (1, 128)
     # of a concept that several have drawn, a caption counts once
     often = (emoji.concept < 4).nonzero()[:, 0]
-    assert len(often) >= 8
     model, _ = clip.align_emoji(often, clip.Alignment(1, 8), generator())
     assert model.captions.rows == clip.piece_rows([*map(clip.describe, range(4))])
 
@@ -560,8 +559,7 @@ def test_retrieval_goes_both_ways():
 
 def test_the_gap_is_the_distance_of_the_means():
     a, b = random(4, 3), random(6, 3, seed=1)
-    gap = clip.modality_gap(a, b)
-    assert isinstance(gap, float)
+    assert isinstance(gap := clip.modality_gap(a, b), float)
     assert abs(gap - (a.sum(0) / 4 - b.sum(0) / 6).square().sum().sqrt()) < 1e-9
     assert clip.modality_gap(a, a) == 0
 
@@ -682,24 +680,23 @@ def test_heads_read_bare_and_tagged_captions_by_halves():
 
 
 PICTURES, PLANES = some_pictures(), torch.zeros(1, 3, 32, 32)
-BAD_PICTURES = [PICTURES.float(), PICTURES[0], PICTURES[..., :2], PICTURES[:0]]
-BAD_PICTURES += [torch.cat([PICTURES] * 2, -1), PICTURES.numpy()]
+BAD_PICTURES = [PICTURES.float(), PICTURES[0], PICTURES[..., :2], PICTURES.numpy()]
+BAD_PICTURES += [torch.cat([PICTURES] * 2, -1), PICTURES[:0]]
 OTHER_SIDES = [some_pictures(1, *sides) for sides in ((32, 31), (16, 32), (224, 224))]
 BAD_PLANES, PLACES = [PLANES[0], PLANES[:, :2], PLANES[:0, :, 1:]], torch.arange(8)
 A, B, OWN = random(3, 2), random(4, 2), torch.ones(3, 4, dtype=torch.bool)
-BAD_FITS = [OWN[:2], OWN.index_fill(0, PLACES[1:2], False), OWN.mT, OWN[:0]]
-BAD_ASKED = [A * math.nan, A.index_fill(0, PLACES[1:2], math.nan), A[:0]]
+BAD_FITS = [OWN[:2], OWN.mT, OWN[:0], OWN.index_fill(0, PLACES[1:2], False)]
+BAD_ASKED = [A[:0], A * math.nan, A.index_fill(0, PLACES[1:2], math.nan)]
+JITTER, DRAWS = dict.fromkeys(["turn", "size", "move", "colour"], 0), generator()
 PLAN = {"epochs": 1, "batch": 8, "rate": 1, "decay": 0, "start": 1.0, "learned": True}
 BAD_PLAN = {"epochs": [0, True], "batch": [0], "learned": [1], "decay": [-1, math.inf]}
 BAD_PLAN |= {name: [0, -1, math.inf, math.nan] for name in ("rate", "start")}
-RUN = {"places": PLACES, "recipe": clip.Alignment(1, 8), "generator": generator()}
-BAD_RUN = {"recipe": [clip.Alignment(1, 9)], "places": [PLACES.float(), PLACES[:0]]}
+RUN = {"places": PLACES, "recipe": lambda: clip.Alignment(1, 8), "generator": DRAWS}
+BAD_RUN = {"recipe": [3], "places": [PLACES[:0], PLACES.float()]}
 PARTS = {"parts": nn.Linear(1, 1), "embed": Pairs(8, 4).embed, "concepts": PLACES}
-JITTER = dict.fromkeys(["turn", "size", "move", "colour"], 0)
 ALL = {"pictures": torch.zeros(7165, 2), "captions": torch.zeros(1644, 2)}
-WIDE = torch.zeros(7165, 3), torch.zeros(1644, 3)
 
-REFUSALS = [
+REFUSALS = [  # models, recipes and roles are made anew: classes may be damaged
     ("to_planes", {"pictures": PICTURES}, {"pictures": BAD_PICTURES}),
     ("PictureEncoder", {"D": 4, "channels": 2, "dropout": 0}, {"D": [0],
      "channels": [0, True], "dropout": [1.1]}),
@@ -709,26 +706,26 @@ REFUSALS = [
     ("piece_rows", {"captions": ["a"]}, {"captions": [[""], [3]]}),
     ("CaptionEncoder", {"rows": {"<a>": 0}, "D": 4, "dropout": 0},
      {"rows": [["<a>"]], "D": [0], "dropout": [-0.1]}),
-    ("CaptionEncoder.forward", {"captions": ["a"]}, {"captions": [["a", "!"]]}),
+    ("CaptionEncoder.forward", {"captions": ["a"]}, {"captions": [["a", "!"], [3]]}),
     ("role", {"split": "train", "drawers": ["noto"]}, {"split": ["all"],
-     "drawers": [["me"], ["noto", "me"], [3]]}),
-    ("jitter", {"planes": PLANES, "generator": generator(), **JITTER},
+     "drawers": [[3], ["me"], ["noto", "me"]]}),
+    ("jitter", {"planes": PLANES, "generator": DRAWS, **JITTER},
      {"planes": BAD_PLANES, **{name: [math.nan, True] for name in JITTER}}),
     ("describe", {"concept": 0}, {"concept": [-1, 1644, None, "a"]}),
     ("seeded", {"generator": generator()}, {"generator": [3]}),
     ("Alignment", PLAN, BAD_PLAN),
-    ("train_pairs", {**PARTS, "recipe": RUN["recipe"], "generator": generator()},
+    ("train_pairs", {**PARTS, "recipe": RUN["recipe"], "generator": DRAWS},
      {"recipe": BAD_RUN["recipe"], "concepts": [PLACES[:7], PLACES[None]]}),
     ("align_emoji", RUN, BAD_RUN),
     ("align_heads", {**RUN, "D": 4}, {**BAD_RUN, "D": [0]}),
     ("found_within", {"asked": A, "offered": B, "fits": OWN, "k": 4},
-     {"asked": BAD_ASKED, "offered": [random(4, 3), random(4, 1), B[0], B[:0]],
+     {"asked": BAD_ASKED, "offered": [random(4, 3), random(4, 1), B[:0], B[0]],
       "fits": BAD_FITS, "k": [0, True]}),
     ("both_captions", {"encode": lambda texts: torch.ones(1644, 2), "bare_share": 1},
      {"bare_share": [-0.1, 1.1]}),
-    ("retrieval", {**ALL, "where": clip.role("test", ["fluent"]), "k": 1},
-     {"pictures": [WIDE[0], WIDE[0][1:]], "captions": [WIDE[1], WIDE[1][1:]]}),
-    ("MiniLM.forward", {"sentences": ["A cat."]}, {"sentences": [[], ["A.", ""], [3]]}),
+    ("retrieval", {**ALL, "where": lambda: clip.role("test", ["fluent"]), "k": 1},
+     {name: [x[:, 1:], x[:0], x[1:]] for name, x in ALL.items()}),
+    ("MiniLM.forward", {"sentences": ["A cat."]}, {"sentences": [["A.", ""], [3], []]}),
     ("picture_features", {"model": clip.EfficientNetLite(), "pictures": PICTURES},
      {"pictures": BAD_PICTURES}),
     ("in_steps", {"features": torch.zeros(1, 2688)}, {"features": [A]}),
@@ -736,7 +733,7 @@ REFUSALS = [
      {"into": [0], "D": [0], "wide": [0], "dropout": [2]}),
     ("through_heads", {"heads": clip.trained_heads()}, {"heads": [nn.Linear(1, 1)]}),
     ("modality_gap", {"pictures": A, "captions": B},
-     {"pictures": [A[:0], A[None]], "captions": [B[:0], B[0], B[None], B[:, :1]]}),
+     {"pictures": [A[None], A[:0]], "captions": [B[0], B[None], B[:, :1], B[:0]]}),
 ]  # fmt: skip
 
 
@@ -745,11 +742,14 @@ GIVEN = {"PictureEncoder": [4, 2], "CaptionEncoder": [{"<a>": 0}, 4], "MiniLM": 
 
 @pytest.mark.parametrize(("name", "good", "bad"), REFUSALS)
 def test_bad_input_is_refused_by_name(name, good, bad):
+    good = {n: v() if n in ("recipe", "where") else v for n, v in good.items()}
     name, _, method = name.partition(".")
     function = getattr(clip, name)
-    if method:  # of a model that is made anew: its class may be damaged
+    if method:
         function = getattr(function(*GIVEN[name]).eval(), method)
     refuses_all(function, good, **bad)
+    for argument, values in bad.items():  # by its own name
+        refuses(argument, function, **{**good, argument: values[-1]})
 
 
 # Exercises

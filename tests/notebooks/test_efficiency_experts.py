@@ -103,6 +103,8 @@ REFUSALS = [
 @pytest.mark.parametrize("place", range(len(REFUSALS)))
 def test_bad_input_is_refused(place):
     name, good, bad = REFUSALS[place]
+    fresh = experts.MixtureConfig(8, 2)
+    good = {n: fresh if x is CONFIG else x for n, x in good.items()}
     cells.refuses_all(getattr(experts, name), good, **bad)
 
 
@@ -112,7 +114,10 @@ def test_forms_and_layers_refuse_what_does_not_fit():
             for each in bad:
                 error = refused_with(form, MIX | {name: each})
                 assert re.match("(x|weights|chosen|down) = ", error), (name, each)
-    layer, x = experts.Mixture(4, CONFIG), random(2, 3, 4, dtype=torch.float32)
+    layer, x = (
+        experts.Mixture(4, experts.MixtureConfig(8, 2)),
+        random(2, 3, 4, dtype=torch.float32),
+    )
     for bad in x[..., :3], torch.cat([x, x], -1), x.int(), x[0, 0, 0], None:
         refuses("x", layer.forward, bad)
     refuses("chosen", layer, x[:0])

@@ -5,13 +5,18 @@ import itertools
 import ipywidgets
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
 
 from fieldguide.explore import (
     Ready,
     Twin,
+    bands,
     bars,
     explore,
+    flow,
     heatmap,
+    heatmaps,
     lines,
     number,
     pictures,
@@ -51,13 +56,13 @@ GRID = {"scale": [0.5, 1.0, 2.0], "seed": [1, 2], "on": [False, True]}
 GRID |= {"kind": ["x", "</script>"]}
 
 
-def opened(browser, folder, *explorers):
+def opened(browser, folder, *explorers, **options):
     """A page from `file:` with these explorers; its errors fail the test."""
     body = "".join(explorer.html() for explorer in explorers)
     path = folder / "page.html"
     head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>t</title>'
     path.write_text(f"{head}<body>{Ready()._repr_html_()}{body}</body></html>")
-    page = browser.new_page(viewport={"width": 900, "height": 900})
+    page = browser.new_page(**{"viewport": {"width": 900, "height": 900}} | options)
     page.set_default_timeout(300_000)  # a machine may be busy; this one hangs
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
@@ -493,3 +498,424 @@ def test_the_keyboard_reads_cells_and_the_status_says_them(browser, tmp_path):
         "document.querySelector('[aria-live]').textContent.includes('largest 8 m')"
     )
     page.close()
+
+
+# ---- what a reader touches --------------------------------------------------
+
+NAMES = ["even", "own", "late"]
+WORDS = ["the", "cat", "saw", "the", "dog"]
+SEEN = np.tril(1 / np.arange(1, 6)[:, None] * np.ones((5, 5)))
+MAPS = np.stack([SEEN, np.eye(5), SEEN[::-1]])
+
+
+def touched(query, head):
+    """Where it looks.
+
+    Click a word, a map or a cell.
+    """
+    head = NAMES.index(head)
+    weights = MAPS[head, query]
+    masked = [k > query for k in range(5)]
+    return {
+        "Sentence": tokens(WORDS, weights, high=1, masked=masked, sets="query"),
+        "Heads": heatmaps(
+            MAPS,
+            titles=NAMES,
+            row_labels=WORDS,
+            column_labels=WORDS,
+            columns=3,
+            sets={"map": "head", "row": "query"},
+        ),
+        "Map": heatmap(
+            MAPS[:, :, 0],
+            rows=NAMES,
+            columns=WORDS,
+            sets={"row": "head", "column": "query"},
+        ),
+        "Bars": bars(WORDS, weights, sets="query"),
+        "Bands": bands(
+            WORDS, NAMES, MAPS[:, query].T, sets={"left": "query", "right": "head"}
+        ),
+        "Curve": lines(
+            range(5), {"a": MAPS[head, :, 0]}, x_axis="position", sets="query"
+        ),
+        "Dots": scatter(range(3), range(3), labels=NAMES, sets="head"),
+        "Flow": flow(
+            {"in": MAPS[head], "row": (weights, WORDS[query]), "out": None},
+            [("in", "row", "pick"), ("row", "out")],
+            sets="head",
+        ),
+    }
+
+
+CONTROLS = {"query": ipywidgets.IntSlider(1, 0, 4), "head": NAMES}
+AT = """() => { const { query, head } = fieldguide.figures[0].params;
+  return [query, head]; }"""
+
+
+@pytest.fixture
+def touchable(browser, tmp_path):
+    """A function that opens the page above, so wide or with such options."""
+    pages = []
+
+    def open_page(width=900, **options):
+        explorer = explore(touched, **CONTROLS, **options.pop("call", {}))
+        size = {"width": width, "height": 900}
+        pages.append(opened(browser, tmp_path, explorer, viewport=size, **options))
+        pages[-1].wait_for_selector("[data-fg-ready]")
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        assert page.errors == []
+        page.close()
+
+
+def view(page, title):
+    return page.locator(f"[data-fg-view='{title}']")
+
+
+def cell(page, row, column):
+    """Where a cell of the heatmap lies on its canvas."""
+    return page.evaluate(
+        """([i, j]) => { const c = document.querySelector("[data-fg-view=Map] canvas");
+        const { left, top, cell, tall } = c.place;
+        return { x: left + cell * (j + 0.5), y: top + tall * (i + 0.5) }; }""",
+        [row, column],
+    )
+
+
+@pytest.mark.parametrize("way", ["click", "tap"])
+def test_what_is_pressed_sets_its_control(touchable, way):
+    """By a mouse, and by a finger on a phone."""
+    finger = way == "tap"
+    page = touchable(360 if finger else 900, has_touch=finger)
+
+    def press(node, place=None):
+        node.scroll_into_view_if_needed()
+        getattr(node, way)(**({"position": place} if place else {}))
+        return page.evaluate(AT)
+
+    assert press(view(page, "Sentence").locator("button").nth(4)) == [4, "even"]
+    assert press(view(page, "Heads").locator("button").nth(2)) == [4, "late"]
+    canvas = view(page, "Map").locator("canvas")
+    assert press(canvas, cell(page, 1, 3)) == [3, "own"]
+    name = cell(page, 0, 0)
+    assert press(canvas, {**name, "x": 4}) == [3, "even"], "a row's name sets the row"
+    assert press(view(page, "Bars").locator("li").nth(2)) == [2, "even"]
+    assert press(view(page, "Bands").locator("text", has_text="own")) == [2, "own"]
+    ribbon = view(page, "Bands").locator("path[data-fg-band='1 0']")
+    ribbon.dispatch_event("click")
+    assert page.evaluate(AT) == [1, "even"]
+    curve = view(page, "Curve").locator("svg").first
+    size = curve.bounding_box()
+    assert press(curve, {"x": size["width"] - 20, "y": 80}) == [4, "even"]
+    dot = view(page, "Dots").locator("circle").nth(2)
+    dot.scroll_into_view_if_needed()
+    spot = dot.bounding_box()
+    x, y = (spot[a] + spot[b] / 2 for a, b in (("x", "width"), ("y", "height")))
+    page.touchscreen.tap(x, y) if finger else page.mouse.click(x, y)
+    assert page.evaluate(AT) == [4, "late"]
+    assert press(view(page, "Flow").locator(".fg-node").nth(1)) == [4, "own"]
+
+
+def test_keys_choose_what_a_pointer_can(touchable):
+    page = touchable()
+
+    def typed(*keys):
+        for key in keys:
+            page.keyboard.press(key)
+        return page.evaluate(AT)
+
+    page.locator("select").focus()
+    assert typed("Tab", "ArrowRight", "ArrowRight", "Enter") == [3, "even"]
+    focused = "document.activeElement.closest('[data-fg-view]').dataset.fgView"
+    assert page.evaluate(focused) == "Sentence"
+    assert typed("Home", "Space") == [0, "even"]
+    assert typed("Tab", "ArrowRight", "Enter") == [0, "own"]
+    assert page.evaluate(focused) == "Heads"
+    assert typed("Tab", *["ArrowRight"] * 4, "ArrowDown", "Enter") == [3, "own"]
+    assert page.evaluate(focused) == "Map"
+    assert typed("Tab", "ArrowUp", "Enter") == [2, "own"]
+    assert page.evaluate(focused) == "Bars"
+    assert typed("Tab", "ArrowRight", "ArrowRight", "ArrowDown", "Enter") == [1, "own"]
+    assert page.evaluate(focused) == "Bands"
+    assert typed("Tab", "ArrowRight", "Enter", "ArrowRight", "Enter") == [1, "own"]
+    assert page.evaluate(focused) == "Curve", "a new picture keeps the focus"
+    assert typed("Tab", "ArrowRight", "ArrowRight", "Enter") == [1, "own"]
+    assert page.evaluate(focused) == "Dots"
+    assert typed("Tab", "ArrowRight", "Enter") == [1, "own"]
+    assert page.evaluate(focused) == "Flow"
+
+
+def test_words_stay_where_they_are(touchable):
+    """The same nodes in the same places, whatever is chosen and shaded."""
+    page = touchable(240)
+    strip = view(page, "Sentence").locator("button")
+    boxes = "n => n.map(b => [b.offsetLeft, b.offsetTop, b.offsetWidth])"
+    strip.first.evaluate("node => (node.kept = true)")
+    before = strip.evaluate_all(boxes)
+    assert len({top for _, top, _ in before}) > 1, "they wrap"
+    for query, head in itertools.product(range(5), ["even", "own", "late"]):
+        page.evaluate(READ, [0, {"query": query, "head": head}])
+        assert strip.evaluate_all(boxes) == before
+    assert strip.first.evaluate("node => node.kept")
+    weights = view(page, "Sentence").locator(".fg-weight").all_inner_texts()
+    page.evaluate(READ, [0, {"query": 1, "head": "even"}])
+    weights = view(page, "Sentence").locator(".fg-weight").all_inner_texts()
+    assert weights == ["0.5", "0.5", "·", "·", "·"]
+
+
+def test_the_tree_says_title_setting_and_values(touchable):
+    page = touchable(call={"play": "query"})
+    for title, tree in {
+        "Sentence": """
+            - heading "Sentence" [level=4]
+            - group "Sentence":
+              - button "the 0.5"
+              - button "cat 0.5" [pressed]
+              - button "saw ·"
+              - button "the ·"
+              - button "dog ·"
+            """,
+        "Heads": """
+            - group "Heads":
+              - 'button "even: the, the: 1" [pressed]'
+              - 'button "own: the, the: 1"'
+              - 'button "late: dog, the: 1"'
+            """,
+        "Map": """
+            - application /Map. largest 1 at row even, column the. .*Enter chooses it/
+            """,
+        "Bars": """
+            - list:
+              - listitem:
+                - button "the"
+                - text: "0.5"
+              - listitem:
+                - button "cat" [pressed]
+                - text: "0.5"
+              - listitem:
+                - button "saw"
+                - text: "0"
+              - listitem:
+                - button "the"
+                - text: "0"
+              - listitem:
+                - button "dog"
+                - text: "0"
+            """,
+        "Flow": """
+            - group "Flow":
+              - paragraph:
+                - button "in" [pressed]
+                - text: 5 \u00d7 5
+              - img /in, 5 \u00d7 5 from 0 to 1/
+              - paragraph:
+                - button "row"
+                - text: "5"
+              - paragraph: cat
+              - img "row 0.5, 0.5, 0, 0, 0"
+              - paragraph:
+                - button "out"
+            """,
+    }.items():
+        expect(view(page, title)).to_match_aria_snapshot(tree)
+    label = view(page, "Bands").locator("svg").get_attribute("aria-label")
+    assert label.startswith("Bands: ") and "the to even 0.5" in label
+    controls = page.locator(".fg-controls").aria_snapshot()
+    assert 'slider "query"' in controls and 'button "Play query"' in controls
+
+
+def test_a_question_is_answered_when_asked(touchable):
+    call = {"predict": "How many look at cat?", "answer": "Two: even and own."}
+    page = touchable(call={**call, "after": 3})
+    answer, ask = page.get_by_text("Two: even"), page.get_by_text("Show the answer")
+    assert page.get_by_text("How many look at cat?").is_visible()
+    assert not answer.is_visible()
+    assert "Two" not in page.locator(".fg").aria_snapshot()
+    place = page.locator(".fg-controls").bounding_box()
+    ask.press("Enter")
+    assert answer.is_visible() and not ask.is_visible()
+    assert page.evaluate("document.activeElement.textContent") == "Two: even and own."
+    assert page.locator(".fg-controls").bounding_box() == place, "nothing moves"
+
+
+def test_a_question_is_answered_after_some_moves(touchable):
+    call = {"predict": "How many look at cat?", "answer": "Two: even and own."}
+    page = touchable(call={**call, "after": 3})
+    answer = page.get_by_text("Two: even")
+    page.locator("input[type=range]").press("ArrowRight")
+    view(page, "Sentence").locator("button").first.click()
+    page.evaluate("fieldguide.figures[0].set({ head: 'own' })")
+    assert not answer.is_visible(), "two moves, and one that is no reader's"
+    page.locator("select").select_option(index=2)
+    assert answer.is_visible()
+    again = touchable(call=call)
+    again.locator("input[type=range]").press("ArrowRight")
+    assert again.get_by_text("Two: even").is_visible()
+
+
+def test_play_steps_to_the_end_and_stops(touchable):
+    page = touchable(call={"play": "query"})
+    button = page.get_by_role("button", name="Play query")
+    assert button.inner_text() == "Play"
+    assert page.evaluate(AT) == [1, "even"]
+    width = page.locator("[data-fg-play]").bounding_box()["width"]
+    seen = page.evaluate("""() => new Promise((done) => {
+        const seen = [], figure = fieldguide.figures[0], button = "[data-fg-play]";
+        const { paint } = figure;
+        figure.paint = (views) => {
+          paint.call(figure, views);
+          seen.push([figure.params.query, document.querySelector(button).textContent]);
+        };
+        new MutationObserver(() => {
+          if (document.querySelector(button).textContent === "Play") done(seen);
+        }).observe(document.querySelector(button), { childList: true });
+        document.querySelector(button).click();
+    })""")
+    assert seen == [[2, "Pause"], [3, "Pause"], [4, "Pause"]]
+    assert page.locator("[data-fg-play]").bounding_box()["width"] == width
+    button.click()  # again, from the first value
+    page.wait_for_function("fieldguide.figures[0].params.query === 0")
+    page.get_by_role("button", name="Pause query").click()
+    button.wait_for()
+    # A hand on the control stops it; one on another does not.
+    button.click()
+    page.get_by_role("button", name="Pause query").wait_for()
+    page.locator("select").select_option(index=1)
+    assert page.locator("[data-fg-play]").inner_text() == "Pause"
+    view(page, "Sentence").locator("button").first.click()
+    assert page.locator("[data-fg-play]").inner_text() == "Play"
+    assert page.evaluate(AT) == [0, "own"]
+
+
+def test_play_is_by_hand_where_motion_is_not_wanted(touchable):
+    page = touchable(call={"play": "query"}, reduced_motion="reduce")
+    button = page.get_by_role("button", name="Step query")
+    for query in (2, 3, 4, 0):
+        button.press("Enter")
+        assert page.evaluate(AT) == [query, "even"]
+        assert button.inner_text() == "Step"
+        assert page.evaluate("fieldguide.figures[0].playing ?? null") is None
+
+
+def test_what_is_pointed_at_is_marked_in_every_view(touchable):
+    page = touchable()
+    marked = """() => [...document.querySelectorAll(".fg-marked")].map((node) => [
+      node.closest("[data-fg-view]").dataset.fgView, node.tagName, node.dataset.fgKey,
+    ])"""
+    view(page, "Bars").locator("li").nth(3).hover()
+    found = page.evaluate(marked)
+    assert {key.split("\n")[0] for _, _, key in found} == {"the 2"}, "not the first one"
+    assert {title for title, _, _ in found} == {"Sentence", "Bars", "Bands"}
+    figures = "[...fieldguide.figures[0].marks]"
+    view(page, "Map").locator("canvas").hover(position=cell(page, 1, 4))
+    assert page.evaluate(figures) == ["own 1", "dog 1"]
+    titles = {title for title, _, _ in page.evaluate(marked)}
+    assert titles == {"Sentence", "Heads", "Bars", "Bands", "Dots"}
+    ribbons = [key for _, tag, key in page.evaluate(marked) if tag == "path"]
+    assert ribbons == ["dog 1\nown 1"]
+    picture = "document.querySelector('[data-fg-view=Map] canvas').toDataURL()"
+    plain = page.evaluate(picture)
+    view(page, "Sentence").locator("button").nth(1).hover()
+    assert page.evaluate(picture) != plain, "the map marks its column"
+    page.locator(".fg-buttons").hover()
+    assert page.evaluate(marked) == []
+
+
+def test_a_small_map_is_enlarged_where_it_sets_nothing(browser, tmp_path):
+    def walls(x):
+        """Walls.
+
+        Look."""
+        return {"Wall": heatmaps(MAPS * x, columns=3)}
+
+    page = opened(browser, tmp_path, explore(walls, x=[1, 2]))
+    page.wait_for_selector("[data-fg-ready]")
+    first, second = (view(page, "Wall").locator("button").nth(k) for k in (0, 1))
+    width = first.bounding_box()["width"]
+    first.click()
+    assert first.bounding_box()["width"] > 1.5 * width
+    assert first.get_attribute("aria-expanded") == "true"
+    second.press("Enter")
+    assert first.get_attribute("aria-expanded") == "false"
+    assert second.bounding_box()["width"] > 1.5 * width
+    second.press("Enter")
+    assert second.bounding_box()["width"] == width
+    assert page.errors == []
+    page.close()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1280, 360, 320])
+def test_what_is_touched_fits_and_is_accessible(touchable, width, dark):
+    look = {"color_scheme": "dark" if dark else "light", "reduced_motion": "reduce"}
+    call = {"predict": "Which?", "answer": "The long one " * 9, "play": "query"}
+    page = touchable(width, call=call, **look)
+    page.add_style_tag(
+        content=""":root { --pst-color-text-muted: #48566b }
+          @media (prefers-color-scheme: dark) { :root { color-scheme: dark;
+          --pst-color-text-base: #ced6dd; --pst-color-background: #14181e;
+          --pst-color-surface: #222832; --pst-color-text-muted: #9ca4af } }
+          body { background: var(--pst-color-background, #fff) }"""
+    )
+    assert page.evaluate("innerWidth - document.documentElement.scrollWidth") >= 0
+    tags = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "preload": False}
+    for setting in [{}, {"query": 4, "head": "late"}]:
+        page.evaluate(READ, [0, setting])
+        found = Axe().run(page, options=tags).response["violations"]
+        assert [(v["id"], v["nodes"][0]["html"][:200]) for v in found] == []
+
+
+def test_controls_stand_beside_a_lone_picture_and_above_it_on_a_phone(
+    browser, tmp_path
+):
+    def lone(x):
+        """Lone.
+
+        Look."""
+        return {"Lone": heatmap(MAPS[0] * x)}
+
+    page = opened(browser, tmp_path, explore(lone, x=(1, 2)))
+    page.wait_for_selector("[data-fg-ready]")
+    for width, beside in [(1280, True), (360, False)]:
+        page.set_viewport_size({"width": width, "height": 900})
+        page.evaluate("new Promise((done) => requestAnimationFrame(done))")
+        controls, picture = (
+            page.locator(name).bounding_box() for name in (".fg-controls", "canvas")
+        )
+        right = controls["x"] + controls["width"] <= picture["x"]
+        below = controls["y"] + controls["height"] <= picture["y"]
+        assert (right, below) == (beside, not beside)
+    page.close()
+
+
+def test_paper_shows_the_picture_and_the_answer(touchable):
+    page = touchable(call={"predict": "Which?", "answer": "This one."})
+    page.emulate_media(media="print")
+    assert page.get_by_text("This one.").is_visible()
+    assert not page.get_by_text("Show the answer").is_visible()
+    assert not page.locator(".fg-controls").is_visible()
+    for title in ("Sentence", "Heads", "Bands", "Flow"):
+        assert view(page, title).is_visible()
+
+
+def test_a_step_draws_only_what_is_new(touchable):
+    """The nodes of the views stay, and pictures of the same values are not redrawn."""
+    page = touchable()
+    kept = ".fg-strip button, .fg-wall button, .fg-bars li, .fg-bands path, .fg-node"
+    page.evaluate("(kept) => (self.old = [...document.querySelectorAll(kept)])", kept)
+    page.evaluate("""() => {
+        self.drawn = 0;
+        const { putImageData } = CanvasRenderingContext2D.prototype;
+        CanvasRenderingContext2D.prototype.putImageData = function (...given) {
+          self.drawn++;
+          return putImageData.apply(this, given);
+        };
+    }""")
+    page.evaluate(READ, [0, {"query": 3}])
+    assert page.evaluate("self.drawn") == 2, "the map, and the flow's box of one row"
+    same = """(kept) => [...document.querySelectorAll(kept)].every(
+        (node, k) => node === self.old[k])"""
+    assert page.evaluate(same, kept)

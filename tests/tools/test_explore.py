@@ -1,5 +1,6 @@
 """explore in Python: controls, errors, the payload, the live object."""
 
+import gzip
 from functools import partial
 
 import ipywidgets
@@ -12,12 +13,15 @@ from matplotlib.figure import Figure
 
 from fieldguide.explore import (
     Twin,
+    bands,
     bars,
     controls,
     explore,
     explorer,
     figure,
+    flow,
     heatmap,
+    heatmaps,
     lines,
     number,
     payload,
@@ -297,11 +301,196 @@ def test_what_is_not_a_view_is_refused():
         (lambda: pictures(np.full((1, 2, 2), 2.0)), "images"),
         (lambda: pictures(np.zeros((1, 2, 2, 4))), "images"),
         (lambda: figure("x"), "fig"),
+        (lambda: heatmaps([[1, 2]]), "values"),
+        (lambda: heatmaps([[[1, 2]]], titles=["a", "b"]), "titles"),
+        (lambda: heatmaps([[[1, 2]]], row_labels="ab"), "row_labels"),
+        (lambda: heatmaps([[[1, 2]]], column_labels="a"), "column_labels"),
+        (lambda: heatmaps([[[1, 2]]], columns=0), "columns"),
+        (lambda: heatmaps([[[1, 2]]], low=2, high=1), "low"),
+        (lambda: tokens("ab", [1, 2], masked=[True, False]), "given with sets"),
+        (lambda: tokens("ab", [1, 2], sets="x", masked=[True]), "masked"),
+        (lambda: bands("ab", "c", [1, -1]), "weights"),
+        (lambda: bands("ab", "c", [[1, 1]]), "left"),
+        (lambda: bands("ab", "cd", [1, 1]), "right"),
+        (lambda: bands(None, "c", [1]), "left"),
+        (lambda: flow({}, []), "nodes"),
+        (lambda: flow({"a": [[[1]]]}, []), r"nodes\['a'\]"),
+        (lambda: flow({"a": 1}, [("a", "b")]), "arrow"),
+        (lambda: flow({"a": 1, "b": 1}, ["ab"]), "arrow"),
+        (lambda: flow({"a": 1, "b": 1}, [("a", "b"), ("b", "a")]), "circles"),
+        (lambda: flow({"a": 1}, [("a", "a")]), "circles"),
+        (lambda: heatmap([[1]], sets={"rows": "x"}), "sets"),
+        (lambda: heatmap([[1]], sets={}), "sets"),
+        (lambda: heatmap([[1]], sets={"row": 3}), "sets"),
+        (lambda: heatmaps([[[1]]], sets=3), "sets"),
+        (lambda: tokens("a", [1], sets=["x"]), "sets"),
+        (lambda: bars("a", [1], sets={"row": "x"}), "sets"),
+        (lambda: lines([1], {"a": [1]}, sets={"y": "x"}), "sets"),
+        (lambda: scatter([1], [1], sets={"x": "x"}), "sets"),
+        (lambda: bands("a", "b", [1], sets={"row": "x"}), "sets"),
+        (lambda: flow({"a": 1}, [], sets={"row": "x"}), "sets"),
     ],
 )
 def test_views_refuse_bad_input_by_name(make, names):
     with pytest.raises(ValueError, match=names):
         make()
+
+
+# ---- what a click sets, what plays, what is asked ---------------------------
+
+
+def shown_with(view):
+    """A function of three controls that shows one view."""
+
+    def shown(head, query, soft):
+        """Title.
+
+        Look."""
+        return {"Where": view, "More": number(head + query + soft)}
+
+    return shown
+
+
+SETTABLE = {"head": (0, 3), "query": [5, 7], "soft": False}
+
+
+def test_what_a_view_sets_is_stored_by_its_parts():
+    row, both = {"row": "head"}, {"row": "head", "column": "query"}
+    square = np.eye(2)
+    for view, sets in [
+        (heatmap(square, sets=row), row),
+        (heatmap(square, sets=both), both),
+        (heatmap(square, sets="head"), row),
+        (heatmaps([square], sets="query"), {"map": "query"}),
+        (heatmaps([square], sets={"column": "head"}), {"column": "head"}),
+        (tokens("ab", [0, 1], sets="query"), {"word": "query"}),
+        (bars("ab", [0, 1], sets="soft"), {"bar": "soft"}),
+        (lines([1, 2], {"a": [1, 2]}, sets="head"), {"x": "head"}),
+        (scatter([1, 2], [1, 2], sets="head"), {"point": "head"}),
+        (bands("ab", "c", [0, 1], sets={"right": "head"}), {"right": "head"}),
+        (flow({"a": 1, "b": 2}, [("a", "b")], sets="head"), {"box": "head"}),
+    ]:
+        assert view.props["sets"] == sets
+        stored = payload.read(explore(shown_with(view), **SETTABLE).html())
+        assert stored["fields"]["0.props"][0]["sets"] == sets
+    assert "sets" not in heatmap(square).props, "a stored figure stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("view", "says"),
+    [
+        (
+            heatmap(np.eye(2), sets={"column": "haed"}),
+            r"sets\['column'\] of the view 'Where' = 'haed'.*'head', 'query', 'soft'",
+        ),
+        (
+            heatmap(np.eye(3), sets={"row": "head", "column": "query"}),
+            r"'column'.* view 'Where' = 'query' has 3 places.*2 values: 5 \.\. 7",
+        ),
+        (
+            tokens("abcde", range(5), sets="head"),
+            r"5 places.*'head'.*4 values: 0 \.\. 3",
+        ),
+        (
+            heatmaps(np.zeros((3, 1, 1)), sets="soft"),
+            r"3 places.*2 values: off \.\. on",
+        ),
+        (lines([1, 2, 3], {"a": [1, 2, 3]}, sets="query"), "3 places"),
+        (bands("abc", "d", [1, 1, 1], sets={"left": "query"}), "'left'.*3 places"),
+        (flow({"a": 1, "b": 1, "c": 1}, [], sets="query"), "'box'.*3 places"),
+        # Called by the control's own values, but not in its order.
+        (bars([1, 2, 3], [1, 1, 1], sets="head"), r"bar '1' stands where .* has 0"),
+        (heatmap(np.eye(2), rows=[7, 5], sets={"row": "query"}), "row '7'.*has 5"),
+    ],
+)
+def test_what_a_view_sets_must_be_a_control_with_that_value(view, says):
+    with pytest.raises(ValueError, match=says):
+        explore(shown_with(view), **SETTABLE)
+
+
+def test_each_setting_of_a_grid_is_asked_what_it_sets():
+    def fickle(x):
+        """Title.
+
+        Look."""
+        return {"a": bars("ab", [x, 1], sets="x" if x < 3 else "y")}
+
+    with pytest.raises(ValueError, match=r"sets\['bar'\] of the view 'a' = 'y'"):
+        explore(fickle, x=(0, 3))
+
+
+def test_a_twins_view_may_set_a_control_and_is_asked_too():
+    def words(x, on):
+        """Title.
+
+        Look."""
+        return {"a": tokens("ab", [x, 1], sets="x")}
+
+    def data(x):
+        return {"scores": np.zeros((x, x)), "width": 1, "pieces": ["a"] * x}
+
+    twin = Twin("attention", ("x",), data)
+    spec = explore(words, twin=twin, x=(1, 3), on=True).spec
+    assert spec["views"][0]["props"]["sets"] == {"word": "x"}
+
+    def longer(x, on):
+        """Title.
+
+        Look."""
+        return {"a": tokens("abcd", [x, 1, 1, 1], sets="x")}
+
+    with pytest.raises(ValueError, match=r"4 places.*3 values: 1 \.\. 3"):
+        explore(longer, twin=twin, x=(1, 3), on=True)
+
+
+def test_a_control_that_only_chooses_a_place_is_no_dead_one():
+    def stepped(step):
+        """Title.
+
+        Look."""
+        return {"a": flow({"in": [1, 2], "out": None}, [("in", "out")], sets="step")}
+
+    assert explore(stepped, step=["first", "second"]).spec["fields"]
+
+
+def test_boxes_stand_to_the_right_of_what_points_at_them():
+    nodes = {"out": 3, "in": [1, 2], "middle": ([[1, 2]], "a note"), "aside": None}
+    view = flow(nodes, [("middle", "out", "sum"), ("in", "middle"), ("in", "out")])
+    assert view.props["ranks"] == [2, 0, 1, 0]
+    assert view.props["arrows"] == [[2, 0, "sum"], [1, 2], [1, 0]]
+    assert view.props["notes"] == ["", "", "a note", ""]
+    shapes = {name: array.shape for name, array in view.arrays.items()}
+    assert shapes == {"box0": (), "box1": (2,), "box2": (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"predict": "Which?"}, "given together"),
+        ({"answer": "This."}, "given together"),
+        ({"predict": "", "answer": "This."}, "predict"),
+        ({"predict": "Which?", "answer": " "}, "answer"),
+        ({"predict": "Which?", "answer": 3}, "answer"),
+        ({"predict": "Which?", "answer": "This.", "after": 0}, "after"),
+        ({"play": "y"}, r"play = 'y'.*\['x'\]"),
+        ({"play": "on"}, r"play = 'on'.*\['x'\]"),
+        ({"play": True}, "play"),
+    ],
+)
+def test_what_is_asked_and_what_plays_is_checked(given, says):
+    with pytest.raises(ValueError, match=says):
+        explore(doubled, x=(0, 3), on=True, **given)
+
+
+def test_what_is_asked_and_what_plays_is_stored():
+    given = {"predict": "Which?", "answer": "This.", "play": "x"}
+    spec = payload.read(explore(doubled, x=(0, 3), on=True, **given).html())["spec"]
+    assert spec["quiz"] == ["Which?", "This.", 1]
+    assert [c.get("play") for c in spec["controls"]] == [True, None]
+    bare = payload.read(explore(doubled, x=(0, 3), on=True).html())["spec"]
+    assert "quiz" not in bare and "play" not in bare["controls"][0]
+    # In JupyterLab the runtime reads the same spec.
+    assert explore(doubled, x=(0, 3), on=True, **given).spec["quiz"] == spec["quiz"]
 
 
 # ---- the stored figure ------------------------------------------------------
@@ -444,6 +633,10 @@ def test_the_runtime_is_one_classic_script():
         assert forbidden not in rest.replace("no imports", "")
 
 
+def test_the_runtime_is_small():
+    assert len(gzip.compress(runtime_html().encode(), 9)) <= 25_000
+
+
 # ---- alive ------------------------------------------------------------------
 
 
@@ -506,10 +699,34 @@ def test_every_view_has_a_still_picture():
             "Grey": pictures([[[x / 4, 1.0]]]),
             "Colour": pictures(np.full((2, 1, 1, 3), x, np.uint8)),
             "Figure": figure(Figure()),
+            "Maps": heatmaps(np.full((5, 2, 2), x), titles=["$a"] * 5, columns=3),
+            "Bands": bands(["$a", "b"], "cd", [[x, 1], [0, 1]]),
+            "Strip": tokens("ab", [x, 1], sets="x", masked=[True, False]),
+            "Flow": flow({"$a": [x, 1], "b": x, "c": None}, [("$a", "b", "$c")]),
         }
 
     explorer = explore(everything, x=(0, 3))
     assert explorer._repr_mimebundle_()[0]["image/png"][:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        heatmap(np.eye(3), sets={"row": "x"}),
+        heatmap(np.eye(3), sets={"row": "x", "column": "x"}),
+        heatmaps(np.zeros((3, 2, 2)), sets="x"),
+        tokens("abc", [0, 1, 2], sets="x"),
+        bars("abc", [1, 2, 3], sets="x"),
+        lines([1, 2, 3], {"a": [1, 2, 3]}, sets="x"),
+        scatter([1, 2, 3], [1, 2, 3], sets="x"),
+        bands("abc", "d", [1, 2, 3], sets={"left": "x"}),
+        flow({"a": 1, "b": [1], "c": None}, [], sets="x"),
+    ],
+)
+def test_a_still_marks_what_is_chosen(view):
+    first, again, second = (still.draw_still({"a": view}, {"x": k}) for k in (0, 0, 1))
+    assert first == again
+    assert first != second
 
 
 def test_controls_are_traits_that_follow_their_widgets():

@@ -24,7 +24,7 @@ from fieldguide.explore import payload
 from fieldguide.explore.controls import MAX_VALUES, Control, read_control
 from fieldguide.explore.page import HERE, runtime_source, runtime_style
 from fieldguide.explore.still import draw_still
-from fieldguide.explore.views import View, precision
+from fieldguide.explore.views import View, places, precision
 
 MAX_SETTINGS = MAX_VALUES
 MAX_RAW_BYTES = 16_000_000
@@ -59,7 +59,16 @@ class Twin:
         return "\n".join(code).rstrip(";")
 
 
-def explore(fn: Callable[..., dict], *, twin: Twin | None = None, **controls):
+def explore(
+    fn: Callable[..., dict],
+    *,
+    twin: Twin | None = None,
+    predict: str | None = None,
+    answer: str | None = None,
+    after: int = 1,
+    play: str | None = None,
+    **controls,
+):
     """Show `fn` as a widget: one control for each of its parameters.
 
     `fn(**settings)` returns `{title: view}`, with the same titles, kinds and
@@ -69,10 +78,13 @@ def explore(fn: Callable[..., dict], *, twin: Twin | None = None, **controls):
     real ipywidgets control.
 
     `twin`  computes the views in the browser, where no grid can serve.
+    `predict`, `answer`  a question above the controls; its answer opens when it is
+        asked for, or `after` so many moves of a control.
+    `play`  the name of a slider or a list that gets a button which steps through it.
 
     Raises ValueError when a control is unknown, a view holds NaN or changes
-    its shape, or the grid is too large: the message says which, and by how
-    much.
+    its shape, sets what is no control or has more places than the control has
+    values, or the grid is too large: the message says which, and by how much.
     """
     title, look = _caption(fn)
     parsed = [read_control(name, given) for name, given in controls.items()]
@@ -84,6 +96,11 @@ def explore(fn: Callable[..., dict], *, twin: Twin | None = None, **controls):
         require(not taken, "control", control.name, "no attribute of a widget")
     start = {c.name: c.values[c.start] for c in parsed}
     views = _checked(fn, start)
+    _check_sets(views, parsed)
+    quiz = _quiz(predict, answer, after)
+    players = [c.name for c in parsed if c.kind in ("range", "choice")]
+    ok = play is None or play in players
+    require(ok, "play", play, f"one of the sliders and lists {players}")
     packer = payload.Packer()
     if twin is None:
         _pack_grid(packer, fn, parsed, views)
@@ -100,13 +117,16 @@ def explore(fn: Callable[..., dict], *, twin: Twin | None = None, **controls):
         "id": f"fg-{_name(fn)}",
         "title": title,
         "look": look,
-        "controls": [control.spec() for control in parsed],
+        "controls": [
+            c.spec() | ({"play": True} if c.name == play else {}) for c in parsed
+        ],
         "views": [_view_spec(i, t, v, twin) for i, (t, v) in enumerate(views.items())],
         "fields": packer.fields,
         "twin": twin.source if twin else None,
         "by": list(twin.by) if twin else None,
+        **quiz,
     }
-    still = draw_still(views)
+    still = draw_still(views, {c.name: c.start for c in parsed})
     return _explorer_class(parsed)(fn, parsed, spec, packer.chunks, still)
 
 
@@ -138,6 +158,40 @@ def _match_parameters(fn, names: list[str]) -> None:
         raise ValueError(
             f"controls = {names}, but {_name(fn)} takes {wanted}: {error}"
         ) from None
+
+
+def _quiz(question: str | None, answer: str | None, after: int) -> dict:
+    """The spec of a question to guess at, if there is one."""
+    given = {"predict": question, "answer": answer}
+    for name, words in given.items():
+        ok = words is None or (isinstance(words, str) and words.strip())
+        require(ok, name, words, "a string, not empty")
+    ok = (question is None) == (answer is None)
+    require(ok, "predict, answer", (question, answer), "given together")
+    ok = isinstance(after, int) and after > 0
+    require(ok, "after", after, "a number of moves, 1 or more")
+    return {"quiz": [question, answer, after]} if question else {}
+
+
+def _check_sets(views: dict[str, View], controls: list[Control]) -> None:
+    """Each place that a view lets the reader choose must be a control's value."""
+    known = {c.name: c for c in controls}
+    for title, view in views.items():
+        for part, name in view.props.get("sets", {}).items():
+            what = f"sets[{part!r}] of the view {title!r}"
+            require(name in known, what, name, f"one of the controls {list(known)}")
+            (count, labels), values = places(view, part), known[name].labels
+            if count > len(values):
+                raise ValueError(
+                    f"{what} = {name!r} has {count} places, but the control {name!r} "
+                    f"allows {len(values)} values: {values[0]} .. {values[-1]}"
+                )
+            for label, value in zip(labels or [], values, strict=False):
+                if label != value and set(labels) <= set(values):
+                    raise ValueError(
+                        f"{what} = {name!r}: {part} {label!r} stands where the control "
+                        f"{name!r} has {value}; its values are, in order, {values}"
+                    )
 
 
 def _call(fn, settings: dict) -> str:
@@ -227,6 +281,8 @@ def _pack_grid(packer, fn, controls: list[Control], like: dict[str, View]) -> No
     grid = [len(c.values) for c in controls]
     settings = _settings(names, [c.values for c in controls])
     states = [_checked(fn, setting, like) for setting in settings]
+    for state in states:
+        _check_sets(state, controls)
     for index, (title, view) in enumerate(like.items()):
         here = [state[title] for state in states]
         for key, array in view.arrays.items():
@@ -235,6 +291,8 @@ def _pack_grid(packer, fn, controls: list[Control], like: dict[str, View]) -> No
             packer.numbers(f"{index}.{key}", items, names, **precision(here, key))
         _pack_values(packer, f"{index}.props", [v.props for v in here], grid, names)
     moving = {name for field in packer.fields.values() for name in field["by"]}
+    for view in like.values():
+        moving |= set(view.props.get("sets", {}).values())  # it marks what is chosen
     for name in names:
         moves = name in moving
         require(moves, "control", name, f"one that changes what {_name(fn)} returns")
@@ -277,6 +335,7 @@ def _strings(value) -> bool:
 
 def _view_spec(index: int, title: str, view: View, twin: Twin | None) -> dict:
     spec = {"title": title, "kind": view.kind}
+    spec |= {"wide": True} if view.kind == "tokens" and "sets" in view.props else {}
     if twin:
         return {**spec, "props": view.props}
     return {**spec, "arrays": {key: f"{index}.{key}" for key in view.arrays}}

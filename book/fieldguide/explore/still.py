@@ -5,39 +5,46 @@ from __future__ import annotations
 import base64
 import io
 import warnings
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from fieldguide.explore.views import View
-from fieldguide.style import style_context
+from fieldguide.explore.views import View, format_cell
+from fieldguide.style import PALETTE, style_context
 
 
-def draw_still(views: dict[str, View]) -> bytes:
-    """A PNG of the views side by side (two in a row at most)."""
-    columns = min(2, len(views))
-    rows = -(-len(views) // columns)
-    heights = [
-        max(_height(v) for v in list(views.values())[r * columns : (r + 1) * columns])
-        for r in range(rows)
-    ]
+def draw_still(views: dict[str, View], start: dict[str, int]) -> bytes:
+    """A PNG of the views side by side (two in a row at most).
+
+    `start` has each control's place on the grid: what it chooses is marked.
+    """
+    rows = _rows(views)
+    columns = max(map(len, rows))
+    wide = any(_wide(view) for view in views.values())
+    heights = [max(_height(views[title]) for title in row) for row in rows]
     plain = {"axes.grid": False, "text.parse_math": False}
     with style_context(plain), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a script the font lacks
-        fig, axes = plt.subplots(
-            rows,
-            columns,
-            figsize=(3.3 * columns, sum(heights)),
-            height_ratios=heights,
+        fig = plt.figure(
+            figsize=(6.6 if wide else 3.3 * columns, sum(heights)),
             layout="constrained",
-            squeeze=False,
         )
-        for ax, (title, view) in zip(axes.flat, views.items(), strict=False):
-            ax.set_title(title, fontsize=9)
-            DRAW[view.kind](ax, view)
-        for ax in axes.flat[len(views) :]:
-            ax.axis("off")
+        grid = fig.add_gridspec(len(rows), columns, height_ratios=heights)
+        for r, row in enumerate(rows):
+            for c in range(1 if _wide(views[row[0]]) else columns):
+                span = slice(None) if _wide(views[row[0]]) else c
+                ax = fig.add_subplot(grid[r, span])
+                if c >= len(row):
+                    ax.axis("off")
+                    continue
+                view = views[row[c]]
+                ax.set_title(row[c], fontsize=9)
+                sets = view.props.get("sets", {})
+                chosen = {part: start[name] for part, name in sets.items()}
+                props = view.props | ({"chosen": chosen} if chosen else {})
+                DRAW[view.kind](ax, replace(view, props=props))
         drawn, small = io.BytesIO(), io.BytesIO()
         fig.savefig(drawn, format="png", dpi=72)
         plt.close(fig)
@@ -48,8 +55,45 @@ def draw_still(views: dict[str, View]) -> bytes:
     return small.getvalue()
 
 
+def _wide(view: View) -> bool:
+    """Does the view need a row of its own?"""
+    return view.kind == "flow" or (view.kind == "tokens" and "sets" in view.props)
+
+
+def _rows(views: dict[str, View]) -> list[list[str]]:
+    """The titles in rows of at most two; a wide view stands alone."""
+    rows = []
+    for title, view in views.items():
+        full = not rows or len(rows[-1]) == 2 or _wide(views[rows[-1][0]])
+        if full or _wide(view):
+            rows.append([])
+        rows[-1].append(title)
+    return rows
+
+
 def _height(view: View) -> float:
+    if view.kind == "flow":
+        tallest = max(map(view.props["ranks"].count, view.props["ranks"]))
+        return 0.4 + 0.85 * tallest
+    if _wide(view):
+        words = sum(len(piece) + 3 for piece in view.props["pieces"])
+        return 0.4 + 0.42 * (1 + words // 80)
     return {"number": 1.0, "text": 1.4, "tokens": 1.4}.get(view.kind, 2.8)
+
+
+def _frame(ax, x, y, width=1.0, height=1.0, **look):
+    look = {"fill": False, "edgecolor": PALETTE[1], "linewidth": 1.6} | look
+    ax.add_patch(plt.Rectangle((x, y), width, height, clip_on=False, **look))
+
+
+def _cell_frame(ax, chosen: dict, rows: int, columns: int):
+    """Mark the chosen row, column or cell of a heatmap."""
+    i, j = chosen.get("row"), chosen.get("column")
+    if i is None and j is None:
+        return
+    across = (-0.5, columns) if j is None else (j - 0.5, 1)
+    down = (-0.5, rows) if i is None else (i - 0.5, 1)
+    _frame(ax, across[0], down[0], across[1], down[1])
 
 
 def _heatmap(ax, view):
@@ -62,9 +106,127 @@ def _heatmap(ax, view):
     ax.tick_params(axis="x", rotation=90 if props["columns"] else 0)
     ax.set(xlabel=props["column_axis"], ylabel=props["row_axis"])
     ax.figure.colorbar(image, ax=ax, label=props["unit"])
+    _cell_frame(ax, props.get("chosen", {}), *values.shape)
+
+
+def _heatmaps(ax, view):
+    props, values = view.props, view.arrays["values"]
+    count, rows, columns = values.shape
+    across = min(props["across"], count)
+    down = -(-count // across)
+    low = props.get("low", values.min())
+    high = props.get("high", values.max())
+    for n, (value, title) in enumerate(
+        zip(values, props["titles"] or range(1, count + 1), strict=True)
+    ):
+        c, r = n % across, n // across
+        place = (c + 0.06) / across, 1 - (r + 0.8) / down, 0.88 / across, 0.78 / down
+        small = ax.inset_axes(place)
+        small.imshow(value, vmin=low, vmax=high, aspect="auto")
+        small.set(xticks=[], yticks=[])
+        small.set_title(title, fontsize=6, pad=1.5)
+        chosen = props.get("chosen", {})
+        _cell_frame(small, chosen, rows, columns)
+        if chosen.get("map") == n:
+            _frame(small, -0.5, -0.5, columns, rows, linewidth=2.5)
+    ax.axis("off")
+
+
+def _strip(ax, view):
+    """Words in reading order with their weights below; the chosen one outlined."""
+    weights, props = view.arrays["values"], view.props
+    high = props.get("high") or weights.max() or 1.0
+    masked = props.get("masked") or [False] * len(weights)
+    x, y = 0.0, 1.0
+    for k, (piece, weight) in enumerate(zip(props["pieces"], weights, strict=True)):
+        width = 0.014 * max(4, len(piece)) + 0.012
+        x, y = (0.0, y - 0.5) if x + width > 1 else (x, y)
+        share = 0.0 if masked[k] else 0.6 * max(0.0, min(1.0, weight / high))
+        box = {"facecolor": (0.84, 0.37, 0.0, share), "fill": True}
+        look = {"edgecolor": "none"} | box
+        if props["chosen"]["word"] == k:
+            look = {"edgecolor": PALETTE[0], "linewidth": 1.8} | box
+        _frame(ax, x, y - 0.44, width - 0.008, 0.4, **look)
+        ink = {"ha": "center", "va": "center", "color": "0.5" if masked[k] else "0.1"}
+        middle = x + width / 2 - 0.004
+        ax.text(middle, y - 0.16, piece, fontsize=9, **ink)
+        number = "·" if masked[k] else f"{weight:.2g}"
+        ax.text(middle, y - 0.34, number, fontsize=6, **ink)
+        x += width
+    ax.set(xlim=(0, 1), ylim=(min(0, y - 0.5), 1))
+    ax.axis("off")
+
+
+def _bands(ax, view):
+    """Ribbons between two columns of words, each as wide as its weight."""
+    weights, props = view.arrays["values"], view.props
+    scale = 0.8 / (weights.sum() or 1.0)
+    ends = {}
+    for side, sums in (("left", weights.sum(1)), ("right", weights.sum(0))):
+        gap = 0.2 / len(sums)
+        tops = 1 - np.concatenate([[0], np.cumsum(sums * scale + gap)[:-1]]) - gap / 2
+        ends[side] = tops
+        x, align = (-0.02, "right") if side == "left" else (1.02, "left")
+        for k, (word, top) in enumerate(zip(props[side], tops, strict=True)):
+            bold = props.get("chosen", {}).get(side) == k
+            look = {"fontsize": 8, "fontweight": "bold" if bold else "normal"}
+            ax.text(x, top - sums[k] * scale / 2, word, ha=align, va="center", **look)
+    t = np.linspace(0, 1, 40)
+    bend = t * t * (3 - 2 * t)
+    left, right = ends["left"].copy(), ends["right"].copy()
+    for i, j in np.ndindex(*weights.shape):
+        wide = weights[i, j] * scale
+        top = left[i] + (right[j] - left[i]) * bend
+        colour = PALETTE[i % len(PALETTE)]
+        ax.fill_between(t, top - wide, top, color=colour, alpha=0.55, linewidth=0)
+        left[i], right[j] = left[i] - wide, right[j] - wide
+    ax.set(xlim=(-0.3, 1.3), ylim=(0, 1))
+    ax.axis("off")
+
+
+def _flow(ax, view):
+    """Boxes in columns, with their shapes and cells, and the arrows between them."""
+    props, ranks = view.props, view.props["ranks"]
+    step, span = 1 / (max(ranks) + 1), 0.72 / (max(ranks) + 1)
+    chosen, middles = props.get("chosen", {}).get("box"), []
+    for k, (name, rank) in enumerate(zip(props["names"], ranks, strict=True)):
+        tall = 1 / ranks.count(rank)
+        y = 1 - tall * (ranks[:k].count(rank) + 0.5)
+        x = step * rank + (step - span) / 2
+        middles.append((x, y))
+        faint = 0.4 if chosen is not None and k > chosen else 1.0
+        height = min(0.8 * tall, 0.75)
+        edge = PALETTE[0] if k == chosen else "0.6"
+        _frame(ax, x, y - height / 2, span, height, edgecolor=edge, alpha=faint)
+        values = view.arrays.get(f"box{k}")
+        label = name if values is None else f"{name}\n{_size(values)}"
+        top = y + height * (0 if values is None else 0.25)
+        look = {"ha": "center", "va": "center", "fontsize": 7, "alpha": faint}
+        ax.text(x + span / 2, top, label, **look)
+        if values is not None and values.ndim:
+            cells = (x + 0.08 * span, y - 0.4 * height, 0.84 * span, 0.36 * height)
+            small = ax.inset_axes(cells, transform=ax.transData)
+            small.imshow(np.atleast_2d(values), aspect="auto", alpha=faint)
+            small.axis("off")
+    for start, end, *label in props["arrows"]:
+        (x0, y0), (x1, y1) = middles[start], middles[end]
+        late = chosen is not None and max(start, end) > chosen
+        style = {"arrowstyle": "->", "color": "0.4", "alpha": 0.4 if late else 1.0}
+        ax.annotate("", (x1, y1), (x0 + span, y0), arrowprops=style)
+        middle = (x0 + span + x1) / 2, (y0 + y1) / 2
+        ax.text(*middle, *label or [""], fontsize=6, ha="center", va="bottom")
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    ax.axis("off")
+
+
+def _size(values: np.ndarray) -> str:
+    """A shape, with times signs; a number as it is."""
+    return " \u00d7 ".join(map(str, values.shape)) or format_cell(float(values))
 
 
 def _tokens(ax, view):
+    if "chosen" in view.props:
+        return _strip(ax, view)
     weights = view.arrays["values"]
     high = view.props.get("high") or weights.max() or 1.0
     x, y = 0.0, 0.9
@@ -90,13 +252,17 @@ def _lines(ax, view):
             axis.set_major_formatter("{x:g}")  # its own needs mathematics
             axis.set_minor_formatter("")
     ax.set_ylim(props.get("low"), props.get("high"))
+    if "chosen" in props:
+        ax.axvline(x[min(props["chosen"]["x"], len(x) - 1)], color="0.4", ls=":")
     if len(props["names"]) > 1:
         ax.legend(fontsize=7)
 
 
 def _bars(ax, view):
     values = view.arrays["values"]
-    ax.barh(np.arange(len(values)), values)
+    drawn = ax.barh(np.arange(len(values)), values)
+    if view.props.get("chosen", {}).get("bar", len(values)) < len(values):
+        drawn[view.props["chosen"]["bar"]].set(edgecolor=PALETTE[1], linewidth=2)
     ax.set_yticks(np.arange(len(values)), view.props["labels"], fontsize=7)
     ax.invert_yaxis()
     ax.set_xlim(view.props.get("low"), view.props.get("high"))
@@ -109,6 +275,9 @@ def _scatter(ax, view):
     for name in dict.fromkeys(groups):
         here = np.array([g == name for g in groups])
         ax.scatter(x[here], y[here], s=14, label=name)
+    if view.props.get("chosen", {}).get("point", len(x)) < len(x):
+        k = view.props["chosen"]["point"]
+        ax.scatter(x[k], y[k], s=60, facecolor="none", edgecolor="0.2")
     if view.props["groups"]:
         ax.legend(fontsize=7)
     ax.set(xlabel=view.props["x_axis"], ylabel=view.props["y_axis"])
@@ -151,7 +320,10 @@ def _figure(ax, view):
 
 DRAW = {
     "heatmap": _heatmap,
+    "heatmaps": _heatmaps,
     "tokens": _tokens,
+    "bands": _bands,
+    "flow": _flow,
     "lines": _lines,
     "bars": _bars,
     "scatter": _scatter,

@@ -18,6 +18,19 @@ from fieldguide.check import require
 
 LARGEST = 1e300  # so that the difference of two values is a number, too
 
+# The parts of a view that a click can choose, and the property that names each: a
+# click on the k-th one sets its control to the control's k-th value.
+PARTS = {
+    "heatmap": {"row": "rows", "column": "columns"},
+    "heatmaps": {"map": "titles", "row": "row_labels", "column": "column_labels"},
+    "tokens": {"word": "pieces"},
+    "bars": {"bar": "labels"},
+    "lines": {"x": None},
+    "scatter": {"point": "labels"},
+    "bands": {"left": "left", "right": "right"},
+    "flow": {"box": "names"},
+}
+
 
 @dataclass(frozen=True)
 class View:
@@ -64,6 +77,27 @@ def _range(low, high) -> dict:
     return {k: float(v) for k, v in props.items() if v is not None}
 
 
+def _sets(kind: str, sets) -> dict:
+    """`sets` as {part: control}; a control's name alone stands for the first part."""
+    if sets is None:
+        return {}
+    parts = list(PARTS[kind])
+    sets = {parts[0]: sets} if isinstance(sets, str) else sets
+    ok = isinstance(sets, dict) and sets and set(sets) <= set(parts)
+    ok = ok and all(isinstance(name, str) for name in sets.values())
+    require(ok, "sets", sets, f"a control's name, or a dict of {parts} to such names")
+    return {"sets": dict(sets)}
+
+
+def places(view: View, part: str) -> tuple[int, list[str] | None]:
+    """How many places the `part` of a view has, and what they are called."""
+    labels = view.props.get(PARTS[view.kind][part])
+    if labels is not None:
+        return len(labels), labels
+    axis = list(PARTS[view.kind]).index(part)
+    return view.arrays["x" if "x" in view.arrays else "values"].shape[axis], None
+
+
 def heatmap(
     values,
     *,
@@ -74,11 +108,14 @@ def heatmap(
     unit="",
     low=None,
     high=None,
+    sets=None,
 ) -> View:
     """A matrix as colours: `values` (R, C), `rows` R and `columns` C labels.
 
     `low` and `high` fix the ends of the colour scale; without them it spans
-    the values of every setting. Raises ValueError for NaN or wrong lengths.
+    the values of every setting. `sets`, as {"row": control, "column": control}
+    or one of them, lets a click on a cell set these controls: row k to the
+    control's k-th value. Raises ValueError for NaN or wrong lengths.
     """
     values = _array("values", values, 2)
     props = {
@@ -88,22 +125,144 @@ def heatmap(
         "column_axis": column_axis,
         "unit": unit,
         **_range(low, high),
+        **_sets("heatmap", sets),
     }
     return View("heatmap", {"values": values}, props, bits=8)
 
 
-def tokens(pieces, weights, *, unit="", low=0, high=None) -> View:
-    """A text, cut in `pieces` (N strings), each shaded by its `weights` (N,)."""
+def heatmaps(
+    values,
+    *,
+    titles=None,
+    columns=4,
+    row_labels=None,
+    column_labels=None,
+    unit="",
+    low=None,
+    high=None,
+    sets=None,
+) -> View:
+    """Small heatmaps side by side, at most `columns` of them in a row.
+
+    `values` are N matrices of one shape (N, R, C), with N `titles` and one colour
+    scale. `sets`, a control's name, lets a click on the k-th map set it to its
+    k-th value; {"map": ..., "row": ..., "column": ...} marks a row or a column in
+    every map, too. Without it a click enlarges the map where it stands.
+    """
+    values = _array("values", values, 3)
+    ok = isinstance(columns, int) and columns > 0
+    require(ok, "columns", columns, "an integer above 0: how many stand in a row")
+    props = {
+        "titles": _labels("titles", titles, values.shape[0]),
+        "row_labels": _labels("row_labels", row_labels, values.shape[1]),
+        "column_labels": _labels("column_labels", column_labels, values.shape[2]),
+        "across": columns,
+        "unit": unit,
+        **_range(low, high),
+        **_sets("heatmaps", sets),
+    }
+    return View("heatmaps", {"values": values}, props, bits=8)
+
+
+def tokens(
+    pieces, weights, *, unit="", low=0, high=None, masked=None, sets=None
+) -> View:
+    """A text, cut in `pieces` (N strings), each shaded by its `weights` (N,).
+
+    `sets`, a control's name, makes each piece a button with its weight below: a
+    click on the k-th sets the control to its k-th value, and the chosen piece is
+    outlined. `masked` (N booleans) are then grey, without a weight.
+    """
     weights = _array("weights", weights, 1)
     pieces = _labels("pieces", pieces, len(weights))
     props = {"pieces": pieces, "unit": unit, **_range(low, high)}
+    props |= _sets("tokens", sets)
+    if masked is not None:
+        require(sets is not None, "masked", masked, "given with sets")
+        masked = [bool(hidden) for hidden in masked]
+        count = len(masked)
+        require(count == len(weights), "len(masked)", count, f"{len(weights)}")
+        props["masked"] = masked
     return View("tokens", {"values": weights}, props, bits=8)
 
 
+def bands(left, right, weights, *, unit="", sets=None) -> View:
+    """Ribbons from L words on the left to R on the right, as wide as `weights`.
+
+    `weights` (L, R), or (L,) where there is one word on the right; none below 0.
+    `sets`, as {"left": control, "right": control} or one of them, lets a click
+    on the k-th word of a side set that control to its k-th value.
+    """
+    weights = _array("weights", weights, 1, 2)
+    weights = weights[:, None] if weights.ndim == 1 else weights
+    require(weights.min() >= 0, "weights", weights, "0 or more")
+    props = {
+        "left": _labels("left", left, weights.shape[0]),
+        "right": _labels("right", right, weights.shape[1]),
+        "unit": unit,
+        **_sets("bands", sets),
+    }
+    for side in "left", "right":
+        require(props[side] is not None, side, None, "the words of that side")
+    return View("bands", {"values": weights}, props)
+
+
+def flow(nodes, arrows, *, sets=None) -> View:
+    """Boxes joined by arrows: a computation with the values of this setting.
+
+    `nodes` maps a box's name to its values, or to (values, note): a number, a
+    vector or a matrix is shown with its shape as a strip of cells; None shows the
+    name alone. `arrows` are (from, to) or (from, to, label), without a circle: a
+    box stands one column to the right of the last one that points at it. `sets`,
+    a control's name, lets a click on the k-th box set it to its k-th value: the
+    boxes after the chosen one are faint, so that the control steps through.
+    """
+    require(isinstance(nodes, dict) and nodes, "nodes", nodes, "a dict, not empty")
+    names, notes, arrays = [str(name) for name in nodes], [], {}
+    for k, (name, node) in enumerate(nodes.items()):
+        values, note = node if isinstance(node, tuple) else (node, "")
+        notes.append(str(note))
+        if values is not None:
+            arrays[f"box{k}"] = _array(f"nodes[{name!r}]", values, 0, 1, 2)
+    joined = []
+    for arrow in arrows:
+        ok = isinstance(arrow, (tuple, list)) and len(arrow) in (2, 3)
+        ok = ok and all(end in names for end in arrow[:2])
+        require(ok, "arrow", arrow, f"(from, to) or (from, to, label) of {names}")
+        joined.append([*map(names.index, arrow[:2]), *map(str, arrow[2:])])
+    props = {"names": names, "notes": notes, "arrows": joined}
+    props |= {"ranks": _ranks(names, joined), **_sets("flow", sets)}
+    return View("flow", arrays, props, bits=8)
+
+
+def _ranks(names: list[str], arrows: list[list]) -> list[int]:
+    """The column of each box: one more than the last of those that point at it."""
+    ranks = [0] * len(names)
+    for _ in names:
+        for start, end, *_label in arrows:
+            ranks[end] = max(ranks[end], ranks[start] + 1)
+    ok = max(ranks) < len(names)
+    require(ok, "arrows", arrows, "free of circles")
+    return ranks
+
+
 def lines(
-    x, ys, *, x_axis="", y_axis="", x_log=False, y_log=False, low=None, high=None
+    x,
+    ys,
+    *,
+    x_axis="",
+    y_axis="",
+    x_log=False,
+    y_log=False,
+    low=None,
+    high=None,
+    sets=None,
 ) -> View:
-    """Curves over one `x` (N,): `ys` maps a name to its (N,) values."""
+    """Curves over one `x` (N,): `ys` maps a name to its (N,) values.
+
+    `sets`, a control's name, lets a click near the k-th x set the control to its
+    k-th value, and marks the chosen x.
+    """
     x = _array("x", x, 1)
     require(isinstance(ys, dict) and ys, "ys", ys, "a dict of name: values, not empty")
     rows = [_array(f"ys[{name!r}]", y, 1) for name, y in ys.items()]
@@ -119,20 +278,30 @@ def lines(
         "x_log": bool(x_log),
         "y_log": bool(y_log),
         **_range(low, high),
+        **_sets("lines", sets),
     }
     return View("lines", {"x": x, "y": y}, props)
 
 
-def bars(labels, values, *, unit="", low=0, high=None) -> View:
-    """Horizontal bars: N `labels`, N `values`."""
+def bars(labels, values, *, unit="", low=0, high=None, sets=None) -> View:
+    """Horizontal bars: N `labels`, N `values`.
+
+    `sets`, a control's name, lets a click on the k-th bar set the control to its
+    k-th value, and marks the chosen bar.
+    """
     values = _array("values", values, 1)
     labels = _labels("labels", labels, len(values))
     props = {"labels": labels, "unit": unit, **_range(low, high)}
+    props |= _sets("bars", sets)
     return View("bars", {"values": values}, props, bits=32)
 
 
-def scatter(x, y, *, labels=None, groups=None, x_axis="", y_axis="") -> View:
-    """Points at `x` (N,), `y` (N,); `groups` (N names) give their colours."""
+def scatter(x, y, *, labels=None, groups=None, x_axis="", y_axis="", sets=None) -> View:
+    """Points at `x` (N,), `y` (N,); `groups` (N names) give their colours.
+
+    `sets`, a control's name, lets a click near the k-th point set the control to
+    its k-th value, and marks the chosen point.
+    """
     x, y = _array("x", x, 1), _array("y", y, 1)
     require(len(x) == len(y), "len(y)", len(y), f"len(x) = {len(x)}")
     props = {
@@ -140,6 +309,7 @@ def scatter(x, y, *, labels=None, groups=None, x_axis="", y_axis="") -> View:
         "groups": _labels("groups", groups, len(x)),
         "x_axis": x_axis,
         "y_axis": y_axis,
+        **_sets("scatter", sets),
     }
     return View("scatter", {"x": x, "y": y}, props)
 

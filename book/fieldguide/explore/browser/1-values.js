@@ -4,10 +4,10 @@
 // A stored explorer is <figure data-fg-explore="2"> with a still picture, a
 // caption, a spec (JSON) and chunks (base64 of zlib). The spec has
 //   controls [{name, label, kind: range | choice | check | text, keys, labels,
-//             start, numeric, free}]    keys: a control's values on the grid;
-//            free: the twin answers any number, or for "text" any text
-//   views    [{title, kind, arrays: {name: field}}], or with a twin
-//            [{title, kind, props}]
+//             start, numeric, free, play}]    keys: its values on the grid; free:
+//            the twin answers any number, or for "text" any text; play: has a button
+//   views    [{title, kind, wide, arrays: {name: field}}], or with a
+//            twin [{title, kind, wide, props}]; wide: it has a row of its own
 //   fields   {field: {by, type, shape, low, high, scales, log, chunk, per}}
 //            one item for each setting of the controls in `by`, row-major;
 //            `per` items a chunk, from chunk number `chunk` on;
@@ -18,7 +18,10 @@
 //   twin     source of (params, data) => {title: changes to the view}, or null
 //            (a RangeError that it throws is said to the reader)
 //   by       with a twin: the controls that select its data
-// `index.props` is the field of a view's labels, axis names and units.
+//   quiz     [question, answer, moves after which the answer opens], or nothing
+// `index.props` is the field of a view's labels, axis names and units. Among them
+// `sets`, {part: control}: what a click on a view chooses; place k of a part (row k)
+// is the control's k-th key.
 // Bytes arrive from the page or from a kernel; the rest is the same.
 
 const fg = (self.fieldguide ??= { figures: [] });
@@ -50,6 +53,16 @@ function nearest(count, distance) {
   let best = 0;
   for (let k = 1; k < count; k++) if (distance(k) < distance(best)) best = k;
   return best;
+}
+
+// What places called by these labels have in common over all views: the n-th of
+// equal words is the n-th everywhere.
+function keysOf(labels) {
+  const seen = new Map();
+  return labels?.map((label) => {
+    seen.set(label, (seen.get(label) ?? 0) + 1);
+    return `${label} ${seen.get(label)}`;
+  });
 }
 
 // A number in few digits; as Python's format_cell, integers in full.
@@ -89,6 +102,7 @@ class Fields {
     this.spec = spec;
     this.bytes = bytes; // chunk number -> compressed bytes
     this.chunks = new Map(); // chunk number -> decoded, or a promise of it
+    this.last = {}; // field -> what `get` gave last: what stays is the same object
     this.places = {}; // control -> Map from key to its place on the grid
     for (const { name, keys } of spec.controls)
       this.places[name] = new Map(keys.map((key, i) => [key, i]));
@@ -131,14 +145,17 @@ class Fields {
     if (field.type === "json") return chunk[at];
     const { shape, low, high, scales } = field;
     const size = product(shape);
+    const last = this.last[key];
+    if (last?.number === number && last.at === at) return last.item;
     const values = chunk.subarray(at * size, (at + 1) * size);
-    if (!scales) return { shape, values, low, high };
+    const keep = (item) => (this.last[key] = { number, at, item }).item;
+    if (!scales) return keep({ shape, values, low, high });
     const scaled = new Float64Array(size); // not Float64Array.from: five times as slow
     const row = size / scales.length;
     scales.forEach(([least, step], r) => {
       for (let k = r * row; k < (r + 1) * row; k++) scaled[k] = least + step * values[k];
     });
     const decimals = scales.map(([, step]) => clamp(Math.floor(0.31 - Math.log10(step)), 0, 100));
-    return { shape, values: scaled, low, high, decimals };
+    return keep({ shape, values: scaled, low, high, decimals });
   }
 }

@@ -35,16 +35,14 @@ function context(canvas, width, height) {
   const pen = canvas.getContext("2d");
   pen.setTransform(scale, 0, 0, scale, 0, 0);
   pen.clearRect(0, 0, width, height);
-  pen.font = FONT;
   pen.textBaseline = "middle";
   return pen;
 }
-const FONT = "11px system-ui, sans-serif";
 
 // Where the parts of a heatmap go: labels left and below, the cells, a legend.
 function layout(view, rows, columns, room, measure) {
   const longest = (labels) => Math.min(90, Math.max(...labels.map(measure)) + 8);
-  const width = Math.min(room, 420);
+  const width = Math.min(room, 480);
   let left = view.rows ? longest(view.rows) : 0;
   let cell = (width - left - 1) / columns;
   if (cell < 8) [left, cell] = [0, (width - 1) / columns]; // too narrow for words
@@ -103,26 +101,111 @@ function drawLegend(pen, view, { width, height, left }, ink, low, high) {
 
 // A new heatmap's canvas, which reads a cell out under the pointer or by keys.
 function heatmapCanvas(explorer) {
-  const canvas = html("canvas", { role: "img", tabindex: 0 });
+  const canvas = html("canvas", { tabindex: 0 });
   const find = (x, y) => {
     const { left, top, cell, tall, rows, columns } = canvas.place;
-    const [i, j] = [Math.floor((y - top) / tall), Math.floor((x - left) / cell)];
-    return i >= 0 && j >= 0 && i < rows && j < columns ? [i, j] : null;
+    const within = (k, count) => (k < count ? Math.max(k, -1) : -1);
+    return [within(Math.floor((y - top) / tall), rows), within(Math.floor((x - left) / cell), columns)];
   };
   const words = ([i, j]) => {
     const { view, place } = canvas;
+    if (i < 0 || j < 0) return "";
     const row = `${view.row_axis} ${view.rows?.[i] ?? i + 1}`.trim();
     const column = `${view.column_axis} ${view.columns?.[j] ?? j + 1}`.trim();
     return `${row}, ${column}: ${dress(view, view.values.values[i * place.columns + j], view.values)}`;
   };
-  explorer.point(canvas, find, words, () => [canvas.place.rows, canvas.place.columns]);
+  explorer.point(canvas, {
+    find,
+    words,
+    size: () => [canvas.place.rows, canvas.place.columns],
+    keys: ([i, j]) => [keysOf(canvas.view.rows)?.[i], keysOf(canvas.view.columns)?.[j]],
+    choose: ([row, column]) => explorer.choose(canvas.view, { row, column }),
+  });
   return canvas;
+}
+
+// Frames over the cells: what is pointed at elsewhere, and what is chosen.
+function drawFrames(canvas, pen, view, explorer) {
+  const { left, top, cell, tall, rows, columns } = canvas.place;
+  const frame = (i, j, colour, wide) => {
+    const [x, across] = j < 0 ? [left, cell * columns] : [left + cell * j, cell];
+    const [y, down] = i < 0 ? [top, tall * rows] : [top + tall * i, tall];
+    pen.strokeStyle = colour;
+    pen.lineWidth = wide;
+    pen.strokeRect(x, y, across, down);
+  };
+  if (explorer.marks.size) {
+    keysOf(view.rows)?.forEach((key, i) => explorer.marks.has(key) && frame(i, -1, explorer.look.mark, 1.5));
+    keysOf(view.columns)?.forEach((key, j) => explorer.marks.has(key) && frame(-1, j, explorer.look.mark, 1.5));
+  }
+  const [row, column] = [explorer.chosen(view, "row"), explorer.chosen(view, "column")];
+  if (row < rows && column < columns && row + column > -2) {
+    frame(row, column, "#fff", 4);
+    frame(row, column, "#c2410c", 2);
+  }
+  if (canvas.at) frame(...canvas.at, explorer.look.ink, 2);
+}
+
+// Change what is not so yet: a page that has nothing to do does nothing.
+function put(node, attributes) {
+  for (const [name, value] of Object.entries(attributes))
+    if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
+}
+const write = (node, words) => node.textContent !== words && (node.textContent = words);
+
+// What marks a node as place k of a view: what it chooses, what it is called.
+const place = (view, k, labels = view.labels) => ({ "data-fg-place": k, "data-fg-key": keysOf(labels)[k] });
+
+// Build a view's nodes when its `names` are new; else they stay, under the pointer and
+// with the focus. Those with a place choose the `part` of the view when it sets a
+// control: by a click, or with one stop of the Tab key and arrows.
+function keep(box, view, explorer, part, names, build) {
+  const sign = JSON.stringify(names);
+  if (box.sign !== sign) {
+    box.sign = sign;
+    box.replaceChildren(build());
+    const items = [...box.querySelectorAll("[data-fg-place]")];
+    box.buttons = items.map((node) => (node.matches("button") ? node : node.querySelector("button"))).filter(Boolean);
+    box.firstChild.addEventListener("click", ({ target }) => {
+      const node = target.closest("[data-fg-place]");
+      if (node && box.view.sets) explorer.choose(box.view, { [part]: Number(node.dataset.fgPlace) });
+    });
+    box.firstChild.addEventListener("keydown", (event) => {
+      const to = beside(box.buttons, event.target, event.key);
+      if (!to) return;
+      event.preventDefault();
+      to.focus();
+    });
+  }
+  box.view = view;
+  const at = explorer.chosen(view, part);
+  const stop = box.buttons.findIndex((node) => node === document.activeElement);
+  box.buttons.forEach((node, k) => {
+    if (view.sets) put(node, { "aria-pressed": k === at });
+    put(node, { tabindex: k === Math.max(0, stop < 0 ? at : stop) ? 0 : -1 });
+  });
+}
+
+// The button that an arrow key leads to: the next one, or the nearest in another line.
+function beside(buttons, from, key) {
+  const at = buttons.indexOf(from);
+  if (at < 0) return null;
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[key];
+  if (step) return buttons[at + step];
+  if (key === "Home" || key === "End") return buttons.at(key === "Home" ? 0 : -1);
+  const way = { ArrowDown: 1, ArrowUp: -1 }[key];
+  if (!way) return null;
+  const spot = (node) => node.getBoundingClientRect();
+  const { left, top } = spot(from);
+  const there = buttons.filter((node) => (spot(node).top - top) * way > 4);
+  const far = (k) => 9 * Math.abs(spot(there[k]).top - top) + Math.abs(spot(there[k]).left - left);
+  return there[nearest(there.length, far)];
 }
 
 // A frame with axes, for lines and scatter: its SVG node and the two scales.
 function plot(box, label, [x0, x1], [y0, y1], { x_axis, y_axis, x_log, y_log }) {
-  const width = Math.min(box.clientWidth || 320, 480);
-  const height = Math.round(clamp(width * 0.62, 190, 280));
+  const width = Math.min(box.room, 720);
+  const height = Math.round(clamp(width * 0.62, 190, 320));
   const [left, right, top, bottom] = [48, width - 10, 20, height - 38];
   const scale = (from, to, a, b, log) => {
     const f = log ? Math.log10 : (value) => value;
@@ -134,7 +217,7 @@ function plot(box, label, [x0, x1], [y0, y1], { x_axis, y_axis, x_log, y_log }) 
   const words = (text, place) => svg("text", place, text);
   const middle = { "text-anchor": "middle" };
   const size = { viewBox: `0 0 ${width} ${height}`, width, height };
-  const node = svg("svg", { ...size, role: "img", tabindex: 0, "aria-label": label });
+  const node = svg("svg", { ...size, tabindex: 0, "aria-label": label });
   for (const t of ticks(y0, y1, y_log)) {
     node.append(svg("path", { class: "fg-grid", d: `M${left},${y(t)}H${right}` }));
     node.append(words(format(t, 3), { x: left - 5, y: y(t) + 4, "text-anchor": "end" }));
@@ -145,7 +228,7 @@ function plot(box, label, [x0, x1], [y0, y1], { x_axis, y_axis, x_log, y_log }) 
   node.append(words(x_axis, { x: (left + width) / 2, y: height - 6, ...middle }));
   node.append(words(y_axis, { x: 2, y: 12 }));
   box.replaceChildren(node);
-  return { node, x, y };
+  return { node, x, y, top, bottom };
 }
 
 function ticks(low, high, log) {
@@ -178,32 +261,45 @@ const draw = {
     const { shape: [rows, columns], values } = view.values; // prettier-ignore
     const [low, high] = ends(view, view.values);
     const canvas = box.querySelector("canvas") ?? box.appendChild(heatmapCanvas(explorer));
-    const measuring = canvas.getContext("2d");
-    measuring.font = FONT;
-    const measure = (text) => measuring.measureText(text).width;
-    const place = layout(view, rows, columns, box.clientWidth || 320, measure);
-    Object.assign(canvas, { view, place });
-    const pen = context(canvas, place.width, place.height);
-    const ink = getComputedStyle(box).color;
-    drawCells(canvas, pen, place, values, low, high);
-    pen.fillStyle = pen.strokeStyle = ink;
-    drawWords(pen, view, place);
-    drawLegend(pen, view, place, ink, low, high);
-    if (canvas.at) {
-      const { left, top, cell, tall } = place;
-      pen.lineWidth = 2;
-      pen.strokeRect(left + cell * canvas.at[1], top + tall * canvas.at[0], cell, tall);
+    const { ink } = explorer.look;
+    // Words are drawn on a canvas apart, and again only when they are others: a font
+    // that is set on a canvas of the page has all styles computed at once.
+    const { row_axis, column_axis, unit } = view;
+    const around = [rows, columns, view.rows, view.columns, row_axis, column_axis, unit, low, high];
+    const sign = JSON.stringify([...around, box.room, ink, self.devicePixelRatio]);
+    if (canvas.sign !== sign) {
+      const words = (canvas.words ??= document.createElement("canvas"));
+      const font = `${Math.max(rows, columns) > 16 ? 11 : 13}px system-ui, sans-serif`;
+      const measuring = words.getContext("2d");
+      measuring.font = font;
+      const place = layout(view, rows, columns, box.room, (text) => measuring.measureText(text).width);
+      const pen = context(words, place.width, place.height);
+      pen.font = font;
+      pen.fillStyle = ink;
+      drawWords(pen, view, place);
+      drawLegend(pen, view, place, ink, low, high);
+      Object.assign(canvas, { sign, place });
     }
-    const hint = "Arrow keys read one cell at a time.";
-    canvas.setAttribute("aria-label", `${explorer.describe(view)}. ${hint}`);
+    canvas.view = view;
+    const { place } = canvas;
+    const pen = context(canvas, place.width, place.height);
+    pen.drawImage(canvas.words, 0, 0, place.width, place.height);
+    drawCells(canvas, pen, place, values, low, high);
+    drawFrames(canvas, pen, view, explorer);
+    const hint = `Arrow keys read one cell at a time${view.sets ? ", Enter chooses it" : ""}.`;
+    put(canvas, { role: view.sets ? "application" : "img", "aria-label": `${explorer.describe(view)}. ${hint}` });
+    canvas.classList.toggle("fg-sets", Boolean(view.sets));
   },
 
-  tokens(box, view) {
+  tokens(box, view, explorer) {
+    if (view.sets) return strip(box, view, explorer);
+    const keys = keysOf(view.pieces);
     const [, high] = ends(view, view.values);
     const piece = (text, i) => {
       const value = view.values.values[i];
       const share = 45 * clamp(value / (high || 1), 0, 1);
-      return html("span", { style: `--fg-share:${share.toFixed(1)}%`, title: dress(view, value, view.values) }, text);
+      const look = { style: `--fg-share:${share.toFixed(1)}%`, title: dress(view, value, view.values) };
+      return html("span", { ...look, "data-fg-key": keys[i] }, text);
     };
     box.replaceChildren(html("p", { class: "fg-tokens" }, ...view.pieces.map(piece)));
   },
@@ -226,7 +322,15 @@ const draw = {
       const each = view.names.map((name, s) => `${name} ${at(s)}`);
       return `${view.x_axis || "x"} ${dress({}, x[k], view.x)}: ${each.join(", ")}`;
     };
-    explorer.point(frame.node, find, words, () => [1, length]);
+    const at = explorer.chosen(view, "x");
+    if (at >= 0 && at < length) {
+      const px = frame.x(x[at]);
+      frame.node.append(svg("path", { class: "fg-chosen", d: `M${px},${frame.top}V${frame.bottom}` }));
+      for (let s = 0; s < count; s++)
+        frame.node.append(svg("circle", { cx: px, cy: frame.y(values[s * length + at]), r: 5, fill: paint(s) }));
+    }
+    const choose = ([, k]) => explorer.choose(view, { x: k });
+    explorer.point(frame.node, { find, words, size: () => [1, length], choose }, view.sets);
   },
 
   scatter(box, view, explorer) {
@@ -234,8 +338,13 @@ const draw = {
     const names = [...new Set(view.groups ?? [""])];
     const frame = plot(box, explorer.describe(view), ends({}, view.x), ends({}, view.y), view);
     const dot = (cx, cy, s) => svg("circle", { cx, cy, r: 4, fill: paint(s), "fill-opacity": 0.8 });
-    for (let k = 0; k < x.length; k++)
-      frame.node.append(dot(frame.x(x[k]), frame.y(y[k]), names.indexOf(view.groups?.[k] ?? "")));
+    const keys = keysOf(view.labels);
+    for (let k = 0; k < x.length; k++) {
+      const node = dot(frame.x(x[k]), frame.y(y[k]), names.indexOf(view.groups?.[k] ?? ""));
+      if (keys) node.dataset.fgKey = keys[k];
+      if (k === explorer.chosen(view, "point")) put(node, { r: 7, class: "fg-chosen" });
+      frame.node.append(node);
+    }
     legend(box, names, (s) => dot(11, 5, s));
     const far = (px, py) => (k) => (frame.x(x[k]) - px) ** 2 + (frame.y(y[k]) - py) ** 2;
     const find = (px, py) => [0, nearest(x.length, far(px, py))];
@@ -244,21 +353,35 @@ const draw = {
       const [across, up] = [dress({}, x[k], view.x), dress({}, y[k], view.y)];
       return `${name}: ${view.x_axis || "x"} ${across}, ${view.y_axis || "y"} ${up}`;
     };
-    explorer.point(frame.node, find, words, () => [1, x.length]);
+    explorer.point(
+      frame.node,
+      {
+        find,
+        words,
+        size: () => [1, x.length],
+        keys: ([, k]) => [keys?.[k]],
+        choose: ([, k]) => explorer.choose(view, { point: k }),
+      },
+      view.sets,
+    );
   },
 
-  bars(box, view) {
+  bars(box, view, explorer) {
     const [low, high] = ends(view, view.values);
     const share = (value) => 100 * clamp((value - low) / (high - low || 1), 0, 1);
     const bar = (label, i) => {
+      const name = view.sets ? html("button", { type: "button" }, label) : html("span", {}, label);
+      const line = html("span", { class: "fg-bar" }, html("i", {}));
+      return html("li", place(view, i), name, line, html("span", { class: "fg-value" }));
+    };
+    keep(box, view, explorer, "bar", view.labels, () => html("ul", { class: "fg-bars" }, ...view.labels.map(bar)));
+    [...box.firstChild.children].forEach((node, i) => {
       const value = view.values.values[i];
       const [from, to] = [share(0), share(value)].sort((a, b) => a - b);
       const style = `left:${from.toFixed(2)}%;width:${(to - from).toFixed(2)}%`;
-      const line = html("span", { class: "fg-bar" }, html("i", { style }));
-      const number = html("span", { class: "fg-value" }, dress(view, value, view.values));
-      return html("li", {}, html("span", {}, label), line, number);
-    };
-    box.replaceChildren(html("ul", { class: "fg-bars" }, ...view.labels.map(bar)));
+      put(node.querySelector("i"), { style });
+      write(node.lastChild, dress(view, value, view.values));
+    });
   },
 
   number(box, view) {
@@ -267,7 +390,8 @@ const draw = {
 
   table(box, view) {
     const row = (cells, tag, attributes) =>
-      html("tr", {}, ...cells.map((cell) => html(tag, attributes, cell)));
+      html("tr", tag === "td" ? { "data-fg-key": keys.shift() } : {}, ...cells.map((cell) => html(tag, attributes, cell)));
+    const keys = keysOf(view.rows.map(([first]) => first));
     const head = html("thead", {}, row(view.columns, "th", { scope: "col" }));
     const body = html("tbody", {}, ...view.rows.map((cells) => row(cells, "td", {})));
     box.replaceChildren(html("table", {}, head, body));
@@ -318,6 +442,15 @@ const describe = {
     return `largest ${value} at ${row}, ${view.column_axis || "column"} ${view.columns?.[j] ?? j + 1}`;
   },
   bars: (view) => `largest ${view.labels[greatest(view)[0]]}, ${greatest(view)[1]}`,
+  heatmaps(view) {
+    const [k, value] = greatest(view);
+    return `largest ${value} in ${titleOf(view, Math.floor((k / view.values.values.length) * view.values.shape[0]))}`;
+  },
+  bands: (view) => eachBand(view, ([i, j], value) => `${view.left[i]} to ${view.right[j]} ${value}`),
+  flow(view, explorer) {
+    const at = explorer.chosen(view, "box");
+    return sayBox(view, at < 0 ? view.names.length - 1 : at);
+  },
   tokens: (view) => `largest ${view.pieces[greatest(view)[0]]}, ${greatest(view)[1]}`,
 };
 

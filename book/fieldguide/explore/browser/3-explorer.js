@@ -1,5 +1,8 @@
 // One explorer: controls, the current setting, and what happens when it moves.
 
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const STOPS = "button,[tabindex]"; // what can have the focus in a view
+
 class Explorer {
   constructor(element, spec, bytes, kernel = null) {
     Object.assign(this, { element, spec, kernel });
@@ -8,7 +11,8 @@ class Explorer {
     this.start = Object.fromEntries(spec.controls.map((c) => [c.name, c.keys[c.start]]));
     this.params = { ...this.start };
     this.shows = {}; // control -> function that shows a key in it
-    this.draws = 0;
+    this.marks = new Set(); // the keys of the places that are pointed at
+    this.draws = this.moves = 0;
     this.ready = new Promise((done) => (this.started = done));
     this.build();
     fg.figures.push(this);
@@ -16,13 +20,14 @@ class Explorer {
 
   build() {
     const controls = this.spec.controls.map((control) => this.control(control));
-    const reset = this.button("reset", "Reset", () => this.set(this.start));
+    const reset = this.button("reset", "Reset", () => (this.pause(), this.set(this.start)));
     const buttons = html("div", { class: "fg-buttons" }, reset);
     if (!this.kernel) buttons.append(this.button("link", "Link to this setting", () => this.link()));
     this.boxes = {};
-    const views = this.spec.views.map(({ title, kind }) => {
+    const views = this.spec.views.map(({ title, kind, wide }) => {
       const box = (this.boxes[title] = html("div", { class: "fg-box" }));
       const names = { "data-fg-kind": kind, "data-fg-view": title, "aria-label": title };
+      if (wide) names["data-fg-wide"] = "";
       return html("section", { class: "fg-view", ...names }, html("h4", {}, title), box);
     });
     this.pointed = html("p", { class: "fg-pointed" }, " ");
@@ -32,15 +37,30 @@ class Explorer {
     const stage = html("div", { class: "fg-stage" }, html("div", { class: "fg-views" }, ...views));
     if (this.still) stage.append(this.still);
     // What is said comes and goes; below the buttons it moves none from under a finger.
-    this.element.append(
-      html("div", { class: "fg-controls" }, ...controls),
-      stage,
-      buttons,
-      this.pointed,
-      this.status,
-    );
+    if (this.spec.quiz) this.element.append(this.quiz(...this.spec.quiz));
+    const body = html("div", { class: "fg-body" }, html("div", { class: "fg-controls" }, ...controls), stage);
+    this.element.append(body, buttons, this.pointed, this.status);
+    stage.addEventListener("pointerover", ({ target }) => this.over(target));
+    stage.addEventListener("pointerleave", () => this.mark([]));
+    stage.addEventListener("focusin", ({ target }) => this.over(target));
     this.showParams();
   }
+
+  // A question, whose answer opens when it is asked for or after some moves.
+  quiz(question, answer, after) {
+    const words = html("p", { class: "fg-answer", tabindex: -1 }, answer);
+    const slot = html("div", { class: "fg-slot", role: "status" }, words);
+    const node = html("div", { class: "fg-quiz" }, html("p", {}, html("strong", {}, "Guess first. "), question), slot);
+    const open = () => node.classList.add("fg-open");
+    const ask = this.button("answer", "Show the answer", () => {
+      open();
+      words.focus();
+    });
+    slot.prepend(ask);
+    this.moved = () => ++this.moves >= after && open();
+    return node;
+  }
+  moved() {}
 
   showParams() {
     for (const [name, show] of Object.entries(this.shows)) show(this.params[name]);
@@ -59,11 +79,17 @@ class Explorer {
     const input = { range: this.range, check: this.check }[c.kind]?.(c) ?? this.choice(c);
     Object.assign(input, { id, name: c.name });
     const read = () => (c.kind === "check" ? input.checked : c.keys[input.value]);
-    input.addEventListener("input", () => this.set({ [c.name]: read() }));
+    input.addEventListener("input", () => (this.pause(c), this.set({ [c.name]: read() })));
+    input.addEventListener("change", () => this.moved());
     const shown = html("output", { for: id });
     const row = html("div", { class: "fg-control", "data-fg-kind": c.kind, "data-fg-control": c.name });
     row.append(html("label", { for: id }, c.label), input);
-    if (c.kind === "range") row.append(shown);
+    if (c.kind === "range") {
+      shown.style.minWidth = `${clamp(Math.max(...c.labels.map((label) => label.length)), 3, 16)}ch`;
+      row.append(shown);
+    }
+    const button = c.play && this.button("play", "", () => this.play(c));
+    if (button) input.before(button);
     const typed = c.kind === "text" || (c.kind === "range" && c.numeric);
     const exact = typed && (this.kernel || c.free) ? this.exact(c) : null;
     if (exact) row.append(exact);
@@ -75,6 +101,11 @@ class Explorer {
       else input.selectedIndex = -1;
       shown.value = at >= 0 ? c.labels[at] : format(key);
       if (c.kind === "range") input.setAttribute("aria-valuetext", shown.value);
+      if (button) {
+        const word = this.playing === c ? "Pause" : calm.matches ? "Step" : "Play";
+        write(button, word);
+        put(button, { "aria-label": `${word} ${c.label}` });
+      }
       if (exact && document.activeElement !== exact)
         exact.value = at < 0 ? key : c.kind === "text" ? "" : Number(key.toPrecision(4));
     };
@@ -98,7 +129,10 @@ class Explorer {
     if (type === "text") field.placeholder = "or type your own text";
     const take = () => {
       const key = type === "number" ? Number(field.value) : field.value;
-      if (field.value !== "" && key !== this.params[c.name]) this.set({ [c.name]: key });
+      if (field.value === "" || key === this.params[c.name]) return;
+      this.pause(c);
+      this.set({ [c.name]: key });
+      this.moved();
     };
     field.addEventListener(type === "text" && c.free ? "input" : "change", take);
     field.addEventListener("keydown", (event) => event.key === "Enter" && take());
@@ -109,6 +143,89 @@ class Explorer {
   onGrid(control, key) {
     const right = control.kind === "text" ? typeof key === "string" : Number.isFinite(key);
     return control.keys.includes(key) || (control.free && right);
+  }
+
+  // Step through a control's values up to its last one, then from the first; where
+  // motion is not wanted, one step a press.
+  async play(c) {
+    if (this.playing) return this.pause();
+    this.moved();
+    const last = c.keys.length - 1;
+    const step = () => {
+      const at = c.keys.indexOf(this.params[c.name]);
+      return this.set({ [c.name]: c.keys[at < last ? at + 1 : 0] });
+    };
+    if (calm.matches) return step();
+    this.playing = c;
+    const turn = (this.turn = {});
+    do {
+      await step();
+      await new Promise((done) => setTimeout(done, clamp(8000 / last, 120, 1000)));
+    } while (this.turn === turn && this.params[c.name] !== c.keys[last] && this.inView());
+    if (this.turn === turn) this.pause();
+  }
+
+  // Stop playing; with a control, only where it is the one that plays.
+  pause(control = this.playing) {
+    if (!this.playing || control !== this.playing) return;
+    this.playing = this.turn = null;
+    this.showParams();
+    this.sayViews();
+  }
+
+  inView() {
+    const { top, bottom } = this.element.getBoundingClientRect();
+    return !document.hidden && bottom > 0 && top < innerHeight;
+  }
+
+  // The one way in which views set controls: `places` has a place for each part of
+  // the view, {row: 3}; the control that the part sets takes its key of that place.
+  choose(view, places) {
+    const changes = {};
+    for (const [part, name] of Object.entries(view.sets ?? {})) {
+      const control = this.spec.controls.find((c) => c.name === name);
+      const key = control.keys[places[part]];
+      if (key !== undefined) changes[name] = key;
+      if (key !== undefined) this.pause(control);
+    }
+    if (!Object.keys(changes).length) return;
+    this.set(changes);
+    this.moved();
+  }
+
+  // The place of a view's part that is chosen now, or -1.
+  chosen(view, part) {
+    const name = view.sets?.[part];
+    const control = this.spec.controls.find((c) => c.name === name);
+    return control ? control.keys.indexOf(this.params[name]) : -1;
+  }
+
+  // Mark, in every view, what bears these keys: all of them, where it has several.
+  mark(keys) {
+    const same = keys.length === this.marks.size && keys.every((key) => this.marks.has(key));
+    if (same) return;
+    this.marks = new Set(keys);
+    this.showMarks();
+    for (const [title, view] of Object.entries(this.shown ?? {}))
+      if (view.kind === "heatmap" && (view.rows ?? view.columns)) draw.heatmap(this.boxes[title], view, this);
+  }
+  showMarks() {
+    for (const node of this.element.querySelectorAll("[data-fg-key]")) {
+      const own = node.dataset.fgKey.split("\n");
+      const met = own.filter((key) => this.marks.has(key)).length;
+      node.classList.toggle("fg-marked", met > 0 && met === Math.min(own.length, this.marks.size));
+    }
+  }
+  over(target) {
+    const node = target.closest("[data-fg-key]");
+    if (node) this.mark(node.dataset.fgKey.split("\n"));
+    else if (!target.closest("canvas,svg,.fg-map")) this.mark([]);
+  }
+
+  // Say what is pointed at, and mark it everywhere.
+  tell([words, ...keys]) {
+    this.pointed.textContent = words || " ";
+    this.mark([...new Set(keys.filter(Boolean))]);
   }
 
   // Move controls; resolves when the new setting is drawn.
@@ -172,25 +289,44 @@ class Explorer {
 
   paint(views) {
     this.shown = views;
-    this.repaint();
+    this.repaint(!this.look);
     this.element.removeAttribute("aria-busy");
     this.element.dataset.fgDraws = ++this.draws;
     if (this.draws === 1) {
       this.still?.remove();
       this.element.dataset.fgReady = "";
       this.started(this);
-    } else {
-      this.say(Object.values(views).map((view) => this.describe(view)).join(". "), 350);
+    } else if (!this.playing) {
+      this.sayViews();
     }
   }
+  sayViews() {
+    this.say(Object.values(this.shown).map((view) => this.describe(view)).join(". "), 350);
+  }
 
-  repaint() {
-    for (const [title, view] of Object.entries(this.shown ?? {}))
-      draw[view.kind](this.boxes[title], view, this);
+  // Draw every view; what had the focus keeps it when its node is a new one. Room and
+  // colours are asked for only when they may be `new`: it would lay the page out.
+  repaint(fresh = true) {
+    if (fresh) {
+      const look = getComputedStyle(this.element);
+      this.look = { ink: look.color, mark: look.getPropertyValue("--fg-mark") };
+      for (const box of Object.values(this.boxes)) box.room = box.clientWidth || 320;
+    }
+    for (const [title, view] of Object.entries(this.shown ?? {})) {
+      const box = this.boxes[title];
+      const focused = document.activeElement;
+      const stop = box.contains(focused) ? [...box.querySelectorAll(STOPS)].indexOf(focused) : -1;
+      draw[view.kind](box, view, this);
+      if (stop < 0 || box.contains(focused)) continue;
+      const node = box.querySelectorAll(STOPS)[stop];
+      if (node) node.at = focused.at;
+      node?.focus({ preventScroll: true });
+    }
+    if (this.marks.size) this.showMarks();
   }
 
   describe(view) {
-    const words = describe[view.kind]?.(view);
+    const words = describe[view.kind]?.(view, this);
     return words === undefined ? view.title : `${view.title}: ${words}`;
   }
 
@@ -201,25 +337,34 @@ class Explorer {
     else this.status.textContent = words;
   }
 
-  // Read values by pointer, and one by one by arrow keys. `find(x, y)` gives
-  // a place [i, j] or null, `words(place)` its text, `size()` the last place.
-  point(node, find, words, size) {
-    const read = (event) => {
+  // Read values by pointer, and one by one by arrow keys. `find(x, y, target)` gives
+  // a place [i, j], where -1 is outside, or nothing; `words(place)` its text,
+  // `size()` the last place, `keys(place)` what to mark; where the view sets a
+  // control, a click or Enter is `choose(place)`.
+  point(node, { find, words, size, keys = () => [], choose }, sets) {
+    const told = (place) => this.tell(place ? [words(place), ...keys(place)] : [""]);
+    const found = ({ clientX, clientY, target }) => {
       const { left, top } = node.getBoundingClientRect();
-      const place = find(event.clientX - left, event.clientY - top);
-      this.pointed.textContent = place ? words(place) : " ";
+      return find(clientX - left, clientY - top, target);
     };
-    node.addEventListener("pointerdown", read);
-    node.addEventListener("pointermove", read);
+    node.addEventListener("pointerdown", (event) => told(found(event)));
+    node.addEventListener("pointermove", (event) => told(found(event)));
+    if (choose) node.addEventListener("click", (event) => found(event) && choose(found(event)));
+    if (sets) {
+      node.classList.add("fg-sets");
+      node.setAttribute("role", "application");
+    } else if (node.localName === "svg") node.setAttribute("role", "img");
     node.addEventListener("keydown", (event) => {
       const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
       const step = steps[event.key];
-      if (!step) return;
+      const chosen = choose && node.at && (event.key === "Enter" || event.key === " ");
+      if (!step && !chosen) return;
       event.preventDefault();
+      if (chosen) return choose(node.at);
       const from = node.at ?? [-step[0], -step[1]]; // the first key reads the first place
       node.at = from.map((at, axis) => clamp(at + step[axis], 0, size()[axis] - 1));
-      if (node.place) this.repaint(); // a heatmap marks its cell
-      this.pointed.textContent = words(node.at);
+      if (node.place) this.repaint(false); // a heatmap marks its cell
+      told(node.at);
       this.say(words(node.at));
     });
   }
@@ -228,6 +373,7 @@ class Explorer {
     const state = new URLSearchParams({ fg: this.element.id });
     for (const [name, key] of Object.entries(this.params)) state.set(name, JSON.stringify(key));
     history.replaceState(null, "", `#${state}`);
+    this.pause();
     navigator.clipboard?.writeText(location.href).catch(() => {});
     this.say("The page's address now restores this setting; it was copied where the browser allows.");
   }

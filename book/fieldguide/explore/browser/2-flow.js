@@ -1,0 +1,98 @@
+// A computation as boxes and arrows, with the values of this setting.
+
+const shapeOf = ({ shape, values }) => shape.join(" × ") || format(values[0], 3);
+
+// A box as words: few values are all said, many by their ends.
+function sayBox(view, k) {
+  const array = view[`box${k}`];
+  if (!array) return view.names[k];
+  const values = Array.from(array.values, (value) => dress(view, value, array));
+  if (values.length <= 12) return `${view.names[k]} ${values.join(", ")}`;
+  const [low, high] = extent(array.values).map((value) => dress(view, value, array));
+  return `${view.names[k]}, ${shapeOf(array)} from ${low} to ${high}`;
+}
+
+function flowBox(box, view, k, explorer) {
+  const name = view.sets ? html("button", { type: "button" }, view.names[k]) : html("span", {}, view.names[k]);
+  const head = html("p", { class: "fg-head" }, name, html("span", { class: "fg-size" }));
+  const node = html("div", { class: "fg-node", ...place(view, k, view.names), style: `--fg-rank:${view.ranks[k] + 1}` });
+  node.append(head, html("p", { class: "fg-note" }));
+  if (!view[`box${k}`]?.shape.length) return node;
+  const canvas = html("canvas", { role: "img", tabindex: 0 });
+  const size = () => {
+    const { shape } = box.view[`box${k}`];
+    return [shape.length > 1 ? shape[0] : 1, shape.at(-1)];
+  };
+  const find = (x, y) => {
+    const [rows, columns] = size();
+    const at = (share, count) => clamp(Math.floor(share * count), 0, count - 1);
+    return [at(y / canvas.clientHeight, rows), at(x / canvas.clientWidth, columns)];
+  };
+  const words = ([i, j]) => {
+    const array = box.view[`box${k}`];
+    const at = array.shape.length > 1 ? `${i + 1}, ${j + 1}` : j + 1;
+    return `${box.view.names[k]} ${at}: ${dress(box.view, array.values[i * size()[1] + j], array)}`;
+  };
+  explorer.point(canvas, { find, words, size });
+  node.append(canvas);
+  return node;
+}
+
+draw.flow = (box, view, explorer) => {
+  const build = () => {
+    const wires = svg("svg", { class: "fg-wires", "aria-hidden": "true" });
+    for (const [, , label] of view.arrows) wires.append(svg("path", {}), svg("text", {}, label ?? ""));
+    const boxes = view.names.map((_, k) => flowBox(box, view, k, explorer));
+    const group = { class: "fg-flow", role: "group", "aria-label": view.title };
+    return html("div", { ...group, style: `--fg-ranks:${Math.max(...view.ranks) + 1}` }, wires, ...boxes);
+  };
+  const shapes = view.names.map((_, k) => view[`box${k}`]?.shape);
+  keep(box, view, explorer, "box", [view.names, view.arrows, shapes], build);
+  const nodes = [...box.querySelectorAll(".fg-node")];
+  const at = explorer.chosen(view, "box");
+  nodes.forEach((node, k) => {
+    const array = view[`box${k}`];
+    node.classList.toggle("fg-faint", at >= 0 && k > at);
+    node.classList.toggle("fg-chosen", k === at);
+    write(node.querySelector(".fg-size"), array ? shapeOf(array) : "");
+    write(node.querySelector(".fg-note"), view.notes[k]);
+    const canvas = node.querySelector("canvas");
+    if (!canvas || canvas.drawn === array) return;
+    canvas.drawn = array;
+    const rows = array.shape.length > 1 ? array.shape[0] : 1;
+    pixels(canvas, rows, array.shape.at(-1), array.values, ...ends({}, array));
+    put(canvas, { style: `height:${clamp(rows * 12, 16, 120)}px`, "aria-label": sayBox(view, k) });
+  });
+  const wires = box.querySelector(".fg-wires");
+  const lain = JSON.stringify([box.room, view.notes]);
+  if (wires.lain !== lain) wire(wires, view, nodes);
+  wires.lain = lain;
+  view.arrows.forEach(([from, to], n) => {
+    for (const node of [wires.children[2 * n], wires.children[2 * n + 1]])
+      node.classList.toggle("fg-faint", at >= 0 && Math.max(from, to) > at);
+  });
+};
+
+// Lay the arrows between the boxes, where the style sheet has put these.
+function wire(wires, view, nodes) {
+  const around = nodes.map(({ offsetLeft: x, offsetTop: y, offsetWidth: wide, offsetHeight: tall }) => ({ x, y, wide, tall }));
+  view.arrows.forEach(([from, to], n) => {
+    const [a, b] = [around[from], around[to]];
+    const [path, text] = [wires.children[2 * n], wires.children[2 * n + 1]];
+    let [x0, y0, x1, y1] = [a.x + a.wide, a.y + a.tall / 2, b.x - 2, b.y + b.tall / 2];
+    let bend = `C${(x0 + x1) / 2},${y0} ${(x0 + x1) / 2},${y1} `;
+    let tip = `M${x1 - 7},${y1 - 4}L${x1},${y1}L${x1 - 7},${y1 + 4}`;
+    if (a.x === b.x) {
+      // One below the other, on a phone: down, or past others along the left edge.
+      [x0, x1] = [a.x, b.x - 2];
+      bend = `C${x0 - 22},${y0} ${x0 - 22},${y1} `;
+      if (to === from + 1) {
+        [x0, y0, x1, y1] = [a.x + a.wide / 2, a.y + a.tall, b.x + b.wide / 2, b.y - 2];
+        [bend, tip] = ["L", `M${x1 - 4},${y1 - 7}L${x1},${y1}L${x1 + 4},${y1 - 7}`];
+      }
+    }
+    put(path, { d: `M${x0},${y0}${bend}${x1},${y1}${tip}` });
+    const [right, down, anchor] = a.x === b.x ? [8, 4, "start"] : [0, -6, "middle"];
+    put(text, { x: (x0 + x1) / 2 + right, y: (y0 + y1) / 2 + down, "text-anchor": anchor });
+  });
+}

@@ -729,7 +729,7 @@ def test_the_tree_says_title_setting_and_values(touchable):
 
 def test_a_question_is_answered_when_asked(touchable):
     call = {"predict": "How many look at cat?", "answer": "Two: even and own."}
-    page = touchable(call={**call, "after": 3})
+    page = touchable(call={**call, "moves": 3})
     answer, ask = page.get_by_text("Two: even"), page.get_by_text("Show the answer")
     assert page.get_by_text("How many look at cat?").is_visible()
     assert not answer.is_visible()
@@ -743,7 +743,7 @@ def test_a_question_is_answered_when_asked(touchable):
 
 def test_a_question_is_answered_after_some_moves(touchable):
     call = {"predict": "How many look at cat?", "answer": "Two: even and own."}
-    page = touchable(call={**call, "after": 3})
+    page = touchable(call={**call, "moves": 3})
     answer = page.get_by_text("Two: even")
     page.locator("input[type=range]").press("ArrowRight")
     view(page, "Sentence").locator("button").first.click()

@@ -15,9 +15,13 @@ AXE = {
 }
 LOOKS = [(1280, False), (1280, True), (360, False), (360, True)]
 MOST_SHIFT = 0.1  # above it, a page counts as jumping (Core Web Vitals)
-# A fingerprint of the data an explorer shows now.
-DATA = """i => JSON.stringify(fieldguide.figures[i].views(), (_, value) =>
-  ArrayBuffer.isView(value) ? Array.from(value) : value)"""
+# A fingerprint of the data an explorer shows now, and of what its views mark as chosen.
+DATA = """i => {
+  const { params } = fieldguide.figures[i], views = fieldguide.figures[i].views();
+  const sets = Object.values(views).flatMap(view => Object.values(view.sets ?? {}));
+  return JSON.stringify([views, sets.map(name => params[name])], (_, value) =>
+    ArrayBuffer.isView(value) ? Array.from(value) : value);
+}"""
 
 
 @pytest.fixture(scope="session")

@@ -471,7 +471,7 @@ def test_boxes_stand_to_the_right_of_what_points_at_them():
         ({"predict": "", "answer": "This."}, "predict"),
         ({"predict": "Which?", "answer": " "}, "answer"),
         ({"predict": "Which?", "answer": 3}, "answer"),
-        ({"predict": "Which?", "answer": "This.", "after": 0}, "after"),
+        ({"predict": "Which?", "answer": "This.", "moves": 0}, "moves"),
         ({"play": "y"}, r"play = 'y'.*\['x'\]"),
         ({"play": "on"}, r"play = 'on'.*\['x'\]"),
         ({"play": True}, "play"),

@@ -65,7 +65,7 @@ def explore(
     twin: Twin | None = None,
     predict: str | None = None,
     answer: str | None = None,
-    after: int = 1,
+    moves: int = 1,
     play: str | None = None,
     **controls,
 ):
@@ -79,7 +79,7 @@ def explore(
 
     `twin`  computes the views in the browser, where no grid can serve.
     `predict`, `answer`  a question above the controls; its answer opens when it is
-        asked for, or `after` so many moves of a control.
+        asked for, or after so many `moves` of a control.
     `play`  the name of a slider or a list that gets a button which steps through it.
 
     Raises ValueError when a control is unknown, a view holds NaN or changes
@@ -97,7 +97,7 @@ def explore(
     start = {c.name: c.values[c.start] for c in parsed}
     views = _checked(fn, start)
     _check_sets(views, parsed)
-    quiz = _quiz(predict, answer, after)
+    quiz = _quiz(predict, answer, moves)
     players = [c.name for c in parsed if c.kind in ("range", "choice")]
     ok = play is None or play in players
     require(ok, "play", play, f"one of the sliders and lists {players}")
@@ -160,7 +160,7 @@ def _match_parameters(fn, names: list[str]) -> None:
         ) from None
 
 
-def _quiz(question: str | None, answer: str | None, after: int) -> dict:
+def _quiz(question: str | None, answer: str | None, moves: int) -> dict:
     """The spec of a question to guess at, if there is one."""
     given = {"predict": question, "answer": answer}
     for name, words in given.items():
@@ -168,9 +168,9 @@ def _quiz(question: str | None, answer: str | None, after: int) -> dict:
         require(ok, name, words, "a string, not empty")
     ok = (question is None) == (answer is None)
     require(ok, "predict, answer", (question, answer), "given together")
-    ok = isinstance(after, int) and after > 0
-    require(ok, "after", after, "a number of moves, 1 or more")
-    return {"quiz": [question, answer, after]} if question else {}
+    ok = isinstance(moves, int) and moves > 0
+    require(ok, "moves", moves, "a number of moves, 1 or more")
+    return {"quiz": [question, answer, moves]} if question else {}
 
 
 def _check_sets(views: dict[str, View], controls: list[Control]) -> None:

@@ -41,10 +41,14 @@ function flowBox(box, view, k, explorer) {
 draw.flow = (box, view, explorer) => {
   const build = () => {
     const wires = svg("svg", { class: "fg-wires", "aria-hidden": "true" });
-    for (const [, , label] of view.arrows) wires.append(svg("path", {}), svg("text", {}, label ?? ""));
+    const labels = svg("svg", { class: "fg-labels", "aria-hidden": "true" });
+    for (const [, , label] of view.arrows) {
+      wires.append(svg("path", {}));
+      labels.append(svg("text", {}, label ?? ""));
+    }
     const boxes = view.names.map((_, k) => flowBox(box, view, k, explorer));
     const group = { class: "fg-flow", role: "group", "aria-label": view.title };
-    return html("div", { ...group, style: `--fg-ranks:${Math.max(...view.ranks) + 1}` }, wires, ...boxes);
+    return html("div", { ...group, style: `--fg-ranks:${Math.max(...view.ranks) + 1}` }, wires, ...boxes, labels);
   };
   const shapes = view.names.map((_, k) => view[`box${k}`]?.shape);
   keep(box, view, explorer, "box", [view.names, view.arrows, shapes], build);
@@ -63,22 +67,23 @@ draw.flow = (box, view, explorer) => {
     pixels(canvas, rows, array.shape.at(-1), array.values, ...ends({}, array));
     put(canvas, { style: `height:${clamp(rows * 12, 16, 120)}px`, "aria-label": sayBox(view, k) });
   });
-  const wires = box.querySelector(".fg-wires");
+  const room = box.room / (Math.max(...view.ranks) + 1);
+  box.firstChild.classList.toggle("fg-tall", room < 118); // one column, on a phone
+  const [wires, labels] = box.querySelectorAll(".fg-wires,.fg-labels");
   const lain = JSON.stringify([box.room, view.notes]);
-  if (wires.lain !== lain) wire(wires, view, nodes);
+  if (wires.lain !== lain) wire(wires.children, labels.children, view, nodes);
   wires.lain = lain;
   view.arrows.forEach(([from, to], n) => {
-    for (const node of [wires.children[2 * n], wires.children[2 * n + 1]])
+    for (const node of [wires.children[n], labels.children[n]])
       node.classList.toggle("fg-faint", at >= 0 && Math.max(from, to) > at);
   });
 };
 
 // Lay the arrows between the boxes, where the style sheet has put these.
-function wire(wires, view, nodes) {
+function wire(wires, labels, view, nodes) {
   const around = nodes.map(({ offsetLeft: x, offsetTop: y, offsetWidth: wide, offsetHeight: tall }) => ({ x, y, wide, tall }));
   view.arrows.forEach(([from, to], n) => {
     const [a, b] = [around[from], around[to]];
-    const [path, text] = [wires.children[2 * n], wires.children[2 * n + 1]];
     let [x0, y0, x1, y1] = [a.x + a.wide, a.y + a.tall / 2, b.x - 2, b.y + b.tall / 2];
     let bend = `C${(x0 + x1) / 2},${y0} ${(x0 + x1) / 2},${y1} `;
     let tip = `M${x1 - 7},${y1 - 4}L${x1},${y1}L${x1 - 7},${y1 + 4}`;
@@ -91,8 +96,9 @@ function wire(wires, view, nodes) {
         [bend, tip] = ["L", `M${x1 - 4},${y1 - 7}L${x1},${y1}L${x1 + 4},${y1 - 7}`];
       }
     }
-    put(path, { d: `M${x0},${y0}${bend}${x1},${y1}${tip}` });
-    const [right, down, anchor] = a.x === b.x ? [8, 4, "start"] : [0, -6, "middle"];
-    put(text, { x: (x0 + x1) / 2 + right, y: (y0 + y1) / 2 + down, "text-anchor": anchor });
+    put(wires[n], { d: `M${x0},${y0}${bend}${x1},${y1}${tip}` });
+    const flat = Math.abs(y1 - y0) < 12; // its words stand above both boxes
+    const y = flat ? Math.min(a.y, b.y) - 5 : (y0 + y1) / 2 + (a.x === b.x ? 4 : -6);
+    put(labels[n], { x: (x0 + x1) / 2 + (a.x === b.x ? 8 : 0), y, "text-anchor": a.x === b.x ? "start" : "middle" });
   });
 }

@@ -1,11 +1,12 @@
 """What the tests of a notebook's cells share: draws, comparisons, refusals, more."""
 
+import ast
 import contextlib
 import importlib.util
 import inspect
 import re
-import types
 
+import digest
 import notebooks
 import sources
 import torch
@@ -80,7 +81,8 @@ def refuses_all(function, good, **bad):
             error = refused_with(function, {**good, name: other})
             assert error, f"{function.__qualname__} accepted {name} = {other!r}"
             named = re.search(r"typechecking parameter '(\w+)'|^([\w. ]+) = ", error)
-            assert named, f"{name} = {other!r}: {error}"
+            names = set(named.groups()) - {None} if named else set()
+            assert names and names <= {*parameters}, f"{name} = {other!r}: {error}"
 
 
 def strangers(value):
@@ -103,25 +105,38 @@ def refused_with(function, arguments):
     return ""
 
 
-def run_exercises(name, module, *, also=(), **names):
-    """The checks and solutions of notebook `name`, run in one namespace.
+class Names(dict):
+    """What a notebook's cells define; a cell runs when a name of it is asked for."""
+
+    def __init__(self, notebook, names):
+        super().__init__(names)
+        found = vars(self)["sources"] = {}
+        for cell in reversed(sources.code(notebook)):
+            for node in ast.parse(cell.source).body:
+                imported = [a.asname or a.name for a in getattr(node, "names", ())]
+                for name in [*digest.defined(node), *imported]:
+                    found[name] = cell.source
+
+    def __missing__(self, name):
+        exec(vars(self)["sources"][name], self)
+        return self[name]
+
+    def __getattr__(self, name):
+        return self[name]
+
+
+def run_exercises(name, module=None, **names):
+    """The checks and solutions of notebook `name`, and whatever they need of it.
 
     They see what `module`, the exported part of the notebook, defines, and `names`.
-    `also` gives the ids of other cells that they need.
     """
     notebook = notebooks.read(sources.ROOT / "book" / f"{name}.ipynb")
-    names = {**vars(module), "__name__": "exercises", **names}
+    names = {**(vars(module) if module else {}), "__name__": "exercises", **names}
+    names = Names(notebook, names)
     for cell in sources.code(notebook):
-        if cell.id.startswith(("check-", "solution-")) or cell.id in also:
+        if cell.id.startswith(("check-", "solution-")):
             exec(cell.source, names)
-    return types.SimpleNamespace(**names)
-
-
-def solutions_pass(book):
-    checks = {name: f for name, f in vars(book).items() if name.startswith("check_")}
-    assert checks
-    for name, passes in checks.items():
-        assert passes(getattr(book, name.removeprefix("check_"))), name
+    return names
 
 
 def fails(check, *answers):

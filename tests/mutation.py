@@ -42,6 +42,7 @@ from pathlib import Path
 from types import ModuleType
 
 import hypothesis
+import pytest
 import sources
 
 FLOOR = 0.97  # of the mutants that the tests must kill
@@ -461,7 +462,7 @@ class Trial:
         """The test that fails, "import", "time", or "" for a mutant that survives."""
         names = vars(self.module)
         original = dict(names)
-        code = compile(mutant.tree, f"<{mutant.cell}>", "exec")
+        code = compile(mutant.tree, f"<{mutant.cell}>", "exec", dont_inherit=True)
         # What no test calls by itself, such as a constant, concerns all of them.
         tests = self.reached.get(mutant.name) or sorted(
             self.calls, key=self.seconds.get
@@ -474,7 +475,7 @@ class Trial:
                     self.calls[running]()
         except TooSlow:
             return "time"
-        except Exception:
+        except (Exception, pytest.fail.Exception):  # of pytest.raises, which is neither
             return running
         finally:
             names.clear()

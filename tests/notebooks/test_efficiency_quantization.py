@@ -710,7 +710,6 @@ def test_whole_zero_is_checked():
 
 def test_checks_pass_the_solutions_and_no_wrong_answers():
     b, absmax = book(), quantization.quantize_absmax
-    cells.solutions_pass(b)
     fails(
         b.check_pack_trits,
         lambda codes: b.pack_trits(codes.view(-1, 5).flip(-1).flatten()),

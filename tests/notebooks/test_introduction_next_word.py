@@ -213,12 +213,8 @@ def exercises():
     diary = torch.tensor([4, 3, 1, 4, 0, 2, 4, 3, 2, 4, 3, 1, 4, 0, 2])
     names = {"math": math, "F": F, "alphabet": alphabet, "book_counts": pairs}
     names |= {"book_shares": pairs / pairs.sum(1, keepdim=True)}
-    names |= {"counts": next_word.bigram_counts(diary, 5), "also": ["table-loss"]}
+    names |= {"counts": next_word.bigram_counts(diary, 5)}
     return cells.run_exercises("introduction/next-word", next_word, **names)
-
-
-def test_solutions_pass_their_checks():
-    cells.solutions_pass(exercises())
 
 
 def test_checks_fail_the_empty_cell_and_wrong_answers():

@@ -23,7 +23,6 @@ from cells import (
     refuses,
     refuses_all,
     run_exercises,
-    solutions_pass,
 )
 from hypothesis import given, settings
 
@@ -445,11 +444,7 @@ def test_rows_that_do_not_fit_are_refused_in_pairs():
 
 @functools.cache
 def exercises():
-    return run_exercises("multimodal/contrastive", c, also=["group-toy-run"])
-
-
-def test_solutions_pass_their_checks():
-    solutions_pass(exercises())
+    return run_exercises("multimodal/contrastive", c)
 
 
 def test_checks_accept_what_is_as_good():

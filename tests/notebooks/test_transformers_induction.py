@@ -17,7 +17,7 @@ import pytest
 import sources
 import torch
 import torch.nn.functional as F
-from cells import close, fails, generator, refuses_all, run_exercises, solutions_pass
+from cells import close, fails, generator, refuses_all, run_exercises
 from hypothesis import given, settings
 
 from fieldguide.transformers import attention, induction, real_model
@@ -295,10 +295,6 @@ def test_the_real_models_heads_are_found():
 @functools.cache
 def exercises():
     return run_exercises("transformers/induction", induction)
-
-
-def test_solutions_pass_their_checks():
-    solutions_pass(exercises())
 
 
 def test_checks_fail_the_empty_cell_and_wrong_answers():

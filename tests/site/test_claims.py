@@ -101,13 +101,6 @@ def test_each_claim_that_a_cell_makes_is_stored():
         assert made == [each.name for each in extension.read_claims(path, "")]
 
 
-def test_the_front_page_and_its_chapter_name_each_notebook():
-    front = (BOOK / "index.md").read_text("utf8")
-    for path in NOTEBOOKS:
-        assert f"({path.relative_to(BOOK).as_posix()})" in front
-        assert f"({path.name})" in (path.parent / "index.md").read_text("utf8")
-
-
 # --- faults in a list ----------------------------------------------------------------
 
 GOOD = {

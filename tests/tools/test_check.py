@@ -77,3 +77,22 @@ def test_a_signature_checks_shapes_and_sizes():
 def test_values_that_a_type_allows(kind, good, bad):
     assert all(isinstance(value, kind) for value in good)
     assert not any(isinstance(value, kind) for value in bad)
+
+
+def test_a_call_like_one_before_is_not_checked_again_and_another_is():
+    x, calls = torch.ones(2, 3, 4), []
+
+    @checked
+    def kept(x: Float[Tensor, "*b T K"], heads: Size, names: list[str] | None = None):
+        calls.append(heads)
+        return heads
+
+    assert kept(x, 1) == kept(x, 1) == kept(x, heads=1) == 1
+    for arguments in (x, True), (x, 1.0), (x[0, 0], 1), (x.int(), 1), (x, 1, [2]):
+        for _ in range(2):
+            with pytest.raises(TypeCheckError):
+                kept(*arguments)
+    assert kept(x, 1, ["a"]) == 1
+    with pytest.raises(TypeCheckError):
+        kept(x, 1, [1])
+    assert calls == [1] * 4

@@ -30,10 +30,10 @@ def test_tests_lie_in_three_folders():
     assert folders == {"notebooks", "site", "tools"}
 
 
-def test_a_notebook_and_the_file_of_its_tests_are_a_pair():
+def test_a_file_of_tests_belongs_to_a_notebook():
     folder = sources.ROOT / "tests" / "notebooks"
     wanted = {mutation.tests_of(name) for name in sources.in_order()}
-    assert set(folder.glob("*.py")) == wanted
+    assert set(folder.glob("*.py")) <= wanted
 
 
 @pytest.mark.parametrize("folder", [".", "book", "book/transformers", "tests"])

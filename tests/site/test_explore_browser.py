@@ -571,6 +571,15 @@ def touchable(browser, tmp_path):
         page.close()
 
 
+SHIFT = """() => new Promise((done) => {
+  let sum = 0;
+  new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) sum += entry.value;
+  }).observe({ type: "layout-shift", buffered: true });
+  requestAnimationFrame(() => setTimeout(() => done(sum)));
+})"""
+
+
 def view(page, title):
     return page.locator(f"[data-fg-view='{title}']")
 
@@ -768,6 +777,7 @@ def test_play_steps_to_the_end_and_stops(touchable):
         figure.paint = (views) => {
           paint.call(figure, views);
           seen.push([figure.params.query, document.querySelector(button).textContent]);
+          if (seen.length > 9) done(seen); // it does not stop
         };
         new MutationObserver(() => {
           if (document.querySelector(button).textContent === "Play") done(seen);
@@ -861,6 +871,10 @@ def test_what_is_touched_fits_and_is_accessible(touchable, width, dark):
           body { background: var(--pst-color-background, #fff) }"""
     )
     assert page.evaluate("innerWidth - document.documentElement.scrollWidth") >= 0
+    boxes = view(page, "Flow").locator(".fg-node")
+    left = boxes.evaluate_all("nodes => new Set(nodes.map(n => n.offsetLeft)).size")
+    assert left == (3 if width == 1280 else 1), "columns of a flow; on a phone, one"
+    assert page.evaluate(SHIFT) < 0.1
     tags = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "preload": False}
     for setting in [{}, {"query": 4, "head": "late"}]:
         page.evaluate(READ, [0, setting])

@@ -22,6 +22,9 @@ PACKAGE = "fieldguide"
 HERE = ""  # the name of the source that a digest begins with
 # Whatever these do, a measurement stays what it is: they check, draw and report.
 APPARATUS = ("check", "explore", "ledger", "memory", "style")
+# In an output: nothing of a check; the browser's runtime and the look of a claim are
+# stamped anew without a run.
+STAMPED = ("check", "explore.page", "ledger")
 
 
 class Place(NamedTuple):
@@ -130,8 +133,8 @@ class Library:
         left = list(wanted)
         while left:
             place = left.pop()
-            inner = place.module.split(".")[1:]
-            if place in found or (inner and inner[0] in skip):
+            inner = f"{place.module.removeprefix(f'{PACKAGE}.')}."
+            if place in found or inner.startswith(tuple(f"{name}." for name in skip)):
                 continue
             found.add(place)
             module, parent = self.module(place.module), self.parent(place.module)
@@ -211,8 +214,7 @@ def of_notebook(source: str, book: Path = BOOK) -> str:
     """Of a notebook's code, what it uses of the package, and the files these name."""
     library = Library(book)
     tree, module = ast.parse(source), library.parse(source)
-    # A check lets pass what it is given, and what shows a claim is stamped anew.
-    places = library.closure(list(library.used(tree, module, "")), ("check", "ledger"))
+    places = library.closure(list(library.used(tree, module, "")), STAMPED)
     trees = [tree, *(node for place in places for node in library.nodes(place))]
     parts = [written(tree, texts=True), *texts_of(library, places)]
     return sha256([*parts, *files_of(trees, book)])

@@ -4,10 +4,10 @@
 
 Other instructions round otherwise, and training makes the last bit grow, so what is
 stored must hold in each of `MODES`. The variables make PyTorch and MKL leave out what
-this processor has; what it does not have they cannot add. (On a processor with AMX that
-imitates an older one, PyTorch's own attention in bfloat16 raises "pack_vnni2 is only
-supported when avx512 is supported"; a page that needs it there asks for the mathematical
-kernel.)
+this processor has; what it does not have they cannot add. (On a processor with AMX
+that imitates an older one, PyTorch's own attention in bfloat16 raises "pack_vnni2 is
+only supported when avx512 is supported"; a page that needs it there asks for the
+mathematical kernel.)
 """
 
 from __future__ import annotations

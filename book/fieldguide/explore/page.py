@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import matplotlib
@@ -37,12 +38,24 @@ def runtime_source() -> str:
     colours = np.round(255 * stops).astype(int).tolist()
     head = f"self.fgPalette = {json.dumps(PALETTE)};\n"
     head += f"self.fgColours = {json.dumps(colours)};\n"
-    parts = [path.read_text() for path in sorted((HERE / "browser").glob("*.js"))]
+    parts = [slim(path) for path in sorted((HERE / "browser").glob("*.js"))]
     return head + '(() => {\n"use strict";\n' + "\n".join(parts) + "})();\n"
 
 
 def runtime_style() -> str:
-    return (HERE / "explorer.css").read_text()
+    return slim(HERE / "explorer.css")
+
+
+def slim(path: Path) -> str:
+    """The text without comments of their own lines, indentation and needless breaks.
+
+    Every saved notebook holds a copy, and each line costs a dozen bytes more there.
+    """
+    comments = re.compile(r"^ *//[^\n]*\n|^ */\*.*?\*/\n", re.M | re.S)
+    lines = comments.sub("", path.read_text()).splitlines()
+    text = "\n".join(line.strip() for line in lines if line.strip())
+    # A line goes on to the next after these, unless a comment would swallow it.
+    return re.sub(r"^((?:(?!//).)*[{;,(])\n", r"\1", text, flags=re.M) + "\n"
 
 
 def runtime_html() -> str:

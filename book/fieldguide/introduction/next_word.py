@@ -35,7 +35,6 @@ def bigram_counts(ids: Int64[Tensor, " T"], V: Size):
 @checked
 def characters(text: str):
     """The alphabet of a text: its distinct characters in order, a list."""
-    require(text, "text", text, "at least one character long")
     return sorted(set(text))
 
 

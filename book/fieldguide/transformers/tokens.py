@@ -227,7 +227,8 @@ def full_vocabulary(
     return tokens
 
 
-def bytes_of(ids, vocabulary):
+@checked
+def bytes_of(ids, vocabulary: list[bytes]):
     """The bytes of `ids`, a list or an array, in a row."""
     listed, size = getattr(ids, "tolist", lambda: ids)(), len(vocabulary)
     ok = isinstance(listed, (list, tuple))
@@ -243,7 +244,10 @@ class BytePairTokenizer:
     and what the merges make. special: texts that are one token each.
     """
 
-    def __init__(self, merges, vocabulary=None, special=()):
+    @checked
+    def __init__(
+        self, merges: list, vocabulary: list | None = None, special=()
+    ):
         self.vocabulary = full_vocabulary(merges, vocabulary, special)
         self.special = list(special)
         self.number = {token: n for n, token in enumerate(self.vocabulary)}

@@ -20,8 +20,8 @@ WORDS, LINES = 100, 12  # a minute
 MOST = 50  # minutes: one sitting
 EXERCISES = re.compile(r"^## Exercises", re.M)
 HIDDEN = re.compile(
-    r"^ *[`:]{3,}.*$"  # a fence
-    r"|^ *:[\w-]+:.*$"  # its option
+    r"^ *[`:]{3,}[^\n]*$"  # a fence
+    r"|^ *:[\w-]+:[^\n]*$"  # its option
     r"|<!--.*?-->"
     r"|\{[\w:]+\}(?=`)"  # a role
     r"|(?<=\])\([^)]*\)"  # where a link leads

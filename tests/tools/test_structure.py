@@ -169,6 +169,33 @@ def test_a_cell_defines_or_runs(name):
             assert not run, where(cell, "is exported, so it must do nothing")
 
 
+DRAWN = re.compile(r"\b(plt|ax|axes|fig|figure)\.")
+
+
+def machinery(notebook):
+    """Cells that check, draw or set up: what a reader need not see to follow."""
+    cells = [c for c in sources.code(notebook) if not is_hidden(c)]
+    calls = {}
+    for cell in cells:
+        found = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Call)]
+        calls[cell.id] = {getattr(c.func, "id", ""): c for c in found}
+    figures = [found["explore"].args for found in calls.values() if "explore" in found]
+    drawn = {getattr(n, "id", "") for args in figures for n in ast.walk(args[0])}
+    for place, cell in enumerate(cells):
+        made = drawn & set(sources.defined(cell.source))
+        checks = {"claim", "explore", "subplots"} & set(calls[cell.id])
+        opening, check = place < 2, cell.id.startswith("check-")
+        if opening or check or made or checks or DRAWN.search(cell.source):
+            yield cell
+
+
+@EACH
+def test_machinery_is_folded(name):
+    """Under a label that says what is inside: `#| fold: How this figure is drawn`."""
+    for cell in machinery(BOOK[name]):
+        assert notebooks.is_folded(cell), where(cell, "add `#| fold: LABEL`")
+
+
 @EACH
 def test_no_magic_install_or_hidden_state(name):
     for cell in sources.code(BOOK[name]):
@@ -551,6 +578,7 @@ DAMAGES = [
     (test_cells_are_short, add(f"# {'long ' * 20}")),
     (test_a_cell_defines_or_runs, add("def f(): pass\nprint(1)")),
     (test_a_cell_defines_or_runs, add("print(1)", sources.is_exported)),
+    (test_machinery_is_folded, replace("#| fold:", "# fold:")),
     (test_no_magic_install_or_hidden_state, add("%matplotlib inline")),
     (test_no_magic_install_or_hidden_state, add("x;")),
     (test_no_magic_install_or_hidden_state, add("from math import *")),

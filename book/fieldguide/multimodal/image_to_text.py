@@ -162,7 +162,8 @@ class Words:
         found = re.findall(r"\w+", " ".join(texts).lower())
         self.words = sorted({*found})
 
-    def encode(self, text):
+    @checked
+    def encode(self, text: str):
         """The numbers of a text's words; ValueError for an unknown one."""
         found = re.findall(r"\w+", str(text).lower())
         strange = [word for word in found if word not in self.words]
@@ -171,7 +172,7 @@ class Words:
         return [self.words.index(word) for word in found]
 
     @checked
-    def decode(self, ids: list[int]):
+    def decode(self, ids: list[Count]):
         """The words of these numbers, with spaces between."""
         ok = all(0 <= each < len(self.words) for each in ids)
         require(ok, "ids", ids, f"from 0 to {len(self.words) - 1}")
@@ -202,7 +203,7 @@ def joined(
 def answer_loss(
     model: Llama,
     pairs: list[tuple[list[int], list[int]]],
-    context: Float[Tensor, "B P D"] | None = None,
+    context: Float[Tensor, "{len(pairs)} P D"] | None = None,
 ):
     """Mean nats a token of answers, each after its context and question.
 
@@ -256,12 +257,13 @@ class Lesson(NamedTuple):
     form: str = "{}"
     yes_share: float = 0.5
 
-    def asked(self, question):
+    @checked
+    def asked(self, question: str):
         """A question, put into the form, as ids."""
-        require("{}" in str(self.form), "form", self.form, "a text with {}")
         return self.words.encode(self.form.format(question))
 
-    def pair(self, place, about, generator):
+    @checked
+    def pair(self, place: Count, about: str, generator: torch.Generator):
         """Question and answer as ids: two lists."""
         question, told = ask(place, about, generator, self.yes_share)
         return self.asked(question), self.words.encode(f" {told}\n")
@@ -269,7 +271,6 @@ class Lesson(NamedTuple):
     @checked
     def loss(self, B: Size, generator: torch.Generator):
         """Of B questions about pictures to learn from: nats a token."""
-        require(self.about, "about", self.about, "some subjects of `ask`")
         places = role("train", KNOWN_DRAWERS).places
         draws = {"size": (B,), "generator": generator}
         at = places[torch.randint(len(places), **draws)]  # (B,)
@@ -300,7 +301,7 @@ def learn_lesson(
 
 # %% ../../multimodal/image-to-text.ipynb #told-def
 @checked
-def told_words(model: Llama, words: Words):
+def told_words(model: Llama, words):
     """The kind and the colour of pictures, in any order, as a context.
 
     It gives rows (B, 2, D) of the model's table for places (B,).
@@ -332,6 +333,7 @@ def small_words():
     return Words(texts)
 
 
+@checked
 def learn_to_read(generator: torch.Generator):
     """A new `Llama` that answers from two words: (its `Lesson`, losses)."""
     words = small_words()
@@ -342,6 +344,7 @@ def learn_to_read(generator: torch.Generator):
     return lesson, losses
 
 # %% ../../multimodal/image-to-text.ipynb #next-logits
+@checked
 @torch.inference_mode()
 def next_logits(
     model: Llama,
@@ -358,7 +361,7 @@ def next_logits(
 # %% ../../multimodal/image-to-text.ipynb #answers
 @checked
 def answers(
-    lesson: Lesson,
+    lesson: tuple,
     context: Float[Tensor, "B P D"],
     questions: list[str],
     longest: Size = 1,
@@ -380,9 +383,9 @@ def answers(
 # %% ../../multimodal/image-to-text.ipynb #examine
 @checked
 def examine(
-    lesson: Lesson,
+    lesson: tuple,
     places: Int64[Tensor, " N"],
-    about: str,
+    about: Literal["name", "kind", "colour", "yes or no"],
     longest: Size = 1,
     shown: Int64[Tensor, " N"] | None = None,
 ):
@@ -434,7 +437,7 @@ class Projector(nn.Module):
 
 # %% ../../multimodal/image-to-text.ipynb #through
 @checked
-def through(eyes, features: Float[Tensor, "N into"]):
+def through(eyes: nn.Module, features: Float[Tensor, "N into"]):
     """What a `Projector` makes of the pictures, as the context of a lesson.
 
     features: a row for each of `data.emoji()`.
@@ -451,7 +454,7 @@ def through(eyes, features: Float[Tensor, "N into"]):
 # %% ../../multimodal/image-to-text.ipynb #learn-to-look
 @checked
 def learn_to_look(
-    reading: Lesson,
+    reading: tuple,
     features: Float[Tensor, "N into"],
     generator: torch.Generator,
 ):
@@ -477,7 +480,6 @@ def another(places: Int64[Tensor, " N"], generator: torch.Generator):
     """For each picture one of another kind, of these: places (N,)."""
     require_places(places)
     kinds = [facts().kind[place] for place in places]
-    require(len(set(kinds)) > 1, "places", places, "of two kinds or more")
     drawn = torch.rand(len(places), generator=generator, dtype=torch.double)
     found = []
     for kind, draw in zip(kinds, drawn):
@@ -487,7 +489,7 @@ def another(places: Int64[Tensor, " N"], generator: torch.Generator):
 
 # %% ../../multimodal/image-to-text.ipynb #tokens-snap-def
 @checked
-def snapped(lesson: Lesson):
+def snapped(lesson: tuple):
     """A lesson with the nearest row of the table for each picture token."""
 
     def context(places, generator):
@@ -504,7 +506,7 @@ import copy
 
 @checked
 def learn_on(
-    reading: Lesson,
+    reading: tuple,
     eyes: nn.Module,
     features: Float[Tensor, "N into"],
     yes_share: Share,
@@ -559,7 +561,7 @@ def blind_tokens():
 # %% ../../multimodal/image-to-text.ipynb #said-def
 @checked
 def said(
-    lesson: Lesson,
+    lesson: tuple,
     context: Float[Tensor, "1 P D"],
     question: str,
     longest: Size = 8,

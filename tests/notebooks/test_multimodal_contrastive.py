@@ -10,20 +10,11 @@ import math
 from pathlib import Path
 from unittest import mock
 
+import cells
 import hypothesis.strategies as st
 import pytest
 import torch
-from cells import (
-    close,
-    fails,
-    generator,
-    module_at,
-    random,
-    refusal,
-    refuses,
-    refuses_all,
-    run_exercises,
-)
+from cells import close, fails, generator, random, refuses
 from hypothesis import given, settings
 
 from fieldguide.multimodal import contrastive as c
@@ -44,12 +35,6 @@ def pairs(B, D=4, seed=0, dtype=torch.double):
     return unit(2, B, D, seed=seed, dtype=dtype).unbind()
 
 
-def changed(rows, value):
-    rows = rows.clone()
-    rows[0, -1] = value
-    return rows
-
-
 def by_hand(text, image, temperature, groups=None):
     """The loss, entry by entry; each row's target shared within its group."""
     B = len(text)
@@ -57,7 +42,7 @@ def by_hand(text, image, temperature, groups=None):
     total = 0.0
     for rows, others in ((text, image), (image, text)):
         for i in range(B):
-            logits = [float(rows[i] @ others[j]) / temperature for j in range(B)]
+            logits = [(rows[i] @ others[j]).item() / temperature for j in range(B)]
             top = max(logits)
             log_sum = top + math.log(sum(math.exp(z - top) for z in logits))
             mates = [j for j in range(B) if groups[j] == groups[i]]
@@ -69,13 +54,10 @@ def by_hand(text, image, temperature, groups=None):
 def clip_loss():
     """OpenCLIP's, from its file: the package itself wants torchvision."""
     path = Path(importlib.util.find_spec("open_clip").origin).with_name("loss.py")
-    return module_at(path).ClipLoss()
+    return cells.module_at(path).ClipLoss()
 
 
 FORMS = ["contrastive_loss", "contrastive_loss_fast"]
-
-
-# Directions
 
 
 @quick
@@ -84,14 +66,9 @@ def test_units_keep_their_direction(seed, size):
     x = size * random(3, 2, 5, seed=seed)
     made = c.to_unit(x)
     for row, one in zip(x.flatten(0, 1), made.flatten(0, 1), strict=True):
-        length = math.sqrt(sum(float(v) ** 2 for v in row))
-        close(one, row / length)
+        close(one, row / math.sqrt(sum(float(v) ** 2 for v in row)))
     assert made.shape == x.shape
     close(c.to_unit(x[0, 0]), made[0, 0])
-    assert torch.autograd.gradcheck(c.to_unit, (x[0] / size).requires_grad_())
-
-
-# The encoder
 
 
 def test_the_encoder_maps_both_kinds_to_the_sphere():
@@ -101,38 +78,33 @@ def test_the_encoder_maps_both_kinds_to_the_sphere():
     for x, layer, made in zip(inputs, layers, model(*inputs), strict=True):
         expected = x @ layer.weight.mT + layer.bias
         close(made, expected / expected.norm(dim=1, keepdim=True))
-    model = c.SimpleMultimodalEncoder(text_dim=512, image_dim=2048, shared_dim=256)
-    loss = c.contrastive_loss(*model(torch.randn(32, 512), torch.randn(32, 2048)))
-    assert math.log(32) - 0.5 < loss < 5
 
 
 def test_weights_are_drawn_as_linear_draws_them():
-    model = c.SimpleMultimodalEncoder(400, 100, 300, generator=generator(3))
+    sizes = 400, 100, 300
+    model = c.SimpleMultimodalEncoder(*sizes, generator=generator(3))
     for layer, wide in (model.text_encoder, 400), (model.image_encoder, 100):
         for part in layer.weight, layer.bias:
-            bound = wide**-0.5
-            assert part.abs().max() <= bound * (1 + 1e-6)
-            assert part.max() > 0.97 * bound and part.min() < -0.97 * bound
-            assert part.mean().abs() < 0.1 * bound
-    again = c.SimpleMultimodalEncoder(400, 100, 300, generator=generator(3))
-    other = c.SimpleMultimodalEncoder(400, 100, 300)
+            share = part * wide**0.5
+            assert 0.97 < share.max() <= 1 + 1e-6 and -1 - 1e-6 <= share.min() < -0.97
+            assert share.mean().abs() < 0.1
+    again = c.SimpleMultimodalEncoder(*sizes, generator=generator(3))
+    other = c.SimpleMultimodalEncoder(*sizes)
     for name, part in model.named_parameters():
         assert torch.equal(part, again.get_parameter(name))
         assert not torch.equal(part, other.get_parameter(name))
-
-
-# The loss
 
 
 @quick
 @given(seed=seeds, B=batches, temperature=temperatures)
 def test_the_loss_is_the_sum_written_out(seed, B, temperature):
     text, image = pairs(B, seed=seed)
-    expected = by_hand(text, image, temperature)
     for form in FORMS:
-        loss = getattr(c, form)(text, image, temperature)
-        assert loss.shape == ()
-        close(loss.item(), expected, 1e-10)
+        loss = getattr(c, form)
+        found, usual = loss(text, image, temperature), loss(text, image)
+        assert found.shape == ()
+        close(found.item(), by_hand(text, image, temperature), 1e-10)
+        close(usual.item(), by_hand(text, image, 0.07), 1e-10)
 
 
 @quick
@@ -148,16 +120,6 @@ def test_values_and_gradients_are_openclips(seed, B, scale):
         close(ours, theirs, 1e-9)
         for mine, other in zip(torch.autograd.grad(ours, inputs), wanted, strict=True):
             close(mine, other, 1e-8)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_captions_and_pictures_may_change_places(form):
-    text, image = pairs(6)
-    loss = getattr(c, form)
-    close(loss(text, image), loss(text, image, temperature=0.07))
-    close(loss(text, image), loss(image, text))
-    order = torch.tensor([3, 1, 5, 0, 2, 4])
-    close(loss(text, image), loss(text[order], image[order]))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -191,28 +153,17 @@ def test_the_sum_over_a_batch_in_half_precision_stays_finite(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_small_and_long_rows_and_any_number_are_served(form):
     loss, one = getattr(c, form), torch.ones(1, 1)
-    assert loss(one, -one) == 0
     for temperature in 1, torch.tensor(2.0), torch.tensor(0.5).double():
-        assert loss(one, one, temperature) == 0
+        assert loss(one, -one, temperature) == 0
     text, image = pairs(3, dtype=torch.float32)
     assert loss(text, image, 1e-37).isfinite()
     assert loss(3e18 * text, 3e18 * image, 1.0).isfinite()
-    for B in 1, 2, 7, 40:
-        alike = unit(1, 4).expand(B, 4)
-        close(loss(alike, alike).item(), math.log(B))
 
 
-def test_the_gradient_is_what_the_softmaxes_say():
-    table = (unit(5, 5) @ unit(5, 5, seed=1).mT).requires_grad_()
-    eye = torch.eye(5, dtype=torch.double)
-    with mock.patch.object(torch, "arange", wraps=torch.arange) as labels:
-        c.contrastive_loss(table, eye, 0.3).backward()
-    assert labels.call_args.kwargs["device"] == table.device
-    p, q = (table.detach() / 0.3).softmax(1), (table.detach() / 0.3).softmax(0)
-    close(table.grad, (p + q - 2 * eye) / (2 * 5 * 0.3))
-
-
-# The scale
+def test_labels_are_made_where_the_rows_are():
+    text, image = (x.to("meta") for x in pairs(3))
+    with mock.patch.object(c, "require_pairs"):
+        assert c.contrastive_loss(text, image).device.type == "meta"
 
 
 def test_the_scale_is_limited_and_comes_down_again():
@@ -226,15 +177,13 @@ def test_the_scale_is_limited_and_comes_down_again():
             made = scale()
             close(made.item(), expected, 1e-5)
             assert made.requires_grad
+    close(c.LearnedScale(5.0, 2.0)().item(), 2.0, 1e-6)
     for options, start in ({}, 1 / 0.07), ({"start": 0.5}, 0.5):
         scale = c.LearnedScale(**options)  # CLIP's, and another
         assert [n for n, _ in scale.named_parameters()] == ["log_scale"]
         scale().backward()
         for found in scale(), scale.log_scale.grad:
             close(found.item(), start, 1e-6)
-
-
-# Groups
 
 
 @quick
@@ -252,19 +201,7 @@ def test_groups_of_one_or_of_equal_captions_change_nothing():
     for told, groups in (text[alike], alike), (unit(6, 4), unlike.int()):
         plain = c.contrastive_loss(told, image)
         grouped = c.contrastive_loss_grouped(told, image, groups)
-        close(plain, grouped)
         close(*(torch.autograd.grad(x, image)[0] for x in (plain, grouped)))
-
-
-def test_a_groups_floor_is_the_logarithm_of_its_size():
-    groups = torch.tensor([0, 0, 0, 1])
-    both = 2 * [torch.eye(4, dtype=torch.double)[groups]]
-    plain = c.contrastive_loss(*both, 0.01)
-    close(plain.item(), 3 / 4 * math.log(3), 1e-9)
-    close(c.contrastive_loss_grouped(*both, groups, 0.01), plain, 1e-9)
-
-
-# The fast form
 
 
 def fast(*inputs):
@@ -275,28 +212,12 @@ def fast(*inputs):
 
 
 def test_the_fast_form_does_its_own_work_where_it_can():
-    for kind in torch.float32, torch.float64:
+    for kind in torch.float32, torch.float64, torch.float16, torch.bfloat16:
         for temperature in 0.07, torch.tensor(0.02):
-            text, image = pairs(6, 32, dtype=kind)
+            text, image = (x.to(kind) for x in pairs(6, 32))
             loss, calls = fast(text, image, temperature)
-            assert calls == 0
-            expected = c.contrastive_loss(text, image, temperature)
-            close(loss, expected, 1e-5 if kind is torch.float32 else 1e-12)
-    for kind in torch.float16, torch.bfloat16:
-        text, image = (x.to(kind) for x in pairs(6, 32))
-        assert fast(text, image, 0.07)[1] == 1
-
-
-@pytest.mark.parametrize("rows", [True, False])
-def test_opposite_vectors_fall_back_to_the_plain_form(rows):
-    """One row, or one column, lies 200 below the largest logit."""
-    text = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    image = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    inputs = [x.requires_grad_() for x in ((image, text) if rows else (text, image))]
-    loss, calls = fast(*inputs, 0.01)
-    assert calls == 1 and loss.isfinite()
-    for x in torch.autograd.grad(loss, inputs):
-        assert x.isfinite().all() and x.any()
+            assert calls == (torch.finfo(kind).bits < 32)
+            close(loss, c.contrastive_loss(text, image, temperature), 1e-5)
 
 
 @pytest.mark.parametrize("rows", [True, False])
@@ -304,13 +225,15 @@ def test_it_falls_back_just_where_sums_lose_digits(rows):
     """A row, or a column, whose sum is a little above the limit, or below it."""
     limits = torch.finfo(torch.float32)
     edge = math.log(limits.eps / limits.tiny)  # 71 nats
-    for gap, expected in (edge - 0.1, 0), (edge + 0.1, 1), (edge + 40, 1):
+    for gap, expected in (edge - 0.1, 0), (edge + 0.1, 1), (edge + 129, 1):
         # logits: 0 and minus infinity, nearly, in one row; -gap in the other
-        one = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-        two = torch.tensor([[0.0, -500.0], [-500.0, -gap]])
+        one = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+        two = torch.tensor([[0.0, -500.0], [-500.0, -gap]], requires_grad=True)
         loss, calls = fast(*((two, one) if rows else (one, two.T.contiguous())), 1.0)
         assert calls == expected, gap
         close(loss.item(), by_hand(two, one, 1.0), 1e-5)
+        for x in torch.autograd.grad(loss, [one, two]):
+            assert x.isfinite().all()
 
 
 def test_the_fast_form_cannot_be_differentiated_twice():
@@ -318,26 +241,20 @@ def test_the_fast_form_cannot_be_differentiated_twice():
     inputs = [x.requires_grad_() for x in pairs(3)]
     loss = c.contrastive_loss_fast(*inputs)
     for whole in loss, loss + inputs[0].square().sum():
-        with refusal(
-            "^create_graph = True, .*False: contrastive_loss has second derivatives$"
+        with cells.refusal(
+            "^create_graph = True, .*: contrastive_loss has second deriv"
         ):
             torch.autograd.grad(whole, inputs, create_graph=True)
-    torch.autograd.grad(loss, inputs)
 
 
 def test_the_fast_form_leaves_its_inputs_alone():
     copies = pairs(4)
     inputs = [x.clone().requires_grad_() for x in copies]
     loss = c.contrastive_loss_fast(*inputs)
-    loss.backward(retain_graph=True)
-    once = [2 * x.grad for x in inputs]
-    loss.backward()
-    for x, before, twice in zip(inputs, copies, once, strict=True):
+    once, again = (torch.autograd.grad(loss, inputs, retain_graph=True) for _ in "12")
+    for x, before, *both in zip(inputs, copies, once, again, strict=True):
         assert torch.equal(x.detach(), before)
-        close(x.grad, twice)
-
-
-# Words, pictures, recall
+        close(*both)
 
 
 def test_bags_have_length_one_over_their_known_words():
@@ -351,14 +268,13 @@ def test_bags_have_length_one_over_their_known_words():
 @quick
 @given(seed=seeds, B=batches)
 def test_recall_counts_the_rows_whose_own_is_among_the_best(seed, B):
-    table = torch.randint(4, (B, B), generator=generator(seed)).double()
+    table = torch.randint(4, (B, B), generator=generator(seed))
+    rows = enumerate(table.tolist())
+    places = [sum(x >= row[i] for x in row) for i, row in rows]
     for k in range(1, B + 1):
-        hits = 0
-        for row, own in zip(table, table.diagonal(), strict=True):
-            hits += sum(value >= own for value in row) <= k
-        found = c.recall_hits(table, k)
-        assert type(found) is int and found == int(hits)
-    assert c.recall_hits(table) == c.recall_hits(table, 1)
+        found = c.recall_hits(table.double(), k)
+        assert type(found) is int and found == sum(n <= k for n in places)
+    assert c.recall_hits(table.float()) == places.count(1)
 
 
 # What is refused
@@ -368,7 +284,7 @@ TEXT, IMAGE = pairs(3)
 WIDE, FEW, ZERO = TEXT[None], TEXT[:0], TEXT * torch.tensor([[1], [1], [0]])
 NO_PAIRS = [[[1.0]], TEXT.long(), TEXT.to(torch.complex64), TEXT[0], WIDE, FEW]
 NO_PAIRS += [TEXT[:, :0], TEXT[:2], TEXT[:, :3], TEXT.float(), None, "text"]
-NO_PAIRS += [ZERO, changed(TEXT, NAN), changed(TEXT, -INF)]
+NO_PAIRS += [ZERO, TEXT * NAN, TEXT.index_fill(0, torch.tensor([1]), -INF)]
 COLD = [0, 0.0, -0.07, NAN, INF, "0.07", None, 1e-320, torch.ones(2)]
 LOSS = {"text_emb": TEXT, "image_emb": IMAGE, "temperature": 0.5}
 BAD_LOSS = {"text_emb": NO_PAIRS, "image_emb": NO_PAIRS, "temperature": COLD}
@@ -379,25 +295,25 @@ WHOLE, TABLE = torch.arange(3), torch.eye(3)
 SIZES = {"text_dim": 1, "image_dim": 3, "shared_dim": 1}
 
 REFUSALS = [
-    ("to_unit", {"x": TEXT}, {"x": [torch.tensor(1.0), *NO_PAIRS[-3:]]}),
+    ("to_unit", {"x": TEXT}, {"x": [torch.tensor(1.0), FEW, *NO_PAIRS[-3:]]}),
     ("SimpleMultimodalEncoder", SIZES, {name: [0, True, "3"] for name in SIZES}),
     *((form, LOSS, BAD_LOSS) for form in FORMS),
     *((form, SINGLE, BAD_SINGLE) for form in FORMS),
     ("contrastive_loss_grouped", {**LOSS, "groups": WHOLE},
      {**BAD_LOSS, "groups": [WHOLE[:2], WHOLE[:, None], WHOLE.double()]}),
-    ("LearnedScale", {"start": 1.0, "most": 1}, {"start": [0, -1.0, NAN, INF, 1.01],
-     "most": [0, 0.99, NAN, INF]}),
+    ("LearnedScale", {"start": 1.0, "most": 1}, {"start": [0, -1.0, NAN, INF],
+     "most": [0, NAN, INF]}),
     ("words_of", {"text": "a"}, {"text": [b"a", ["a"]]}),
     ("bag_of_words", {"texts": ["a", ""], "vocabulary": ["a"]},
      {"texts": [("a",), [3]], "vocabulary": [{"a"}, ["a", "a"]]}),
     ("recall_hits", {"similarity": TABLE, "k": 3}, {"similarity": [TABLE[0],
-     TABLE[:2], TABLE[:, :2], changed(TABLE, NAN)], "k": [0, True]}),
+     TABLE[:2], TABLE[:, :2]], "k": [0, True]}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "good", "bad"), REFUSALS)
 def test_bad_input_is_refused_by_name(name, good, bad):
-    refuses_all(getattr(c, name), good, **bad)
+    cells.refuses_all(getattr(c, name), good, **bad)
     for argument, values in bad.items():  # by its own name
         refuses(argument, getattr(c, name), **{**good, argument: values[-1]})
 
@@ -405,15 +321,13 @@ def test_bad_input_is_refused_by_name(name, good, bad):
 def test_features_of_another_width_are_refused():
     good = {"text_features": torch.ones(2, 1), "image_features": torch.ones(2, 3)}
     bad = {
-        name: [x[0], x[:, :, None], x[:, :0], torch.cat([x, x], 1), changed(x, NAN)]
+        name: [x[0], x[:, :, None], x[:, :0], torch.cat([x, x], 1)]
         for name, x in good.items()
     }
     model = c.SimpleMultimodalEncoder(1, 3, 1)
-    refuses_all(model.forward, good, **bad)
-    model.image_encoder.requires_grad_(False).weight.zero_()
-    model.image_encoder.bias.zero_()
-    with refusal("^x = .*no row zero"):
-        model(**good)
+    cells.refuses_all(model.forward, good, **bad)
+    model.text_encoder.bias.requires_grad_(False).fill_(NAN)
+    refuses("x", model, **good)
 
 
 def test_rows_that_do_not_fit_are_refused_in_pairs():
@@ -423,8 +337,7 @@ def test_rows_that_do_not_fit_are_refused_in_pairs():
     for form in FORMS:
         loss = getattr(c, form)
         for both in FEW, WIDE, TEXT[0], TEXT[:, :0], TEXT.long(), None:
-            with refusal("parameter 'text_emb'|^text_emb = "):
-                loss(both, both)
+            refuses("text_emb", loss, both, both)
         for one, two, temperature in (
             (3e18 * text, 3e18 * image, 0.01),
             (3e18 * text, image, 1e-21),
@@ -432,11 +345,7 @@ def test_rows_that_do_not_fit_are_refused_in_pairs():
             (uneven, 3e18 * image, 0.01),
             (3e18 * image, uneven, 0.01),
         ):
-            with refusal("^temperature = "):
-                loss(one, two, temperature)
-
-
-# The exercises
+            refuses("temperature", loss, one, two, temperature)
 
 
 # The exercises
@@ -444,7 +353,7 @@ def test_rows_that_do_not_fit_are_refused_in_pairs():
 
 @functools.cache
 def exercises():
-    return run_exercises("multimodal/contrastive", c)
+    return cells.run_exercises("multimodal/contrastive", c)
 
 
 def test_checks_accept_what_is_as_good():
@@ -477,13 +386,11 @@ def test_wrong_places_and_classes_fail():
         lambda table: (table > table.diagonal()[:, None]).sum(1) + 1,
         lambda table: (table >= table.diagonal()).sum(0),
         lambda table: book.places(table).tolist(),
-        lambda table: book.places(table).double(),
     )
     fails(
         book.check_classify,
         lambda text, image: (image @ text.mean(1).T).argmax(1),
         lambda text, image: (image @ text[:, 0].T).argmax(1),
-        lambda text, image: (text @ image.T).amax(1).argmax(0),
         lambda text, image: book.classify(text, -image),
     )
 
@@ -504,10 +411,6 @@ def test_wrong_losses_fail():
         lambda text, image, scale, bias: c.contrastive_loss(text, image, 1 / scale),
     )
 
-    def rows_alone(text, image, temperature, size):
-        logits = text @ image.T / temperature
-        return (logits.logsumexp(1) - logits.diagonal()).mean()
-
     def of_parts(text, image, temperature, size):
         parts = zip(text.split(size), image.split(size), strict=True)
         return sum(c.contrastive_loss(*p, temperature) * len(p[0]) for p in parts) / 13
@@ -519,7 +422,6 @@ def test_wrong_losses_fail():
 
     fails(
         book.check_loss_in_pieces,
-        rows_alone,
         of_parts,
         bare,
         lambda text, image, t, size: c.contrastive_loss(text, image, t),

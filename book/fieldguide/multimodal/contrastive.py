@@ -25,7 +25,7 @@ def to_unit(x: Float[Tensor, "*b D"]):
     """
     lengths = x.norm(dim=-1, keepdim=True)  # (..., 1)
     ok = (lengths > 0).all() and lengths.isfinite().all()
-    require(ok, "x", x, "finite, and no row zero")
+    require(ok and x.numel(), "x", x, "finite, not empty, and no row zero")
     return x / lengths
 
 # %% ../../multimodal/contrastive.ipynb #encoder
@@ -64,7 +64,12 @@ class SimpleMultimodalEncoder(nn.Module):
         return text, to_unit(self.image_encoder(image_features))  # (C, D)
 
 # %% ../../multimodal/contrastive.ipynb #require-pairs
-def require_pairs(text_emb, image_emb, temperature):
+@checked
+def require_pairs(
+    text_emb: Float[Tensor, "B D"],
+    image_emb: Float[Tensor, "B D"],
+    temperature: Positive,
+):
     """ValueError unless the loss of these is a number.
 
     Rows of one type, finite and none zero, and a temperature that is not so
@@ -118,7 +123,6 @@ class LearnedScale(nn.Module):
     @checked
     def __init__(self, start: Positive = 1 / 0.07, most: Positive = 100.0):
         super().__init__()
-        require(start <= most, "start", start, f"at most {most}")
         self.most = most
         self.log_scale = nn.Parameter(torch.tensor(math.log(start)))
 
@@ -157,7 +161,6 @@ def recall_hits(similarity: Float[Tensor, "B B"], k: Size = 1):
     What is equal to the diagonal counts as better, so that a model which
     finds all alike scores nothing.
     """
-    require(not similarity.isnan().any(), "similarity", similarity, "no NaN")
     own = similarity.diagonal()[:, None]  # (B, 1)
     return ((similarity >= own).sum(1) <= k).sum().item()
 

@@ -31,7 +31,6 @@ def turns(positions: Shaped[Tensor, " T"], width: Size, base: Positive):
     Pair p of a head of the given width K turns by position * base ** (-2p /
     K).
     """
-    require(width % 2 == 0, "width", width, "even")
     options = {"dtype": torch.double, "device": positions.device}
     speed = base ** (-torch.arange(0, width, 2, **options) / width)  # (K/2,)
     angle = positions[:, None] * speed  # (T, K/2)
@@ -123,7 +122,8 @@ class MLP(nn.Module):
         self.up = nn.Linear(width, 4 * width, bias=bias)
         self.down = nn.Linear(4 * width, width, bias=bias)
 
-    def forward(self, x):  # x (..., D)
+    @checked
+    def forward(self, x: Float[Tensor, "*b D"]):  # x (..., D)
         hidden = F.gelu(self.up(x), approximate=self.approximate)  # (..., 4 D)
         return self.down(hidden)  # (..., D)
 
@@ -136,7 +136,8 @@ class Block(nn.Module):
     Source: Radford et al. 2019, section 2.3.
     """
 
-    def __init__(self, config, *, attend=simple_attention):
+    @checked
+    def __init__(self, config, *, attend: Callable = simple_attention):
         super().__init__()
         D, bias = config.width, config.bias
         self.norm_attention = nn.LayerNorm(D, bias=bias)
@@ -147,7 +148,10 @@ class Block(nn.Module):
             for matrix in self.attention.children():
                 matrix.bias = nn.Parameter(matrix.weight.new_zeros(D))
 
-    def forward(self, x, mask):  # x (..., T, D)
+    @checked
+    def forward(
+        self, x: Float[Tensor, "*b T D"], mask: Shaped[Tensor, "..."] | None
+    ):
         mixed, _ = self.attention(self.norm_attention(x), mask)
         x = x + mixed  # (..., T, D)
         return x + self.mlp(self.norm_mlp(x))  # (..., T, D)
@@ -263,13 +267,12 @@ def keep_top_k(probabilities: Float[Tensor, "*b V"], top_k: Size):
 
 # %% ../../transformers/gpt.ipynb #keep-top-p
 @checked
-def keep_top_p(probabilities: Float[Tensor, "*b V"], top_p: Share):
+def keep_top_p(probabilities: Float[Tensor, "*b V"], top_p: Positive):
     """Keep the smallest set of each row whose mass reaches top_p.
 
     It is made to add up to 1. Of equals, the one with the lower number
     stays. 1 keeps all. Source: Holtzman et al. 2020, section 3.1.
     """
-    require(top_p > 0, "top_p", top_p, "above 0")
     if top_p >= 1:  # whatever rounding makes of the sum
         return probabilities
     best, order = probabilities.sort(descending=True, stable=True)

@@ -4,7 +4,6 @@ The module is imported whole and its functions are looked up at each call, so th
 a check can swap a damaged cell in and see these tests fail.
 """
 
-import contextlib
 import copy
 import functools
 import io
@@ -33,7 +32,7 @@ from hypothesis import given, settings
 from safetensors import torch as safetensors
 from torch import nn
 
-from fieldguide import check, data
+from fieldguide import data
 from fieldguide.efficiency import lora, quantization
 from fieldguide.memory import SavedBytes
 from fieldguide.transformers import gpt, real_model, training
@@ -48,11 +47,6 @@ ALL = ["query", "key", "value", "output", "up", "down"]
 quick = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
 sizes = st.integers(2, 6)
-
-
-def silent(function, *arguments, **options):
-    with contextlib.redirect_stdout(io.StringIO()):
-        return function(*arguments, **options)
 
 
 @functools.cache
@@ -110,23 +104,10 @@ def some_ids(*shape, V=7, seed=0):
 # The tasks
 
 
-def test_spelling_1611():
-    cases = {
-        "Jesus gave unto every": "Iesus gaue vnto euery",
-        "us. Up! judge Ujv": "vs. Vp! iudge Viu",
-        "VIUJ vU (u) 4u": "VIUI vU (v) 4v",
-        "evil\nunder": "euil\nvnder",
-    }
-    for old, new in cases.items():
-        assert lora.spelling_1611(old) == new, old
-    text = data.king_james()[:50_000]
-    new = lora.spelling_1611(text)
-    assert len(new) == len(text) and lora.spelling_1611(new) == new
-    assert not set(new) & set("jJ") and new.casefold() != text.casefold()
-    assert [a.isupper() for a in new] == [a.isupper() for a in text]
-
-
-def test_backwards():
+def test_spellings():
+    old = "us. Up! Jesus gave unto every judge Ujv VIUJ vU (u) 4u evil\nunder"
+    new = "vs. Vp! Iesus gaue vnto euery iudge Viu VIUI vU (v) 4v euil\nvnder"
+    assert lora.spelling_1611(old) == new == lora.spelling_1611(new)
     assert lora.backwards("ab c\n\nde") == "c ba\n\ned"
 
 
@@ -148,52 +129,42 @@ def written_out(model, batch_loss, steps, rate, warmup, betas=(0.9, 0.999)):
     return losses
 
 
+def follows(losses, models, batch_loss, *recipe):
+    """The first model was trained as the second is now, and had these losses."""
+    right = written_out(models[1], batch_loss, *recipe)
+    close(torch.as_tensor(losses), torch.tensor(right), 1e-5)
+    for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        close(p, q, 1e-6)
+
+
 @pytest.mark.parametrize(("options", "batch"), [({"batch": 3}, 3), ({}, 8)])
 def test_fine_tune_is_adamw_with_a_fading_rate(options, batch):
-    ids, draw, options = some_ids(200), generator(1), {**options}
-    models = [tiny_gpt().double(), tiny_gpt().double()]
+    ids, draw, models = some_ids(200), generator(1), [tiny_gpt(), tiny_gpt()]
     for model in models:
-        model.token.weight.requires_grad_(False)
+        model.double().token.weight.requires_grad_(False)
 
     def loss(model, step):
         inputs, targets = training.windows(ids, batch, 4, draw)
         return F.cross_entropy(model(inputs).mT, targets)
 
-    rest = {"generator": generator(1), **options}
-    losses = silent(lora.fine_tune, models[0], ids, 20, 0.01, **rest)
-    right = written_out(models[1], loss, 20, 0.01, 1, (0.9, 0.99))
-    close(losses, torch.tensor(right), 1e-5)
-    for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        close(p, q, 1e-7)
-    assert torch.equal(models[0].token.weight, tiny_gpt().double().token.weight)
+    losses = lora.fine_tune(models[0], ids, 20, 0.01, generator=generator(1), **options)
+    follows(losses, models, loss, 20, 0.01, 1, (0.9, 0.99))
 
 
 # Updates
 
 
 @quick
-@given(seed=seeds, A=sizes, B=sizes)
-def test_truncation_keeps_the_largest_singular_values(seed, A, B):
-    matrix = random(A, B, seed=seed)
+@given(seed=seeds, batch=st.sampled_from([(), (3,), (2, 3), (0,)]), A=sizes, B=sizes)
+def test_truncation_keeps_the_largest_singular_values(seed, batch, A, B):
+    matrix = random(*batch, A, B, seed=seed)
     values = torch.linalg.svdvals(matrix)
     for rank in range(min(A, B) + 1):
-        cut = lora.truncate(matrix, rank)
-        assert cut.shape == (A, B)
-        left = values.clone()
-        left[rank:] = 0
+        cut, left = lora.truncate(matrix, rank), values.clone()
+        assert cut.shape == matrix.shape
+        left[..., rank:] = 0
         close(torch.linalg.svdvals(cut), left, 1e-9)
-        close((matrix - cut).norm(), values[rank:].norm(), 1e-9)
-
-
-def test_truncation_takes_each_matrix_of_a_batch_for_itself():
-    for shape in (3, 4, 5), (2, 3, 5, 4), (6, 2, 7), (0, 3, 2):
-        batch = random(*shape)
-        for rank in 0, 1, 2:
-            cut = lora.truncate(batch, rank)
-            assert cut.shape == shape
-            pairs = zip(cut.flatten(0, -3), batch.flatten(0, -3), strict=True)
-            for one, whole in pairs:
-                close(one, lora.truncate(whole, rank), 1e-9)
+        close((matrix - cut).norm(dim=(-2, -1)), (values - left).norm(dim=-1), 1e-9)
 
 
 # One layer
@@ -244,78 +215,57 @@ def test_the_fast_layer_is_one_call():
 
 
 def test_the_articles_call():
-    torch.manual_seed(3)
-    layer = lora.LoRALinear(nn.Linear(1024, 1024), rank=16)
-    learn = {n: p.numel() for n, p in layer.named_parameters() if p.requires_grad}
-    assert list(learn) == ["lora_A.weight", "lora_B.weight"]
-    assert (layer.rank, layer.alpha, sum(learn.values())) == (16, 32, 32_768)
-    assert not layer.lora_B.weight.any()
-    assert abs(layer.lora_A.weight.std().item() - 0.02) < 0.001
-    torch.manual_seed(3)
-    again = lora.LoRALinear(nn.Linear(1024, 1024), rank=16)
-    assert torch.equal(layer.lora_A.weight, again.lora_A.weight)
-    assert lora.LoRALinear(nn.Linear(20, 20)).rank == 16
-    wide, model = nn.Sequential(nn.Linear(20, 20)), tiny_gpt()
-    lora.add_lora(wide, ["0"])
-    assert wide[0].rank == 16
-    lora.add_lora(model, ["up"], 4, kind=lora.LoRALinearFast)
-    (layer, _) = lora.lora_layers(model).values()
-    assert type(layer) is lora.LoRALinearFast and layer.alpha == 32
+    layers = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        layers.append(lora.LoRALinear(nn.Linear(1024, 1024), rank=16))
+    first, again = (layer.lora_A.weight for layer in layers)
+    assert torch.equal(first, again) and abs(first.std().item() - 0.02) < 0.001
+    box = nn.Sequential(nn.Linear(20, 20))
+    lora.add_lora(box, ["0"], kind=lora.LoRALinearFast)
+    assert type(box[0]) is lora.LoRALinearFast
+    for layer in layers[0], lora.LoRALinear(nn.Linear(20, 20)), box[0]:
+        assert learning(layer) == ["lora_A.weight", "lora_B.weight"]
+        assert (layer.rank, layer.alpha) == (16, 32) and not layer.lora_B.weight.any()
 
 
-def test_step_0_changes_nothing_and_a_gets_no_gradient():
-    for kind in lora.LoRALinear, lora.LoRALinearFast:
-        layer, x = kind(nn.Linear(6, 5), 2), random(3, 6, dtype=torch.float)
-        assert torch.equal(layer(x), layer.original_layer(x))
-        layer(x).square().sum().backward()
-        assert not layer.lora_A.weight.grad.any()
-        assert layer.lora_B.weight.grad.abs().min() > 0
-        assert all(p.grad is None for p in layer.original_layer.parameters())
+@pytest.mark.parametrize("kind", ["LoRALinear", "LoRALinearFast"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_an_adapter_has_32_bits_at_least(kind, dtype):
+    dtype = getattr(torch, dtype)
+    layer = getattr(lora, kind)(nn.Linear(6, 5, dtype=dtype), 2, generator=generator())
+    wide = torch.promote_types(dtype, torch.float32)
+    assert layer.lora_A.weight.dtype == layer.lora_B.weight.dtype == wide
+    layer.lora_B.weight.data.fill_(1.0)
+    x = random(3, 6).to(dtype)
+    low = layer.lora_B(layer.lora_A(x.to(wide)))
+    right = layer.original_layer(x) + (32 / 2 * low).to(dtype)
+    close(layer(x), right, 1e-12 if dtype == torch.float64 else 1e-6)
 
 
-def test_an_adapter_has_32_bits_at_least():
-    for kind in lora.LoRALinear, lora.LoRALinearFast:
-        for dtype in torch.bfloat16, torch.float16, torch.float32, torch.float64:
-            layer = kind(nn.Linear(6, 5, dtype=dtype), 2, generator=generator())
-            wide = torch.promote_types(dtype, torch.float32)
-            assert layer.lora_A.weight.dtype == layer.lora_B.weight.dtype == wide
-            layer.lora_B.weight.data.fill_(1.0)
-            x = random(3, 6).to(dtype)
-            found = layer(x)
-            assert found.dtype == dtype and found.shape == (3, 5)
-            low = layer.lora_B(layer.lora_A(x.to(wide)))
-            right = layer.original_layer(x) + (32 / 2 * low).to(dtype)
-            close(found, right, 1e-12 if dtype == torch.float64 else 1e-6)
-
-
-@pytest.mark.parametrize("fast", [False, True])
-def test_an_adapter_can_be_the_whole_model(fast):
-    kind = lora.LoRALinearFast if fast else lora.LoRALinear
+@pytest.mark.parametrize("kind", ["LoRALinear", "LoRALinearFast"])
+def test_an_adapter_can_be_the_whole_model(kind):
+    kind, x = getattr(lora, kind), random(3, 5)
     layer, other = (a_layer(5, 4, 2, 3, seed=s, kind=kind) for s in (0, 7))
-    base, x = copy.deepcopy(layer.original_layer), random(3, 5)
-    apart, state = layer(x), lora.lora_state(layer)
-    assert list(state) == ["lora_A.weight", "lora_B.weight", "alpha"]
-    lora.load_lora(other, state)
+    plain, apart = layer.original_layer(x), layer(x)
+    lora.load_lora(other, lora.lora_state(layer))
     close(other.change(), layer.change())
     lora.merge(layer)
     close(layer(x), apart)
     assert torch.equal(layer(x), layer.original_layer(x))
     lora.unmerge(layer)
-    close(layer.original_layer.weight, base.weight)
-    for right in base(x), apart:
+    for right in plain, apart:
         bare = copy.deepcopy(layer)
         left = lora.remove_lora(bare)
-        assert left is bare.original_layer
+        assert left is bare.original_layer and learning(left) == ["weight", "bias"]
         close(left(x), right)
-        assert learning(left) == ["weight", "bias"]
         lora.merge(layer)
 
 
-@pytest.mark.parametrize("fast", [False, True])
-def test_layers_without_weights_in_memory_are_taken(fast):
+@pytest.mark.parametrize("kind", ["LoRALinear", "LoRALinearFast"])
+def test_layers_without_weights_in_memory_are_taken(kind):
     """On the device `meta`, as a large model is laid out before it is loaded."""
-    kind = lora.LoRALinearFast if fast else lora.LoRALinear
-    model = nn.Sequential(nn.Linear(64, 8), nn.Linear(8, 4))
+    model, kind = nn.Sequential(nn.Linear(64, 8), nn.Linear(8, 4)), getattr(lora, kind)
     lora.quantize_base(model, ["0"])
     model.to("meta")
     lora.add_lora(model, ["0", "1"], 2, 6, generator=generator(), kind=kind)
@@ -324,18 +274,16 @@ def test_layers_without_weights_in_memory_are_taken(fast):
     state = lora.lora_state(model)
     assert [state[f"{i}.alpha"].item() for i in (0, 1)] == [6, 6]
     lora.load_lora(model, state)
-    model.load_state_dict(model.state_dict())
-    assert model[0].change().shape == (8, 64)
     refuses("model", lora.merge, model)
     lora.merge(model[1])
     assert model[1].merged and model(torch.empty(0, 64, device="meta")).is_meta
     lora.unmerge(model)
     assert learning(lora.remove_lora(model)) == ["1.weight", "1.bias"]
     with torch.device("meta"):
-        layer = lora.LoRALinear(nn.Linear(6, 4), 2)
-        assert lora.lora_state(layer)["alpha"].item() == 32
+        box = nn.Sequential(lora.LoRALinear(nn.Linear(6, 4), 2))
+        box.load_state_dict(box.state_dict())
+        assert lora.lora_state(box)["0.alpha"].item() == box[0].alpha == 32
     kept = filled(nn.Sequential(lora.LoRALinear(nn.Linear(6, 4), 2, 7)))
-    box = nn.Sequential(layer)
     box.load_state_dict(kept.state_dict(), assign=True)
     close(box(torch.ones(6)), kept(torch.ones(6)))
 
@@ -347,9 +295,9 @@ def names_in(model, targets):
     return [n for n, _ in model.named_modules() if n.split(".")[-1] in targets]
 
 
-@pytest.mark.parametrize("targets", [["query"], ALL, ("up", "down"), {"output"}])
+@pytest.mark.parametrize("targets", [ALL, ("up", "down"), {"output"}])
 def test_adapters_go_where_they_are_told(targets):
-    model, twin = tiny_gpt(), tiny_gpt()
+    model, twin, ids = tiny_gpt(), tiny_gpt(), some_ids(2, 4)
     names = lora.add_lora(model, targets, 2, 6, generator=generator())
     assert names == names_in(twin, targets) == list(lora.lora_layers(model))
     for name, layer in lora.lora_layers(model).items():
@@ -357,14 +305,13 @@ def test_adapters_go_where_they_are_told(targets):
         assert (layer.rank, layer.alpha) == (2, 6)
         base = twin.get_submodule(name)
         assert torch.equal(layer.original_layer.weight, base.weight)
-    state, again = lora.lora_state(model), lora.lora_state(adapted_gpt(targets))
-    assert learning(model) == list(matrices(state))
-    ids = some_ids(2, 4)
     assert torch.equal(model(ids), twin(ids))
-    for name, weight in matrices(state).items():
-        assert torch.equal(weight, again[name]), "drawn in order"
-    drawn = [w for n, w in state.items() if n.endswith("A.weight")]
-    assert not torch.equal(*drawn[:: len(drawn) - 1][:2])
+    state = matrices(lora.lora_state(model))
+    again = matrices(lora.lora_state(adapted_gpt(targets)))
+    assert learning(model) == list(state)
+    assert all(torch.equal(w, again[n]) for n, w in state.items()), "drawn in order"
+    drawn = [w.flatten()[:8] for n, w in state.items() if n.endswith("A.weight")]
+    assert len(torch.stack(drawn).unique(dim=0)) == len(drawn), "each for itself"
 
 
 @quick
@@ -394,13 +341,17 @@ def test_a_model_with_adapters_is_pefts(seed, rank, alpha):
         close(layer.original_layer.weight, other.base_layer.weight, 1e-6)
 
 
-def test_merging_twice_changes_nothing_and_can_be_undone():
+@pytest.mark.parametrize("half", [False, True])
+def test_merging_twice_changes_nothing_and_can_be_undone(half):
     model, twin, ids = adapted_gpt(ALL, 2, 6, seed=0), tiny_gpt(), some_ids(2, 4)
     apart, layers = model(ids), lora.lora_layers(model)
     assert (apart - twin(ids)).abs().max() > 0.01
     whole = {n: m.original_layer.weight + m.change() for n, m in layers.items()}
     lora.unmerge(model)  # nothing to do
     for turn, merged in (lora.merge, True), (lora.unmerge, False):
+        if half:
+            turn(model.blocks[0])
+            close(model(ids), apart, 1e-5)
         for _ in range(2):
             turn(model)
             close(model(ids), apart, 1e-5)
@@ -409,28 +360,9 @@ def test_merging_twice_changes_nothing_and_can_be_undone():
                 assert layer.merged == merged and not weight.requires_grad
                 right = whole[name] if merged else twin.get_submodule(name).weight
                 close(weight, right, 0 if merged else 1e-6)
-
-
-def test_a_half_merged_model_is_completed():
-    model, ids = adapted_gpt(["up", "down"], seed=0), some_ids(1, 4)
-    right = model(ids)
-    lora.merge(model.blocks[0])
-    lora.merge(model)
-    close(model(ids), right, 1e-5)
-    lora.unmerge(model.blocks[1])
-    close(model(ids), right, 1e-5)
-
-
-@pytest.mark.parametrize("merged", [False, True])
-def test_removing_gives_a_plain_model(merged):
-    model, plain, ids = adapted_gpt(ALL, seed=0), tiny_gpt(), some_ids(2, 4)
-    right = model(ids) if merged else plain(ids)
-    if merged:
-        lora.merge(model)
-    lora.remove_lora(model)
-    assert not lora.lora_layers(model)
-    assert {*model.state_dict()} == {*plain.state_dict()}
-    close(model(ids), right, 1e-5)
+        plain = lora.remove_lora(copy.deepcopy(model))
+        assert {*plain.state_dict()} == {*twin.state_dict()}
+        close(plain(ids), apart if merged else twin(ids), 1e-5)
 
 
 @pytest.mark.parametrize("learnt", ["", "nothing", "bias", "blocks.0"])
@@ -442,10 +374,7 @@ def test_after_removing_a_model_learns_as_before(learnt):
     for _ in range(2):
         lora.add_lora(model, ["query", "up"], 2)
         assert learning(model) == list(matrices(lora.lora_state(model)))
-        twin = copy.deepcopy(model)
-        lora.merge(model)
-        assert lora.remove_lora(model) is model
-        assert learning(model) == learning(lora.remove_lora(twin)) == before
+        assert lora.remove_lora(model) is model and learning(model) == before
     lora.add_lora(model, ["query"], 2)
     lora.add_lora(model, ["up"], 3)
     assert all("mlp.up.lora" in name for name in learning(model))
@@ -461,61 +390,33 @@ def test_what_is_frozen_later_stays_frozen():
     box = nn.Sequential(lora.LoRALinear(layer, 2), nn.Linear(4, 4))
     lora.remove_lora(box)  # as it was put in by hand
     assert box[0] is layer and len(learning(box)) == 4
-    layer.requires_grad_(False)
-    assert learning(lora.remove_lora(lora.LoRALinear(layer, 2))) == []
 
 
-def test_a_states_alpha_comes_with_it():
-    for alpha in 7, 0.1:
-        model, other = adapted_gpt(alpha=alpha, seed=0), adapted_gpt(alpha=5)
-        lora.load_lora(other, lora.lora_state(model))
-        assert {m.alpha for m in lora.lora_layers(other).values()} == {alpha}
-        assert torch.equal(other(some_ids(2, 4)), model(some_ids(2, 4)))
-    mixed = nn.Sequential(*(a_layer(4, 4, 2, alpha) for alpha in (1, 9)))
-    state = {n: w.half() for n, w in lora.lora_state(mixed).items()}
-    again = nn.Sequential(*(a_layer(4, 4, 2, 5) for _ in range(2)))
-    lora.load_lora(again, state)
-    assert [m.alpha for m in again] == [1, 9]
-
-
-def test_a_layer_tells_what_is_no_weight():
-    for alpha, merged in (0.1, True), (7, False):
-        with torch.device("meta"):
-            layer, other = lora.AdapterState(), lora.AdapterState()
-            layer.alpha, layer.merged = alpha, merged
-            other.load_state_dict(layer.state_dict())
-        assert (other.alpha, other.merged) == (alpha, merged)
-        assert type(other.alpha) is float and type(other.merged) is bool
-
-
-@pytest.mark.parametrize("merged", [False, True])
-def test_a_whole_state_is_loaded_as_it_was_saved(merged):
-    model, ids = adapted_gpt(alpha=6, seed=0), some_ids(2, 4)
+@pytest.mark.parametrize(("alpha", "merged"), [(6, False), (0.1, True)])
+def test_a_whole_state_is_loaded_as_it_was_saved(alpha, merged):
+    model, file, ids = adapted_gpt(alpha=alpha, seed=0), io.BytesIO(), some_ids(2, 4)
     right = model(ids)
     if merged:
         lora.merge(model)
-    file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
-    states = [torch.load(file, weights_only=True), model.state_dict()]
+    states = [torch.load(file, weights_only=True)]
     states.append(safetensors.load(safetensors.save(model.state_dict())))
     for state in states:
-        for ready in False, True:
-            other = adapted_gpt(alpha=3, seed=5)
-            if ready:
-                lora.merge(other)
+        other = adapted_gpt(alpha=3, seed=5)
+        for _ in range(2):
             other.load_state_dict(state)
             for layer in lora.lora_layers(other).values():
-                assert (layer.alpha, layer.merged) == (6, merged)
-                assert type(layer.merged) is bool
-            for turn in lora.merge, lora.merge, lora.unmerge:
+                assert (layer.alpha, layer.merged) == (alpha, merged)
+                assert type(layer.alpha) is float and type(layer.merged) is bool
+            for turn in lora.unmerge, lora.merge, lora.merge:
                 close(other(ids), right, 1e-5)
-                turn(other)
+                turn(other)  # in the end a merged one is loaded into
             close(other(ids), right, 1e-5)
 
 
 def test_an_adapters_state_travels():
-    model, other, ids = adapted_gpt(seed=0), adapted_gpt(), some_ids(2, 4)
+    model, other, ids = adapted_gpt(alpha=0.1, seed=0), adapted_gpt(), some_ids(2, 4)
     state = lora.lora_state(model)
     assert list(state) == [
         f"blocks.{i}.{part}.{name}"
@@ -527,29 +428,32 @@ def test_an_adapters_state_travels():
     lora.load_lora(other, {n: state[n] for n in reversed(state)})
     assert torch.equal(model(ids), other(ids))
     assert learning(other) == list(matrices(state))
-    kept = state["blocks.0.mlp.up.lora_A.weight"].clone()
+    right = model(ids)
     filled(model, seed=9)
-    assert torch.equal(state["blocks.0.mlp.up.lora_A.weight"], kept), "a copy"
+    lora.load_lora(model, state)
+    assert torch.equal(model(ids), right), "a copy"
+    mixed = nn.Sequential(*(a_layer(4, 4, 2, alpha) for alpha in (1, 9)))
+    other = nn.Sequential(*(a_layer(4, 4, 2, 5) for _ in range(2)))
+    lora.load_lora(other, {n: w.half() for n, w in lora.lora_state(mixed).items()})
+    assert [layer.alpha for layer in other] == [1, 9]
 
 
 def test_a_state_that_does_not_fit_is_refused_whole():
     model = adapted_gpt(["query"], seed=0)
-    state, kept = lora.lora_state(model), lora.lora_state(model)
-    start = "blocks.0.attention.query"
+    kept, start = lora.lora_state(model), "blocks.0.attention.query"
     name, alpha = f"{start}.lora_A.weight", f"{start}.alpha"
-    moved = {n: w + 1 for n, w in state.items()}
+    moved = {n: w + 1 for n, w in kept.items()}
     less = {n: w for n, w in moved.items() if n != name}
-    bad = [less, matrices(moved), {**moved, "more": torch.ones(1)}]
-    bad += [{**moved, name: torch.ones(2)}, {}]
-    bad += [{**moved, alpha: torch.tensor(a)} for a in (0.0, -1.0, math.inf, math.nan)]
-    for each in bad:
-        refuses("state", lora.load_lora, model, each)
+    wrong = [(matrices(moved), ""), ({**moved, "more": torch.ones(1)}, "['more']")]
+    wrong += [(less, f"['{name}']"), ({**moved, name: torch.ones(2)}, f"['{name}']")]
+    for value in 0.0, -1.0, math.inf, math.nan:
+        wrong += [({**moved, alpha: torch.tensor(value)}, f"['{alpha}']")]
+    for state, shown in [*wrong, ({}, "")]:
+        refuses("state", lora.load_lora, model, state, shown=shown)
         for part, value in lora.lora_state(model).items():
             assert torch.equal(value, kept[part]), "all or nothing"
-    refuses("state", lora.load_lora, model, less, shown=f"['{name}'], ")
-    refuses("state", lora.load_lora, model, bad[-1], shown=f"['{alpha}'], ")
     lora.merge(model)
-    refuses("model", lora.load_lora, model, state, shown=check.shown(gpt.GPT))
+    refuses("state", lora.load_lora, model, kept, says="none merged")
 
 
 # Over four bits
@@ -561,16 +465,14 @@ def test_qlora_is_lora_over_the_rounded_base():
     with mock.patch.object(lora, "NF4Linear", small):
         names = lora.quantize_base(model, ALL)
     assert names == names_in(twin, ALL)
-    with torch.no_grad():
-        for name in names:
-            packed = model.get_submodule(name)
-            assert isinstance(packed, quantization.NF4Linear) and packed.doubled
-            twin.get_submodule(name).weight.copy_(packed.weight)
+    for name in names:
+        packed = model.get_submodule(name)
+        assert isinstance(packed, quantization.NF4Linear) and packed.doubled
+        twin.get_submodule(name).weight.data.copy_(packed.weight)
     close(model(ids), twin(ids), 1e-5)
     for each in model, twin:
         lora.add_lora(each, ALL, 2, generator=generator())
-        filled(each)
-        F.cross_entropy(each(ids).mT, ids).backward()
+        F.cross_entropy(filled(each)(ids).mT, ids).backward()
     close(model(ids), twin(ids), 1e-5)
     got = {n for n, p in model.named_parameters() if p.grad is not None}
     assert got == set(matrices(lora.lora_state(model)))
@@ -580,11 +482,10 @@ def test_qlora_is_lora_over_the_rounded_base():
 
 def test_a_base_in_4_bits_is_not_merged():
     model = nn.Sequential(nn.Linear(64, 8), nn.Linear(8, 4))
-    assert lora.quantize_base(model, ["0"]) == ["0"]
+    lora.quantize_base(model, ["0"])
     base, x = model[0], random(3, 64, dtype=torch.float)
     lora.add_lora(model, ["0", "1"], 2, kind=lora.LoRALinearFast)
-    filled(model)
-    kept = model[1].original_layer.weight.clone()
+    kept = filled(model)[1].original_layer.weight.clone()
     refuses("model", lora.merge, model)
     assert torch.equal(model[1].original_layer.weight, kept), "all or nothing"
     assert not model[1].merged
@@ -595,33 +496,28 @@ def test_a_base_in_4_bits_is_not_merged():
 
 
 def test_lora_parameters_are_counted():
-    for targets in ["query", "value"], ALL:
-        model = adapted_gpt(targets, 3)
-        layers = [m.original_layer for m in lora.lora_layers(model).values()]
-        shapes = [(m.in_features, m.out_features) for m in layers]
-        learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        assert lora.lora_parameters(shapes, 3) == learn
+    model = adapted_gpt(ALL, 3)
+    layers = [m.original_layer for m in lora.lora_layers(model).values()]
+    shapes = [(m.in_features, m.out_features) for m in layers]
+    learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert lora.lora_parameters(shapes, 3) == learn
     assert lora.lora_parameters(96 * [(12_288, 12_288)] * 2, 8) == 37_748_736
     assert lora.lora_parameters([], 4) == 0
 
 
 def test_training_bytes_add_up():
-    model, ids = tiny_gpt(), some_ids(2, 4)
+    model, ids, learn = adapted_gpt(["query"]), some_ids(2, 4), 4 * 2 * 2 * (8 + 8)
+    model.register_buffer("some", torch.zeros(5, dtype=torch.double))
 
     def loss():
         return F.cross_entropy(model(ids).mT, ids)
 
-    weights = 4 * sum(p.numel() for p in model.parameters())
-    with SavedBytes(model.parameters()) as kept:
+    with SavedBytes([*model.parameters(), *model.buffers()]) as kept:
         loss()
-    parts = {"weights": weights, "gradients": weights, "Adam": 2 * weights}
+    weights = 4 * sum(p.numel() for p in model.parameters()) + 40
+    parts = {"weights": weights, "gradients": learn, "Adam": 2 * learn}
     found = lora.training_bytes(model, loss)
     assert found == {**parts, "activations": kept.most} and kept.most > 0
-    lora.add_lora(model, ["query"], 2)
-    model.register_buffer("some", torch.zeros(5, dtype=torch.double))
-    learn, thin = 4 * 2 * 2 * (8 + 8), lora.training_bytes(model, loss)
-    assert thin.pop("activations") < kept.most
-    assert list(thin.values()) == [weights + learn + 40, learn, 2 * learn]
 
 
 # A random subspace
@@ -661,11 +557,10 @@ def test_a_subspace_moves_along_orthogonal_directions(seed, dimensions):
 
 
 def test_a_subspace_uses_all_directions_and_both_signs():
-    layer, draw = nn.Linear(40, 50), generator()
-    space = lora.RandomSubspace(layer, 10, generator=generator())
-    assert torch.equal(space.which, torch.randint(10, (2050,), generator=draw))
-    signs = torch.randint(2, (2050,), generator=draw)  # 1: forwards
-    assert torch.equal(space.sign, 2.0 * signs - 1) and space.z.shape == (10,)
+    space = lora.RandomSubspace(nn.Linear(40, 50), 10, generator=generator())
+    assert space.which.unique().tolist() == list(range(10)) and space.z.shape == (10,)
+    assert space.sign.unique().tolist() == [-1, 1]
+    assert abs(space.sign.mean()) < 0.1
 
 
 # Answers
@@ -685,16 +580,12 @@ def test_learning_answers_is_the_loop_written_out(steps, warmup):
         model.embedding.weight.requires_grad_(False)
     batches = [some_pairs(3, seed) for seed in range(steps)]
     losses = lora.learn_answers(models[0], batches, 0.01)
+    assert all(isinstance(each, float) for each in losses)
 
     def loss(model, step):
         return lora.answer_loss(model, batches[step])
 
-    right = written_out(models[1], loss, steps, 0.01, warmup)
-    assert all(isinstance(each, float) for each in losses)
-    close(torch.tensor(losses), torch.tensor(right), 1e-6)
-    for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        close(p, q, 1e-6)
-    assert torch.equal(models[0].embedding.weight, tiny_llama().embedding.weight)
+    follows(losses, models, loss, steps, 0.01, warmup)
 
 
 # What was stored
@@ -770,15 +661,17 @@ REFUSALS = {
     "named_layers": (
         {"model": MODEL, "targets": ["query"]}, {"targets": NO_NAMES, "model": [LINEAR]}
     ),
-    "replace_layer": ({"model": NET, "name": "0", "layer": LINEAR}, {"name": [0]}),
+    "replace_layer": ({"model": NET, "name": "0", "layer": LINEAR}, {}),
+    "lora_layers": WHOLE,
     "add_lora": (
         {"model": MODEL, "targets": ["query"], "rank": 8, "alpha": 1,
          "kind": lora.LoRALinear},
-        {"model": [LINEAR], "targets": [*NO_NAMES, ["norm"], ["up", "token"]],
+        {"model": [LINEAR], "targets": NO_NAMES,
          "rank": [9, *BAD_SIZE], "alpha": BAD_SCALE},
     ),
+    **dict.fromkeys(["freeze", "thaw"], ({"module": LINEAR}, {})),
+    "trainable": ({"model": LINEAR}, {"model": [frozen(LINEAR)]}),
     **dict.fromkeys(["merge", "unmerge", "remove_lora", "lora_state"], WHOLE),
-    "lora_layers": WHOLE,
     "load_lora": ({"model": ADAPTED, "state": STATE}, {"state": [{"a": None}]}),
     "quantize_base": (
         {"model": NET, "targets": ["0"]}, {"targets": NO_NAMES, "model": [LINEAR]}
@@ -794,8 +687,7 @@ REFUSALS = {
     ),
     "learn_answers": (
         {"model": ANSWERER, "batches": [[([1], [2])]], "rate": 0.1},
-        {"model": [frozen(ANSWERER), LINEAR], "batches": [[], [[]]],
-         "rate": BAD_SCALE},
+        {"model": [frozen(ANSWERER), LINEAR], "rate": BAD_SCALE},
     ),
 }  # fmt: skip
 
@@ -814,8 +706,8 @@ def on_a_copy(function):
 @pytest.mark.parametrize("name", REFUSALS)
 def test_bad_input_is_refused_by_name(name):
     good, bad = REFUSALS[name]
-    new = {n: x() for n, x in good.items() if isinstance(x, functools.partial)}
-    silent(refuses_all, on_a_copy(getattr(lora, name)), {**good, **new}, **bad)
+    good = {n: x() if isinstance(x, functools.partial) else x for n, x in good.items()}
+    refuses_all(on_a_copy(getattr(lora, name)), good, **bad)
 
 
 def test_a_refused_model_learns_as_before():
@@ -826,55 +718,38 @@ def test_a_refused_model_learns_as_before():
     refuses("linear", lora.quantize_base, model, ["1"])
     assert len(learning(model)) == 6 and type(model[0]) is nn.Linear
     refuses("original_layer", lora.add_lora, adapted_gpt(), ["query"], 2)
+    refuses("steps", lora.learn_answers, ANSWERER, [], 0.1)
+    for kind in lora.LoRALinear, lora.LoRALinearFast:
+        refuses("x", kind(copy.deepcopy(LINEAR), 2), [1.0])
 
 
 # The exercises
 
 
+@functools.cache
 def exercises():
     return run_exercises("efficiency/lora", lora, copy=copy)
 
 
-def test_checks_accept_what_is_as_good():
+def test_checks_accept_what_is_as_good_and_fail_wrong_answers():
     book = exercises()
+    factors, rank_for, blend = book.factors, book.rank_for, book.blend
 
     def even(change, rank, alpha):
         left, values, right = torch.linalg.svd(change.float(), full_matrices=False)
         root = (values[:rank] * rank / alpha).sqrt()
         return [root[:, None] * right[:rank], left[:, :rank] * root]
 
-    @torch.no_grad()
-    def by_hand(model, state):
-        for name, layer in lora.lora_layers(model).items():
-            weight = layer.original_layer.weight
-            weight -= layer.change()
-            layer.lora_A.weight.copy_(state[f"{name}.lora_A.weight"])
-            layer.lora_B.weight.copy_(state[f"{name}.lora_B.weight"])
-            layer.alpha = state[f"{name}.alpha"].item()
-            weight += layer.change()
-
-    book.check_factors(even)
-    book.check_swap(by_hand)
-    book.check_blend(lambda *a: list(book.blend(*a)))
-
-
-def test_checks_fail_the_empty_cell_and_wrong_answers():
-    book = exercises()
-    factors, rank_for, blend = book.factors, book.rank_for, book.blend
-
     def without_scale(change, rank, alpha):
         A, B = factors(change, rank, alpha)
         return A, B * alpha / rank
 
-    wrong = without_scale, lambda *a: torch.ones(2)
-    fails(book.check_factors, *wrong, lambda *a: factors(*a)[::-1])
+    assert book.check_factors(even)
+    fails(book.check_factors, without_scale)
     fails(
         book.check_rank_for,
-        lambda s, n: n // sum(map(sum, s)),
-        lambda s, n: min(map(min, s)),
         lambda s, n: max(1, rank_for(s, n)),
         lambda s, n: rank_for(s, n + 1),
-        lambda s, n: float(rank_for(s, n)),
         lambda s, n: min(n // sum(map(sum, s)), *(wide for wide, _ in s)),
         lambda s, n: min(n // sum(map(sum, s)), *(out for _, out in s)),
     )
@@ -891,26 +766,10 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
             model.get_parameter(name).data.copy_(weight)
         lora.merge(model)
 
-    def unmerged(model, state):
-        lora.unmerge(model)
-        lora.load_lora(model, state)
-
-    wrong = too_late, without_alpha, unmerged
-    fails(book.check_swap, *wrong, lambda model, state: None)
-
-    def averaged(first, second, share):
-        pairs = zip(first, second, strict=True)
-        return [share * a + (1 - share) * b for a, b in pairs]
-
-    def stacked(first, second, share, start):
-        (A, B), (C, D), other = first, second, 1 - share
-        return torch.cat([start * A, other * C]), torch.cat([share * B, other * D], 1)
-
+    fails(book.check_swap, too_late, without_alpha)
     fails(
         book.check_blend,
-        averaged,
+        lambda a, b, s: [s * x + (1 - s) * y for x, y in zip(a, b, strict=True)],
         lambda first, second, share: first,
         lambda first, second, share: blend(second, first, share),
-        lambda first, second, share: stacked(first, second, share, share),
-        lambda first, second, share: stacked(first, second, share, 1),
     )

@@ -40,7 +40,8 @@ def spelling_1611(text: str):
     return re.sub("[juvJUV]", rule, text)
 
 # %% ../../efficiency/lora.ipynb #fine-tune
-def trainable(model):
+@checked
+def trainable(model: nn.Module):
     """The parameters of a model that can learn; ValueError if none can."""
     found = [p for p in model.parameters() if p.requires_grad]
     require(found, "model", type(model), "one with something to train")
@@ -82,7 +83,8 @@ def truncate(
     return scaled @ right[..., :rank, :]  # (..., A, B)
 
 
-def require_rank(rank, shape):
+@checked
+def require_rank(rank: Count, shape: tuple[int, ...]):
     """ValueError if that rank is above what a matrix of the shape can have."""
     most = min(shape)
     require(rank <= most, "rank", rank, f"at most {most}, the smaller side")
@@ -97,17 +99,19 @@ def require_fit(original_layer: nn.Linear | NF4Linear, rank: Size):
     layer, weight = original_layer, original_layer.weight  # NF4: unpacked
     require_rank(rank, (layer.in_features, layer.out_features))
     ok = weight.is_meta or weight.isfinite().all()
-    require(ok, "original_layer.weight", weight, "free of NaN and infinity")
+    require(ok, "original_layer", layer, "free of NaN and infinity")
 
 # %% ../../efficiency/lora.ipynb #freeze
-def freeze(module):
+@checked
+def freeze(module: nn.Module):
     """Let nothing learn in a module; it remembers what did, for `thaw`."""
     learnt = {n for n, p in module.named_parameters() if p.requires_grad}
     module.frozen_names = getattr(module, "frozen_names", set()) | learnt
     module.requires_grad_(False)
 
 
-def thaw(module):
+@checked
+def thaw(module: nn.Module):
     """Let learn again what `freeze` has frozen in a module."""
     frozen = vars(module).pop("frozen_names", set())
     for name, parameter in module.named_parameters():
@@ -152,7 +156,8 @@ class LoRALinear(AdapterState):
         nn.init.normal_(self.lora_A.weight, std=0.02, generator=generator)
         nn.init.zeros_(self.lora_B.weight)
 
-    def forward(self, x):  # x (..., in)
+    @checked
+    def forward(self, x: Tensor):  # x (..., in)
         original_output = self.original_layer(x)  # (..., out)
         if self.merged:
             return original_output
@@ -224,6 +229,7 @@ def lora_layers(model: nn.Module):
 
 # %% ../../efficiency/lora.ipynb #merge
 @torch.no_grad()
+@checked
 def merge(model: nn.Module):
     """Add each adapter's change to the weight it stands beside.
 
@@ -241,6 +247,7 @@ def merge(model: nn.Module):
 
 
 @torch.no_grad()
+@checked
 def unmerge(model: nn.Module):
     """Take the changes out of the weights again, but for rounding."""
     for layer in lora_layers(model).values():
@@ -249,6 +256,7 @@ def unmerge(model: nn.Module):
             layer.merged = False
 
 # %% ../../efficiency/lora.ipynb #remove-lora
+@checked
 def remove_lora(model: nn.Module):
     """Put the original layers back, merged or not, without their adapters.
 
@@ -264,6 +272,7 @@ def remove_lora(model: nn.Module):
     return model
 
 # %% ../../efficiency/lora.ipynb #lora-state
+@checked
 def lora_state(model: nn.Module):
     """A copy of the adapters alone: {name: tensor}, to save or to swap.
 
@@ -289,14 +298,18 @@ def load_lora(model: nn.Module, state: dict[str, Tensor]):
     above 0 and finite, and for a merged model; then nothing is changed.
     """
     free = not any(m.merged for m in lora_layers(model).values())
-    require(free, "model", type(model), "unmerged")
     shapes = {n: getattr(w, "shape", None) for n, w in state.items()}
     wanted = {name: w.shape for name, w in lora_state(model).items()}
     wrong = {name for name, _ in shapes.items() ^ wanted.items()}
     scales = {n for n in state if n.endswith("alpha") and n not in wrong}
     wrong |= {n for n in scales if not 0 < state[n] < math.inf}
     allowed = "of the model's adapters, alphas above 0"
-    require(not wrong, "state", sorted(wrong), allowed)
+    require(
+        free and not wrong,
+        "state",
+        sorted(wrong),
+        f"{allowed}, none merged",
+    )
     for name in scales:
         layer = model.get_submodule(name.rpartition(".")[0])
         layer.alpha = state[name].item()
@@ -311,7 +324,8 @@ class LoRALinearFast(LoRALinear):
     computed as there.
     """
 
-    def forward(self, x):  # x (..., in)
+    @checked
+    def forward(self, x: Tensor):  # x (..., in)
         layer, A, B = self.original_layer, self.lora_A, self.lora_B
         plain = isinstance(layer, nn.Linear)
         if self.merged or not plain or layer.weight.dtype != A.weight.dtype:
@@ -329,6 +343,7 @@ def backwards(text: str):
     return "\n".join(line[::-1] for line in text.split("\n"))
 
 # %% ../../efficiency/lora.ipynb #quantize-base
+@checked
 def quantize_base(model: nn.Module, targets: Names):
     """Put the layers of those names into NF4, with double quantization.
 
@@ -389,7 +404,8 @@ class RandomSubspace(nn.Module):
             for (name, p), part in zip(named.items(), parts)
         }
 
-    def forward(self, *inputs):
+    @checked
+    def forward(self, *inputs: Tensor):
         return torch.func.functional_call(self.model, self.weights(), inputs)
 
 # %% ../../efficiency/lora.ipynb #lora-parameters

@@ -42,7 +42,8 @@ def in_groups(
     return weight.to(wide).reshape(-1, size or weight.numel())
 
 # %% ../../efficiency/quantization.ipynb #absmax-codes
-def absmax_codes(rows, most):
+@checked
+def absmax_codes(rows: Float[Tensor, "groups numbers"], most: Size):
     """Rows as whole numbers, int8 from -most to most; scales (groups, 1)."""
     scales = rows.abs().amax(-1, keepdim=True) / most  # (groups, 1)
     codes = (rows / scales.where(scales > 0, 1)).round()
@@ -104,7 +105,6 @@ def quantize_zero_point(
 @checked
 def relative_error(weight: Float[Tensor, "*b"], restored: Float[Tensor, "*b"]):
     """The root mean square of the error, as a share of the weight's own."""
-    require(weight.any(), "weight", weight, "not empty, and not 0 throughout")
     return ((restored - weight).norm() / weight.norm()).item()
 
 # %% ../../efficiency/quantization.ipynb #normal-levels
@@ -164,7 +164,6 @@ def quantize_scales(scales: Float[Tensor, "groups 1"]):
     filled up; their scales (blocks, 1). Source: Dettmers et al. 2023,
     section 3.
     """
-    require(len(scales) > 0, "scales", scales, "at least one")
     mean, most = scales.mean(), torch.finfo(FLOAT8).max
     off = F.pad((scales - mean).flatten(), (0, -len(scales) % SCALE_BLOCK))
     off = off.view(-1, SCALE_BLOCK)
@@ -215,7 +214,8 @@ class UnpackedProduct(torch.autograd.Function):
         return grad @ ctx.layer.weight.to(grad.dtype), None  # (..., in)
 
 # %% ../../efficiency/quantization.ipynb #require-width
-def require_width(x, width):
+@checked
+def require_width(x, width: Size):
     """ValueError unless x is of floats, as wide as a layer's input."""
     ok = torch.is_tensor(x) and x.is_floating_point()
     ok = ok and x.dim() > 0 and x.size(-1) == width
@@ -311,7 +311,8 @@ class LowBitLinear(nn.Module):
         self.weight, self.bias = linear.weight, linear.bias
         self.quantize = quantize
 
-    def forward(self, x):
+    @checked
+    def forward(self, x: Float[Tensor, "*b D"]):
         require_width(x, self.weight.size(1))
         left = dequantize(*self.quantize(self.weight.detach()))  # (out, in)
         weight = self.weight + (left - self.weight).detach()
@@ -396,13 +397,21 @@ def outliers_apart(
     return torch.where(large, x, rest)
 
 # %% ../../efficiency/quantization.ipynb #int8-product
-def int8_product(x, codes, scales):
+@checked
+def int8_product(
+    x: Tensor, codes: Int8[Tensor, "out in"], scales: Float[Tensor, "out 1"]
+):
     """x (..., in) times codes (out, in) int8 with a scale a row (out, 1)."""
     require_width(x, codes.size(1))
     return x @ codes.to(x.dtype).T * scales.flatten()  # (..., out)
 
 # %% ../../efficiency/quantization.ipynb #int8-product-fast
-def int8_product_fast(x, codes, scales):
+@checked
+def int8_product_fast(
+    x: Float[Tensor, "T D"],
+    codes: Int8[Tensor, "out in"],
+    scales: Float[Tensor, "out 1"],
+):
     """`int8_product` by PyTorch's own kernel where there is one: bfloat16.
 
     x (T, in) of any float type.
@@ -411,6 +420,7 @@ def int8_product_fast(x, codes, scales):
     kernel = getattr(torch, "_weight_int8pack_mm", None)
     if kernel is None:
         return int8_product(x.bfloat16(), codes, scales.bfloat16())
+    require(codes.size(1) % 16 == 0, "codes", codes, "of 16 n columns")
     return kernel(x.bfloat16(), codes, scales.flatten().bfloat16())
 
 # %% ../../efficiency/quantization.ipynb #int4-product-fast
@@ -436,7 +446,10 @@ def pack_int4_fast(
     return pack(codes.int() + 8, 1), pairs, group
 
 
-def int4_product_fast(x, packed, pairs, group):
+@checked
+def int4_product_fast(
+    x: Float[Tensor, "T D"], packed: Tensor, pairs: Tensor | None, group
+):
     """x (T, in) times what `pack_int4_fast` made: (T, out) in bfloat16."""
     width = packed.size(1) if pairs is None else group * len(pairs)
     require_width(x, width)
@@ -446,7 +459,12 @@ def int4_product_fast(x, packed, pairs, group):
     return product(x.bfloat16(), packed, group, pairs)
 
 # %% ../../efficiency/quantization.ipynb #whole-product
-def whole_product(x, codes, scales):
+@checked
+def whole_product(
+    x: Float[Tensor, "T D"],
+    codes: Int8[Tensor, "out in"],
+    scales: Float[Tensor, "out 1"],
+):
     """As `int8_product`, with x (T, in) rounded to 8 bits, a scale a token."""
     require_width(x, codes.size(1))
     kernel = getattr(torch, "_int_mm", None)

@@ -74,7 +74,6 @@ class AdamW:
         eps: Positive = 1e-8,
         decay: Positive | Share = 0.01,
     ):
-        require(max(betas) < 1, "betas", betas, "below 1")
         self.parameters, self.lr, self.betas = list(parameters), lr, betas
         self.eps, self.decay, self.steps = eps, decay, 0
         self.means = [torch.zeros_like(p) for p in self.parameters]
@@ -135,7 +134,8 @@ def plain_recipe(steps: Size, rate: Positive | Share = 1e-3):
     return Recipe(steps, rate=rate, warmup=steps // 20)
 
 
-def modern_recipe(steps):
+@checked
+def modern_recipe(steps: Size):
     """Muon for the matrices, rotary positions, normed queries and keys."""
     rates = {"rate": 0.02, "matrix_rate": 0.03, "final": 0.0}
     return Recipe(steps, **rates, positions="rotary", normed=True)
@@ -148,7 +148,6 @@ def clip_gradient(parameters: Iterable[Tensor], longest: float | int):
 
     Returns its length before. Source: Pascanu et al. 2013.
     """
-    require(longest > 0, "longest", longest, "above 0")
     grads = [p.grad for p in parameters if p.grad is not None]
     require(grads, "parameters", grads, "such that one has a gradient")
     length = torch.stack([grad.norm() for grad in grads]).norm()
@@ -188,7 +187,8 @@ def new_gpt(config, recipe, generator: torch.Generator | None):
     return GPT(config, attend=attend, generator=generator)
 
 # %% ../../transformers/training.ipynb #progress
-def progress(step, recipe, loss):
+@checked
+def progress(step: Count, recipe, loss: Float[Tensor, ""] | float):
     """Rewrite one line with the loss; the last step's line has no number."""
     if step == recipe.steps:
         print(f"\r{step:,} steps of {recipe.batch} windows are done.")

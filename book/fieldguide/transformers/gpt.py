@@ -205,7 +205,8 @@ class GPT(nn.Module):
         self.norm = nn.LayerNorm(D, bias=config.bias)
         initialise(self, generator)
 
-    def forward(self, ids):  # ids (..., T)
+    @checked
+    def forward(self, ids: Int64[Tensor, "*b T"]):  # ids (..., T)
         T = require_tokens(ids, self.config)
         x = self.token(ids)  # (..., T, D)
         if self.config.positions == "learned":

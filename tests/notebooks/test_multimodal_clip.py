@@ -4,31 +4,21 @@ The module is imported whole and its functions are looked up at each call, so th
 a check can swap a damaged cell in and see these tests fail.
 """
 
-import collections
 import dataclasses
 import functools
 import itertools
 import json
 import math
-import tempfile
 import warnings
 from pathlib import Path
 from unittest import mock
 
+import cells
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import (
-    close,
-    fails,
-    generator,
-    module_at,
-    random,
-    refuses,
-    refuses_all,
-    run_exercises,
-)
+from cells import close, fails, generator, random, refuses
 from torch import nn
 
 from fieldguide import data
@@ -48,14 +38,12 @@ def unit(x):
     return x / x.norm(dim=-1, keepdim=True)
 
 
-# The encoders
-
-
 def test_planes_are_pictures_from_0_to_1():
     planes = clip.to_planes(pictures := some_pictures(2, 3, 4))
-    assert planes.shape == (2, 3, 3, 4) and planes.dtype == torch.float32
-    for b, y, x, c in (0, 0, 0, 0), (1, 2, 3, 2), (1, 0, 3, 1):
-        assert planes[b, c, y, x] == pictures[b, y, x, c] / 255
+    assert planes.dtype == torch.float32
+    assert torch.equal(
+        planes, torch.stack([pictures[..., c] / 255 for c in range(3)], 1)
+    )
 
 
 def test_the_picture_encoder_is_four_convolutions():
@@ -72,40 +60,23 @@ def test_the_picture_encoder_is_four_convolutions():
         for conv, norm, (size, step, side, pool) in blocks:
             assert conv.weight.shape[2:] == (size, size) and conv.bias is None
             x = F.conv2d(x, conv.weight, stride=step, padding=side)
-            moments = norm.running_mean, norm.running_var
-            if train:
-                moments = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
-            mean, var = (m[:, None, None] for m in moments)
-            x = (x - mean) / (var + 1e-5).sqrt()
-            x = x * norm.weight[:, None, None] + norm.bias[:, None, None]
-            x = x.clamp(min=0)
-            if pool:
-                x = x.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
-        assert x.shape == (5, 16, 4, 4)
+            moments = norm.running_mean.clone(), norm.running_var.clone()
+            x = F.batch_norm(x, *moments, norm.weight, norm.bias, train).relu()
+            x = F.max_pool2d(x, 2) if pool else x
         expected = unit(x.reshape(5, -1) @ model.out.weight.T + model.out.bias)
         close(model.train(train)(pictures), expected, 1e-4)
-
-
-def test_a_block_of_convolution_keeps_the_sides():
-    x = torch.zeros(1, 2, 9, 12)
-    for kernel in 1, 3, 5, 7:
-        assert clip.conv_block(2, 3, kernel)(x).shape == (1, 3, 9, 12)
-    assert clip.conv_block(2, 3, kernel=3, stride=3)(x).shape == (1, 3, 3, 4)
 
 
 def test_pieces_of_words_and_which_of_them_have_rows():
     assert clip.word_pieces("cat") == ("<cat>", "<ca", "cat", "at>")
     assert clip.word_pieces("cat") is clip.word_pieces("cat"), "kept"
     assert clip.word_pieces("a") == ("<a>",) == tuple(clip.piece_rows(["a"]))
-    assert clip.word_pieces("nana") == ("<nana>", "<na", "nan", "ana", "na>")
     assert clip.word_pieces("aaaa")[1:] == ("<aa", "aaa", "aa>")
     both = clip.word_pieces("red") + clip.word_pieces("cat")
     assert clip.caption_pieces("Red, cat!") == [*both]
-    assert clip.caption_pieces("8") == ["<8>"]
-    assert clip.caption_pieces("Fête")[0] == "<fête>"
+    assert clip.caption_pieces("Fête 8")[::5] == ["<fête>", "<8>"]
     rows = clip.piece_rows(["red car", "red"])
-    assert list(rows) == ["<red>", "<re", "red", "ed>", "<car>"]
-    assert list(rows.values()) == [0, 1, 2, 3, 4]
+    assert rows == {"<red>": 0, "<re": 1, "red": 2, "ed>": 3, "<car>": 4}
 
 
 def test_the_caption_encoder_mixes_a_mean_of_rows():
@@ -122,14 +93,10 @@ def test_the_caption_encoder_mixes_a_mean_of_rows():
         x = sum((table[rows[p]] / len(known) for p in known), torch.zeros(6))
         y = down(F.gelu(up(F.layer_norm(x, (6,), norm.weight, norm.bias))))
         close(found, unit(y), 1e-5)
-    close(model(["zz"]), model(captions)[3:], 1e-5)  # none of its pieces is known
     assert model([]).shape == (0, 6)
     torch.manual_seed(0)
     big = clip.CaptionEncoder(dict.fromkeys(map(str, range(999)), 0), 64)
     assert 0.29 < big.table.weight.std() < 0.31
-
-
-# MiniLM and EfficientNet
 
 
 SENTENCES = ["A cat.", "the cat sits outside, and a dog beside it", "Ünïcode 3!"]
@@ -162,35 +129,16 @@ def test_minilm_is_transformers_bert():
     assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_a_bert_layer_normalises_after_its_sums():
-    torch.manual_seed(0)
-    layer = clip.BertLayer(8, 12, 2)
-    for p in layer.parameters():
-        nn.init.normal_(p)
-    x, mask = random(2, 3, 8, dtype=torch.float32), torch.ones(2, 1, 1, 3).bool()
-    mask[1, ..., 2] = False
-    shape = 2, 3, 2, 4
-    q, k, v = (f(x).view(shape) for f in (layer.query, layer.key, layer.value))
-    scores = torch.einsum("bthk,bshk->bhts", q, k) / 2
-    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
-    mixed = torch.einsum("bhts,bshk->bthk", weights, v).reshape(2, 3, 8)
-    y = layer.norm1(x + layer.output(mixed))
-    z = layer.norm2(y + layer.down(F.gelu(layer.up(y))))
-    close(layer(x, mask), z, 1e-5)
-    assert layer.norm1.eps == layer.norm2.eps == 1e-12
-    assert layer.up.weight.shape == (12, 8)
-
-
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "around"),
     [(5, 3, 1, (1, 1)), (5, 3, 2, (1, 1)), (6, 3, 2, (0, 1)), (6, 5, 2, (1, 2)),
      (4, 1, 1, (0, 0)), (4, 1, 2, (0, 0)), (7, 5, 1, (2, 2)), (7, 1, 3, (0, 0))],
 )  # fmt: skip
 def test_padding_is_tensorflows(size, kernel, stride, around):
-    x = torch.ones(1, 1, size, 3 * size)
-    row = clip.pad_same(x, kernel, stride)[0, 0, :, 3 * size // 2]
+    padded = clip.pad_same(torch.ones(1, 1, size, 3 * size), kernel, stride)
+    row = padded[0, 0, :, 3 * size // 2]
     assert row.tolist() == [0] * around[0] + [1] * size + [0] * around[1]
-    y = F.max_pool2d(clip.pad_same(x, kernel, stride), kernel, stride)
+    y = F.max_pool2d(padded, kernel, stride)
     assert y.shape[2:] == (-(-size // stride), -(-3 * size // stride))
 
 
@@ -231,46 +179,19 @@ def test_efficientnet_is_what_its_file_says(sides):
     pictures = some_pictures(2, *sides)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     model = clip.EfficientNetLite()  # anew: the class may be damaged
+    assert not any(p.requires_grad for p in model.parameters()) and not model.training
     found = model(pictures)
     expected = by_name(((pictures / 255 - mean) / std).permute(0, 3, 1, 2))
-    assert len(found) == len(expected) == 9
     for a, b in zip(found, expected, strict=True):
         close(a, b, 2e-4)
-    head = found[-1].mean((2, 3))
-    assert head.shape == (2, 1280) and model.classes(head).shape == (2, 1000)
     close(model.classes.weight, data.efficientnet()["_fc.weight"])
     features = clip.picture_features(model, pictures)
-    parts = [head]
+    parts = [head := found[-1].mean((2, 3))]
+    assert model.classes(head).shape == (2, 1000)
     for x in found[4:8]:
         parts += [x.flatten(2).mean(2), x.flatten(2).max(2).values]
     close(features, torch.cat(parts, 1), 1e-5)
-    assert features.shape == (2, 2688)
-    assert features.is_inference()
-
-
-def test_efficientnet_is_frozen_and_uses_all_of_its_file():
-    model = clip.EfficientNetLite()
-    assert not any(p.requires_grad for p in model.parameters())
-    assert not model.training
-    kinds = collections.Counter(type(m).__name__ for m in model.modules())
-    assert kinds["MobileBlock"] == 16 and kinds["Conv2d"] == 49
-    assert sum(blocks for blocks, *_ in clip.STAGES) == 16
-    more = {**data.efficientnet(), "unused": torch.zeros(1)}
-    longer = pytest.raises(ValueError, match="longer")
-    with mock.patch.object(data, "efficientnet", lambda: more), longer:
-        clip.EfficientNetLite()
-
-
-def test_a_block_adds_its_input_only_where_sizes_agree():
-    torch.manual_seed(0)
-    for into, out, stride, short in (4, 4, 1, 1), (4, 6, 1, 0), (4, 4, 2, 0):
-        block = clip.MobileBlock(into, out, 3, stride, 2).eval()
-        x = random(1, 4, 6, 6, dtype=torch.float32)
-        y = block.narrow(block.look(block.widen(x)))
-        close(block(x), x + y if short else y)
-
-
-# The data
+    assert features.shape == (2, 2688) and features.is_inference()
 
 
 def test_roles_hold_out_drawers_and_families():
@@ -283,9 +204,6 @@ def test_roles_hold_out_drawers_and_families():
         here = {p: c for p, (d, c) in pairs if d < 3 and emoji.splits[c] == split}
         assert where.places.tolist() == [*here]
         assert where.concepts.tolist() == sorted({*here.values()})
-    one = clip.role("train", ["fluent"])
-    assert set(emoji.drawer[one.places].tolist()) == {4}
-    assert set(one.concepts.tolist()) <= set(train.concepts.tolist())
 
 
 def test_no_role_shows_a_picture_of_another():
@@ -312,32 +230,6 @@ def test_an_insect_is_no_game_and_a_hand_points_where_it_says():
     right, left = (drawn(f"backhand index pointing {x}") for x in ("right", "left"))
     off = right["fluent"].float() - left["fluent"].flip(1).float()
     assert off.abs().mean() < 2
-
-
-def test_an_alias_is_a_name_of_its_own_or_a_mirror_image():
-    made = module_at(ASSETS / "emoji" / "make.py")
-    bar = '<path d="M0 0h2v8h-2z" fill="red"/>'
-    icons = {name: {"body": bar} for name in ("cricket-game", "hand-left")}
-    aliases = {"cricket": {"parent": "cricket-game"}, "bat": {"parent": "hand-left"}}
-    aliases["hand-right"] = {"parent": "hand-left", "hFlip": True}
-    aliases["hand"] = {"parent": "hand-right"}
-    record = {"icons": icons, "aliases": aliases, "width": 8, "height": 8}
-    called = {"cricket", "cricket-game", "hand-left", "hand-right"}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "set" / "icons.json"
-        path.parent.mkdir()
-        path.write_text(json.dumps(record))
-        found = made.icons(Path(folder), "set@1.0", called - {"hand-left"})
-        every = made.icons(Path(folder), "set@1.0", called)
-    assert list(found) == ["cricket-game", "hand-left", "bat", "hand-right"]
-    assert list(every) == ["cricket-game", "hand-left", "hand-right"]
-    names = "hand-left", "hand-right", "bat"
-    left, right, bat = (made.draw(found[name], 8) for name in names)
-    assert np.array_equal(left, bat) and (left[:, :2] == [255, 0, 0]).all()
-    assert np.array_equal(right, left[:, ::-1]) and (left[:, 2:] == 255).all()
-
-
-# Training
 
 
 def pixel(ink, row, column):
@@ -396,25 +288,23 @@ def test_seeded_makes_torchs_own_draws_repeat():
 
     torch.manual_seed(11)
     before, draws = torch.get_rng_state(), generator(1)
-    a, b, again, other = map(drawn, (generator(1), draws, draws, generator(2)))
+    fork = torch.random.fork_rng
+    with mock.patch.object(torch.random, "fork_rng", side_effect=fork) as forked:
+        a, b, again, other = map(drawn, (generator(1), draws, draws, generator(2)))
+    assert forked.call_args_list == 4 * [mock.call(devices=[])], "no other device's"
     assert torch.equal(torch.get_rng_state(), before), "the state is put back"
     assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
     assert not torch.equal(a[0], again[0]) and not torch.equal(a[0], other[0])
-    fork = torch.random.fork_rng
-    with mock.patch.object(torch.random, "fork_rng", side_effect=fork) as forked:
-        for seed in range(6):
-            with clip.seeded(generator(seed)):
-                seeded = torch.randint(2**31, (), generator=generator(seed))
-                assert torch.initial_seed() == seeded
-    assert forked.call_args_list == 6 * [mock.call(devices=[])], "no other device's"
+    with clip.seeded(generator(5)):
+        seed = torch.randint(2**31, (), generator=generator(5))
+        assert torch.initial_seed() == seed
 
 
 def test_the_recipes():
     plain, heads = clip.Alignment(), clip.heads_recipe()
     assert dataclasses.astuple(plain) == (20, 256, 4e-3, 0.3, 10.0, True)
     assert dataclasses.astuple(heads) == (40, 512, 1e-3, 0.1, 1 / 0.07, True)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        plain.epochs = 3
+    assert type(plain).__dataclass_params__.frozen
 
 
 class Pairs(nn.Module):
@@ -444,7 +334,6 @@ def test_aligning_is_adamw_on_the_grouped_loss(learned):
         losses = clip.train_pairs(pairs, pairs.embed, concepts, recipe, draws)
     assert made.call_args.kwargs["fused"] is True
     assert losses.shape == (50,) and not losses.requires_grad
-    refuses("batch", clip.train_pairs, pairs, None, concepts[:2], recipe, draws)
     order = torch.randperm(7, generator=generator(5)).tolist()
     assert [at for at, _ in pairs.asked[:2]] == [order[:3], order[3:6]]
     assert pairs.asked[0] != pairs.asked[2] and all(d is draws for _, d in pairs.asked)
@@ -467,13 +356,7 @@ def test_aligning_is_adamw_on_the_grouped_loss(learned):
 def test_emoji_are_aligned_from_scratch():
     emoji, places = data.emoji(), clip.role("train", KNOWN).places[:24]
     recipe = clip.Alignment(epochs=2, batch=8)
-    describe = mock.patch.object(clip, "describe", side_effect=clip.describe)
-    jitter = mock.patch.object(clip, "jitter", side_effect=clip.jitter)
-    with jitter as jittered, describe as told:
-        model, losses = clip.align_emoji(places, recipe, generator())
-    # pictures are changed, and captions drawn, anew in each step
-    drawn = [call.args[1] for call in told.call_args_list if len(call.args) == 2]
-    assert jittered.call_count == 6 and len(drawn) == 48 and all(drawn)
+    model, losses = clip.align_emoji(places, recipe, generator())
     _, same = clip.align_emoji(places, recipe, generator())
     assert losses.shape == (6,) and not model.training
     close(losses, same, 1e-3)
@@ -495,13 +378,9 @@ def test_emoji_are_aligned_captions_first():
         told, seen = embed(at, generator(8))
         close(told, parts.captions(texts), 1e-5)
         close(seen, parts.pictures.embed(clip.jitter(planes, again)), 1e-4)
-        return torch.zeros(1)
 
     with mock.patch.object(clip, "train_pairs", look):
         clip.align_emoji(places, clip.Alignment(), generator())
-
-
-# Retrieval
 
 
 def test_found_within_counts_who_is_nearer():
@@ -516,23 +395,18 @@ def test_found_within_counts_who_is_nearer():
             assert is_found == (nearer < k)
     first = clip.found_within(asked, offered, fits, 1)
     assert torch.equal(clip.found_within(asked, offered, fits), first)
-    same, own = torch.ones(4, 2), torch.eye(4, dtype=torch.bool)
-    for fits, others in (own, 3), (own | own.roll(1, 1), 2):  # all are alike
-        assert not clip.found_within(same, same, fits, others).any()
-        assert clip.found_within(same, same, fits, others + 1).all()
 
 
 def test_both_captions_lie_between_bare_and_tagged():
-    emoji = data.emoji()
-
     def encode(texts):
         rows = [[len(t), t.count("a") + 1.0, t.count(" ")] for t in texts]
         return unit(torch.tensor(rows, dtype=torch.float32))
 
     found = clip.both_captions(encode)
-    assert found.shape == (len(emoji.captions), 3) and found.is_inference()
+    assert found.shape == (1644, 3) and found.is_inference()
     for concept in 0, 77, 1000:
-        bare, tagged = encode([emoji.captions[concept], clip.describe(concept)])
+        captions = [data.emoji().captions[concept], clip.describe(concept)]
+        bare, tagged = encode(captions)
         close(found[concept], unit(bare + tagged), 1e-5)
         close(clip.both_captions(encode, 0)[concept], tagged, 1e-5)
         close(clip.both_captions(encode, bare_share=1)[concept], bare, 1e-5)
@@ -560,10 +434,6 @@ def test_the_gap_is_the_distance_of_the_means():
     a, b = random(4, 3), random(6, 3, seed=1)
     assert isinstance(gap := clip.modality_gap(a, b), float)
     assert abs(gap - (a.sum(0) / 4 - b.sum(0) / 6).square().sum().sqrt()) < 1e-9
-    assert clip.modality_gap(a, a) == 0
-
-
-# What is stored, and the heads
 
 
 def test_the_stored_weights_are_the_two_models():
@@ -585,7 +455,7 @@ def test_the_stored_weights_are_the_two_models():
 
 def test_the_halves_are_the_new_concepts():
     held, shown = clip.role("validation", KNOWN), data.emoji().concept
-    one, other = module_at(ASSETS / "emoji-clip" / "make.py").halves(0)
+    one, other = cells.module_at(ASSETS / "emoji-clip" / "make.py").halves(0)
     assert len(one.concepts) == len(other.concepts) == 76
     for part in one, other:
         assert torch.equal(part.concepts, shown[part.places].unique())
@@ -610,7 +480,6 @@ def test_the_stored_features_are_the_encoders():
     vectors = arrays["vectors"].double() * arrays["vector_step"]
     close(kept.pictures[places], (along @ vectors).float(), 1e-3)
     captions, reader = data.emoji().captions, clip.MiniLM()
-    assert kept.bare.shape == kept.tagged.shape == (1644, 384)
     for c in 5, 900:
         both = torch.stack([kept.bare[c], kept.tagged[c]])
         off = both - reader([captions[c], clip.describe(c)])
@@ -619,11 +488,9 @@ def test_the_stored_features_are_the_encoders():
 
 def test_heads_are_small_networks_on_frozen_features():
     model = clip.head(6, 3, wide=5)
-    first, up, bend, second, down = model
-    assert first.p == second.p == 0.3 and isinstance(bend, nn.GELU)
-    assert up.weight.shape == (5, 6) and down.weight.shape == (3, 5)
-    assert clip.head(6, 3)[1].weight.shape == (512, 6)
-    assert clip.head(6, 3, dropout=0.2)[0].p == 0.2
+    first, up, _, second, down = model
+    assert first.p == second.p == 0.3 and clip.head(6, 3, dropout=0.2)[0].p == 0.2
+    assert up.weight.shape == (5, 6) and clip.head(6, 3)[1].weight.shape == (512, 6)
     x = random(2, 6, dtype=torch.float32)
     close(model.eval()(x), down(F.gelu(up(x))))
 
@@ -635,41 +502,34 @@ def test_heads_are_aligned_and_used():
     with torch.enable_grad():
         heads, losses = clip.align_heads(*given, generator(), D=7)
         wide, _ = clip.align_heads(*given, generator())
-        _, same = clip.align_heads(*given, generator(), D=7)
     assert losses.shape == (6,) and not heads.training
-    close(losses, same, 1e-3)
     assert wide["pictures"][-1].weight.shape == (256, 512)
-    seen, told = clip.through_heads(heads)
+    kept, (seen, told) = clip.emoji_features(), clip.through_heads(heads)
     assert seen.shape == (7165, 7) and told.shape == (1644, 7)
     assert seen.is_inference() and told.is_inference()
-    kept = clip.emoji_features()
     close(seen[:3], unit(heads["pictures"](kept.pictures[:3])), 1e-4)
     parts = [unit(heads["captions"](x[:3])) for x in (kept.bare, kept.tagged)]
     close(told[:3], unit(sum(parts)), 1e-4)
 
 
 def test_heads_read_bare_and_tagged_captions_by_halves():
-    places = clip.role("train", KNOWN).places[:400]
+    places, at = clip.role("train", KNOWN).places[:400], torch.arange(400)
     kept, shown = clip.emoji_features(), data.emoji().concept[places]
+    bare = torch.rand(400, 1, generator=generator(8)) < 0.5
 
     def look(parts, embed, concepts, recipe, draws):
-        at, inputs = torch.arange(400), []
+        inputs = []
+        parts.eval()
         parts["captions"].register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
-        drawn = torch.rand(400, 1, generator=generator(8))
-        pair = embed(at, generator(8))
+        told, seen = embed(at, generator(8))
         with mock.patch.object(torch, "rand", return_value=torch.full((400, 1), 0.5)):
             embed(at, draws)
-        assert torch.equal(concepts, shown) and 150 < (drawn < 0.5).sum() < 250
-        either = torch.where(drawn < 0.5, kept.bare[shown], kept.tagged[shown])
+        assert torch.equal(concepts, shown)
+        either = torch.where(bare, kept.bare[shown], kept.tagged[shown])
         assert torch.equal(inputs[0], either)
         assert torch.equal(inputs[1], kept.tagged[shown]), "a half is not below a half"
-        for x in pair:
-            close(x.norm(dim=1), torch.ones(400), 1e-4)
-        parts.eval()
-        told, seen = embed(at, generator(8))
         close(seen, unit(parts["pictures"](kept.pictures[places])), 1e-4)
         close(told, unit(parts["captions"](either)), 1e-4)
-        return torch.zeros(1)
 
     with mock.patch.object(clip, "train_pairs", look):
         clip.align_heads(places, clip.Alignment(), generator())
@@ -680,32 +540,52 @@ def test_heads_read_bare_and_tagged_captions_by_halves():
 
 PICTURES, PLANES = some_pictures(), torch.zeros(1, 3, 32, 32)
 BAD_PICTURES = [PICTURES.float(), PICTURES[0], PICTURES[..., :2], PICTURES.numpy()]
-BAD_PICTURES += [torch.cat([PICTURES] * 2, -1), PICTURES[:0]]
+BAD_PICTURES += [torch.cat([PICTURES] * 2, -1)]
 OTHER_SIDES = [some_pictures(1, *sides) for sides in ((32, 31), (16, 32), (224, 224))]
-BAD_PLANES, PLACES = [PLANES[0], PLANES[:, :2], PLANES[:0, :, 1:]], torch.arange(8)
+BAD_PLANES, PLACES = [PLANES[0], PLANES[:, :2]], torch.arange(8)
 A, B, OWN = random(3, 2), random(4, 2), torch.ones(3, 4, dtype=torch.bool)
 BAD_FITS = [OWN[:2], OWN.mT, OWN[:0], OWN.index_fill(0, PLACES[1:2], False)]
-BAD_ASKED = [A[:0], A * math.nan, A.index_fill(0, PLACES[1:2], math.nan)]
+BAD_ASKED = [A.index_fill(0, PLACES[1:2], math.nan), A[:0]]
 JITTER, DRAWS = dict.fromkeys(["turn", "size", "move", "colour"], 0), generator()
 PLAN = {"epochs": 1, "batch": 8, "rate": 1, "decay": 0, "start": 1.0, "learned": True}
 BAD_PLAN = {"epochs": [0, True], "batch": [0], "learned": [1], "decay": [-1, math.inf]}
 BAD_PLAN |= {name: [0, -1, math.inf, math.nan] for name in ("rate", "start")}
-RUN = {"places": PLACES, "recipe": lambda: clip.Alignment(1, 8), "generator": DRAWS}
-BAD_RUN = {"recipe": [3], "places": [PLACES[:0], PLACES.float()]}
+RUN = {"places": PLACES, "recipe": clip.Alignment(1, 8), "generator": DRAWS}
+BAD_RUN = {"places": [PLACES.float()]}
 PARTS = {"parts": nn.Linear(1, 1), "embed": Pairs(8, 4).embed, "concepts": PLACES}
 ALL = {"pictures": torch.zeros(7165, 2), "captions": torch.zeros(1644, 2)}
 
-REFUSALS = [  # models, recipes and roles are made anew: classes may be damaged
+SIZES, X = {"into": 4, "out": 8, "kernel": 3, "stride": 1}, torch.zeros(1, 4, 6, 6)
+NO_SIZES, NO_X = {name: [0, True] for name in SIZES}, {"x": [X[0], X[:, 0]]}
+GROWN = SIZES | {"growth": 2}
+SEEN = torch.ones(1, 1, 1, 3, dtype=torch.bool)
+
+REFUSALS = [
     ("to_planes", {"pictures": PICTURES}, {"pictures": BAD_PICTURES}),
     ("PictureEncoder", {"D": 4, "channels": 2, "dropout": 0}, {"D": [0],
      "channels": [0, True], "dropout": [1.1]}),
     ("PictureEncoder.forward", {"pictures": PICTURES},
      {"pictures": BAD_PICTURES + OTHER_SIDES}),
+    ("conv_block", SIZES, NO_SIZES),
+    ("ConvNorm", SIZES | {"groups": 1, "cut": True}, NO_SIZES | {"cut": [1]}),
+    ("ConvNorm.forward", {"x": X}, {"x": [*NO_X["x"], X[:, :2]]}),
+    ("MobileBlock", GROWN, NO_SIZES),
+    ("MobileBlock.forward", {"x": X}, {"x": [*NO_X["x"], X[:, :2]]}),
+    ("stage", GROWN | {"blocks": 2}, NO_SIZES | {"blocks": [0]}),
+    ("pad_same", {"x": X, "kernel": 3, "stride": 2}, {"kernel": [0]} | NO_X),
+    ("PictureEncoder.embed", {"planes": PLANES}, {"planes": BAD_PLANES}),
+    ("EfficientNetLite.forward", {"pictures": PICTURES}, {"pictures": BAD_PICTURES}),
+    ("TwoEncoders", {"captions": ["a"], "D": 4}, {"captions": [[3]], "D": [0]}),
+    ("BertLayer", {"D": 4, "wide": 8, "heads": 2}, {"wide": [0], "heads": [0]}),
+    ("BertLayer.forward", {"x": X[0, :1, :3, :4], "mask": SEEN}, {"mask": [SEEN[0]]}),
+    ("minilm_weights", {"weights": data.minilm()[0]}, {"weights": [[3]]}),
+    ("word_pieces", {"word": "cat"}, {}),
+    ("shuffled_batches", {"N": 4, "B": 2, "generator": DRAWS}, {"N": [0], "B": [0]}),
     ("caption_pieces", {"caption": "a"}, {"caption": ["", " ", "?!", None, 3, ["a"]]}),
-    ("piece_rows", {"captions": ["a"]}, {"captions": [[""], [3]]}),
+    ("piece_rows", {"captions": ["a"]}, {"captions": [[3]]}),
     ("CaptionEncoder", {"rows": {"<a>": 0}, "D": 4, "dropout": 0},
      {"rows": [["<a>"]], "D": [0], "dropout": [-0.1]}),
-    ("CaptionEncoder.forward", {"captions": ["a"]}, {"captions": [["a", "!"], [3]]}),
+    ("CaptionEncoder.forward", {"captions": ["a"]}, {"captions": [[3]]}),
     ("role", {"split": "train", "drawers": ["noto"]}, {"split": ["all"],
      "drawers": [[3], ["me"], ["noto", "me"]]}),
     ("jitter", {"planes": PLANES, "generator": DRAWS, **JITTER},
@@ -714,7 +594,7 @@ REFUSALS = [  # models, recipes and roles are made anew: classes may be damaged
     ("seeded", {"generator": generator()}, {"generator": [3]}),
     ("Alignment", PLAN, BAD_PLAN),
     ("train_pairs", {**PARTS, "recipe": RUN["recipe"], "generator": DRAWS},
-     {"recipe": BAD_RUN["recipe"], "concepts": [PLACES[:7], PLACES[None]]}),
+     {"concepts": [PLACES[None]]}),
     ("align_emoji", RUN, BAD_RUN),
     ("align_heads", {**RUN, "D": 4}, {**BAD_RUN, "D": [0]}),
     ("found_within", {"asked": A, "offered": B, "fits": OWN, "k": 4},
@@ -722,9 +602,9 @@ REFUSALS = [  # models, recipes and roles are made anew: classes may be damaged
       "fits": BAD_FITS, "k": [0, True]}),
     ("both_captions", {"encode": lambda texts: torch.ones(1644, 2), "bare_share": 1},
      {"bare_share": [-0.1, 1.1]}),
-    ("retrieval", {**ALL, "where": lambda: clip.role("test", ["fluent"]), "k": 1},
+    ("retrieval", {**ALL, "where": clip.role("test", ["fluent"]), "k": 1},
      {name: [x[:, 1:], x[:0], x[1:]] for name, x in ALL.items()}),
-    ("MiniLM.forward", {"sentences": ["A cat."]}, {"sentences": [["A.", ""], [3], []]}),
+    ("MiniLM.forward", {"sentences": ["A cat."]}, {"sentences": [[3]]}),
     ("picture_features", {"model": clip.EfficientNetLite(), "pictures": PICTURES},
      {"pictures": BAD_PICTURES}),
     ("in_steps", {"features": torch.zeros(1, 2688)}, {"features": [A]}),
@@ -736,32 +616,36 @@ REFUSALS = [  # models, recipes and roles are made anew: classes may be damaged
 ]  # fmt: skip
 
 
-GIVEN = {"PictureEncoder": [4, 2], "CaptionEncoder": [{"<a>": 0}, 4], "MiniLM": []}
+GIVEN = {"PictureEncoder": [4, 2], "CaptionEncoder": [{"<a>": 0}, 4]}
+GIVEN |= {"ConvNorm": [4, 8], "MobileBlock": [4, 8, 3, 1, 2], "BertLayer": [4, 8, 2]}
 
 
 @pytest.mark.parametrize(("name", "good", "bad"), REFUSALS)
 def test_bad_input_is_refused_by_name(name, good, bad):
-    good = {n: v() if n in ("recipe", "where") else v for n, v in good.items()}
     name, _, method = name.partition(".")
     function = getattr(clip, name)
     if method:
-        function = getattr(function(*GIVEN[name]).eval(), method)
-    refuses_all(function, good, **bad)
-    for argument, values in bad.items():  # by its own name
-        refuses(argument, function, **{**good, argument: values[-1]})
+        function = getattr(function(*GIVEN.get(name, ())).eval(), method)
+    cells.refuses_all(function, good, **bad)
+
+
+def test_what_is_inside_is_refused_by_its_own_name():
+    """A caption of several, more examples in a batch than there are, NaN."""
+    given = nn.Linear(1, 1), None, PLACES[:7], clip.Alignment(1, 8), DRAWS
+    refuses("steps", clip.train_pairs, *given)
+    refuses("fits", clip.found_within, A * math.nan, B, OWN)
+    refuses("caption", clip.piece_rows, [""])
+    for encoder in clip.CaptionEncoder({"<a>": 0}, 4), clip.MiniLM():
+        refuses("caption", encoder, ["a", "!"])
 
 
 # Exercises
 
 
-def test_solutions_pass_and_what_is_as_good():
-    book = run_exercises("multimodal/clip", clip)
-    book.check_median_rank(lambda a, o, fits: book.median_rank(unit(a), unit(o), fits))
-
-
-def test_wrong_answers_fail():
-    book = run_exercises("multimodal/clip", clip)
+def test_checks_pass_what_is_as_good_and_no_wrong_answers():
+    book = cells.run_exercises("multimodal/clip", clip)
     rank, ensemble, close_gap = book.median_rank, book.ensemble, book.close_gap
+    book.check_median_rank(lambda a, o, fits: rank(unit(a), unit(o), fits))
 
     def lower_median(asked, offered, fits):
         rows = zip(asked[:, None], fits[:, None], strict=True)
@@ -769,7 +653,6 @@ def test_wrong_answers_fail():
 
     fails(
         book.check_median_rank,
-        lambda *_: 1.0,
         lambda a, o, f: rank(a, o, f) + 1,
         lambda a, o, f: int(rank(a, o, f)),
         lambda a, o, f: rank(-a, o, f),
@@ -781,13 +664,11 @@ def test_wrong_answers_fail():
         lambda e, n, t: ensemble(e, n, t[:1]),
         lambda e, n, t: ensemble(e, n[::-1], t),
         lambda e, n, t: (ensemble(e, n, t), e(n))[0],
-        lambda e, n, t: e([t[0].format(x) for x in n]),
     )
     fails(
         book.check_close_gap,
         lambda p, c, s: close_gap(p, c, s)[::-1],
         lambda p, c, s: close_gap(p, c, 2 * s),
-        lambda p, c, s: close_gap(p, c, s)[0],
         lambda p, c, s: tuple(2 * x for x in close_gap(p, c, s)),
         lambda p, c, s: (close_gap(p, c, s), p.mul_(2))[0],
     )

@@ -29,11 +29,11 @@ from ..transformers.training import descend, plain_recipe
 @checked
 def to_planes(pictures: UInt8[Tensor, "B Y X 3"]):
     """Pictures as numbers from 0 to 1, (B, 3, Y, X)."""
-    require(pictures.numel() > 0, "pictures", pictures, "not empty")
     return pictures.permute(0, 3, 1, 2) / 255  # (B, 3, Y, X)
 
 # %% ../../multimodal/clip.ipynb #conv-block
-def conv_block(into, out, kernel=3, stride=1):
+@checked
+def conv_block(into: Size, out: Size, kernel: Size = 3, stride: Size = 1):
     """Convolution, batch normalisation and a cut at 0, as one module."""
     side = 0 if kernel == stride else kernel // 2  # rows added around
     conv = nn.Conv2d(into, out, kernel, stride, side, bias=False)
@@ -65,21 +65,24 @@ class PictureEncoder(nn.Module):
     def forward(self, pictures: UInt8[Tensor, "B 32 32 3"]):
         return self.embed(to_planes(pictures))
 
-    def embed(self, planes):
+    @checked
+    def embed(self, planes: Float[Tensor, "B 3 32 32"]):
         """Planes (B, 3, 32, 32) from 0 to 1 to unit vectors (B, D)."""
         x = self.blocks(2 * planes - 1).flatten(1)  # (B, 8 C 16)
         return F.normalize(self.out(self.drop(x)), dim=-1)  # (B, D)
 
 # %% ../../multimodal/clip.ipynb #word-pieces
 @functools.cache
-def word_pieces(word):
+@checked
+def word_pieces(word: str):
     """The word between < and >, and each run of three letters of that."""
     marked = f"<{word}>"
     runs = [marked[i : i + 3] for i in range(len(marked) - 2)]
     return tuple(dict.fromkeys([marked, *runs]))  # each once, in order
 
 # %% ../../multimodal/clip.ipynb #caption-pieces
-def caption_pieces(caption):
+@checked
+def caption_pieces(caption: str):
     """The pieces of all words of a caption, a list of strings."""
     words = isinstance(caption, str) and re.findall(r"\w+", caption.lower())
     require(words, "caption", caption, "a string with a letter or a digit")
@@ -168,7 +171,6 @@ def jitter(
     They are white outside. The largest changes: turn in radians, move in
     half pictures, size and colour as shares.
     """
-    require(planes.numel() > 0, "planes", planes, "not empty")
     B = len(planes)
     drawn = 2 * torch.rand(B, 7, generator=generator) - 1  # (B, 7)
     angle, scale = turn * drawn[:, 0], 1 + size * drawn[:, 1]
@@ -182,7 +184,8 @@ def jitter(
     return 1 - (ink * tint).clamp(0, 1)
 
 # %% ../../multimodal/clip.ipynb #describe
-def describe(concept, generator=None, most=4):
+@checked
+def describe(concept: int, generator: Generator | None = None, most: Size = 4):
     """A caption for a concept: bare, or with some of its tags in any order.
 
     With a generator: bare half of the time, else with `most` tags at most.
@@ -229,7 +232,8 @@ class Alignment:
     learned: bool = True  # is the scale?
 
 # %% ../../multimodal/clip.ipynb #shuffled-batches
-def shuffled_batches(N, B, generator):
+@checked
+def shuffled_batches(N: Size, B: Size, generator: Generator):
     """The places of B examples of N at a time, epoch after epoch, (B,)."""
     while True:
         order = torch.randperm(N, generator=generator)
@@ -247,7 +251,7 @@ def train_pairs(
     parts: nn.Module,
     embed,
     concepts: Int[Tensor, " N"],
-    recipe: Alignment,
+    recipe,
     generator: Generator,
 ):
     """Train two encoders so that pairs agree; the losses, nats, (steps,).
@@ -257,7 +261,6 @@ def train_pairs(
     concepts: what each example shows; equal ones are no rivals.
     """
     N, B = len(concepts), recipe.batch
-    require(N >= B, "batch", B, f"at most the number of examples, {N}")
     scale = LearnedScale(recipe.start).requires_grad_(recipe.learned)
     both = nn.ModuleList([parts, scale])
     options = {"weight_decay": recipe.decay, "fused": True}
@@ -276,16 +279,15 @@ def train_pairs(
 class TwoEncoders(nn.Module):
     """One encoder of pictures, one of captions, into a space of width D."""
 
-    def __init__(self, captions, D=128):
+    @checked
+    def __init__(self, captions: list[str], D: Size = 128):
         super().__init__()
         self.pictures = PictureEncoder(D)
         self.captions = CaptionEncoder(piece_rows(captions), D)
 
 # %% ../../multimodal/clip.ipynb #align-emoji
 @checked
-def align_emoji(
-    places: Int[Tensor, " N"], recipe: Alignment, generator: Generator
-):
+def align_emoji(places: Int[Tensor, " N"], recipe, generator: Generator):
     """Train two new encoders on these pictures, by place; (model, losses)."""
     found = data.emoji()
     concepts = found.concept[places]  # (N,)
@@ -316,9 +318,13 @@ def found_within(
     fits counts as nearer: who finds all alike finds nothing.
     """
     ok = len(fits) > 0 and fits.any(1).all()
-    require(ok, "fits", fits, "not empty, with a True in each row")
     cosines = asked @ offered.mT  # (Q, N)
-    require(not cosines.isnan().any(), "asked", asked, "free of NaN")
+    require(
+        ok and not cosines.isnan().any(),
+        "fits",
+        fits,
+        "not empty, with a True in each row, and no cosine NaN",
+    )
     best = cosines.masked_fill(~fits, -math.inf).amax(1, keepdim=True)
     return ((cosines >= best) & ~fits).sum(1) < k  # (Q,)
 
@@ -341,7 +347,7 @@ def both_captions(encode, bare_share: Share = 0.5):
 def retrieval(
     pictures: Float[Tensor, "7165 D"],
     captions: Float[Tensor, "1644 D"],
-    where: Role,
+    where: tuple,
     k: Size = 1,
 ):
     """Hits both ways for a role: two bool tensors, (N,) and (C,).
@@ -381,7 +387,8 @@ class BertLayer(nn.Module):
     Source: Devlin et al. 2019.
     """
 
-    def __init__(self, D, wide, heads):
+    @checked
+    def __init__(self, D: Size, wide: Size, heads: Size):
         super().__init__()
         self.heads = heads
         self.query, self.key = nn.Linear(D, D), nn.Linear(D, D)
@@ -390,7 +397,10 @@ class BertLayer(nn.Module):
         self.norm1 = nn.LayerNorm(D, eps=1e-12)
         self.norm2 = nn.LayerNorm(D, eps=1e-12)
 
-    def forward(self, x, mask):
+    @checked
+    def forward(
+        self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B 1 1 T"]
+    ):
         split = [
             split_heads(matrix(x), self.heads)  # (B, H, T, K)
             for matrix in (self.query, self.key, self.value)
@@ -414,7 +424,8 @@ MINILM_NAMES = {  # in the file, here
 }
 
 
-def minilm_weights(weights):
+@checked
+def minilm_weights(weights: dict[str, Tensor]):
     """The tensors of the file, {name: tensor}, by the names of `MiniLM`."""
     found = {}
     for name, tensor in weights.items():
@@ -447,7 +458,6 @@ class MiniLM(nn.Module):
 
     @checked
     def forward(self, sentences: list[str]):
-        require(sentences, "sentences", sentences, "not empty")
         for sentence in sentences:
             caption_pieces(sentence)  # refuses what has no word
         found = self.tokenizer.encode_batch(sentences)
@@ -460,7 +470,8 @@ class MiniLM(nn.Module):
         return F.normalize(total, dim=-1)  # the mean, at length 1: (B, D)
 
 # %% ../../multimodal/clip.ipynb #pad-same
-def pad_same(x, kernel, stride):
+@checked
+def pad_same(x: Float[Tensor, "B C Y X"], kernel: Size, stride: Size):
     """Zeros around x (B, C, Y, X), so that a window's steps cover it.
 
     A convolution then gives ceil(Y / stride) rows. Where the number of zeros
@@ -480,7 +491,16 @@ class ConvNorm(nn.Module):
     (B, into, Y, X) -> (B, out, ceil(Y / stride), ceil(X / stride)).
     """
 
-    def __init__(self, into, out, kernel=1, stride=1, groups=1, cut=True):
+    @checked
+    def __init__(
+        self,
+        into: Size,
+        out: Size,
+        kernel: Size = 1,
+        stride: Size = 1,
+        groups: Size = 1,
+        cut: bool = True,
+    ):
         super().__init__()
         sizes = kernel, stride
         options = {"groups": groups, "bias": False}
@@ -488,7 +508,8 @@ class ConvNorm(nn.Module):
         self.norm = nn.BatchNorm2d(out, eps=1e-3)
         self.sizes, self.cut = sizes, cut
 
-    def forward(self, x):
+    @checked
+    def forward(self, x: Float[Tensor, "B {self.conv.in_channels} Y X"]):
         x = self.norm(self.conv(pad_same(x, *self.sizes)))
         return F.relu6(x) if self.cut else x
 
@@ -499,7 +520,10 @@ class MobileBlock(nn.Module):
     Added to its input if the sizes agree. Source: Sandler et al. 2018.
     """
 
-    def __init__(self, into, out, kernel, stride, growth):
+    @checked
+    def __init__(
+        self, into: Size, out: Size, kernel: Size, stride: Size, growth: Size
+    ):
         super().__init__()
         wide = into * growth
         self.widen = ConvNorm(into, wide) if growth > 1 else nn.Identity()
@@ -507,7 +531,8 @@ class MobileBlock(nn.Module):
         self.narrow = ConvNorm(wide, out, cut=False)
         self.short = stride == 1 and into == out
 
-    def forward(self, x):
+    @checked
+    def forward(self, x: Float[Tensor, "B C Y X"]):
         y = self.narrow(self.look(self.widen(x)))
         return x + y if self.short else y
 
@@ -523,7 +548,15 @@ STAGES = (  # blocks, kernel, stride, growth, channels: Tan and Le, table 1
 )
 
 
-def stage(into, blocks, kernel, stride, growth, out):
+@checked
+def stage(
+    into: Size,
+    blocks: Size,
+    kernel: Size,
+    stride: Size,
+    growth: Size,
+    out: Size,
+):
     """Blocks in a row; only the first changes the sizes."""
     first = MobileBlock(into, out, kernel, stride, growth)
     same = out, out, kernel, 1, growth
@@ -554,7 +587,8 @@ class EfficientNetLite(nn.Module):
         self.load_state_dict(dict(zip(names, weights, strict=True)))
         self.eval().requires_grad_(False)
 
-    def forward(self, pictures):
+    @checked
+    def forward(self, pictures: UInt8[Tensor, "B Y X 3"]):
         mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
         spread = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
         maps = [self.stem((to_planes(pictures) - mean) / spread)]
@@ -629,7 +663,7 @@ def heads_recipe():
 @checked
 def align_heads(
     places: Int[Tensor, " N"],
-    recipe: Alignment,
+    recipe,
     generator: Generator,
     D: Size = 256,
 ):

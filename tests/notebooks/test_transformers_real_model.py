@@ -12,7 +12,6 @@ import json
 import math
 import tempfile
 import weakref
-from functools import partial
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -20,7 +19,7 @@ import jinja2
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import fails, module_at, refuses, refuses_all, run_exercises
+from cells import close, fails, module_at, random, refuses, refuses_all, run_exercises
 from hypothesis import given, settings
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -37,15 +36,14 @@ seeds = st.integers(0, 10_000)
 HEADS = [(6, 2), (6, 6), (3, 1), (2, 1)]
 
 
-def close(actual, expected, tolerance=1e-10):
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
-def fails_to_read(words, function, *arguments):
-    """The call raises a DataError that contains each of the words."""
-    with pytest.raises(data.DataError) as error:
-        function(*arguments)
-    assert all(word in str(error.value) for word in words), error
+def fails_to_read(words, file):
+    """The file is refused with a DataError that contains each of the words."""
+    try:
+        real_model.load_llama(file)
+    except data.DataError as error:
+        assert all(word in str(error) for word in words), error
+    else:
+        raise AssertionError(f"accepted: {words}")
 
 
 def sizes(**changes):
@@ -77,12 +75,6 @@ def some_ids(config, *shape, seed=0):
 # Sizes
 
 
-def test_config_is_frozen_and_knows_its_head():
-    assert sizes(heads=3, kv_heads=1, eps=1).head_width == 8
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        sizes().width = 8
-
-
 @given(*(st.integers(1, most) for most in (4, 3, 3, 9, 3)))
 @quick
 def test_parameters_are_counted_without_a_model(kv, group, pairs, hidden, layers):
@@ -95,6 +87,7 @@ def test_parameters_are_counted_without_a_model(kv, group, pairs, hidden, layers
     marks = {"attention": "attention.", "network": "mlp.", "norms": "norm"}
     for part, mark in {"embedding": "embedding", **marks}.items():
         assert parts[part] == sum(n for name, n in count.items() if mark in name)
+    assert config.head_width == 2 * pairs
 
 
 # Parts
@@ -107,12 +100,11 @@ MASKS = st.sampled_from([None, (3, 5), (5,), (2, 1, 3, 5), (2, "H_kv", 3, 5)])
 @quick
 def test_grouped_attention_is_torchs(seed, H_kv, group, shape, scale):
     """With no mask, one for all, one for each text, one for each key head."""
-    rng = torch.Generator().manual_seed(seed)
     heads, mask, masks = ((H_kv * group, 3, 4), (H_kv, 5, 4), (H_kv, 5, 6)), None, None
-    given = [torch.randn(2, *each, generator=rng, dtype=torch.double) for each in heads]
+    given = [random(2, *each, seed=seed + n) for n, each in enumerate(heads)]
     if shape:
         shape = [H_kv if n == "H_kv" else n for n in shape]
-        mask = torch.rand(shape, generator=rng) > 0.3
+        mask = random(*shape, seed=seed) > -0.5
         mask[..., 0] = True
         masks = torch.atleast_2d(mask)  # as torch wants it, one for each head
         masks = masks.repeat_interleave(group, 1) if H_kv in shape[1:-2] else masks
@@ -122,23 +114,6 @@ def test_grouped_attention_is_torchs(seed, H_kv, group, shape, scale):
     close(output, expected)
     assert weights.shape == (2, H_kv * group, 3, 5)
     close(weights @ given[2].repeat_interleave(group, 1), expected)
-
-
-def test_heads_and_masks_that_do_not_fit_are_refused():
-    x, grouped = torch.randn(3, 2, 4), real_model.grouped_query_attention
-    refuses("key", grouped, x, x[:2], x[:2])
-    refuses("key", grouped, x[:1], x, x)
-    refuses("mask", grouped, x, x[:1], x[:1], mask=torch.ones(3, 2, 2).bool())
-
-
-def test_swiglu_is_its_formula():
-    torch.manual_seed(0)
-    network, x = real_model.SwiGLU(3, 5), torch.randn(2, 4, 3)
-    shapes = [tuple(p.shape) for p in network.parameters()]
-    assert shapes == [(5, 3), (5, 3), (3, 5)]
-    gate, up = x @ network.gate.weight.T, x @ network.up.weight.T
-    expected = (gate / (1 + (-gate).exp()) * up) @ network.down.weight.T
-    close(network(x), expected, 1e-5)
 
 
 # The whole, against transformers
@@ -210,8 +185,7 @@ def test_small_model_is_transformers(heads, kv_heads):
     close(weights, torch.stack(theirs.attentions), 1e-4)
     close(residuals[:-1], torch.stack(theirs.hidden_states[:-1]), 2e-4)
     close(model.norm(residuals[-1]), theirs.hidden_states[-1], 2e-4)
-    assert residuals.shape == (4, 2, 7, 24) and residuals.is_inference()
-    assert weights.shape == (3, 2, heads, 7, 7) and weights.is_inference()
+    assert residuals.is_inference() and weights.is_inference()
     assert next(real_model.run_layers(model, ids))[1] is None
 
 
@@ -271,14 +245,13 @@ def test_cache_is_as_large_as_counted(tokens, batch, heads):
     for dtype in (torch.float32, torch.bfloat16, torch.double):
         cache = real_model.KVCache(config, tokens, batch, dtype=dtype)
         assert cache.store.dtype == dtype and cache.length == 0
-        L, K = config.layers, config.head_width
-        assert cache.store.shape == (2, L, batch, heads[1], tokens, K)
+        shape = (2, config.layers, batch, heads[1], tokens, config.head_width)
+        assert cache.store.shape == shape
         counted = real_model.cache_bytes(config, tokens, batch, dtype.itemsize)
         assert cache.store.nbytes == counted
-    assert real_model.KVCache(config, tokens).store.dtype == torch.float32
-    default = real_model.cache_bytes(config, tokens)
-    assert real_model.KVCache(config, tokens).store.nbytes == default
-    assert real_model.cache_bytes(config, 1, 1, 0.5) == L * heads[1] * K
+    cache = real_model.KVCache(config, tokens)
+    assert cache.store.dtype == torch.float32
+    assert cache.store.nbytes == real_model.cache_bytes(config, tokens)
     assert real_model.cache_bytes(real_model.read_config(data.smollm2()), 1) == 46_080
 
 
@@ -299,18 +272,14 @@ def test_a_text_must_not_outgrow_cache_or_context(room, most):
         form.residual(some_ids(model.config, 1, most - 2), cache)
         for ids in (some_ids(model.config, 1, 3), *bad_ids(model.config)):
             refuses("ids", form.residual, ids, cache)
-        assert cache.length == most - 2
-        for _ in range(2):
+        for n in 2, 1:
+            assert cache.length == most - n
             form.residual(torch.tensor([[1]]), cache)
-        assert cache.length == most
         refuses("ids", form.residual, torch.tensor([[1]]), cache)
         refuses("ids", form.residual, some_ids(model.config, 1, 41))
         assert form.residual(some_ids(model.config, 1, 40)).shape == (1, 40, 24)
         two = real_model.KVCache(model.config, room, 2)
         refuses("key", form.residual, torch.tensor([[1]]), two)
-
-
-# Work
 
 
 @given(st.integers(1, 6), st.integers(0, 6), st.sampled_from(HEADS))
@@ -321,15 +290,9 @@ def test_flops_are_torchs_count(new, before, heads):
     if before:
         model(some_ids(model.config, 1, before), cache)
     with FlopCounterMode(display=False) as counter:
-        x = model.residual(some_ids(model.config, 1, new), cache)
-        model.logits(x[:, -1])
-    counted = real_model.llama_flops(model.config, new, before)
-    assert counter.get_total_flops() == counted
-    if not before:
-        assert real_model.llama_flops(model.config, new) == counted
-
-
-# Writing
+        model.logits(model.residual(some_ids(model.config, 1, new), cache)[:, -1])
+    told = (new, before) if before else (new,)
+    assert counter.get_total_flops() == real_model.llama_flops(model.config, *told)
 
 
 def test_a_stop_ends_the_text_and_is_left_out():
@@ -341,32 +304,16 @@ def test_a_stop_ends_the_text_and_is_left_out():
     assert real_model.complete(model, ids, 12, stop={free[0], 99}) == []
 
 
-# The fast form
-
-
 def test_fast_form_takes_steps_of_its_own():
-    """After the prompt the taught layers are not run."""
-    model = llama(layers=2, dtype=torch.float32)
+    """After the prompt the taught layers are not run; columns lie in rows."""
+    model = llama(layers=2, dtype=torch.float32).requires_grad_(True)
     fast, cache = real_model.LlamaFast(model), real_model.KVCache(model.config, 9)
+    own = [m for layer in fast.layers for m in (layer.qkv, layer.gate_up)]
+    assert all(m.is_contiguous() and not m.requires_grad for m in (fast.unembed, *own))
     fast.residual(torch.tensor([[1, 2]]), cache)
     model.blocks[0].forward = None
     x = fast.residual(torch.tensor([[3]]), cache)
     assert x.shape == (1, 1, 24) and cache.length == 3 and x.is_inference()
-    with pytest.raises(TypeError):  # two tokens go to the model
-        fast.residual(torch.tensor([[3, 4]]), cache)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.double])
-def test_fast_form_keeps_its_own_matrices(dtype):
-    """Columns in rows, of the model's type, and apart from training."""
-    model = llama(0, dtype).requires_grad_(True)
-    fast = real_model.LlamaFast(model)
-    matrices = [m for layer in fast.layers for m in (layer.qkv, layer.gate_up)]
-    assert {m.shape for m in matrices} == {(24, 40)} and fast.unembed.shape == (24, 23)
-    for matrix in (fast.unembed, *matrices):
-        assert matrix.is_contiguous() and not matrix.requires_grad
-        assert matrix.dtype == dtype
-    assert fast.turns.shape == (40, 2) and fast.turns.dtype == dtype.to_complex()
 
 
 # Float types and devices
@@ -385,16 +332,6 @@ def apart(actual, expected):
     return gap / expected.double().abs().max()
 
 
-def recorded(seen):
-    """`greedy`, which also keeps the logits that it is shown."""
-
-    def choose(logits):
-        seen.append(logits)
-        return real_model.greedy(logits)
-
-    return choose
-
-
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_any_float_type_is_completed(kind):
     """With a cache of the model's own type: as the same model says without one."""
@@ -402,7 +339,12 @@ def test_any_float_type_is_completed(kind):
     ids = some_ids(model.config, 5).tolist()
     for form in model, real_model.LlamaFast(model):
         seen = []
-        made = real_model.complete(form, ids, 9, choose=recorded(seen))
+
+        def choose(logits, seen=seen):
+            seen.append(logits)
+            return real_model.greedy(logits)
+
+        made = real_model.complete(form, ids, 9, choose=choose)
         assert made == real_model.complete(form, ids, 9) and len(ids) == 5
         assert {type(token) for token in made} == {int}
         steps = torch.stack(seen)
@@ -418,13 +360,10 @@ def test_cache_of_another_float_type_is_rounded(kind, kept):
     """It costs what its type costs, and no more; so the widest is no slower."""
     model = llama(1, kind)
     ids = some_ids(model.config, 1, 7)
-    whole = model(ids)
+    whole, pieces = model(ids), ids.split([3] + 4 * [1], 1)
     for form in model, real_model.LlamaFast(model):
         cache = real_model.KVCache(model.config, 7, dtype=kept)
-        parts = [
-            form.logits(form.residual(piece, cache))
-            for piece in ids.split([3] + 4 * [1], 1)
-        ]
+        parts = [form.logits(form.residual(piece, cache)) for piece in pieces]
         assert {part.dtype for part in parts} == {kind}
         assert apart(torch.cat(parts, 1), whole) < max(KINDS[kind], KINDS[kept])
         assert cache.store.dtype == kept
@@ -435,23 +374,19 @@ def test_nothing_is_made_on_another_device():
     there = torch.device("meta")
     with there:
         built = real_model.Llama(sizes())
+    ids = torch.zeros(1, 4, dtype=torch.long, device=there)
     for model in built.requires_grad_(False), llama(0, torch.float32).to(there):
         fast = real_model.LlamaFast(model)
-        assert fast.turns.is_meta and fast.unembed.is_meta
-        ids = torch.zeros(1, 4, dtype=torch.long, device=there)
-        assert model(ids).is_meta
+        assert fast.turns.is_meta and fast.unembed.is_meta and model(ids).is_meta
         for form in model, fast:
             cache = real_model.KVCache(model.config, 6, device=there)
             for piece in ids, ids[:, :1], ids[:, :1]:
                 logits = form.logits(form.residual(piece, cache))
                 assert logits.is_meta and logits.shape == (*piece.shape, 23)
-            assert cache.length == 6
-            seen = []  # up to a choice: a number on `meta` cannot be read
-            choose = partial(lambda seen, logits: seen.append(logits) or 3, seen)
-            assert real_model.complete(form, [1, 2], 3, choose=choose) == [3, 3, 3]
-            assert all(x.is_meta and x.shape == (23,) for x in seen)
-    trace = real_model.trace_layers(model, ids)
-    assert trace.weights.is_meta and trace.weights.shape == (3, 1, 6, 4, 4)
+            # Up to a choice: a number on `meta` cannot be read.
+            choose = {"choose": lambda logits: 3 if logits.is_meta else 4}
+            assert real_model.complete(form, [1, 2], 3, **choose) == [3, 3, 3]
+    assert real_model.trace_layers(model, ids).weights.is_meta
 
 
 # Files
@@ -502,31 +437,28 @@ def test_a_file_gives_back_the_model():
         assert torch.equal(weights[name], weight)
     assert not any(p.requires_grad or p.is_meta for p in loaded.parameters())
     assert not loaded.training
-    ids = some_ids(model.config, 1, 6)
-    close(loaded(ids), model(ids), 1e-5)
 
 
 def test_a_foreign_file_is_refused_with_what_is_read():
-    model, read = llama(0, torch.float32), real_model.load_llama
+    model = llama(0, torch.float32)
     other = written("other", model, architecture="gpt2")
-    fails_to_read(["'gpt2'", "what is read: 'llama'"], read, other)
+    fails_to_read(["'gpt2'", "what is read: 'llama'"], other)
     for missing in ("kv_heads", "base"):
-        lacking = written(missing, model, **{missing: None})
         words = ["does not state", f"llama.{real_model.FACTS[missing]}"]
-        fails_to_read(words, read, lacking)
+        fails_to_read(words, written(missing, model, **{missing: None}))
     for key, allowed in ("rope.dimension_count", 4), ("rope.scaling.factor", None):
         words = [f"has llama.{key} = 2; what is read: {allowed}"]
-        fails_to_read(words, read, written(key, model, more={key: 2}))
-    read(written("whole", model, more={"rope.dimension_count": 4, "dropped": 1}))
+        fails_to_read(words, written(key, model, more={key: 2}))
+    more = {"rope.dimension_count": 4, "dropped": 1}
+    real_model.load_llama(written("whole", model, more=more))
     for name, weight, words in (
         ("blk.1.ffn_up.weight", None, ["None", "(20, 24)"]),
         ("blk.1.attn_k.weight", torch.ones(24, 24), ["(24, 24)", "(8, 24)"]),
         ("blk.0.attn_q.bias", torch.ones(24), ["(24,)", "None"]),
-        ("output.weight", torch.ones(23, 24), ["(23, 24)", "None"]),
     ):
         words = [f"has {name} of shape", *words]
-        fails_to_read(words, read, written(name, model, {name: weight}))
-    refuses("kv_heads", read, written("four", model, kv_heads=4))
+        fails_to_read(words, written(name, model, {name: weight}))
+    refuses("kv_heads", real_model.load_llama, written("four", model, kv_heads=4))
 
 
 # SmolLM2, all of it
@@ -638,15 +570,7 @@ def test_each_line_mends_its_program_and_not_the_twin():
             assert right and "Error" not in right
 
 
-def test_every_question_has_its_answers():
-    stored, asked = answers(), len(cells()["WORDINGS"]) * len(make().TWINS)
-    assert stored["twins"] == make().TWINS
-    for name, count in dict.fromkeys(("answers", "gaps", "nats"), asked).items():
-        assert [len(both) for both in stored[name]] == count * [2], name
-    assert len(stored["silent"]) == len(stored["twins"])
-
-
-@pytest.mark.parametrize("number", [3, 27, 50])
+@pytest.mark.parametrize("number", [3, 50])
 def test_stored_answers_are_what_the_model_writes(number):
     """No token leads by more than a rounding error over the one that is stored."""
     names, stored = cells(), answers()
@@ -669,22 +593,13 @@ def test_no_stored_choice_is_a_near_tie():
     assert min(min(both) for both in answers()["gaps"]) > 3e-4
 
 
-def test_first_block_of_code_is_taken():
-    code_in = cells()["code_in"]
-    assert code_in("So:\n```python\na = 1\n```\nor\n```\nb\n```") == "a = 1"
-    assert code_in("```\na\nb\n```") == "a\nb"
-    assert code_in("```python\na = 1\nb") == "a = 1\nb"
-    assert code_in("a = 1") == ""
-
-
 def test_an_answer_is_judged_by_what_it_prints():
     names = cells("run-answer", "judge")
     for answer, verdict in (
-        ("```python\nprint(str(age + 1))\n```", (True, True)),
+        ("So:\n```python\nprint(str(age + 1))\n```\nor\n```\nb\n```", (True, True)),
         ("```\nage = 41\nprint(age + 1)\n```", (True, True)),
-        ("```\nprint(0)\nprint(42)\n```", (True, True)),
+        ("```python\nprint(0)\nprint(42)", (True, True)),
         ("```\nprint(43)\n```", (True, False)),
-        ("```\nage\n```", (False, False)),
         ("```\nprint(42)\nprint(agee)\n```", (False, False)),
         ("print(42)", (False, False)),
     ):
@@ -698,58 +613,73 @@ def test_an_answer_is_judged_by_what_it_prints():
 @quick
 def test_the_ends_are_the_rates_that_lie_z_deviations_away(tries, share, z):
     hits = round(share * tries)
-    ends = real_model.wilson_interval(hits, tries, z)
+    more = () if z == 1.96 else (z,)
+    ends = real_model.wilson_interval(hits, tries, *more)
     for end, sign in zip(ends, (1, -1), strict=True):
         off, room = sign * (hits / tries - end), max(end * (1 - end), 0) / tries
         assert math.isclose(off, z * math.sqrt(room), abs_tol=1e-7)
         assert -1e-12 <= end <= 1 + 1e-12
 
 
-def test_intervals_from_tables():
-    for hits, expected in (8, (0.4902, 0.9433)), (0, (0, 0.2775)):
-        ends = real_model.wilson_interval(hits, 10)
-        assert tuple(round(end, 4) for end in ends) == expected
-    assert real_model.wilson_interval(1, 1) > (0, 0.99)
-
-
 # What is refused
 
 
-def refusals():
-    """(function, arguments that work, bad values for some of them)."""
-    whole = {name: [0, True] for name in SIZES if name not in ("eps", "base")}
-    whole["kv_heads"] = [0, 4]
-    numbers = {name: [0, -1e-5, math.inf, math.nan, True] for name in ("eps", "base")}
-    config, model = {"config": sizes()}, {"model": tiny()}
-    yield real_model.LlamaConfig, SIZES, whole | numbers
-    yield real_model.SwiGLU, {"width": 3, "hidden": 5}, {"width": [0], "hidden": [0]}
-    yield real_model.Llama, config, {}
-    yield real_model.LlamaFast, model, {}
-    yield real_model.read_config, {"gguf": data.smollm2()}, {}
-    yield real_model.llama_parameters, config, {}
-    kinds = [torch.int64, torch.int8, torch.bool]
-    cache = {"room": 3, "batch": 1, "dtype": torch.float16, "device": None}
-    bad = {"room": [0, True], "batch": [0, True], "dtype": kinds}
-    yield real_model.KVCache, config | cache, bad
-    counted = {"tokens": 2, "batch": 1, "bytes_per_number": 0.5}
-    yield real_model.cache_bytes, config | counted, {name: [0, -1] for name in counted}
-    yield real_model.llama_flops, config | {"new": 1, "before": 0}, {"new": [0]}
-    good = {"ids": [1], "count": 39, "stop": {3}, "choose": real_model.greedy}
-    bad = {"ids": [[], [23], [-1], [0.5], [1, 2]], "count": [0, True, 40]}
-    yield real_model.complete, model | good, bad
-    bad = {"hits": [-1, 5, math.nan], "tries": [0, -3, 2], "z": [0, -1.96, math.inf]}
-    yield real_model.wilson_interval, {"hits": 3, "tries": 4, "z": 1.96}, bad
+WHOLE = {name: [0, True] for name in SIZES if name not in ("eps", "base")}
+NUMBERS = {name: [0, -1e-5, math.inf, math.nan, True] for name in ("eps", "base")}
+CONFIG = {"config": sizes()}
+KINDS_OF_INT = [torch.int64, torch.int8, torch.bool]
+QUERY, KEY = torch.randn(3, 2, 4), torch.randn(1, 2, 4)
+REFUSALS = {  # by name: arguments that work, bad values for some of them
+    "LlamaConfig": (SIZES, WHOLE | NUMBERS | {"kv_heads": [0, 4], "heads": [5, 24]}),
+    "SwiGLU": ({"width": 3, "hidden": 5}, {"width": [0], "hidden": [0]}),
+    "Llama": (CONFIG, {}),
+    "LlamaFast": ({"model": tiny()}, {}),
+    "read_config": ({"gguf": data.smollm2()}, {}),
+    "load_llama": ({"gguf": data.smollm2()}, {}),
+    "llama_parameters": (CONFIG, {}),
+    "file_name": ({"name": "norm.weight"}, {"name": [3]}),
+    "greedy": ({"logits": torch.ones(3)}, {}),
+    "grouped_query_attention": (
+        {"query": QUERY, "key": KEY, "value": KEY, "mask": None, "scale": 1.0},
+        {"key": [torch.randn(2, 2, 4), torch.randn(3, 5, 4)],
+         "mask": [torch.ones(3, 2, 2) > 0], "scale": [math.nan]},
+    ),
+    "trace_layers": (
+        {"model": tiny(), "ids": torch.tensor([[1, 2]])}, {"ids": [*bad_ids(sizes())]}
+    ),
+    "KVCache": (
+        CONFIG | {"room": 3, "batch": 1, "dtype": torch.float16, "device": None},
+        {"room": [0, True], "batch": [0, True], "dtype": KINDS_OF_INT},
+    ),
+    "cache_bytes": (
+        CONFIG | {"tokens": 2, "batch": 1, "bytes_per_number": 0.5},
+        {"tokens": [0, -1], "batch": [0, -1], "bytes_per_number": [0, -1]},
+    ),
+    "llama_flops": (CONFIG | {"new": 1, "before": 0}, {"new": [0]}),
+    "complete": (
+        {"model": tiny(), "ids": [1], "count": 39, "stop": {3},
+         "choose": real_model.greedy},
+        {"ids": [[], [23], [-1], [0.5], [1, 2]], "count": [0, True, 40]},
+    ),
+    "wilson_interval": (
+        {"hits": 3, "tries": 4, "z": 1.96},
+        {"hits": [-1, 5, math.nan], "tries": [0, -3, 2], "z": [0, -1.96, math.inf]},
+    ),
+}  # fmt: skip
 
 
-def test_what_cannot_be_is_refused():
-    for function, good, bad in refusals():
-        refuses_all(function, good, **bad)
-    refuses("heads", sizes, heads=5, kv_heads=1)
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_cannot_be_is_refused(name):
+    good, bad = REFUSALS[name]
+    refuses_all(getattr(real_model, name), good, **bad)
+
+
+def test_heads_and_ids_that_do_not_fit_are_refused():
     refuses("heads", sizes, width=18)  # a head of three: rotation takes pairs
     refuses("heads", sizes, width=25, heads=5, kv_heads=5)
-    for call in tiny(), partial(real_model.trace_layers, tiny()):
-        for ids in bad_ids(sizes()):
-            refuses("ids", call, ids)
+    for ids in bad_ids(sizes()):
+        refuses("ids", tiny(), ids)
+    refuses("x", real_model.SwiGLU(3, 5), [1.0])
 
 
 # The exercises
@@ -772,36 +702,31 @@ def test_a_question_has_the_form_that_the_file_gives():
         assert data.smollm2_tokenizer().decode(ids) == expected
 
 
-def test_solutions_pass_their_checks_and_wrong_answers_fail():
+def test_other_right_answers_pass_and_wrong_ones_fail():
     book = exercises()
     fails(
         book.check_longest_text,
         lambda config, free, batch=1: free // book.cache_bytes(config, 1, batch, 2),
         lambda config, free, batch=1: book.longest_text(config, free, 1),
-        lambda config, free, batch=1: book.longest_text(config, free, batch) / 1,
-        lambda config, free, batch=1: book.longest_text(config, free // 2, batch),
         lambda config, free, batch=1: book.longest_text(config, free // 2 * 3, batch),
     )
     fails(
         book.check_to_neighbours,
         to_halves,
-        lambda weight, heads: weight,
         lambda weight, heads: book.to_neighbours(weight, 1),
         lambda weight, heads: book.to_neighbours(weight, heads).T,
     )
-
     kinds = "shared", "changing", "counted", "tensors", "remembering"
-    wrong = map(no_repeat_but, kinds)
-    fails(book.check_no_repeat, lambda penalty: book.greedy, lambda penalty: 3, *wrong)
+    assert book.check_no_repeat(no_repeat_but(""))
+    fails(book.check_no_repeat, lambda penalty: book.greedy, *map(no_repeat_but, kinds))
+    assert book.check_settled(lambda *given: last_change(said(*given)))
     fails(
         book.check_settled,
         lambda model, ids: model.config.layers,
-        lambda model, ids: 25,
         lambda model, ids: said(model, ids).index(said(model, ids)[-1]),  # soonest
         lambda model, ids: max(1, last_change(said(model, ids))),
         lambda model, ids: last_change(said(model, ids, normed=False)),
         lambda model, ids: book.settled(model, ids[:, :1]),
-        lambda model, ids: book.settled(model, ids) - 1,
     )
 
 
@@ -835,16 +760,3 @@ def said(model, ids, normed=True):
 
 def last_change(said):
     return max((n + 1 for n, token in enumerate(said) if token != said[-1]), default=0)
-
-
-def test_checks_pass_other_right_answers():
-    book = exercises()
-
-    def by_an_order(weight, heads):
-        K = len(weight) // heads
-        pairs = torch.arange(K).view(2, -1).T.flatten()
-        return weight[torch.cat([head * K + pairs for head in range(heads)])]
-
-    assert book.check_to_neighbours(by_an_order)
-    assert book.check_no_repeat(no_repeat_but(""))
-    assert book.check_settled(lambda *given: last_change(said(*given)))

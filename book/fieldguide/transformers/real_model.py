@@ -110,7 +110,15 @@ from fieldguide.transformers.attention import (
 )
 
 # %% ../../transformers/real-model.ipynb #grouped-query-attention
-def grouped_query_attention(query, key, value, *, mask=None, scale=None):
+@checked
+def grouped_query_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    scale: Finite | None = None,
+):
     """`simple_attention` in which groups of query heads share a key head.
 
     query (..., H, T, K), key (..., H_kv, S, K), value (..., H_kv, S, V): the
@@ -149,7 +157,14 @@ class GroupedAttention(nn.Module):
         self.value = nn.Linear(D, kv_width, bias=False)
         self.output = nn.Linear(D, D, bias=False)
 
-    def forward(self, x, places, mask=None, remember=None):
+    @checked
+    def forward(
+        self,
+        x: Tensor,
+        places: Int64[Tensor, " T"],
+        mask: Tensor | None = None,
+        remember: Callable | None = None,
+    ):
         config = self.config
         query = split_heads(self.query(x), config.heads)  # (B, H, T, K)
         key = split_heads(self.key(x), config.kv_heads)  # (B, H_kv, T, K)
@@ -175,7 +190,8 @@ class SwiGLU(nn.Module):
         self.up = nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
-    def forward(self, x):
+    @checked
+    def forward(self, x: Tensor):
         return self.down(F.silu(self.gate(x)) * self.up(x))  # (..., D)
 
 # %% ../../transformers/real-model.ipynb #rms-norm-module
@@ -187,7 +203,8 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(config.width))
         self.eps = config.eps
 
-    def forward(self, x):
+    @checked
+    def forward(self, x: Tensor):
         return rms_norm(x, self.weight, self.eps)
 
 # %% ../../transformers/real-model.ipynb #llama-block
@@ -203,14 +220,22 @@ class LlamaBlock(nn.Module):
         self.attention = GroupedAttention(config)
         self.mlp = SwiGLU(config.width, config.hidden)
 
-    def forward(self, x, places, mask=None, remember=None):
+    @checked
+    def forward(
+        self,
+        x: Tensor,
+        places: Int64[Tensor, " T"],
+        mask: Tensor | None = None,
+        remember: Callable | None = None,
+    ):
         normed = self.attention_norm(x)
         change, weights = self.attention(normed, places, mask, remember)
         x = x + change  # (B, T, D)
         return x + self.mlp(self.mlp_norm(x)), weights
 
 # %% ../../transformers/real-model.ipynb #run-layers
-def first_place(ids, config, cache):
+@checked
+def first_place(ids: Int64[Tensor, "B T"], config, cache):
     """The place of the first of ids (B, T) in the text.
 
     Raises ValueError for ids that the model does not know, or more than its
@@ -221,9 +246,13 @@ def first_place(ids, config, cache):
         start, room = cache.length, min(room, cache.store.size(-2))
     left, V = room - start, config.vocab
     fits = ids.numel() > 0 and ids.size(-1) <= left
-    require(fits, "ids", ids, f"a token or more, and at most {left}")
     known = ids.is_meta or ((ids >= 0) & (ids < V)).all()
-    require(known, "ids", ids, f"from 0 to {V - 1} throughout")
+    require(
+        fits and known,
+        "ids",
+        ids,
+        f"1 to {left} tokens long, each from 0 to {V - 1}",
+    )
     return start
 
 
@@ -263,7 +292,8 @@ class Llama(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm = RMSNorm(config)
 
-    def forward(self, ids, cache=None):
+    @checked
+    def forward(self, ids: Int64[Tensor, "B T"], cache=None):
         return self.logits(self.residual(ids, cache))  # (B, T, V)
 
     def residual(self, ids, cache=None):
@@ -272,7 +302,8 @@ class Llama(nn.Module):
             x = layer[0]  # and its weights are forgotten
         return x
 
-    def logits(self, x):
+    @checked
+    def logits(self, x: Tensor):
         """A residual (..., D) -> logits (..., V), by the embedding's rows."""
         return F.linear(self.norm(x), self.embedding.weight)
 
@@ -292,7 +323,8 @@ NAMES = {  # ours -> the file's
 }
 
 
-def file_name(name):
+@checked
+def file_name(name: str):
     """The file's name of a parameter: blocks.3.mlp.up.weight -> blk.3..."""
     part, where = name.removesuffix(".weight"), ""
     if part.startswith("blocks."):
@@ -301,7 +333,8 @@ def file_name(name):
     return f"{where}{NAMES[part]}.weight"
 
 # %% ../../transformers/real-model.ipynb #load-llama
-def load_llama(gguf):
+@checked
+def load_llama(gguf: Gguf):
     """A Llama with the sizes and weights of a GGUF file, for use only.
 
     Raises DataError unless the file holds just the tensors that this
@@ -392,7 +425,8 @@ def llama_flops(config: LlamaConfig, new: Size, before: Count = 0):
     return matrices + 2 * parts["embedding"] + looking
 
 # %% ../../transformers/real-model.ipynb #greedy
-def greedy(logits):
+@checked
+def greedy(logits: Tensor):
     """The id of the largest logit: (V,) -> int."""
     return logits.argmax().item()
 
@@ -412,9 +446,13 @@ def complete(
     `choose` turns logits (V,) into an id. An id in `stop` ends the text and
     is left out.
     """
-    require(len(ids) > 0, "ids", ids, "at least one id: a text to continue")
     room, wanted = model.config.context, len(ids) + count
-    require(wanted <= room, "count", count, f"at most {room - len(ids)}")
+    require(
+        ids and wanted <= room,
+        "ids",
+        ids,
+        f"one or more, and with {count} new ones at most {room}",
+    )
     weight, made, new = model.embedding.weight, [], list(ids)
     kind = {"dtype": weight.dtype, "device": weight.device}
     cache = KVCache(model.config, wanted, **kind)
@@ -428,7 +466,8 @@ def complete(
     return made
 
 # %% ../../transformers/real-model.ipynb #fast-parts
-def side_by_side(*layers):
+@checked
+def side_by_side(*layers: nn.Module):
     """Their weights as one matrix (D, all widths), for x @ matrix."""
     weights = torch.cat([layer.weight.detach() for layer in layers])
     return weights.T.contiguous()
@@ -439,7 +478,8 @@ def norm_fast(x, norm):
     return F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
 
 
-def all_turns(config, device):
+@checked
+def all_turns(config, device: torch.device | str):
     """e to the i times every rotary angle, in 64 bits: (context, K/2)."""
     options = {"dtype": torch.double, "device": device}
     pairs = torch.arange(0, config.head_width, 2, **options)
@@ -487,7 +527,7 @@ class LlamaFast:
     """
 
     @checked
-    def __init__(self, model: Llama):
+    def __init__(self, model: nn.Module):
         self.model, self.config = model, model.config
         self.embedding = model.embedding
         self.layers = [LayerFast(block) for block in model.blocks]
@@ -539,7 +579,8 @@ class Trace(NamedTuple):
 
 # %% ../../transformers/real-model.ipynb #trace-layers
 @torch.inference_mode()
-def trace_layers(model, ids):
+@checked
+def trace_layers(model: nn.Module, ids: Int64[Tensor, "B T"]):
     """Run ids (B, T) through the model and keep everything: a Trace."""
     residuals, weights = zip(*run_layers(model, ids))
     return Trace(torch.stack(residuals), torch.stack(weights[1:]))

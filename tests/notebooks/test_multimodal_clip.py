@@ -129,19 +129,6 @@ def test_minilm_is_transformers_bert():
     assert not any(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize(
-    ("size", "kernel", "stride", "around"),
-    [(5, 3, 1, (1, 1)), (5, 3, 2, (1, 1)), (6, 3, 2, (0, 1)), (6, 5, 2, (1, 2)),
-     (4, 1, 1, (0, 0)), (4, 1, 2, (0, 0)), (7, 5, 1, (2, 2)), (7, 1, 3, (0, 0))],
-)  # fmt: skip
-def test_padding_is_tensorflows(size, kernel, stride, around):
-    padded = clip.pad_same(torch.ones(1, 1, size, 3 * size), kernel, stride)
-    row = padded[0, 0, :, 3 * size // 2]
-    assert row.tolist() == [0] * around[0] + [1] * size + [0] * around[1]
-    y = F.max_pool2d(padded, kernel, stride)
-    assert y.shape[2:] == (-(-size // stride), -(-3 * size // stride))
-
-
 def by_name(x):
     """EfficientNet-Lite0 from the names in its file, as a program of its own."""
     weights = data.efficientnet()
@@ -354,16 +341,13 @@ def test_aligning_is_adamw_on_the_grouped_loss(learned):
 
 
 def test_emoji_are_aligned_from_scratch():
-    emoji, places = data.emoji(), clip.role("train", KNOWN).places[:24]
-    recipe = clip.Alignment(epochs=2, batch=8)
-    model, losses = clip.align_emoji(places, recipe, generator())
-    _, same = clip.align_emoji(places, recipe, generator())
-    assert losses.shape == (6,) and not model.training
-    close(losses, same, 1e-3)
+    """Of a concept that several have drawn, a caption counts once."""
+    often = (data.emoji().concept < 4).nonzero()[:, 0]
+    given = often, clip.Alignment(epochs=2, batch=8)
+    model, losses = clip.align_emoji(*given, generator())
+    close(losses, clip.align_emoji(*given, generator())[1], 1e-3)
+    assert losses.shape == (2 * (len(often) // 8),) and not model.training
     assert model.captions(["a"]).shape == (1, 128)
-    # of a concept that several have drawn, a caption counts once
-    often = (emoji.concept < 4).nonzero()[:, 0]
-    model, _ = clip.align_emoji(often, clip.Alignment(1, 8), generator())
     assert model.captions.rows == clip.piece_rows([*map(clip.describe, range(4))])
 
 
@@ -498,18 +482,17 @@ def test_heads_are_small_networks_on_frozen_features():
 @torch.no_grad()
 def test_heads_are_aligned_and_used():
     places = clip.role("train", KNOWN).places[:40]
-    given = places, clip.Alignment(epochs=3, batch=20)
+    given = places, clip.Alignment(epochs=3, batch=20), generator()
     with torch.enable_grad():
-        heads, losses = clip.align_heads(*given, generator(), D=7)
-        wide, _ = clip.align_heads(*given, generator())
+        wide, _ = clip.align_heads(*given)
+        heads, losses = clip.align_heads(*given, D=7)
     assert losses.shape == (6,) and not heads.training
     assert wide["pictures"][-1].weight.shape == (256, 512)
     kept, (seen, told) = clip.emoji_features(), clip.through_heads(heads)
-    assert seen.shape == (7165, 7) and told.shape == (1644, 7)
     assert seen.is_inference() and told.is_inference()
-    close(seen[:3], unit(heads["pictures"](kept.pictures[:3])), 1e-4)
-    parts = [unit(heads["captions"](x[:3])) for x in (kept.bare, kept.tagged)]
-    close(told[:3], unit(sum(parts)), 1e-4)
+    close(seen, unit(heads["pictures"](kept.pictures)), 1e-4)
+    parts = [unit(heads["captions"](x)) for x in (kept.bare, kept.tagged)]
+    close(told, unit(sum(parts)), 1e-4)
 
 
 def test_heads_read_bare_and_tagged_captions_by_halves():

@@ -251,7 +251,7 @@ def train_pairs(
     parts: nn.Module,
     embed,
     concepts: Int[Tensor, " N"],
-    recipe,
+    recipe: Alignment,
     generator: Generator,
 ):
     """Train two encoders so that pairs agree; the losses, nats, (steps,).
@@ -287,7 +287,9 @@ class TwoEncoders(nn.Module):
 
 # %% ../../multimodal/clip.ipynb #align-emoji
 @checked
-def align_emoji(places: Int[Tensor, " N"], recipe, generator: Generator):
+def align_emoji(
+    places: Int[Tensor, " N"], recipe: Alignment, generator: Generator
+):
     """Train two new encoders on these pictures, by place; (model, losses)."""
     found = data.emoji()
     concepts = found.concept[places]  # (N,)
@@ -663,7 +665,7 @@ def heads_recipe():
 @checked
 def align_heads(
     places: Int[Tensor, " N"],
-    recipe,
+    recipe: Alignment,
     generator: Generator,
     D: Size = 256,
 ):

@@ -51,6 +51,9 @@ def test_the_picture_encoder_is_four_convolutions():
     plain = clip.PictureEncoder(4)
     assert (plain.drop.p, model.drop.p) == (0.1, 0.4)
     assert plain.out.weight.shape == (4, 128 * 16)
+    for kernel in 1, 5:  # keeps the sides
+        x = torch.zeros(1, 2, 9, 12)
+        assert clip.conv_block(2, 3, kernel)(x).shape == (1, 3, 9, 12)
     model.drop.p = 0.0
     layers = [m for m in model.blocks.modules() if hasattr(m, "weight")]
     sizes = (2, 2, 0, 0), (3, 1, 1, 1), (3, 1, 1, 1), (3, 1, 1, 0)
@@ -129,6 +132,15 @@ def test_minilm_is_transformers_bert():
     assert not any(p.requires_grad for p in model.parameters())
 
 
+def test_padding_is_tensorflows():
+    for size, kernel, stride, around in (
+        (5, 3, 2, (1, 1)), (6, 3, 2, (0, 1)), (6, 5, 2, (1, 2)), (4, 1, 2, (0, 0)),
+        (7, 5, 1, (2, 2)), (7, 1, 3, (0, 0)),
+    ):  # fmt: skip
+        row = clip.pad_same(torch.ones(1, 1, size, 30), kernel, stride)[0, 0, :, 15]
+        assert row.tolist() == [0] * around[0] + [1] * size + [0] * around[1]
+
+
 def by_name(x):
     """EfficientNet-Lite0 from the names in its file, as a program of its own."""
     weights = data.efficientnet()
@@ -179,6 +191,20 @@ def test_efficientnet_is_what_its_file_says(sides):
         parts += [x.flatten(2).mean(2), x.flatten(2).max(2).values]
     close(features, torch.cat(parts, 1), 1e-5)
     assert features.shape == (2, 2688) and features.is_inference()
+
+
+def test_efficientnet_uses_all_of_its_file():
+    more = {**data.efficientnet(), "unused": torch.zeros(1)}
+    with mock.patch.object(data, "efficientnet", lambda: more), cells.refusal("longer"):
+        clip.EfficientNetLite()
+
+
+def test_a_block_adds_its_input_only_where_sizes_agree():
+    x = random(1, 4, 6, 6, dtype=torch.float32)
+    for out, stride, short in (4, 1, 1), (6, 1, 0), (4, 2, 0):
+        block = clip.MobileBlock(4, out, 3, stride, 2).eval()
+        y = block.narrow(block.look(block.widen(x)))
+        close(block(x), x + y if short else y)
 
 
 def test_roles_hold_out_drawers_and_families():
@@ -379,6 +405,10 @@ def test_found_within_counts_who_is_nearer():
             assert is_found == (nearer < k)
     first = clip.found_within(asked, offered, fits, 1)
     assert torch.equal(clip.found_within(asked, offered, fits), first)
+    same, own = torch.ones(4, 2), torch.eye(4, dtype=torch.bool)
+    for fits, others in (own, 3), (own | own.roll(1, 1), 2):  # all are alike
+        assert not clip.found_within(same, same, fits, others).any()
+        assert clip.found_within(same, same, fits, others + 1).all()
 
 
 def test_both_captions_lie_between_bare_and_tagged():

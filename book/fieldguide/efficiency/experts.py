@@ -19,7 +19,8 @@ from ..check import Count, Finite, Positive, Size, checked, require
 from ..introduction.next_word import softmax
 
 # %% ../../efficiency/experts.ipynb #top-k-routing
-def top_k_routing(logits, k):
+@checked
+def top_k_routing(logits: Float[Tensor, "N E"], k: Size):
     """Send each token to its k best experts: (weights, chosen, shares).
 
     logits (N, E) are the router's scores, shares (N, E) their softmax. chosen
@@ -63,7 +64,8 @@ def mixture_by_token(
     return torch.stack(rows)  # (N, D)
 
 # %% ../../efficiency/experts.ipynb #require-chosen
-def require_chosen(chosen, experts):
+@checked
+def require_chosen(chosen: Int64[Tensor, "N k"], experts: Size):
     """ValueError unless there are tokens, and the experts that they chose."""
     ok = torch.is_tensor(chosen) and chosen.dtype == torch.int64
     ok = ok and chosen.dim() == 2 and chosen.numel() > 0
@@ -87,7 +89,10 @@ def mixture_dense(
     return (gates.T[:, :, None] * answers).sum(0)  # (N, D)
 
 # %% ../../efficiency/experts.ipynb #sort-by-expert
-def sort_by_expert(weights, chosen, experts):
+@checked
+def sort_by_expert(
+    weights: Float[Tensor, "N k"], chosen: Int64[Tensor, "N k"], experts: Size
+):
     """The slots of weights and chosen (N, k), grouped by expert.
 
     Returns three tensors: the token of each slot (S,), its weight (S,), and
@@ -100,7 +105,12 @@ def sort_by_expert(weights, chosen, experts):
     return order // k, weights.flatten()[order], sizes
 
 # %% ../../efficiency/experts.ipynb #grouped-loop
-def grouped_loop(x, sizes, matrices):
+@checked
+def grouped_loop(
+    x: Float[Tensor, "S A"],
+    sizes: Int64[Tensor, " E"],
+    matrices: Float[Tensor, "E B A"],
+):
     """Multiply each group of the rows of x (S, A) by a matrix of its own.
 
     sizes (E,) int64: the lengths of the groups, which lie one after the
@@ -111,7 +121,15 @@ def grouped_loop(x, sizes, matrices):
     return torch.cat(products)  # (S, B)
 
 # %% ../../efficiency/experts.ipynb #mixture-sorted
-def mixture_sorted(x, weights, chosen, up, down, multiply=grouped_loop):
+@checked
+def mixture_sorted(
+    x: Float[Tensor, "N D"],
+    weights: Float[Tensor, "N k"],
+    chosen: Int64[Tensor, "N k"],
+    up: Float[Tensor, "E H D"],
+    down: Float[Tensor, "E D H"],
+    multiply=grouped_loop,
+):
     """As `mixture_by_token`, with one matrix product for each expert.
 
     multiply: `grouped_loop`, or a function that returns the same.
@@ -143,7 +161,12 @@ def has_grouped():
     return True
 
 
-def grouped_fast(x, sizes, matrices):
+@checked
+def grouped_fast(
+    x: Float[Tensor, "S A"],
+    sizes: Int64[Tensor, " E"],
+    matrices: Float[Tensor, "E B A"],
+):
     """As `grouped_loop`, by PyTorch's own grouped product where it can."""
     fits = x.dtype == torch.float32 and x.device.type == "cpu"
     fits = fits and x.size(1) % 4 == 0 and matrices.size(1) % 4 == 0
@@ -167,7 +190,6 @@ def expert_capacity(
     At least 1, however small the factor.
     Source: Fedus et al. 2022, equation 3, for k = 1, rounded up.
     """
-    require(k <= experts, "k", k, f"at most {experts}, the number of experts")
     share = factor * k * tokens / experts
     share = round(share, 9)  # 1.1 x 10 is 11.000000000000002
     return max(1, math.ceil(share))
@@ -237,7 +259,6 @@ class MixtureConfig:
     def __post_init__(self):
         allowed = f"at most {self.experts}, the number of experts"
         require(self.k <= self.experts, "k", self.k, allowed)
-        require(self.balance >= 0, "balance", self.balance, "0 or more")
 
 # %% ../../efficiency/experts.ipynb #mixture
 class Mixture(nn.Module):
@@ -248,7 +269,7 @@ class Mixture(nn.Module):
     """
 
     @checked
-    def __init__(self, width: Size, config: MixtureConfig, *, generator=None):
+    def __init__(self, width: Size, config, *, generator=None):
         super().__init__()
         self.config, H = config, config.hidden
         one_each = range(config.experts)
@@ -288,7 +309,7 @@ def mixture_recipe(steps: Size, matrix_rate: Positive):
 def mixture_gpt(
     config: GPTConfig,
     recipe: Recipe,
-    mixture: MixtureConfig,
+    mixture,
     generator: torch.Generator,
 ):
     """A GPT of these sizes with a `Mixture` in each block for an MLP.

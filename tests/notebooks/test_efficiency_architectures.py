@@ -10,7 +10,6 @@ import itertools
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import cells
@@ -21,7 +20,6 @@ import torch.nn.functional as F
 from cells import close, fails, module_at, random, refuses, refuses_all
 from hypothesis import given, settings
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from fieldguide.efficiency import architectures
 from fieldguide.memory import SavedBytes
@@ -72,12 +70,11 @@ BAD_OPTIONS = {"mask": BAD_MASKS, "scale": [math.nan], "rows": [0, True]}
 BAD_OPTIONS |= {"columns": [0, True]}
 TOKENS = {"query": [X[:3], X[:0], X.float()]} | UNFIT
 NO_GATES = [GATES.clone().fill_(bad) for bad in (0.0, -0.5, 1.001, math.nan)]
-NO_GATES += [torch.cat([GATES[:3], GATES[:1] * 0]), 0.5]
-NO_GATES += [GATES[:3], GATES[:1], GATES[0]]
+NO_GATES += [torch.cat([GATES[:3], GATES[:1] * 0]), GATES[:3], GATES[0]]
 SIZES = dict.fromkeys(["K", "V", "rows", "columns", "bytes_per_number"], 1)
 REFUSALS = [
     ("tile_bytes", SIZES, {name: [0] for name in SIZES}),
-    ("look", THREE | {"seen": None}, UNFIT | {"seen": BAD_MASKS}),
+    ("look", THREE | {"seen": None}, UNFIT),
     ("merge_tiles", {"a": (X, X, X), "b": (X, X, X)}, {"a": [(X, X)], "b": [X]}),
     ("settle", {"top": X[:, :1], "total": X[:, :1], "blend": X}, {"total": [X]}),
     ("tiles", {"T": 4, "S": 4, "rows": 1, "columns": 1, "mask": None}, {"rows": [0]}),
@@ -87,7 +84,8 @@ REFUSALS = [
     ("Rounded", {"dtype": torch.half}, {"dtype": [torch.int8]}),
     ("round_products", {"model": nn.Linear(1, 1), "dtype": torch.half}, {}),
     ("positive", {"x": X}, {}),
-    ("share_out", {"blend": X, "total": GATES}, {"total": [GATES[:3], -GATES]}),
+    ("require_gates", {"keep": GATES}, {"keep": NO_GATES[:5]}),
+    ("share_out", {"blend": X, "total": GATES}, {"total": [GATES[:3]]}),
     *((name, THREE, TOKENS) for name in LINEAR),
     *((name, THREE | {"keep": GATES}, TOKENS | {"keep": NO_GATES}) for name in GATED),
     ("fading_mask", {"keep": GATES}, {"keep": [GATES[0]]}),
@@ -176,15 +174,6 @@ def test_tiled_attention_is_attention(seed, T, S, rows, columns, kind, scale):
         close(found, right, 1e-10)
     found, _ = architectures.tiled_attention(q.float(), k.float(), v.float(), **options)
     close(found.double(), right, 1e-4)
-
-
-def test_tiles_are_64_by_64_unless_said_otherwise():
-    x, real = random(130, 2), architectures.tiles
-    for attend in each(TILED):
-        with mock.patch.object(architectures, "tiles", wraps=real) as cut:
-            attend(x, x, x)
-            attend(x, x, x, rows=3, columns=5)
-        assert [call.args[2:4] for call in cut.call_args_list] == [(64, 64), (3, 5)]
 
 
 @quick
@@ -296,17 +285,6 @@ def test_a_checkpointed_gpt_is_the_same_gpt():
     assert held[1] - held[2] == 2 * x_bytes
 
 
-def test_a_forgetful_row_of_blocks_is_torchs_checkpoint():
-    x, mask = random(2, 4, 8).requires_grad_(), attention.causal_mask(4)
-    blocks = list(copy.deepcopy(small_gpt()).double().blocks)[:2]
-    ours = architectures.Forgetful(blocks)
-    y = checkpoint(lambda x: ours.run(x, mask), x, use_reentrant=False)
-    right = blocks[1](blocks[0](x, mask), mask)
-    found = [torch.autograd.grad(y.square().sum(), x)[0] for y in (ours(x, mask), y)]
-    close(y, right, 0)
-    close(*found, 0)
-
-
 def test_rounded_products_by_hand():
     def rounded(x, dtype):
         return x.to(dtype).float()
@@ -398,7 +376,6 @@ def test_a_sum_of_no_weight_gives_0_and_a_negative_one_an_error():
         assert found.tolist() == [[0.0], [3.0]]
         refuses("features", function, x, x.flip(0), x, features=lambda x: x)
         refuses("features", function, x * math.nan, x, x)
-        refuses("features", function, x, x, x, features=None)
     found = architectures.share_out(x, torch.tensor([2.0, 0.0]))
     assert found.tolist() == [[-0.5], [0.0]]
 
@@ -432,7 +409,6 @@ def test_the_fading_mask_is_a_product_of_gates():
     strong = architectures.fading_mask(torch.full((5,), 1e-300, dtype=torch.double))
     close(strong, torch.eye(5).double())
     assert architectures.fading_mask(torch.ones(2, 3, device="meta")).is_meta
-    refuses("dtype", architectures.Rounded, torch.int8)
 
 
 def test_strong_gates_cost_the_later_ones_no_digits():
@@ -485,7 +461,7 @@ def test_a_selective_layer_by_hand():
         for b in range(2):
             close(found[b], gated_by_hand(q[b], k[b], v[b], keep[b]), 1e-9)
     for bad in x[..., :4], x[0, 0], x.int(), None:
-        refuses("x", layer.forward, bad)
+        refuses("x", layer, bad)
 
 
 # Exercises, and what is stored
@@ -573,22 +549,6 @@ def test_the_stored_runs_are_those_of_the_grid_which_is_wide_enough():
     for group in groups:
         best = max(group, key=lambda run: run["other lists"])
         assert best["rate"] < max(run["rate"] for run in group)
-
-
-def test_the_digest_sees_a_change_of_what_was_run():
-    made, now = make(), make().digests()
-    text = made.NOTEBOOK.read_text(encoding="utf-8")
-
-    def changed(old, new):
-        assert old in text
-        other = SimpleNamespace(read_text=lambda **_: text.replace(old, new))
-        with mock.patch.object(made, "NOTEBOOK", other):
-            return made.digests() != now
-
-    assert not changed("with warm-up", "with cold")  # a docstring does not count
-    assert changed("steps=600", "steps=601") and changed("ASKED = 16", "ASKED = 17")
-    assert changed("pairs=4", "pairs=5") and changed("bias, 4.0", "bias, 5.0")
-    assert changed("tril(-1)", "tril(0)")
 
 
 def test_a_question_is_about_one_of_the_pairs_after_the_mark():

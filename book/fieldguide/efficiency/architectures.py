@@ -24,7 +24,7 @@ from ..transformers.gpt import GPT
 def table_shape(query, key, value, mask=None):
     """The shape (..., T, S) of all scores, where there is at least one."""
     *_, T, S = shape = scores_shape(query, key, value, mask)
-    require(T * S > 0, "rows of query and key", (T, S), "above 0")
+    require(T * S > 0, "key" if T else "query", (T, S), "of 1 row or more")
     return shape
 
 # %% ../../efficiency/architectures.ipynb #tile-scores
@@ -104,7 +104,14 @@ def tiles(
     return cut
 
 # %% ../../efficiency/architectures.ipynb #band-states
-def band_states(query, key, value, cut, move):
+@checked
+def band_states(
+    query: Float[Tensor, "*b T K"],
+    key: Float[Tensor, "*b S K"],
+    value: Float[Tensor, "*b S V"],
+    cut: list,
+    move: Callable,
+):
     """The merged answer of each band of `tiles`; move sees what crosses."""
     lowest = torch.finfo(query.dtype).min
     for i, band in cut:
@@ -250,12 +257,14 @@ class Forgetful(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
 
-    def run(self, x, *more):
+    @checked
+    def run(self, x: Float[Tensor, "..."], *more):
         for block in self.blocks:
             x = block(x, *more)
         return x
 
-    def forward(self, x, *more):
+    @checked
+    def forward(self, x: Float[Tensor, "..."], *more):
         return Again.apply(lambda x: self.run(x, *more), x)
 
 # %% ../../efficiency/architectures.ipynb #checkpointed
@@ -292,7 +301,8 @@ class Rounded(nn.Module):
         require(dtype.is_floating_point, "dtype", dtype, "a type of floats")
         self.dtype = dtype
 
-    def forward(self, x):
+    @checked
+    def forward(self, x: Float[Tensor, "..."]):
         return Rounding.apply(x, self.dtype)
 
 # %% ../../efficiency/architectures.ipynb #round-products
@@ -373,7 +383,8 @@ def linear_recurrence(
     return torch.stack(outputs, -2)  # (..., T, V)
 
 # %% ../../efficiency/architectures.ipynb #require-gates
-def require_gates(keep):
+@checked
+def require_gates(keep: Float[Tensor, "*b T"]):
     """ValueError unless all gates are above 0 and at most 1."""
     ok = ((keep > 0) & (keep <= 1)).all()
     require(ok, "keep", keep, "above 0 and at most 1")

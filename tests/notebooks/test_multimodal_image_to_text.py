@@ -191,13 +191,6 @@ def test_texts_of_any_length_are_joined_to_their_context():
 # The small model and the lesson
 
 
-def test_the_small_model_is_drawn():
-    model, again, other = (book.small_llama(7, generator(s)) for s in (3, 3, 4))
-    sizes = real_model.LlamaConfig(7, 32, 64, 2, 4, 4, 128, 1e-5, 1e4)
-    assert model.config == sizes and same(model, again) and not same(model, other)
-    assert 0.015 < model.embedding.weight.std() < 0.025
-
-
 TEXTS = [*book.OPEN.values(), *book.KIND_WORDS.values(), *book.SHADES]
 SMALL, ABOUT = book.small_words(), ("kind", "colour", "yes or no")
 WORDS = book.Words([*TEXTS, "yes no so A white"])
@@ -277,9 +270,8 @@ def test_who_learns_and_who_stays_as_it_is():
     assert not same(eyes, fresh) and not any(m.training for m in eyes.modules())
     assert same(eyes, seen) and same(reading.model, reader)
     assert both[2:] == (SMALL, ABOUT, "{}", 0.9)
-    assert not same(both.model, reader) and not any(
-        m.training for m in both.model.modules()
-    )
+    assert not same(both.model, reader)
+    assert not any(m.training for m in both.model.modules())
     assert not torch.equal(both.context(AT, None), eyes(FEATURES[AT]))
     assert same(both.model, more[0].model) and not same(both.model, more[1].model)
 
@@ -343,12 +335,6 @@ def test_a_lesson_asks_about_pictures_to_learn_from():
         assert answer == right[asked[-1]]
     assert len(asked) == 600
     assert min(map(asked.count, right)) > 150, "each as likely"
-
-
-def test_a_lesson_is_the_loss_of_its_pairs():
-    found, again, other = (some_lesson().loss(5, generator(s)) for s in (2, 2, 3))
-    assert torch.equal(found, again) and found.isfinite() and found != other
-    refuses("about", some_lesson(about=("size",)).loss, 2, generator())
 
 
 def test_learning_is_adamw_with_a_warm_up():
@@ -431,7 +417,6 @@ def test_an_examination_asks_each_picture_once():
         assert given == ["3"] * 100 and [len(each) for each in seen] == [64, 36]
         assert torch.equal(torch.cat(seen), places)
         assert told == [q for q, _ in pairs] and right == [a for _, a in pairs]
-        assert book.examine(lesson, places, "yes or no") == (right, ["1"] * 100)
         seen.clear()
         right, _ = book.examine(lesson, places, "kind", shown=places + 300)
         assert torch.equal(torch.cat(seen), places + 300) and right == kinds[100:200]
@@ -475,18 +460,6 @@ def test_another_picture_is_of_another_kind():
 # SmolLM2
 
 
-def test_what_smollm2_learns():
-    lesson, eyes = book.smol_lesson("context"), book.smol_eyes()
-    about = ("name", "name", "kind", "colour", "yes or no")
-    assert lesson[1:2] + lesson[3:] == ("context", about, "Q: {}\nA:", 0.5)
-    assert lesson.model is real_model.load_smollm2()
-    assert lesson.words is data.smollm2_tokenizer()
-    plan = training.Recipe(400, batch=32, rate=3e-3, warmup=20)
-    assert book.smol_plan() == plan
-    assert (eyes.into, eyes.tokens, eyes.scale) == (2688, 4, 0.1)
-    assert eyes(torch.zeros(1, 2688)).shape == (1, 4, 576)
-
-
 def test_what_is_said_and_how_it_could_begin():
     lesson, context, asked = some_lesson(form="so {} A"), random(1, 2, 8), "is it red?"
     found = book.said(lesson, context, asked, 3, 4)
@@ -499,9 +472,6 @@ def test_what_is_said_and_how_it_could_begin():
     assert [found["answer"]] == right and len(found) == 3
     every = book.said(lesson, context, asked, best=99)
     assert sorted(every["first"]) == sorted(WORDS.words)
-    assert len(book.said(lesson, context, asked, 1, 1)["first"]) == 1
-    usual = book.said(lesson, context, asked)
-    assert len(usual["answer"].split()) == 8 and len(usual["first"]) == 5
 
 
 # What is stored
@@ -551,10 +521,10 @@ PLACES, DRAWS = torch.tensor([0, LAST]), generator()
 SIZE, NO_KIND, NO_TEXTS = [0, True], ["size", ""], [[1], "a"]
 NO_PLACES = [PLACES[:0], PLACES - 1, PLACES + 1, PLACES.int()]
 NO_ROWS = [[], [[1], []], [[1], [11]], [[-1], [1]], [[1], [True]], [["a"], ["b"]]]
-NO_FEATURES = [FEATURES[:9], FEATURES.repeat(2, 1)]
 CONTEXT = [X[:1], X[..., :7]]
 ROWS = {"model": MODEL, "rows": [[1], [2, 3]], "context": X}
 LOOK = {"reading": READING, "features": FEATURES, "generator": DRAWS}
+LEARN_ON = {**LOOK, "eyes": EYES, "yes_share": 1}
 REFUSALS = {
     "read_vectors": (
         {"model": MODEL, "x": X},
@@ -600,12 +570,6 @@ REFUSALS = {
         {**dict.fromkeys(["into", "tokens", "D", "wide"], SIZE), "scale": [NAN]},
     ),
     "Projector.forward": ({"features": FEATURES[:2]}, {"features": [FEATURES[:2, :4]]}),
-    "through": ({"eyes": EYES, "features": FEATURES}, {"features": NO_FEATURES}),
-    "learn_to_look": (LOOK, {"features": NO_FEATURES}),
-    "learn_on": (
-        {**LOOK, "eyes": EYES, "yes_share": 1},
-        {"features": NO_FEATURES, "yes_share": [2]},
-    ),
     "another": ({"places": PLACES, "generator": DRAWS}, {"places": NO_PLACES}),
     "snapped": ({"lesson": LESSON}, {}),
     "said": (
@@ -620,6 +584,14 @@ def test_bad_input_is_refused_by_name(name):
     good, bad = REFUSALS[name]
     with short_plan():
         refuses_all(named(name), good, **bad)
+
+
+def test_features_are_a_row_for_each_picture():
+    for bad in None, FEATURES[:9], FEATURES.long(), FEATURES[0], FEATURES.repeat(2, 1):
+        refuses("features", book.through, EYES, bad)
+        refuses("features", book.learn_to_look, **{**LOOK, "features": bad})
+    for name, bad in ("reading", None), ("eyes", None), ("yes_share", 2):
+        refuses(name, book.learn_on, **{**LEARN_ON, name: bad})
 
 
 # Exercises

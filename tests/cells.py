@@ -109,7 +109,9 @@ class Names(dict):
     """What a notebook's cells define; a cell runs when a name of it is asked for."""
 
     def __init__(self, notebook, names):
-        super().__init__(names)
+        super().__init__()
+        exec(sources.code(notebook)[0].source, self)  # the imports
+        self.update(names)
         found = vars(self)["sources"] = {}
         for cell in reversed(sources.code(notebook)):
             for node in ast.parse(cell.source).body:

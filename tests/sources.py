@@ -96,12 +96,19 @@ def docstrings(tree: ast.AST) -> list[ast.Expr]:
 
 
 def code_lines(source: str) -> int:
-    """Lines that hold code: no blank ones, comments or docstrings."""
+    """Lines that hold code: no blank ones, comments or docstrings.
+
+    A signature is one line, however many its shapes take.
+    """
     reader = io.StringIO(source).readline
     lines = set()
     for token in tokenize.generate_tokens(reader):
         if token.type not in LAYOUT:
             lines |= set(range(token.start[0], token.end[0] + 1))
-    for node in docstrings(ast.parse(source)):
+    tree = ast.parse(source)
+    for node in docstrings(tree):
         lines -= set(range(node.lineno, node.end_lineno + 1))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            lines -= set(range(node.lineno + 1, node.body[0].lineno))
     return len(lines)

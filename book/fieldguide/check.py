@@ -10,8 +10,10 @@ fit each other is a ValueError. Both name the argument, its value and what is al
 """
 
 import functools
+import inspect
 import math
 import numbers
+import types
 
 import torch
 from beartype import beartype
@@ -24,6 +26,7 @@ LONGEST = 80  # characters of a value that an error message shows
 CALLS = 1000  # that a function remembers as checked
 PLAIN = {bool, int, float, str, type(None), torch.dtype}
 TENSORS = {torch.Tensor, torch.nn.Parameter}
+FUNCTIONS = types.FunctionType, types.MethodType, functools.partial
 
 
 def checked(target):
@@ -33,7 +36,8 @@ def checked(target):
     and plain values as one before is not checked again; this takes a few microseconds.
     """
     guarded = jaxtyped(target, typechecker=beartype)
-    if isinstance(target, type):
+    own = "{" in str(inspect.signature(target))  # a size of this object: "{self.width}"
+    if isinstance(target, type) or own:
         return guarded
     passed = set()
 
@@ -62,7 +66,7 @@ def likeness(value: object) -> object:
         return (value.shape, value.dtype) if value.dim() else NEW
     if kind in PLAIN:
         return kind, value
-    return kind if isinstance(value, torch.nn.Module) else NEW
+    return kind if isinstance(value, (torch.nn.Module, *FUNCTIONS)) else NEW
 
 
 class Values(type):

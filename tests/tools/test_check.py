@@ -96,3 +96,19 @@ def test_a_call_like_one_before_is_not_checked_again_and_another_is():
     with pytest.raises(TypeCheckError):
         kept(x, 1, [1])
     assert calls == [1] * 4
+
+
+def test_a_size_of_the_object_is_compared_for_each_object():
+    class Wide(torch.nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.width = width
+
+        @checked
+        def forward(self, x: Float[Tensor, "*b {self.width}"]):
+            return x
+
+    x = torch.ones(2, 3)
+    assert Wide(3)(x) is Wide(3)(x) is x
+    with pytest.raises(TypeCheckError):
+        Wide(4)(x)

@@ -69,6 +69,7 @@ SHADES = {  # red, green, blue, of 255
 from .clip import to_planes
 
 
+@checked
 def main_colour(pictures: UInt8[Tensor, "B Y X 3"]):
     """The most frequent of SHADES in each picture: names, a list of B.
 

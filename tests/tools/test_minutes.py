@@ -1,0 +1,76 @@
+"""A page takes one sitting, by the formula of `minutes.py`."""
+
+import minutes
+import nbformat
+import pytest
+import sources
+
+BOOK = sources.in_order()
+# Pages that are longer: each may only become shorter.
+LONGER = {
+    "introduction/next-word": 64,
+    "transformers/attention": 86,
+    "transformers/tokens": 67,
+    "transformers/gpt": 77,
+    "transformers/training": 84,
+    "transformers/real-model": 109,
+    "transformers/induction": 89,
+    "multimodal/contrastive": 67,
+    "multimodal/clip": 107,
+    "multimodal/text-to-image": 75,
+    "multimodal/image-to-text": 100,
+    "multimodal/sound-video": 74,
+    "efficiency/experts": 80,
+    "efficiency/quantization": 92,
+    "efficiency/lora": 93,
+    "efficiency/architectures": 102,
+}
+
+
+@pytest.mark.parametrize("name", BOOK)
+def test_a_page_takes_one_sitting(name):
+    prose, lines = minutes.size(BOOK[name])
+    took, most = minutes.minutes(BOOK[name]), LONGER.get(name, minutes.MOST)
+    said = f"{name} takes {took} minutes: {prose} words and {lines} lines in view"
+    assert took <= most, f"{said}; at most {most}"
+    assert name not in LONGER or took > minutes.MOST, f"{said}: take it off LONGER"
+
+
+def page(*cells):
+    return nbformat.v4.new_notebook(cells=list(cells))
+
+
+def prose(text):
+    return nbformat.v4.new_markdown_cell(text)
+
+
+def code(text, **metadata):
+    return nbformat.v4.new_code_cell(text, metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        (prose("# A title\n\nIt's one, two **three**."), (6, 0)),
+        (prose("[a link](there.md) and {cite}`key2017` and $x$"), (6, 0)),
+        (prose("```{note}\n:class: tip\nA box counts.\n```"), (3, 0)),
+        (prose("$$\na = b\n$$\n\n<!-- not this -->\nword"), (1, 0)),
+        (code("a = 1\n\n# why\nb = 2"), (0, 3)),
+        (code("#| export\na = 1"), (0, 1)),
+        (code("#| fold: Set-up\nimport torch"), (0, 0)),
+        (code("a = 1", tags=["hide-cell"]), (0, 0)),
+        (code(""), (0, 0)),
+    ],
+)
+def test_what_counts(cell, expected):
+    assert minutes.size(page(cell)) == expected
+
+
+def test_the_exercises_do_not_count():
+    whole = page(prose("one two\n\n## Exercises\n\nthree"), code("a = 1"))
+    assert minutes.size(whole) == (2, 0)
+
+
+def test_a_minute_is_a_hundred_words_or_twelve_lines():
+    lines = "\n".join(f"a{n} = {n}" for n in range(36))
+    assert minutes.minutes(page(prose("word " * 520), code(lines))) == 8

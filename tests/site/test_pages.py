@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
+from playwright.sync_api import expect
 
 AXE = {
     "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"],
@@ -169,6 +170,21 @@ def test_the_theme_can_be_chosen(visit):
         page.locator(".theme-switch-button").locator("visible=true").click()
         seen.add(page.evaluate("document.documentElement.dataset.mode"))
     assert seen == {"light", "dark", "auto"}
+
+
+def test_folded_code_opens_by_keyboard_and_in_print(visit):
+    page = visit("transformers/attention.html")
+    folds = page.locator("details.fg-fold")
+    assert folds.count() > 10
+    first, code = folds.first, folds.first.locator("pre")
+    expect(code).to_be_hidden()
+    assert first.locator("summary").inner_text() == "Set-up"
+    first.locator("summary").focus()
+    page.keyboard.press("Enter")
+    expect(code).to_be_visible()
+    page.emulate_media(media="print")
+    for code in page.locator("main details pre").all():  # solutions, too
+        expect(code).to_be_visible()
 
 
 def test_the_keyboard_reaches_the_content(visit):

@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import importlib.util
 import inspect
 import re
 
@@ -10,6 +9,7 @@ import digest
 import notebooks
 import sources
 import torch
+from assets import load as module_at  # noqa: F401, for the tests
 from beartype.door import is_bearable
 from jaxtyping import TypeCheckError
 
@@ -20,14 +20,6 @@ def generator(seed=0):
 
 def random(*shape, seed=0, dtype=torch.double):
     return torch.randn(shape, generator=generator(seed), dtype=dtype)
-
-
-def module_at(path):
-    """A file of Python, such as an asset's make.py, as a new module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def close(actual, expected, tolerance=1e-12):

@@ -137,11 +137,10 @@ def measured(rows: list[dict], *, tol: float | dict[str, float]) -> Measured:
     given = tol if isinstance(tol, dict) else dict.fromkeys(floats, tol)
     allowed = f"one for each of {floats}, the columns of floats"
     require(set(given) == set(floats) and floats, "tol", tol, allowed)
-    for column in floats:
-        width = real("tol", given[column])
+    widths = {column: real("tol", given[column]) for column in floats}
+    for width in widths.values():
         require(width > 0, "tol", width, "above 0")
-    made = {column: real("tol", given[column]) for column in floats}
-    return Measured(tuple(known), made)
+    return Measured(tuple(known), widths)
 
 
 def plain(column: str, value) -> str | int | float:

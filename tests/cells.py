@@ -55,12 +55,12 @@ def refuses(name, function, *arguments, shown="", says="", **options):
         raise AssertionError(f"{function.__qualname__} accepted a bad {name}")
 
 
-def refuses_all(function, good, *, parts=(), **bad):
+def refuses_all(function, good, *, inner_names=(), **bad):
     """`function(**good)` works, and with one argument exchanged it is refused.
 
     `bad` lists values for an argument's name. What is wrong for any argument of its
     type, such as None or a tensor of another rank, is tried for all of them. The error
-    names an argument, or one of `parts`: what such a list or dict holds.
+    names an argument, or one of `inner_names`: what such a list or dict holds.
     """
     parameters = inspect.signature(function).parameters
     assert set(bad) <= set(good) <= set(parameters), function
@@ -75,7 +75,7 @@ def refuses_all(function, good, *, parts=(), **bad):
             assert error, f"{function.__qualname__} accepted {name} = {other!r}"
             named = re.search(r"typechecking parameter '(\w+)'|^([\w. ]+) = ", error)
             names = set(named.groups()) - {None} if named else set()
-            assert names and names <= {*parameters, *parts}, (
+            assert names and names <= {*parameters, *inner_names}, (
                 f"{name} = {other!r}: {error}"
             )
 

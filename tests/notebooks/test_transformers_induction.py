@@ -267,7 +267,7 @@ def refusals():
 def test_what_cannot_be_is_refused():
     before = llama()(IDS)
     for function, good, bad in refusals():
-        refuses_all(function, good, parts=["head", "output"], **bad)
+        refuses_all(function, good, inner_names=["head", "output"], **bad)
     assert torch.equal(llama()(IDS), before), "nothing was left behind"
 
 

@@ -290,6 +290,9 @@ def learn_lesson(
     parts: list[nn.Module], lesson, plan: Recipe, generator: torch.Generator
 ):
     """Train some modules on a `Lesson`; its losses, nats, (steps,)."""
+    require(
+        all(isinstance(p, nn.Module) for p in parts), "parts", parts, "modules"
+    )
     whole = nn.ModuleList(parts)
     options = {"betas": plan.betas, "weight_decay": plan.decay, "fused": True}
     made = [torch.optim.AdamW(whole.parameters(), plan.rate, **options)]

@@ -13,13 +13,16 @@ import functools
 import inspect
 import math
 import numbers
+import operator
+import re
 import types
 
 import torch
 from beartype import beartype
 from jaxtyping import jaxtyped
 
-__all__ = ["Count", "Finite", "Positive", "Share", "Size", "checked", "require"]
+__all__ = ["Count", "Finite", "Model", "Positive", "Share", "Size"]
+__all__ += ["checked", "each", "require"]
 
 LONGEST = 80  # characters of a value that an error message shows
 
@@ -36,14 +39,17 @@ def checked(target):
     and plain values as one before is not checked again; this takes a few microseconds.
     """
     guarded = jaxtyped(target, typechecker=beartype)
-    own = "{" in str(inspect.signature(target))  # a size of this object: "{self.width}"
-    if isinstance(target, type) or own:
+    words = str(inspect.signature(target))
+    sizes = re.findall(r"{self\.([\w.]+)}", words)  # of this object: "{self.width}"
+    if isinstance(target, type) or words.count("{") > len(sizes):
         return guarded
+    own = operator.attrgetter(*sizes) if sizes else lambda *_: None
     passed = set()
 
     @functools.wraps(target)
     def call(*arguments, **options):
         key = (*map(likeness, arguments), *options, *map(likeness, options.values()))
+        key = own(*arguments[:1]), *key
         if key in passed:
             return target(*arguments, **options)
         answer = guarded(*arguments, **options)
@@ -101,6 +107,17 @@ Count = values("a whole number, 0 or more", lambda n: is_whole(n) and n >= 0)
 Finite = values("a finite number", is_finite)
 Positive = values("a finite number above 0", lambda x: is_finite(x) and x > 0)
 Share = values("a number from 0 to 1", lambda x: is_finite(x) and 0 <= x <= 1)
+Model = values("a model with a config", lambda model: hasattr(model, "config"))
+
+
+def each(kind: type) -> type:
+    """A type for lists and tuples: of `list[kind]`, beartype looks at one item only."""
+
+    def fits(items: object) -> bool:
+        listed = isinstance(items, (list, tuple))
+        return listed and all(isinstance(item, kind) for item in items)
+
+    return values(f"a list of which each is {kind.__name__}", fits)
 
 
 def require(ok: object, name: str, value: object, allowed: str) -> None:

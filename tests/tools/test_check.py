@@ -1,6 +1,7 @@
 """Bad input: an error that names the argument, its value and what is allowed."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,17 @@ import torch
 from jaxtyping import Float, TypeCheckError
 from torch import Tensor
 
-from fieldguide.check import Count, Finite, Positive, Share, Size, checked, require
+from fieldguide.check import (
+    Count,
+    Finite,
+    Model,
+    Positive,
+    Share,
+    Size,
+    checked,
+    each,
+    require,
+)
 
 
 def message(value):
@@ -72,6 +83,9 @@ def test_a_signature_checks_shapes_and_sizes():
         (Finite, [-2, 0.5, torch.tensor(3.0)], [math.inf, math.nan, torch.ones(1)]),
         (Positive, [1e-9, torch.tensor(0.1)], [0, -1, math.inf, True, "1", None]),
         (Share, [0, 1, 0.5], [-0.1, 1.1, math.nan]),
+        (Model, [SimpleNamespace(config=3)], [None, "text", torch.nn.ReLU()]),
+        (each(str), [[], ["a"], ("a", "b")], [None, "ab", {"a"}, 9 * ["a"] + [1]]),
+        (each(Count), [[0, 3]], [[0, True], [-1], [0.5], ["a"]]),
     ],
 )
 def test_values_that_a_type_allows(kind, good, bad):
@@ -109,6 +123,9 @@ def test_a_size_of_the_object_is_compared_for_each_object():
             return x
 
     x = torch.ones(2, 3)
-    assert Wide(3)(x) is Wide(3)(x) is x
-    with pytest.raises(TypeCheckError):
-        Wide(4)(x)
+    wide = Wide(3)
+    assert wide(x) is Wide(3)(x) is wide(x) is x
+    wide.width = 4
+    for other in Wide(4), wide:
+        with pytest.raises(TypeCheckError):
+            other(x)

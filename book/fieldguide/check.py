@@ -21,8 +21,8 @@ import torch
 from beartype import beartype
 from jaxtyping import jaxtyped
 
-__all__ = ["Count", "Finite", "Model", "Positive", "Share", "Size"]
-__all__ += ["checked", "each", "require"]
+__all__ = ["Count", "Finite", "ListOf", "Model", "Positive", "Share", "Size"]
+__all__ += ["checked", "require"]
 
 LONGEST = 80  # characters of a value that an error message shows
 
@@ -110,7 +110,7 @@ Share = values("a number from 0 to 1", lambda x: is_finite(x) and 0 <= x <= 1)
 Model = values("a model with a config", lambda model: hasattr(model, "config"))
 
 
-def each(kind: type) -> type:
+def ListOf(kind: type) -> type:
     """A type for lists and tuples: of `list[kind]`, beartype looks at one item only."""
 
     def fits(items: object) -> bool:

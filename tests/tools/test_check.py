@@ -12,12 +12,12 @@ from torch import Tensor
 from fieldguide.check import (
     Count,
     Finite,
+    ListOf,
     Model,
     Positive,
     Share,
     Size,
     checked,
-    each,
     require,
 )
 
@@ -84,8 +84,8 @@ def test_a_signature_checks_shapes_and_sizes():
         (Positive, [1e-9, torch.tensor(0.1)], [0, -1, math.inf, True, "1", None]),
         (Share, [0, 1, 0.5], [-0.1, 1.1, math.nan]),
         (Model, [SimpleNamespace(config=3)], [None, "text", torch.nn.ReLU()]),
-        (each(str), [[], ["a"], ("a", "b")], [None, "ab", {"a"}, 9 * ["a"] + [1]]),
-        (each(Count), [[0, 3]], [[0, True], [-1], [0.5], ["a"]]),
+        (ListOf(str), [[], ["a"], ("a", "b")], [None, "ab", {"a"}, 9 * ["a"] + [1]]),
+        (ListOf(Count), [[0, 3]], [[0, True], [-1], [0.5], ["a"]]),
     ],
 )
 def test_values_that_a_type_allows(kind, good, bad):

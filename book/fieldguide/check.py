@@ -21,8 +21,8 @@ import torch
 from beartype import beartype
 from jaxtyping import jaxtyped
 
-__all__ = ["Count", "Finite", "ListOf", "Model", "Positive", "Share", "Size"]
-__all__ += ["checked", "require"]
+__all__ = ["Count", "Finite", "FloatType", "Layered", "ListOf", "Model", "NonEmpty"]
+__all__ += ["Positive", "Share", "Size", "checked", "require"]
 
 LONGEST = 80  # characters of a value that an error message shows
 
@@ -108,6 +108,14 @@ Finite = values("a finite number", is_finite)
 Positive = values("a finite number above 0", lambda x: is_finite(x) and x > 0)
 Share = values("a number from 0 to 1", lambda x: is_finite(x) and 0 <= x <= 1)
 Model = values("a model with a config", lambda model: hasattr(model, "config"))
+Layered = values("a model with blocks", lambda model: hasattr(model, "blocks"))
+FloatType = values(
+    "a type of floats", lambda kind: getattr(kind, "is_floating_point", None) is True
+)
+# In the place of Tensor: Float[NonEmpty, "B D"].
+NonEmpty = values(
+    "not an empty tensor", lambda x: isinstance(x, torch.Tensor) and x.numel() > 0
+)
 
 
 def ListOf(kind: type) -> type:

@@ -6,14 +6,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from jaxtyping import Float, TypeCheckError
+from jaxtyping import Float, Int, TypeCheckError
 from torch import Tensor
 
 from fieldguide.check import (
     Count,
     Finite,
+    FloatType,
+    Layered,
     ListOf,
     Model,
+    NonEmpty,
     Positive,
     Share,
     Size,
@@ -75,6 +78,9 @@ def test_a_signature_checks_shapes_and_sizes():
     assert "Actual value: 0\nExpected type: a whole number above 0." in str(error.value)
 
 
+WHOLE = torch.ones(2, 3).long()
+
+
 @pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [
@@ -84,6 +90,9 @@ def test_a_signature_checks_shapes_and_sizes():
         (Positive, [1e-9, torch.tensor(0.1)], [0, -1, math.inf, True, "1", None]),
         (Share, [0, 1, 0.5], [-0.1, 1.1, math.nan]),
         (Model, [SimpleNamespace(config=3)], [None, "text", torch.nn.ReLU()]),
+        (Layered, [SimpleNamespace(blocks=[])], [None, "text", torch.nn.ReLU()]),
+        (FloatType, [torch.half, torch.double], [torch.int8, None, "half", float]),
+        (Int[NonEmpty, "..."], [WHOLE], [WHOLE[:0], None, "text", WHOLE / 2]),
         (ListOf(str), [[], ["a"], ("a", "b")], [None, "ab", {"a"}, 9 * ["a"] + [1]]),
         (ListOf(Count), [[0, 3]], [[0, True], [-1], [0.5], ["a"]]),
     ],

@@ -1,7 +1,6 @@
 """The cells of transformers/real-model against transformers, torch and arithmetic.
 
-The module is imported whole and its functions are looked up at each call, so that
-a check can swap a damaged cell in and see these tests fail.
+Functions are looked up in the module at each call: a damaged cell can take their place.
 """
 
 import contextlib
@@ -10,17 +9,29 @@ import functools
 import io
 import json
 import math
+import re
 import tempfile
 import weakref
 from pathlib import Path
 
+import gguf
 import hypothesis.strategies as st
 import jinja2
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import close, fails, module_at, random, refuses, refuses_all, run_exercises
+from cells import (
+    close,
+    fails,
+    generator,
+    module_at,
+    random,
+    refuses,
+    refuses_all,
+    run_exercises,
+)
 from hypothesis import given, settings
+from rivals import decode
 from torch.utils.flop_counter import FlopCounterMode
 
 from fieldguide import data
@@ -34,16 +45,7 @@ TEXTS = ["The capital of France is", "def add(a, b):\n    return", "naïve 東�
 quick = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
 HEADS = [(6, 2), (6, 6), (3, 1), (2, 1)]
-
-
-def fails_to_read(words, file):
-    """The file is refused with a DataError that contains each of the words."""
-    try:
-        real_model.load_llama(file)
-    except data.DataError as error:
-        assert all(word in str(error) for word in words), error
-    else:
-        raise AssertionError(f"accepted: {words}")
+heads_of_both = st.sampled_from(HEADS)
 
 
 def sizes(**changes):
@@ -52,9 +54,8 @@ def sizes(**changes):
 
 def llama(seed=0, dtype=torch.double, **changes):
     """A small Llama of random weights, norms included."""
-    config, rng = sizes(**changes), torch.Generator().manual_seed(seed)
-    model = real_model.Llama(config).to(dtype).requires_grad_(False)
-    for name, weight in model.named_parameters():
+    model, rng = real_model.Llama(sizes(**changes)).to(dtype), generator(seed)
+    for name, weight in model.requires_grad_(False).named_parameters():
         weight.normal_(0, 0.3 if weight.dim() > 1 else 0.5, generator=rng)
         if name.endswith("norm.weight"):
             weight += 1
@@ -67,9 +68,8 @@ def tiny():
     return llama(layers=1, dtype=torch.float32)
 
 
-def some_ids(config, *shape, seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    return torch.randint(config.vocab, shape, generator=rng)
+def some_ids(*shape, seed=0):
+    return torch.randint(SIZES["vocab"], shape, generator=generator(seed))
 
 
 # Sizes
@@ -81,12 +81,13 @@ def test_parameters_are_counted_without_a_model(kv, group, pairs, hidden, layers
     heads = kv * group
     more = {"hidden": hidden, "layers": layers, "width": heads * 2 * pairs}
     config = sizes(heads=heads, kv_heads=kv, **more)
-    model, parts = real_model.Llama(config), real_model.llama_parameters(config)
-    count = {name: p.numel() for name, p in model.named_parameters()}
-    assert sum(count.values()) == sum(parts.values())
-    marks = {"attention": "attention.", "network": "mlp.", "norms": "norm"}
-    for part, mark in {"embedding": "embedding", **marks}.items():
-        assert parts[part] == sum(n for name, n in count.items() if mark in name)
+    count = {n: p.numel() for n, p in real_model.Llama(config).named_parameters()}
+    marks = {"embedding": "embedding", "attention": "attention."}
+    marks |= {"network": "mlp.", "norms": "norm"}
+    assert real_model.llama_parameters(config) == {
+        part: sum(n for name, n in count.items() if mark in name)
+        for part, mark in marks.items()
+    }
     assert config.head_width == 2 * pairs
 
 
@@ -119,67 +120,12 @@ def test_grouped_attention_is_torchs(seed, H_kv, group, shape, scale):
 # The whole, against transformers
 
 
-def to_halves(weight, heads):
-    """Rows of neighbours to rows K / 2 apart: transformers' order of a head."""
-    return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
-
-
-PARTS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
-PARTS |= {f"mlp.{name}": f"mlp.{name}_proj" for name in ("gate", "up", "down")}
-PARTS |= {f"attention.{x}": f"self_attn.{x[0]}_proj" for x in ("query", "key", "value")}
-PARTS["attention.output"] = "self_attn.o_proj"
-
-
-def transformers_llama(config, weights):
-    """transformers' class with `weights`, {its name: tensor}, and no copy of them."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    c = LlamaConfig(
-        vocab_size=config.vocab,
-        hidden_size=config.width,
-        intermediate_size=config.hidden,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.kv_heads,
-        max_position_embeddings=config.context,
-        rms_norm_eps=config.eps,
-        rope_parameters={"rope_type": "default", "rope_theta": config.base},
-        tie_word_embeddings=True,
-        attn_implementation="eager",
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    weights = {**weights, "lm_head.weight": weights["model.embed_tokens.weight"]}
-    with torch.device("meta"):
-        model = LlamaForCausalLM(c)
-    model.load_state_dict(weights, assign=True)
-    model.model.rotary_emb = type(model.model.rotary_emb)(c)
-    return model.requires_grad_(False).eval()
-
-
-def twin(model):
-    """transformers' Llama with the weights of ours."""
-    own, config = model.state_dict(), model.config
-    weights = {
-        "model.embed_tokens.weight": own["embedding.weight"],
-        "model.norm.weight": own["norm.weight"],
-    }
-    turned = {"attention.query": config.heads, "attention.key": config.kv_heads}
-    for layer in range(config.layers):
-        for ours, theirs in PARTS.items():
-            weight = own[f"blocks.{layer}.{ours}.weight"]
-            if ours in turned:
-                weight = to_halves(weight, turned[ours])
-            weights[f"model.layers.{layer}.{theirs}.weight"] = weight
-    return transformers_llama(config, weights)
-
-
 @pytest.mark.parametrize(("heads", "kv_heads"), HEADS)
 def test_small_model_is_transformers(heads, kv_heads):
     model = llama(heads, torch.float32, heads=heads, kv_heads=kv_heads)
-    ids = some_ids(model.config, 2, 7)
-    theirs = twin(model)(ids, output_attentions=True, output_hidden_states=True)
+    ids = some_ids(2, 7)
+    twin = decode.transformers_llama(model, attn_implementation="eager")
+    theirs = twin(ids, output_attentions=True, output_hidden_states=True)
     close(model(ids), theirs.logits, 2e-4)
     residuals, weights = real_model.trace_layers(model, ids)
     close(weights, torch.stack(theirs.attentions), 1e-4)
@@ -199,13 +145,13 @@ def test_weights_of_earlier_layers_are_forgotten():
 
     for block in model.blocks:
         block.register_forward_hook(watch)
-    model.residual(some_ids(model.config, 1, 4))
+    model.residual(some_ids(1, 4))
     assert len(seen) == 6
 
 
-def bad_ids(config):
+def bad_ids():
     """What no model of these sizes reads, whatever its cache holds."""
-    good = some_ids(config, 1, 3)
+    good = some_ids(1, 3)
     yield from (None, [[1, 2]], good[0], good[None], good[:, :0], good[:0])
     yield from (good.float(), good > 3, good[:, :1].float(), good.int())
     yield from (torch.tensor([[3, -1]]), torch.tensor([[23]]))
@@ -217,12 +163,12 @@ def bad_ids(config):
 PIECES = st.lists(st.sampled_from([1, 1, 2, 3]), min_size=1, max_size=6)
 
 
-@given(seeds, st.sampled_from(HEADS), st.sampled_from([1, 1, 3]), PIECES)
+@given(seeds, heads_of_both, st.sampled_from([1, 1, 3]), PIECES)
 @quick
 def test_cached_is_uncached(seed, heads, B, pieces):
     """In 64 bits, of both forms, however the text is cut; no future is seen."""
     model = llama(seed, heads=heads[0], kv_heads=heads[1])
-    ids, stores = some_ids(model.config, B, sum(pieces), seed=seed), []
+    ids, stores = some_ids(B, sum(pieces), seed=seed), []
     for form in model, real_model.LlamaFast(model):
         cache = real_model.KVCache(model.config, sum(pieces), B, dtype=torch.double)
         cache.store.fill_(torch.nan)  # what is not written is not read
@@ -238,7 +184,7 @@ def test_cached_is_uncached(seed, heads, B, pieces):
     close(*stores)
 
 
-@given(st.integers(1, 9), st.integers(1, 4), st.sampled_from(HEADS))
+@given(st.integers(1, 9), st.integers(1, 4), heads_of_both)
 @quick
 def test_cache_is_as_large_as_counted(tokens, batch, heads):
     config = sizes(heads=heads[0], kv_heads=heads[1])
@@ -249,9 +195,9 @@ def test_cache_is_as_large_as_counted(tokens, batch, heads):
         assert cache.store.shape == shape
         counted = real_model.cache_bytes(config, tokens, batch, dtype.itemsize)
         assert cache.store.nbytes == counted
-    cache = real_model.KVCache(config, tokens)
-    assert cache.store.dtype == torch.float32
-    assert cache.store.nbytes == real_model.cache_bytes(config, tokens)
+    store = real_model.KVCache(config, tokens).store
+    assert store.nbytes == real_model.cache_bytes(config, tokens)
+    assert store.dtype == torch.float32
     assert real_model.cache_bytes(real_model.read_config(data.smollm2()), 1) == 46_080
 
 
@@ -269,35 +215,35 @@ def test_a_text_must_not_outgrow_cache_or_context(room, most):
     model = tiny()
     for form in model, real_model.LlamaFast(model):
         cache = real_model.KVCache(model.config, room)
-        form.residual(some_ids(model.config, 1, most - 2), cache)
-        for ids in (some_ids(model.config, 1, 3), *bad_ids(model.config)):
+        form.residual(some_ids(1, most - 2), cache)
+        for ids in (some_ids(1, 3), *bad_ids()):
             refuses("ids", form.residual, ids, cache)
         for n in 2, 1:
             assert cache.length == most - n
             form.residual(torch.tensor([[1]]), cache)
         refuses("ids", form.residual, torch.tensor([[1]]), cache)
-        refuses("ids", form.residual, some_ids(model.config, 1, 41))
-        assert form.residual(some_ids(model.config, 1, 40)).shape == (1, 40, 24)
+        refuses("ids", form.residual, some_ids(1, 41))
+        assert form.residual(some_ids(1, 40)).shape == (1, 40, 24)
         two = real_model.KVCache(model.config, room, 2)
         refuses("key", form.residual, torch.tensor([[1]]), two)
 
 
-@given(st.integers(1, 6), st.integers(0, 6), st.sampled_from(HEADS))
+@given(st.integers(1, 6), st.integers(0, 6), heads_of_both)
 @quick
 def test_flops_are_torchs_count(new, before, heads):
     model = llama(dtype=torch.float32, heads=heads[0], kv_heads=heads[1])
     cache = real_model.KVCache(model.config, 12)
     if before:
-        model(some_ids(model.config, 1, before), cache)
+        model(some_ids(1, before), cache)
     with FlopCounterMode(display=False) as counter:
-        model.logits(model.residual(some_ids(model.config, 1, new), cache)[:, -1])
+        model.logits(model.residual(some_ids(1, new), cache)[:, -1])
     told = (new, before) if before else (new,)
     assert counter.get_total_flops() == real_model.llama_flops(model.config, *told)
 
 
 def test_a_stop_ends_the_text_and_is_left_out():
     model = llama(1, torch.float32)
-    ids = some_ids(model.config, 5, seed=1).tolist()
+    ids = some_ids(5, seed=1).tolist()
     free = real_model.complete(model, ids, 12)
     stop = free[4]
     assert real_model.complete(model, ids, 12, stop=[stop]) == free[: free.index(stop)]
@@ -336,7 +282,7 @@ def apart(actual, expected):
 def test_any_float_type_is_completed(kind):
     """With a cache of the model's own type: as the same model says without one."""
     model = llama(0, kind)
-    ids = some_ids(model.config, 5).tolist()
+    ids = some_ids(5).tolist()
     for form in model, real_model.LlamaFast(model):
         seen = []
 
@@ -359,7 +305,7 @@ def test_any_float_type_is_completed(kind):
 def test_cache_of_another_float_type_is_rounded(kind, kept):
     """It costs what its type costs, and no more; so the widest is no slower."""
     model = llama(1, kind)
-    ids = some_ids(model.config, 1, 7)
+    ids = some_ids(1, 7)
     whole, pieces = model(ids), ids.split([3] + 4 * [1], 1)
     for form in model, real_model.LlamaFast(model):
         cache = real_model.KVCache(model.config, 7, dtype=kept)
@@ -395,10 +341,20 @@ def test_nothing_is_made_on_another_device():
 FOLDER = tempfile.TemporaryDirectory()  # removed when the tests end
 
 
+def names_of(layers):
+    """(transformers' name, the file's), by our name of a weight."""
+    names = {"embedding": "model.embed_tokens", "norm": "model.norm"}
+    for layer in range(layers):
+        for ours, theirs in decode.PARTS.items():
+            theirs = f"model.layers.{layer}.{theirs.removesuffix('.weight')}"
+            names[f"blocks.{layer}.{ours}"] = theirs
+    library = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
+    both = {ours: (name, library.get_name(name)) for ours, name in names.items()}
+    return {f"{ours}.weight": [f"{n}.weight" for n in both[ours]] for ours in both}
+
+
 def written(name, model, tensors=None, **changes):
     """A GGUF of a small Llama, by the library; `tensors` adds or drops some."""
-    import gguf
-
     path = Path(FOLDER.name) / name
     writer = gguf.GGUFWriter(path, changes.pop("architecture", "llama"))
     for field, key in real_model.FACTS.items():
@@ -408,17 +364,9 @@ def written(name, model, tensors=None, **changes):
             add(f"llama.{key}", value)
     for key, value in changes.get("more", {}).items():
         writer.add_uint32(f"llama.{key}", value)
-    names = {"attention_norm": "attn_norm", "mlp_norm": "ffn_norm"}
-    names |= {f"attention.{x}": f"attn_{x[0]}" for x in ("query", "key", "value")}
-    names |= {f"mlp.{x}": f"ffn_{x}" for x in ("gate", "up", "down")}
-    names["attention.output"] = "attn_output"
-    stored = {"token_embd": model.embedding.weight, "output_norm": model.norm.weight}
-    for number, block in enumerate(model.blocks):
-        for ours, theirs in names.items():
-            weight = block.get_parameter(f"{ours}.weight")
-            stored[f"blk.{number}.{theirs}"] = weight
-    stored = {f"{name}.weight": weight for name, weight in stored.items()}
-    for name, weight in (stored | (tensors or {})).items():
+    names, weights = names_of(model.config.layers), model.state_dict()
+    weights = {names[ours][1]: weight for ours, weight in weights.items()}
+    for name, weight in (weights | (tensors or {})).items():
         if weight is not None:
             writer.add_tensor(name, weight.float().numpy())
     writer.write_header_to_file()
@@ -433,31 +381,31 @@ def test_a_file_gives_back_the_model():
     loaded = real_model.load_llama(written("model", model))
     close(dataclasses.astuple(loaded.config), dataclasses.astuple(model.config), 1e-6)
     weights = loaded.state_dict()
-    for name, weight in model.state_dict().items():
-        assert torch.equal(weights[name], weight)
+    assert all(torch.equal(weights[n], w) for n, w in model.state_dict().items())
     assert not any(p.requires_grad or p.is_meta for p in loaded.parameters())
     assert not loaded.training
 
 
 def test_a_foreign_file_is_refused_with_what_is_read():
-    model = llama(0, torch.float32)
-    other = written("other", model, architecture="gpt2")
-    fails_to_read(["'gpt2'", "what is read: 'llama'"], other)
-    for missing in ("kv_heads", "base"):
-        words = ["does not state", f"llama.{real_model.FACTS[missing]}"]
-        fails_to_read(words, written(missing, model, **{missing: None}))
-    for key, allowed in ("rope.dimension_count", 4), ("rope.scaling.factor", None):
-        words = [f"has llama.{key} = 2; what is read: {allowed}"]
-        fails_to_read(words, written(key, model, more={key: 2}))
+    model, wide, row = llama(0, torch.float32), torch.ones(24, 24), torch.ones(24)
+    up, key, bias = "blk.1.ffn_up.weight", "blk.1.attn_k.weight", "blk.0.attn_q.bias"
+    read = "; what is read:"
+    cases = {
+        f"holds a model of the kind 'gpt2'{read} 'llama'": {"architecture": "gpt2"},
+        "does not state llama.attention.head_count_kv": {"kv_heads": None},
+        "does not state llama.rope.freq_base": {"base": None},
+        f"has llama.rope.scaling.x = 2{read} None": {"more": {"rope.scaling.x": 2}},
+        f"has {up} of shape None{read} (20, 24)": {"tensors": {up: None}},
+        f"has {key} of shape (24, 24){read} (8, 24)": {"tensors": {key: wide}},
+        f"has {bias} of shape (24,){read} None": {"tensors": {bias: row}},
+    }
+    turned = {"rope.dimension_count": 2}
+    cases[f"has llama.rope.dimension_count = 2{read} 4"] = {"more": turned}
+    for number, (words, changes) in enumerate(cases.items()):
+        with pytest.raises(data.DataError, match=re.escape(words)):
+            real_model.load_llama(written(f"foreign-{number}", model, **changes))
     more = {"rope.dimension_count": 4, "dropped": 1}
     real_model.load_llama(written("whole", model, more=more))
-    for name, weight, words in (
-        ("blk.1.ffn_up.weight", None, ["None", "(20, 24)"]),
-        ("blk.1.attn_k.weight", torch.ones(24, 24), ["(24, 24)", "(8, 24)"]),
-        ("blk.0.attn_q.bias", torch.ones(24), ["(24,)", "None"]),
-    ):
-        words = [f"has {name} of shape", *words]
-        fails_to_read(words, written(name, model, {name: weight}))
     refuses("kv_heads", real_model.load_llama, written("four", model, kv_heads=4))
 
 
@@ -467,24 +415,18 @@ def test_a_foreign_file_is_refused_with_what_is_read():
 @functools.cache
 def oracle():
     """transformers' model of the same file: read by `gguf`, in transformers' order."""
-    import gguf
     from transformers.modeling_gguf_pytorch_utils import LlamaTensorProcessor
 
     config = real_model.read_config(data.smollm2())
-    facts = {"num_attention_heads": config.heads}
-    facts["num_key_value_heads"] = config.kv_heads
-    order = LlamaTensorProcessor(config=facts)
-    theirs = {real_model.NAMES[ours]: name for ours, name in PARTS.items()}
+    heads = {"num_attention_heads": config.heads}
+    order = LlamaTensorProcessor({**heads, "num_key_value_heads": config.kv_heads})
+    names = {theirs: name for name, theirs in names_of(config.layers).values()}
     weights = {}
     for tensor in gguf.GGUFReader(data.smollm2().path).tensors:
         array = gguf.dequantize(tensor.data, tensor.tensor_type)
         array = order.process(array, tensor.name).weights
-        name = {"token_embd.weight": "model.embed_tokens.weight"}.get(tensor.name)
-        if tensor.name.startswith("blk."):
-            _, layer, part, _ = tensor.name.split(".")
-            name = f"model.layers.{layer}.{theirs[part]}.weight"
-        weights[name or "model.norm.weight"] = torch.tensor(array)
-    return transformers_llama(config, weights)
+        weights[names[tensor.name]] = torch.tensor(array)
+    return decode.llama_of(config, weights)
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -506,25 +448,16 @@ def test_smollm2_is_that_of_transformers(text):
 
 # The stored answers
 
-MAKE = files.ASSETS / "two-am" / "make.py"
-
-
-@functools.cache
-def make():
-    return module_at(MAKE)
-
-
-@functools.cache
-def answers():
-    return json.loads(data.asset("two-am", "answers.json").read_text("utf-8"))
+make = module_at(files.ASSETS / "two-am" / "make.py")
+stored = json.loads(data.asset("two-am", "answers.json").read_text("utf-8"))
 
 
 @functools.cache
 def cells(*more):
     """What the notebook's cells define, beside what it exports."""
-    names = make().book()
+    names = make.book()
     for name in more:
-        exec(make().cells()[name], names)
+        exec(make.cells()[name], names)
     return names
 
 
@@ -541,7 +474,7 @@ def printed(*lines):
 
 def test_each_line_mends_its_program_and_not_the_twin():
     """And the line that fails does so in both, with the message that is shown."""
-    for first, other, failing, error, mends, mends_other in make().TWINS:
+    for first, other, failing, error, mends, mends_other in make.TWINS:
         assert printed(first, failing) == printed(other, failing) == error
         assert printed(first, mends) != printed(first, mends_other)
         assert printed(other, mends) != printed(other, mends_other)
@@ -552,9 +485,9 @@ def test_each_line_mends_its_program_and_not_the_twin():
 @pytest.mark.parametrize("number", [3, 50])
 def test_stored_answers_are_what_the_model_writes(number):
     """No token leads by more than a rounding error over the one that is stored."""
-    names, stored = cells(), answers()
-    wording = names["WORDINGS"][number // len(make().TWINS)]
-    first, other, failing, error, *lines = stored["twins"][number % len(make().TWINS)]
+    names = cells()
+    wording = names["WORDINGS"][number // len(make.TWINS)]
+    first, other, failing, error, *lines = stored["twins"][number % len(make.TWINS)]
     for half, line in enumerate((first, other)):
         before = names["chat"](names["plea"](line, failing, error, wording))
         after = names["tokenizer"].encode(stored["answers"][number][half])
@@ -569,7 +502,7 @@ def test_stored_answers_are_what_the_model_writes(number):
 
 def test_no_stored_choice_is_a_near_tie():
     """So the texts do not hang on a processor's last digits (1e-4 in a logit)."""
-    assert min(min(both) for both in answers()["gaps"]) > 3e-4
+    assert min(min(both) for both in stored["gaps"]) > 3e-4
 
 
 def test_an_answer_is_judged_by_what_it_prints():
@@ -603,48 +536,40 @@ def test_the_ends_are_the_rates_that_lie_z_deviations_away(tries, share, z):
 # What is refused
 
 
-WHOLE = {name: [0, True] for name in SIZES if name not in ("eps", "base")}
-NUMBERS = {name: [0, -1e-5, math.inf, math.nan, True] for name in ("eps", "base")}
-CONFIG = {"config": sizes()}
-KINDS_OF_INT = [torch.int64, torch.int8, torch.bool]
-QUERY, KEY = torch.randn(3, 2, 4), torch.randn(1, 2, 4)
+CONFIG, MODEL, IDS = {"config": sizes()}, {"model": tiny()}, {"ids": [*bad_ids()]}
+GGUF, NORMAL = {"gguf": data.smollm2()}, torch.randn(4, 2, 24)
+X, QUERY, KEY = NORMAL[:1], NORMAL[:3, :, :4], NORMAL[:1, :, :4]
 REFUSALS = {  # by name: arguments that work, bad values for some of them
-    "LlamaConfig": (SIZES, WHOLE | NUMBERS | {"kv_heads": [0, 4], "heads": [5, 24]}),
-    "SwiGLU": ({"width": 3, "hidden": 5}, {"width": [0], "hidden": [0]}),
-    "Llama": (CONFIG, {}),
-    "LlamaFast": ({"model": tiny()}, {}),
-    "read_config": ({"gguf": data.smollm2()}, {}),
-    "load_llama": ({"gguf": data.smollm2()}, {}),
-    "llama_parameters": (CONFIG, {}),
-    "file_name": ({"name": "norm.weight"}, {"name": [3]}),
-    "greedy": ({"logits": torch.ones(3)}, {}),
+    "LlamaConfig": (SIZES, {"kv_heads": [4], "heads": [5, 24]}),
+    "SwiGLU": ({"width": 3, "hidden": 5}, {}),
+    "read_config": (GGUF, {}),
+    "load_llama": (GGUF, {}),
+    "LlamaFast": (MODEL, {}),
+    "file_name": ({"name": "norm.weight"}, {}),
+    "greedy": ({"logits": X[0, 0]}, {"logits": [X[0, 0, :0], X[0]]}),
     "grouped_query_attention": (
         {"query": QUERY, "key": KEY, "value": KEY, "mask": None, "scale": 1.0},
-        {"key": [torch.randn(2, 2, 4), torch.randn(3, 5, 4)],
-         "mask": [torch.ones(3, 2, 2) > 0], "scale": [math.nan]},
+        {"query": [QUERY[:0], QUERY[0, 0]], "value": [QUERY],
+         "key": [NORMAL[:2, :, :4], NORMAL[:3, :1, :4], KEY[:0]],
+         "mask": [QUERY[..., :2] > 0]},
     ),
-    "trace_layers": (
-        {"model": tiny(), "ids": torch.tensor([[1, 2]])}, {"ids": [*bad_ids(sizes())]}
-    ),
+    "trace_layers": (MODEL | {"ids": torch.tensor([[1, 2]])}, IDS),
     "KVCache": (
         CONFIG | {"room": 3, "batch": 1, "dtype": torch.float16, "device": None},
-        {"room": [0, True], "batch": [0, True], "dtype": KINDS_OF_INT},
+        {"dtype": [torch.int64, torch.bool]},
     ),
-    "cache_bytes": (
-        CONFIG | {"tokens": 2, "batch": 1, "bytes_per_number": 0.5},
-        {"tokens": [0, -1], "batch": [0, -1], "bytes_per_number": [0, -1]},
-    ),
-    "llama_flops": (CONFIG | {"new": 1, "before": 0}, {"new": [0]}),
+    "cache_bytes": (CONFIG | {"tokens": 2, "batch": 1, "bytes_per_number": 4}, {}),
+    "llama_flops": (CONFIG | {"new": 1, "before": 0}, {}),
     "complete": (
-        {"model": tiny(), "ids": [1], "count": 39, "stop": {3},
-         "choose": real_model.greedy},
-        {"ids": [[], [23], [-1], [0.5], [1, 2]], "count": [0, True, 40]},
+        MODEL | {"ids": [1], "count": 39, "stop": {3}, "choose": real_model.greedy},
+        {"ids": [[], [23], [-1], [0.5], [1, 2], [1, "a"], [1, True]], "count": [40]},
     ),
     "wilson_interval": (
-        {"hits": 3, "tries": 4, "z": 1.96},
-        {"hits": [-1, 5, math.nan], "tries": [0, -3, 2], "z": [0, -1.96, math.inf]},
+        {"hits": 3, "tries": 4, "z": 1.96}, {"hits": [5, -1], "tries": [2, -3]}
     ),
 }  # fmt: skip
+for takes_a_config in "GroupedAttention", "RMSNorm", "Llama", "llama_parameters":
+    REFUSALS[takes_a_config] = CONFIG, {}
 
 
 @pytest.mark.parametrize("name", REFUSALS)
@@ -653,12 +578,19 @@ def test_what_cannot_be_is_refused(name):
     refuses_all(getattr(real_model, name), good, **bad)
 
 
-def test_heads_and_ids_that_do_not_fit_are_refused():
+def test_what_does_not_fit_a_model_is_refused():
     refuses("heads", sizes, width=18)  # a head of three: rotation takes pairs
     refuses("heads", sizes, width=25, heads=5, kv_heads=5)
-    for ids in bad_ids(sizes()):
-        refuses("ids", tiny(), ids)
-    refuses("x", real_model.SwiGLU(3, 5), [1.0])
+    refuses("config", real_model.LlamaBlock, None)
+    model, block = tiny(), tiny().blocks[0]
+    refuses_all(model.forward, {"ids": torch.tensor([[1, 2]])}, **IDS)
+    looks = {"x": X, "places": torch.arange(2), "mask": X[0, :, :2] < 9}
+    looks["remember"] = lambda *parts: parts
+    wrong = {"x": [X[..., :6], X[:, :1]], "places": [torch.arange(3)]}
+    for part in block, block.attention:
+        refuses_all(part.forward, looks, **wrong)
+    for call in block.mlp.forward, model.logits, real_model.LlamaFast(model).logits:
+        refuses_all(call, {"x": X}, x=[X[..., :6], X[0, 0, 0]])
 
 
 # The exercises
@@ -691,7 +623,7 @@ def test_other_right_answers_pass_and_wrong_ones_fail():
     )
     fails(
         book.check_to_neighbours,
-        to_halves,
+        lambda weight, heads: decode.halves(weight, len(weight) // heads),
         lambda weight, heads: book.to_neighbours(weight, 1),
         lambda weight, heads: book.to_neighbours(weight, heads).T,
     )

@@ -91,43 +91,52 @@ def renamed(model, ends: dict[str, str], parts: dict[str, str], layer_name: str)
     return new
 
 
-def transformers_llama(model) -> nn.Module:
-    """The same weights in transformers' class."""
+PARTS = {  # of a layer: ours -> transformers'
+    "attention_norm": "input_layernorm.weight",
+    "mlp_norm": "post_attention_layernorm.weight",
+    "attention.query": "self_attn.q_proj.weight",
+    "attention.key": "self_attn.k_proj.weight",
+    "attention.value": "self_attn.v_proj.weight",
+    "attention.output": "self_attn.o_proj.weight",
+    "mlp.gate": "mlp.gate_proj.weight",
+    "mlp.up": "mlp.up_proj.weight",
+    "mlp.down": "mlp.down_proj.weight",
+}
+
+
+def transformers_llama(model, **options) -> nn.Module:
+    """The same weights in transformers' class; `options` are of its config."""
+    ends = {"model.embed_tokens.weight": "embedding", "model.norm.weight": "norm"}
+    weights = renamed(model, ends, PARTS, "model.layers")
+    return llama_of(model.config, weights, **options)
+
+
+def llama_of(config, weights: dict[str, torch.Tensor], **options) -> nn.Module:
+    """transformers' Llama with weights under its names, which are not copied."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    c = model.config
-    theirs = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=c.vocab,
-            hidden_size=c.width,
-            intermediate_size=c.hidden,
-            num_hidden_layers=c.layers,
-            num_attention_heads=c.heads,
-            num_key_value_heads=c.kv_heads,
-            max_position_embeddings=c.context,
-            rms_norm_eps=c.eps,
-            rope_parameters={"rope_type": "default", "rope_theta": c.base},
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-    ).eval()
-    ends = {"model.embed_tokens.weight": "embedding", "lm_head.weight": "embedding"}
-    ends["model.norm.weight"] = "norm"
-    parts = {
-        "attention_norm": "input_layernorm.weight",
-        "mlp_norm": "post_attention_layernorm.weight",
-        "attention.query": "self_attn.q_proj.weight",
-        "attention.key": "self_attn.k_proj.weight",
-        "attention.value": "self_attn.v_proj.weight",
-        "attention.output": "self_attn.o_proj.weight",
-        "mlp.gate": "mlp.gate_proj.weight",
-        "mlp.up": "mlp.up_proj.weight",
-        "mlp.down": "mlp.down_proj.weight",
-    }
-    theirs.load_state_dict(renamed(model, ends, parts, "model.layers"))
-    return theirs
+    theirs = LlamaConfig(
+        vocab_size=config.vocab,
+        hidden_size=config.width,
+        intermediate_size=config.hidden,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.kv_heads,
+        max_position_embeddings=config.context,
+        rms_norm_eps=config.eps,
+        rope_parameters={"rope_type": "default", "rope_theta": config.base},
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+        **options,
+    )
+    weights = {**weights, "lm_head.weight": weights["model.embed_tokens.weight"]}
+    with torch.device("meta"):
+        model = LlamaForCausalLM(theirs)
+    model.load_state_dict(weights, assign=True)
+    model.model.rotary_emb = type(model.model.rotary_emb)(theirs)
+    return model.requires_grad_(False).eval()
 
 
 def generator(model: nn.Module) -> Callable[[list[int]], list[int]]:

@@ -15,10 +15,21 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from ..check import Count, Finite, Positive, Size, checked, require
+from fieldguide.check import (
+    Count,
+    Finite,
+    FloatType,
+    ListOf,
+    Model,
+    NonEmpty,
+    Positive,
+    Size,
+    checked,
+    require,
+)
 from ..data import Gguf, smollm2
 
 # %% ../../transformers/real-model.ipynb #llama-config
@@ -112,11 +123,11 @@ from fieldguide.transformers.attention import (
 # %% ../../transformers/real-model.ipynb #grouped-query-attention
 @checked
 def grouped_query_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    query: Float[Tensor, "*#b H T K"],
+    key: Float[Tensor, "*#b G S K"],
+    value: Float[Tensor, "*#b G S V"],
     *,
-    mask: Tensor | None = None,
+    mask: Bool[Tensor, "..."] | None = None,
     scale: Finite | None = None,
 ):
     """`simple_attention` in which groups of query heads share a key head.
@@ -128,7 +139,7 @@ def grouped_query_attention(
     Source: Ainslie et al. 2023.
     """
     H, H_kv = query.size(-3), key.size(-3)
-    require(H % H_kv == 0, "key", key, f"of heads that divide {H}")
+    require(H and H_kv and H % H_kv == 0, "key", key, f"of heads dividing {H}")
     if mask is not None and mask.dim() > 2:
         mask = mask.unsqueeze(-3)  # (..., H_kv or 1, 1, T, S)
     query = query.unflatten(-3, (H_kv, -1))  # (..., H_kv, H / H_kv, T, K)
@@ -148,7 +159,8 @@ class GroupedAttention(nn.Module):
     weights (B, H, T, S)).
     """
 
-    def __init__(self, config):
+    @checked
+    def __init__(self, config: LlamaConfig):
         super().__init__()
         self.config, D = config, config.width
         kv_width = config.kv_heads * config.head_width
@@ -160,9 +172,9 @@ class GroupedAttention(nn.Module):
     @checked
     def forward(
         self,
-        x: Tensor,
+        x: Float[Tensor, "B T {self.config.width}"],
         places: Int64[Tensor, " T"],
-        mask: Tensor | None = None,
+        mask: Bool[Tensor, "..."] | None = None,
         remember: Callable | None = None,
     ):
         config = self.config
@@ -191,20 +203,20 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     @checked
-    def forward(self, x: Tensor):
+    def forward(self, x: Float[Tensor, "*b {self.gate.in_features}"]):
         return self.down(F.silu(self.gate(x)) * self.up(x))  # (..., D)
 
 # %% ../../transformers/real-model.ipynb #rms-norm-module
 class RMSNorm(nn.Module):
     """`rms_norm` with its trained weights (D,)."""
 
-    def __init__(self, config):
+    @checked
+    def __init__(self, config: LlamaConfig):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(config.width))
         self.eps = config.eps
 
-    @checked
-    def forward(self, x: Tensor):
+    def forward(self, x):
         return rms_norm(x, self.weight, self.eps)
 
 # %% ../../transformers/real-model.ipynb #llama-block
@@ -223,9 +235,9 @@ class LlamaBlock(nn.Module):
     @checked
     def forward(
         self,
-        x: Tensor,
+        x: Float[Tensor, "B T {self.mlp.gate.in_features}"],
         places: Int64[Tensor, " T"],
-        mask: Tensor | None = None,
+        mask: Bool[Tensor, "..."] | None = None,
         remember: Callable | None = None,
     ):
         normed = self.attention_norm(x)
@@ -235,7 +247,7 @@ class LlamaBlock(nn.Module):
 
 # %% ../../transformers/real-model.ipynb #run-layers
 @checked
-def first_place(ids: Int64[Tensor, "B T"], config, cache):
+def first_place(ids: Int64[Tensor, "B T"], config: LlamaConfig, cache):
     """The place of the first of ids (B, T) in the text.
 
     Raises ValueError for ids that the model does not know, or more than its
@@ -252,7 +264,7 @@ def first_place(ids: Int64[Tensor, "B T"], config, cache):
 
 
 @checked
-def run_layers(model: nn.Module, ids: Int64[Tensor, "B T"], cache=None):
+def run_layers(model: Model, ids: Int64[Tensor, "B T"], cache=None):
     """Yield (residual (B, T, D), weights (B, H, T, S)) layer by layer.
 
     First the embedding, with None for weights; then what each layer leaves.
@@ -298,7 +310,7 @@ class Llama(nn.Module):
         return x
 
     @checked
-    def logits(self, x: Tensor):
+    def logits(self, x: Float[Tensor, "*b {self.config.width}"]):
         """A residual (..., D) -> logits (..., V), by the embedding's rows."""
         return F.linear(self.norm(x), self.embedding.weight)
 
@@ -370,10 +382,9 @@ class KVCache:
         config: LlamaConfig,
         room: Size,
         batch: Size = 1,
-        dtype: torch.dtype = torch.float32,
+        dtype: FloatType = torch.float32,
         device: torch.device | str | None = None,
     ):
-        require(dtype.is_floating_point, "dtype", dtype, "a float type")
         shape = (batch, config.kv_heads, room, config.head_width)
         shape = (2, config.layers, *shape)
         self.store = torch.empty(shape, dtype=dtype, device=device)
@@ -421,7 +432,7 @@ def llama_flops(config: LlamaConfig, new: Size, before: Count = 0):
 
 # %% ../../transformers/real-model.ipynb #greedy
 @checked
-def greedy(logits: Tensor):
+def greedy(logits: Float[NonEmpty, " V"]):
     """The id of the largest logit: (V,) -> int."""
     return logits.argmax().item()
 
@@ -429,8 +440,8 @@ def greedy(logits: Tensor):
 @torch.inference_mode()
 @checked
 def complete(
-    model,
-    ids: list[int],
+    model: Model,
+    ids: ListOf(Count),
     count: Size,
     *,
     stop: Collection[int] = (),
@@ -474,7 +485,7 @@ def norm_fast(x, norm):
 
 
 @checked
-def all_turns(config, device: torch.device | str):
+def all_turns(config: LlamaConfig, device: torch.device | str):
     """e to the i times every rotary angle, in 64 bits: (context, K/2)."""
     options = {"dtype": torch.double, "device": device}
     pairs = torch.arange(0, config.head_width, 2, **options)
@@ -522,7 +533,7 @@ class LlamaFast:
     """
 
     @checked
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Model):
         self.model, self.config = model, model.config
         self.embedding = model.embedding
         self.layers = [LayerFast(block) for block in model.blocks]
@@ -544,7 +555,8 @@ class LlamaFast:
         cache.length += 1
         return x[None]  # (1, 1, D)
 
-    def logits(self, x):
+    @checked
+    def logits(self, x: Float[Tensor, "*b {self.config.width}"]):
         """As `Llama.logits`."""
         return norm_fast(x, self.model.norm) @ self.unembed  # (..., V)
 
@@ -575,7 +587,7 @@ class Trace(NamedTuple):
 # %% ../../transformers/real-model.ipynb #trace-layers
 @torch.inference_mode()
 @checked
-def trace_layers(model: nn.Module, ids: Int64[Tensor, "B T"]):
+def trace_layers(model: Model, ids: Int64[Tensor, "B T"]):
     """Run ids (B, T) through the model and keep everything: a Trace."""
     residuals, weights = zip(*run_layers(model, ids))
     return Trace(torch.stack(residuals), torch.stack(weights[1:]))

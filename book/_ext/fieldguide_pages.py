@@ -1,24 +1,29 @@
 """What the book holds, from what each notebook says of itself in its metadata.
 
-    ```{pages}     on a chapter's page: its notebooks, each with its `summary`
-    ```{chapters}  on the front page: every notebook, with what it `builds`
+    ```{pages}         on a chapter's page: its notebooks, each with its `summary`
+    ```{chapters}      on the front page: every notebook, with what it `builds`
+    ```{source} NAME   in a notebook: the code of a mechanism that another one owns
 
-A new notebook is listed by both as soon as it is in _toc.yml.
+A new notebook is listed by both lists as soon as it is in _toc.yml.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import yaml
 from docutils import nodes
 from docutils.statemachine import StringList
+from fieldguide_site import DIRECTIVES, fold
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 FIELDS = "name", "builds", "summary"
+EXPORTED = re.compile(r"(?:#\|[^\n]*\n)*#\| *export\b")
+DEFINED = re.compile(r"^(?:def|class) (\w+)", re.M)
 logger = logging.getLogger(__name__)
 
 
@@ -98,7 +103,34 @@ class Chapters(Map):
         return self.markdown(lines)
 
 
+class Source(Map):
+    """The exported cell that defines a name, folded: "As in rms_norm (Attention)"."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        name, known = self.arguments[0], []
+        self.env.note_reread()
+        for index in self.below(self.config.root_doc):
+            for docname in self.below(index):
+                for cell in json.loads(self.path(docname).read_text("utf8"))["cells"]:
+                    text = "".join(cell["source"])
+                    found = DEFINED.findall(text) if EXPORTED.match(text) else []
+                    known += found
+                    if name in found:
+                        return self.shown(name, docname, DIRECTIVES.sub("", text))
+        message = f"no notebook exports {name}; it must be one of {sorted(known)}"
+        raise self.error(message)
+
+    def shown(self, name: str, docname: str, code: str) -> list[nodes.Node]:
+        told = self.card(docname)["name"]
+        folded = fold("", label=f"As in {name} ({told})")
+        folded += nodes.literal_block(code, code, language="python")
+        return [folded]
+
+
 def setup(app: Sphinx) -> dict:
+    app.add_directive("source", Source)
     app.add_directive("pages", Pages)
     app.add_directive("chapters", Chapters)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

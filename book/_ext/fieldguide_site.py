@@ -6,7 +6,8 @@
   built, names where it will be served: it goes into the social cards and makes
   the links of the page for missing addresses absolute.
 - A cell's first lines `#| ...` stay in the notebook, not in the page; `#| fold: LABEL`
-  folds its code under that label. What is printed is open.
+  folds its code under that label, below what the cell shows. Cells in a row with one
+  label are one fold.
 - Markup that a screen reader or a keyboard would stumble over is mended.
 """
 
@@ -76,9 +77,23 @@ def dress_cells(app: Sphinx, doctree: nodes.document) -> None:
         code[:] = [nodes.Text(code.rawsource)]
         label = FOLD.search(head[0]) if head else None
         if label:
-            place = cell.parent.index(cell)
-            cell.parent[place] = folded = fold("", label=label[1].strip())
-            folded += cell
+            hide(cell, label[1].strip())
+
+
+def hide(code: nodes.container, label: str) -> None:
+    """Fold a cell's code below its output, with that of the cell before if it may."""
+    cell = code.parent
+    cell.remove(code)
+    page, place = cell.parent, cell.parent.index(cell)
+    before = page[place - 1] if place else None
+    alone = isinstance(before, nodes.container) and len(before) == 1  # no output
+    folded = before[0] if alone else None
+    if isinstance(folded, fold) and folded["label"] == label:
+        page.remove(before)
+    else:
+        folded = fold("", label=label)
+    folded += code
+    cell += folded
 
 
 def one_of_each(app: Sphinx, pagename, templatename, context, doctree) -> None:

@@ -14,10 +14,9 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import close, fails, refuses_all, run_exercises
+from cells import close, refuses_all, run_exercises
 from hypothesis import given, settings
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fieldguide import data
 from fieldguide.transformers import attention
@@ -320,7 +319,6 @@ def exported(device, kind):
 
     attends = {form: getattr(attention, form) for form in FORMS}
     return {
-        "rnn": lambda: attention.rnn(x, matrix, matrix),
         "masked_softmax": lambda: attention.masked_softmax(matrix[:5, :5], mask),
         "plain": lambda: attention.masked_softmax(x),
         **{name: lambda f=f: f(heads, heads, heads, mask=mask, scale=2)[0]
@@ -340,36 +338,6 @@ def test_results_stay_on_the_device_and_in_the_type_of_the_input(kind):
         result, known = call(), here[name]()
         assert result.is_meta and result.dtype == known.dtype == kind, name
         assert result.shape == known.shape and known.isfinite().all(), name
-
-
-# The recurrent reader
-
-
-@given(seeds, sizes, sizes, sizes, st.sampled_from([(), (3,)]))
-@quick
-def test_rnn_equals_torchs(seed, T, D, N, leading):
-    torch.manual_seed(seed)
-    library = nn.RNN(D, N, bias=False, batch_first=True)
-    x = torch.randn(*leading, T, D)
-    close(attention.rnn(x, *library.parameters()), library(x)[0], 1e-5)
-
-
-# Cost
-
-
-@given(st.integers(1, 40), st.sampled_from([(8, 1), (8, 4), (12, 3)]))
-@quick
-def test_flops_are_those_that_torch_counts(T, sizes):
-    width, heads = sizes
-    layer = attention.MultiHeadAttention(width, heads)
-    with FlopCounterMode(display=False) as counter:
-        _, weights = layer(torch.randn(T, width))
-    counted = counter.get_flop_counts()["Global"]
-    per_word, per_pair = attention.attention_flops(T, width)
-    assert per_word + per_pair == counter.get_total_flops() == sum(counted.values())
-    assert per_word == 4 * 2 * T * width * width
-    assert attention.weight_bytes(heads, T) == weights.nbytes
-    assert attention.weight_bytes(heads, T, 2) == weights.bfloat16().nbytes
 
 
 # The first layer of a real model
@@ -565,18 +533,6 @@ REFUSALS = [
      {"width": [0, 7], "heads": [0, 3, True]}),
     ("forward", {"x": WORDS, "mask": WIDE},
      {"x": [X[0]], "mask": [[[True]], WIDE.float(), WIDE[None], MANY, SHORT]}),
-    (
-        "rnn",
-        {"inputs": X, "w_in": torch.ones(2, 4), "w_rec": torch.ones(2, 2)},
-        {
-            "inputs": [X[0], X[:0], X[:, :1]],
-            "w_in": [torch.ones(2, 1), torch.ones(3, 4), torch.ones(4)],
-            "w_rec": [torch.ones(2, 1), torch.ones(()), torch.ones(2)],
-        },
-    ),
-    ("attention_flops", {"T": 2, "D": 3}, {"T": [0], "D": [0]}),
-    ("weight_bytes", {"heads": 2, "T": 3, "bytes_per_number": 2},
-     {"heads": [0], "T": [0], "bytes_per_number": [0]}),
     ("rms_norm", {"x": X, "weight": torch.ones(4), "eps": 1e-6},
      {"weight": [torch.ones(1), torch.ones(5)], "eps": [0, math.nan]}),
     ("rotate", {"x": X, "positions": torch.arange(3), "base": 1e4},
@@ -607,78 +563,71 @@ def exercises():
     return run_exercises("transformers/attention", attention)
 
 
-def softmax_less(offset):
-    """A softmax over a list that subtracts what `offset` picks."""
-
-    def softmax(scores):
-        shares = [math.exp(score - offset(scores)) for score in scores]
-        return [share / sum(shares) for share in shares]
-
-    return softmax
-
-
-def test_checks_accept_what_is_as_good():
+def test_a_list_is_as_good_as_a_pair():
     book = exercises()
-    book.check_safe_softmax(
-        lambda scores: torch.tensor(scores).float().softmax(0).tolist()
-    )
     book.check_look_back(lambda T: list(book.look_back(T)))
-    from ipywidgets import interactive
 
-    labelled = [(f"{width} wide", width) for width in book.WIDTHS]
-    for widths in (labelled, dict(labelled)):
-        book.check_panel(
-            lambda widths=widths: interactive(
-                lambda d_k, scaled: book.compete(d_k, scaled).max().item(),
-                d_k=widths,
-                scaled=True,
-            )
+
+def lookback(query, key=None):
+    """An answer to the third exercise, from a (T, T) query and key of T words."""
+    return lambda T: (query(T), (key or torch.eye)(T))
+
+
+def reviewed(scale=None, *, masked="before", transposed=False):
+    """An answer to the code review, with one thing wrong or none."""
+
+    def answer(query, key, value, *, mask=None):
+        seen = mask if masked == "before" else None
+        factor = scale(query) if scale else None
+        _, weights = attention.simple_attention(
+            query, key, value, mask=seen, scale=factor
         )
+        if masked == "after" and mask is not None:
+            weights = weights * mask
+        return (weights.mT if transposed else weights) @ value, weights
+
+    return answer
 
 
-def test_checks_fail_the_empty_cell_and_wrong_answers():
-    book = exercises()
-    fails(
-        book.check_safe_softmax,
-        lambda scores: [score / sum(scores) for score in scores],
-        lambda scores: torch.tensor(scores).double().softmax(0),
-        lambda scores: [1.0],
-        softmax_less(lambda scores: scores[0]),
-        softmax_less(lambda scores: max(scores[0], scores[-1])),
-    )
-    fails(
-        book.check_window_mask,
-        lambda T, width: attention.causal_mask(T),
-        lambda T, width: torch.ones(T, T, dtype=torch.bool).triu(1 - width),
-        lambda T, width: book.window_mask(T, width + 1),
-        lambda T, width: book.window_mask(T, width).float(),
-    )
-    fails(
-        book.check_look_back,
-        lambda T: torch.eye(T),
-        lambda T: (20 * torch.eye(T), torch.eye(T)),
-        lambda T: (20 * torch.eye(T).roll(-1, 0), torch.eye(T)),
-        lambda T: (torch.zeros(T, T), torch.zeros(T, T)),
-        lambda T: (torch.eye(T + 1), torch.eye(T + 1)),
-        lambda T: ([[20.0] * T] * T, torch.eye(T)),
-        lambda T: (20 * torch.eye(T).int(), torch.eye(T).int()),
-    )
-    from ipywidgets import interactive
+WRONG = [
+    ("window_mask", lambda T, w: attention.causal_mask(T), "makes no difference"),
+    ("window_mask", lambda T, w: torch.ones(T, T).triu(1 - w) > 0, "sees the future"),
+    ("window_mask", lambda T, w: torch.eye(T).roll(-1, 1) > 0, "sees the future"),
+    ("window_mask", lambda T, w: attention.causal_mask(T).tril(-1), "see itself"),
+    ("window_mask", lambda T, w: attention.causal_mask(T).triu(-w), "too many"),
+    (
+        "window_mask",
+        lambda T, w: attention.causal_mask(T).triu(2 - w),
+        "too few",
+    ),
+    ("window_mask", lambda T, w: attention.causal_mask(T).float(), "boolean"),
+    ("window_mask", lambda T, w: attention.causal_mask(T)[None], "its shape is"),
+    ("reviewed", reviewed(masked="after"), "does the mask come too late"),
+    ("reviewed", reviewed(masked="never"), "hidden position"),
+    ("reviewed", reviewed(lambda q: 1), "nothing is divided"),
+    ("reviewed", reviewed(lambda q: 1 / q.size(-1)), "not by its root"),
+    ("reviewed", reviewed(lambda q: q.size(-2) ** -0.5), "how many keys"),
+    ("reviewed", reviewed(lambda q: 7), "the weights are wrong"),
+    ("reviewed", reviewed(transposed=True), "isn't weights @ value"),
+    ("reviewed", lambda q, k, v, *, mask: (v, q.softmax(-1)), "have the shapes"),
+    ("reviewed", lambda q, k, v, *, mask: v, "should return"),
+    ("reviewed", lambda q, k, v, *, mask: ~mask, "a mask of None is allowed"),
+    ("look_back", lookback(lambda T: 20 * torch.eye(T)), "looks at itself"),
+    ("look_back", lookback(lambda T: 20 * torch.eye(T).roll(-1, 0)), "one ahead"),
+    ("look_back", lookback(lambda T: torch.eye(T).roll(1, 0)), "ask louder"),
+    ("look_back", lookback(lambda T: torch.zeros(T, T)), "only 0"),
+    (
+        "look_back",
+        lookback(lambda T: 1e30 * torch.ones(T, T), lambda T: 1e30 * torch.eye(T)),
+        "NaN",
+    ),
+    ("look_back", lookback(lambda T: torch.eye(T + 1)), "float tensors of shape"),
+    ("look_back", lookback(lambda T: torch.eye(T).int()), "float tensors of shape"),
+    ("look_back", lambda T: torch.eye(T), "float tensors of shape"),
+]
 
-    def panel(function, **controls):
-        return lambda: interactive(function, **controls)
 
-    def largest(d_k, scaled):
-        return book.compete(d_k, scaled).max().item()
-
-    fails(
-        book.check_panel,
-        lambda: largest,
-        panel(largest, d_k=[1, 4], scaled=True),
-        panel(largest, d_k=book.WIDTHS, scaled=[True, False]),
-        panel(lambda d_k: 0.5, d_k=book.WIDTHS),
-        panel(lambda d_k, scaled: 0.5, d_k=book.WIDTHS, scaled=True),
-        panel(
-            lambda d_k, scaled: largest(d_k, not scaled), d_k=book.WIDTHS, scaled=True
-        ),
-    )
+@pytest.mark.parametrize(("name", "answer", "message"), WRONG)
+def test_a_wrong_answer_is_told_its_cause(name, answer, message):
+    with pytest.raises(AssertionError, match=message):
+        exercises()[f"check_{name}"](answer)

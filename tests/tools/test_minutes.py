@@ -1,5 +1,7 @@
 """A page takes one sitting, by the formula of `minutes.py`."""
 
+import re
+
 import minutes
 import nbformat
 import pytest
@@ -9,7 +11,6 @@ BOOK = sources.in_order()
 # Pages that are longer: each may only become shorter.
 LONGER = {
     "introduction/next-word": 64,
-    "transformers/attention": 86,
     "transformers/tokens": 67,
     "transformers/gpt": 77,
     "transformers/training": 84,
@@ -34,6 +35,14 @@ def test_a_page_takes_one_sitting(name):
     said = f"{name} takes {took} minutes: {prose} words and {lines} lines in view"
     assert took <= most, f"{said}; at most {most}"
     assert name not in LONGER or took > minutes.MOST, f"{said}: take it off LONGER"
+
+
+@pytest.mark.parametrize("name", [name for name in BOOK if name not in LONGER])
+def test_a_page_says_how_long_it_takes(name):
+    text = "\n".join(cell.source for cell in BOOK[name].cells)
+    said = re.search(r"^\*Takes:\* (\d+) minutes", text, re.M)
+    took = minutes.minutes(BOOK[name])
+    assert said and int(said[1]) == took, f"{name}: write `*Takes:* {took} minutes`"
 
 
 def page(*cells):

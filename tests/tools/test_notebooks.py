@@ -286,9 +286,23 @@ def renamed(name):
     return change
 
 
+def prose(text):
+    def change(cells):
+        cells["run"].pop("outputs")
+        cells["run"].pop("execution_count")
+        cells["run"].update(cell_type="markdown", source=text)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (lambda cells: cells["run"].update(source="#| fold:\n1"), "needs a label"),
+        (prose("> **Aside**\n>\n> a"), "a box is called 'Aside'; it must be one of"),
+        (prose("<details><summary>More</summary>\n\na\n\n</details>"), "'More'; it"),
+        (prose("<details>\n\na\n\n</details>"), "called ''; it must be Answer"),
+        (prose("<details><summary>Answer</summary>\na</details>"), "ends in an empty"),
         (renamed("half"), "two cells have the id 'half'"),
         (renamed("3f1c0d2e"), "the id '3f1c0d2e'; give it a readable"),
         (renamed("a3f1c0d2"), "the id 'a3f1c0d2'; give it a readable"),

@@ -34,8 +34,21 @@ function flowBox(box, view, k, explorer) {
     return `${box.view.names[k]} ${at}: ${dress(box.view, array.values[i * size()[1] + j], array)}`;
   };
   explorer.point(canvas, { find, words, size });
-  node.append(canvas);
+  node.append(html("div", { class: "fg-cells" }, canvas, html("div", { class: "fg-digits", "aria-hidden": "true" })));
   return node;
+}
+
+// The numbers of a few cells, written into them.
+function digits(node, { shape, values }, low, high) {
+  const few = values.length <= 16 && shape.at(-1) <= 4;
+  node.style.gridTemplateColumns = `repeat(${few ? shape.at(-1) : 1},1fr)`;
+  while (node.children.length > (few ? values.length : 0)) node.lastChild.remove();
+  for (let k = 0; few && k < values.length; k++) {
+    const cell = node.children[k] ?? node.appendChild(html("span", {}));
+    write(cell, format(values[k], 2));
+    cell.classList.toggle("fg-dark", (values[k] - low) / (high - low || 1) < 0.6);
+  }
+  return few;
 }
 
 draw.flow = (box, view, explorer) => {
@@ -64,8 +77,10 @@ draw.flow = (box, view, explorer) => {
     if (!canvas || canvas.drawn === array) return;
     canvas.drawn = array;
     const rows = array.shape.length > 1 ? array.shape[0] : 1;
-    pixels(canvas, rows, array.shape.at(-1), array.values, ...ends({}, array));
-    put(canvas, { style: `height:${clamp(rows * 12, 16, 120)}px`, "aria-label": sayBox(view, k) });
+    const range = ends({}, array);
+    pixels(canvas, rows, array.shape.at(-1), array.values, ...range);
+    const tall = digits(canvas.nextSibling, array, ...range) ? 20 : 12;
+    put(canvas, { style: `height:${clamp(rows * tall, 16, 120)}px`, "aria-label": sayBox(view, k) });
   });
   const room = box.room / (Math.max(...view.ranks) + 1);
   box.firstChild.classList.toggle("fg-tall", room < 118); // one column, on a phone
@@ -97,8 +112,9 @@ function wire(wires, labels, view, nodes) {
       }
     }
     put(wires[n], { d: `M${x0},${y0}${bend}${x1},${y1}${tip}` });
-    const flat = Math.abs(y1 - y0) < 12; // its words stand above both boxes
-    const y = flat ? Math.min(a.y, b.y) - 5 : (y0 + y1) / 2 + (a.x === b.x ? 4 : -6);
-    put(labels[n], { x: (x0 + x1) / 2 + (a.x === b.x ? 8 : 0), y, "text-anchor": a.x === b.x ? "start" : "middle" });
+    // Its words stand at its tip: left of a box, or above the left end of one below.
+    const below = a.x === b.x, next = to === from + 1;
+    const x = below ? (next ? x1 + 8 : b.x + 6) : x1 + 1;
+    put(labels[n], { x, y: below ? b.y - 6 : y1 - 9, "text-anchor": below ? "start" : "end" });
   });
 }

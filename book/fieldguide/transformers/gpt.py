@@ -12,10 +12,19 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Complex, Float, Int64, Shaped
+from jaxtyping import Bool, Complex, Float, Int64, Real
 from torch import Tensor, nn
 
-from ..check import Count, Positive, Share, Size, checked, require
+from fieldguide.check import (
+    Count,
+    Model,
+    NonEmpty,
+    Part,
+    Positive,
+    Size,
+    checked,
+    require,
+)
 from ..introduction.next_word import softmax
 from fieldguide.transformers.attention import (
     MultiHeadAttention,
@@ -25,7 +34,7 @@ from fieldguide.transformers.attention import (
 
 # %% ../../transformers/gpt.ipynb #turns
 @checked
-def turns(positions: Shaped[Tensor, " T"], width: Size, base: Positive):
+def turns(positions: Real[Tensor, " T"], width: Size, base: Positive):
     """The turn of each pair, complex: (T, K / 2).
 
     Pair p of a head of the given width K turns by position * base ** (-2p /
@@ -150,7 +159,7 @@ class Block(nn.Module):
 
     @checked
     def forward(
-        self, x: Float[Tensor, "*b T D"], mask: Shaped[Tensor, "..."] | None
+        self, x: Float[Tensor, "*b T D"], mask: Bool[Tensor, "..."] | None
     ):
         mixed, _ = self.attention(self.norm_attention(x), mask)
         x = x + mixed  # (..., T, D)
@@ -190,7 +199,10 @@ class GPT(nn.Module):
     Source: Radford et al. 2019.
     """
 
-    def __init__(self, config, *, attend=simple_attention, generator=None):
+    @checked
+    def __init__(
+        self, config: GPTConfig, *, attend=simple_attention, generator=None
+    ):
         super().__init__()
         self.config, D = config, config.width
         self.token = nn.Embedding(config.vocab, D)
@@ -218,7 +230,7 @@ class GPT(nn.Module):
 
 # %% ../../transformers/gpt.ipynb #require-tokens
 @checked
-def require_tokens(ids: Int64[Tensor, "*b T"], config):
+def require_tokens(ids: Int64[Tensor, "*b T"], config: GPTConfig):
     """The number T of tokens in each text; ValueError unless they fit."""
     T, V = ids.size(-1), config.vocab
     ok = ids.numel() > 0 and config.context >= T
@@ -231,7 +243,7 @@ def require_tokens(ids: Int64[Tensor, "*b T"], config):
 # %% ../../transformers/gpt.ipynb #initialise
 @torch.no_grad()
 @checked
-def initialise(model: nn.Module, generator: torch.Generator | None = None):
+def initialise(model: Model, generator: torch.Generator | None = None):
     """GPT-2's start: normal weights of deviation 0.02, biases 0, gains 1.
 
     The matrices that write to the stream are smaller by 1 / sqrt(2 L).
@@ -268,7 +280,7 @@ def keep_top_k(probabilities: Float[Tensor, "*b V"], top_k: Size):
 
 # %% ../../transformers/gpt.ipynb #keep-top-p
 @checked
-def keep_top_p(probabilities: Float[Tensor, "*b V"], top_p: Positive):
+def keep_top_p(probabilities: Float[NonEmpty, "*b V"], top_p: Part):
     """Keep the smallest set of each row whose mass reaches top_p.
 
     It is made to add up to 1. Of equals, the one with the lower number
@@ -285,17 +297,16 @@ def keep_top_p(probabilities: Float[Tensor, "*b V"], top_p: Positive):
 # %% ../../transformers/gpt.ipynb #next-distribution
 @checked
 def next_distribution(
-    logits: Float[Tensor, "*b V"],
+    logits: Float[NonEmpty, "*b V"],
     temperature: Positive = 1.0,
     top_k: Size | None = None,
-    top_p: Share | None = None,
+    top_p: Part | None = None,
 ):
     """Turn logits into the probabilities to draw the next token from.
 
     First the temperature, then the top k, then the top p of what is left.
     None leaves a filter out.
     """
-    require(logits.size(-1) > 0, "logits", logits, "of at least one token")
     lead = logits - logits.amax(-1, keepdim=True)  # 0 at most: no overflow
     lead = (lead.double() / temperature).to(logits.dtype)
     probabilities = softmax(lead)  # (..., V)
@@ -332,13 +343,13 @@ def draw(
 @torch.no_grad()
 @checked
 def generate(
-    model: nn.Module,
+    model: Model,
     ids: Int64[Tensor, "*b T"],
     count: Count,
     *,
     temperature: Positive = 1.0,
     top_k: Size | None = None,
-    top_p: Share | None = None,
+    top_p: Part | None = None,
     generator: torch.Generator | None = None,
 ):
     """Continue texts by `count` drawn tokens: (..., T + count)."""

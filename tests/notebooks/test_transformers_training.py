@@ -1,7 +1,6 @@
 """The cells of transformers/training against torch, loops in Python and arithmetic.
 
-The module is imported whole and its functions are looked up at each call, so that
-a check can swap a damaged cell in and see these tests fail.
+Functions are looked up in the module at each call: a damaged cell can take their place.
 """
 
 import contextlib
@@ -399,60 +398,58 @@ def test_results_stay_on_the_device_and_in_the_type_of_the_input(kind):
 
 
 BELOW = [-1e-9, math.inf, math.nan]  # no rate and no decay
-IDS, PLAIN, LINE = some_ids(9), training.Recipe(2), nn.Linear(1, 1, bias=False)
+IDS, MODEL, LINE = some_ids(9), {"model": some_gpt()}, nn.Linear(1, 1, bias=False)
 MATRIX = torch.ones(2, 3)
 MATRIX.grad = torch.ones(2, 3)
-MADE = [torch.optim.SGD(LINE.parameters(), 0.1)]
-RATES = {"lr": 0.1, "decay": 0.0}
+MADE, RECIPE = [torch.optim.SGD(LINE.parameters(), 0.1)], {"recipe": training.Recipe(2)}
+RATES, RNG = {"lr": 0.1, "decay": 0.0}, {"generator": generator()}
+SIZES, NO_BETAS = {"steps": 20, "rate": 0.1}, [(0.9,), (1, 0.9), (0.9, 1), (-0.1, 0.9)]
 REFUSALS = {
     "windows": (
-        {"ids": IDS, "batch": 2, "context": 3, "generator": generator()},
-        {"ids": [IDS[:3], IDS[:0]], "batch": [0, True], "context": [0, 9]},
+        {"ids": IDS, "batch": 2, "context": 3, **RNG},
+        {"ids": [IDS[:3], IDS[:0]], "context": [9]},
     ),
     "held_out_loss": (
-        {"model": some_gpt(), "ids": IDS, "pieces": 2},
-        {"ids": [IDS[:4], IDS[:0]], "pieces": [0]},
+        MODEL | {"ids": IDS, "pieces": 2},
+        {"ids": [IDS[:4], IDS[:0]], "model": [LINE]},
     ),
     "AdamW": (
         {"parameters": [], "betas": (0, 0), "eps": 1e-8, **RATES},
-        {"parameters": [[1]], "lr": BELOW, "decay": BELOW, "eps": [0],
-         "betas": [(1.1, 0.9), (0.9, 1.1), (-0.1, 0.9), (0.9,), 0.9]},
+        {"parameters": [[1]], "lr": BELOW, "decay": BELOW, "betas": NO_BETAS},
     ),
     "Recipe": (
         {"steps": 9, "batch": 2, "rate": 0, "matrix_rate": 0, "warmup": 8, "final": 0,
          "betas": (0.5, 0.5), "decay": 0, "clip": math.inf, "positions": "rotary",
          "normed": True},
-        {"steps": [0, True], "batch": [0, True], "warmup": [9], "final": [1.1, *BELOW],
-         "betas": [(0.5, 2)], "clip": [0, -1.0, math.nan], "positions": ["none"],
-         "normed": [1], "rate": BELOW, "matrix_rate": BELOW, "decay": BELOW},
+        {"warmup": [9], "final": [1.1], "betas": NO_BETAS, "normed": [1],
+         "clip": [0, -1.0, math.nan]},
     ),
-    "rate_share": ({"step": 0, "recipe": PLAIN}, {}),
-    "plain_recipe": ({"steps": 20, "rate": 0.1}, {"steps": [0], "rate": BELOW}),
-    "modern_recipe": ({"steps": 20}, {"steps": [0]}),
-    "progress": ({"step": 1, "recipe": PLAIN, "loss": 1.5}, {"loss": [IDS]}),
+    "rate_share": ({"step": 0, **RECIPE}, {}),
+    "plain_recipe": (SIZES, {}),
+    "modern_recipe": ({"steps": 20}, {}),
+    "progress": ({"step": 1, "loss": 1.5, **RECIPE}, {"loss": [IDS]}),
     "clip_gradient": (
         {"parameters": [MATRIX], "longest": 1},
-        {"parameters": [[torch.ones(2)], [], [1]]},
+        {"parameters": [[torch.ones(2)], [], [1]], "longest": [-1.0]},
     ),
-    "optimizers": ({"model": some_gpt(), "recipe": PLAIN}, {}),
-    "new_gpt": ({"config": TINY, "recipe": PLAIN, "generator": generator()}, {}),
+    "optimizers": (MODEL | RECIPE, {"model": [LINE]}),
+    "new_gpt": ({"config": TINY, **RECIPE, **RNG}, {}),
     "descend": (
         {"model": LINE, "loss": lambda: LINE.weight.sum(), "made": MADE,
-         "recipe": PLAIN, "clip": training.clip_gradient, "watch": print},
-        {"made": MADE},
+         "clip": training.clip_gradient, "watch": print, **RECIPE},
+        {"made": [[None], [*MADE, 1]]},
     ),
     "train": (
-        {"model": some_gpt(), "ids": IDS, "recipe": PLAIN, "generator": generator(),
-         "made": MADE, "watch": print},
-        {"ids": [IDS[:4]], "made": MADE},
+        MODEL | {"ids": IDS, "made": MADE, "watch": print, **RECIPE, **RNG},
+        {"ids": [IDS[:4]], "made": [[None], [*MADE, 1]], "model": [LINE]},
     ),
     "orthogonalize": (
         {"matrix": MATRIX, "iterations": 1, "dtype": torch.float64},
-        {"matrix": [torch.ones(3), torch.ones(1, 2, 3)]},
+        {"matrix": [MATRIX[0], MATRIX[:0]], "dtype": [torch.int64, torch.complex64]},
     ),
     "Muon": (
         {"matrices": [MATRIX], "momentum": 0, "iterations": 1, **RATES},
-        {"lr": BELOW, "decay": BELOW, "momentum": [-0.1, 1.1]},
+        {"lr": BELOW, "decay": BELOW, "momentum": [-0.1, 1], "matrices": [["x"]]},
     ),
     "qk_norm": ({"attend": attention.simple_attention}, {}),
 }  # fmt: skip

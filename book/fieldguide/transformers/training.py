@@ -16,7 +16,21 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..check import Count, Positive, Share, Size, checked, require
+from fieldguide.check import (
+    Count,
+    Fading,
+    FloatType,
+    Layered,
+    Limit,
+    ListOf,
+    Model,
+    NonEmpty,
+    Positive,
+    Share,
+    Size,
+    checked,
+    require,
+)
 from ..data import asset
 from .attention import simple_attention_fast
 from .gpt import GPT, GPTConfig
@@ -41,9 +55,7 @@ def windows(
 # %% ../../transformers/training.ipynb #held-out-loss
 @torch.no_grad()
 @checked
-def held_out_loss(
-    model: nn.Module, ids: Int[Tensor, " T"], pieces: Size = 128
-):
+def held_out_loss(model: Model, ids: Int[Tensor, " T"], pieces: Size = 128):
     """Mean nats a character of a GPT over `pieces` windows of a text.
 
     They lie evenly over the text and are as long as the model's context.
@@ -70,7 +82,7 @@ class AdamW:
         self,
         parameters: Iterable[Tensor],
         lr: Positive | Share = 1e-3,
-        betas: tuple[Share, Share] = (0.9, 0.999),
+        betas: tuple[Fading, Fading] = (0.9, 0.999),
         eps: Positive = 1e-8,
         decay: Positive | Share = 0.01,
     ):
@@ -102,20 +114,19 @@ class Recipe:
     matrix_rate: Positive | Share = 0.0  # Muon's, for matrices; 0: AdamW
     warmup: Count = 0  # steps until the peak
     final: Share = 0.1  # of the peak, left at the end
-    betas: tuple[Share, Share] = (0.9, 0.99)  # memory: 10 and 100 steps
+    betas: tuple[Fading, Fading] = (0.9, 0.99)  # memory: 10 and 100 steps
     decay: Positive | Share = 0.1  # of AdamW's matrices
-    clip: float | int = 1.0  # the longest gradient; inf: no clipping
+    clip: Limit = 1.0  # the longest gradient; inf: no clipping
     positions: Literal["learned", "rotary"] = "learned"
     normed: bool = False  # queries and keys
 
     def __post_init__(self):
         low = self.warmup < self.steps
         require(low, "warmup", self.warmup, f"below {self.steps}, the steps")
-        require(self.clip > 0, "clip", self.clip, "above 0")
 
 # %% ../../transformers/training.ipynb #rate-share
 @checked
-def rate_share(step: Count, recipe):
+def rate_share(step: Count, recipe: Recipe):
     """Which share of its peak the rate has at a step, from 0 on.
 
     It rises evenly over the warm-up and falls along half a cosine.
@@ -143,7 +154,7 @@ def modern_recipe(steps: Size):
 # %% ../../transformers/training.ipynb #clip
 @torch.no_grad()
 @checked
-def clip_gradient(parameters: Iterable[Tensor], longest: float | int):
+def clip_gradient(parameters: Iterable[Tensor], longest: Limit):
     """Shorten the gradient of all parameters together to `longest` at most.
 
     Returns its length before. Source: Pascanu et al. 2013.
@@ -157,7 +168,7 @@ def clip_gradient(parameters: Iterable[Tensor], longest: float | int):
 
 # %% ../../transformers/training.ipynb #optimizers
 @checked
-def optimizers(model: nn.Module, recipe):
+def optimizers(model: Layered, recipe: Recipe):
     """The recipe's optimizers for a GPT: AdamW, and Muon if it has a rate.
 
     Muon takes the matrices of the layers, AdamW the rest; vectors do not
@@ -179,7 +190,9 @@ def optimizers(model: nn.Module, recipe):
 
 # %% ../../transformers/training.ipynb #new-gpt
 @checked
-def new_gpt(config, recipe, generator: torch.Generator | None):
+def new_gpt(
+    config: GPTConfig, recipe: Recipe, generator: torch.Generator | None
+):
     """A GPT of these sizes with the recipe's positions and attention."""
     fast = simple_attention_fast
     attend = qk_norm(fast) if recipe.normed else fast
@@ -188,7 +201,7 @@ def new_gpt(config, recipe, generator: torch.Generator | None):
 
 # %% ../../transformers/training.ipynb #progress
 @checked
-def progress(step: Count, recipe, loss: Float[Tensor, ""] | float):
+def progress(step: Count, recipe: Recipe, loss: Float[Tensor, ""] | float):
     """Rewrite one line with the loss; the last step's line has no number."""
     if step == recipe.steps:
         print(f"\r{step:,} steps of {recipe.batch} windows are done.")
@@ -200,8 +213,8 @@ def progress(step: Count, recipe, loss: Float[Tensor, ""] | float):
 def descend(
     model: nn.Module,
     loss: Callable,
-    made: list[torch.optim.Optimizer],
-    recipe,
+    made: ListOf(torch.optim.Optimizer),
+    recipe: Recipe,
     *,
     clip: Callable = nn.utils.clip_grad_norm_,
     watch: Callable | None = None,
@@ -232,12 +245,12 @@ def descend(
 # %% ../../transformers/training.ipynb #train
 @checked
 def train(
-    model: nn.Module,
+    model: Model,
     ids: Int[Tensor, " T"],
-    recipe,
+    recipe: Recipe,
     *,
     generator: torch.Generator,
-    made: list[torch.optim.Optimizer] | None = None,
+    made: ListOf(torch.optim.Optimizer) | None = None,
     watch: Callable | None = None,
 ):
     """Train a GPT on a text. Returns the losses, nats, (steps,).
@@ -266,9 +279,9 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's, steep at 0
 
 @checked
 def orthogonalize(
-    matrix: Float[Tensor, "A B"],
+    matrix: Float[NonEmpty, "A B"],
     iterations: Count = 5,
-    dtype: torch.dtype = torch.float32,
+    dtype: FloatType = torch.float32,
 ):
     """Bring the singular values of a matrix near 1; keep the rest.
 
@@ -298,9 +311,9 @@ class Muon(torch.optim.Optimizer):
     @checked
     def __init__(
         self,
-        matrices: Iterable,
+        matrices: Iterable[Tensor | dict],
         lr: Positive | Share = 0.02,
-        momentum: Share = 0.95,
+        momentum: Fading = 0.95,
         decay: Positive | Share = 0.0,
         iterations: Count = 5,
     ):

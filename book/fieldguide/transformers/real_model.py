@@ -203,7 +203,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     @checked
-    def forward(self, x: Float[Tensor, "*b {self.gate.in_features}"]):
+    def forward(self, x: Float[Tensor, "*b D"]):
         return self.down(F.silu(self.gate(x)) * self.up(x))  # (..., D)
 
 # %% ../../transformers/real-model.ipynb #rms-norm-module
@@ -235,7 +235,7 @@ class LlamaBlock(nn.Module):
     @checked
     def forward(
         self,
-        x: Float[Tensor, "B T {self.mlp.gate.in_features}"],
+        x: Float[Tensor, "B T {self.attention.config.width}"],
         places: Int64[Tensor, " T"],
         mask: Bool[Tensor, "..."] | None = None,
         remember: Callable | None = None,

@@ -1,8 +1,4 @@
-"""The cells of multimodal/contrastive against loops in Python, OpenCLIP, arithmetic.
-
-The module is imported whole and its functions are looked up at each call, so that
-a check can swap a damaged cell in and see these tests fail.
-"""
+"""The cells of multimodal/contrastive against loops in Python, OpenCLIP, arithmetic."""
 
 import functools
 import importlib.util
@@ -14,7 +10,7 @@ import cells
 import hypothesis.strategies as st
 import pytest
 import torch
-from cells import close, fails, generator, random, refuses
+from cells import close, fails, generator, random, refuses, unit
 from hypothesis import given, settings
 
 from fieldguide.multimodal import contrastive as c
@@ -26,27 +22,19 @@ temperatures = st.sampled_from([0.01, 0.07, 0.5, 1, 3.0])
 NAN, INF = float("nan"), float("inf")
 
 
-def unit(*shape, seed=0, dtype=torch.double):
-    rows = random(*shape, seed=seed, dtype=dtype)
-    return rows / rows.norm(dim=-1, keepdim=True)
-
-
 def pairs(B, D=4, seed=0, dtype=torch.double):
-    return unit(2, B, D, seed=seed, dtype=dtype).unbind()
+    return unit(random(2, B, D, seed=seed, dtype=dtype)).unbind()
 
 
 def by_hand(text, image, temperature, groups=None):
     """The loss, entry by entry; each row's target shared within its group."""
-    B = len(text)
+    B, total = len(text), 0.0
     groups = list(range(B)) if groups is None else groups
-    total = 0.0
     for rows, others in ((text, image), (image, text)):
         for i in range(B):
-            logits = [(rows[i] @ others[j]).item() / temperature for j in range(B)]
-            top = max(logits)
-            log_sum = top + math.log(sum(math.exp(z - top) for z in logits))
+            logits = torch.stack([rows[i] @ other for other in others]) / temperature
             mates = [j for j in range(B) if groups[j] == groups[i]]
-            total -= sum(logits[j] - log_sum for j in mates) / len(mates)
+            total -= logits.log_softmax(0)[mates].mean().item()
     return total / (2 * B)
 
 
@@ -64,11 +52,8 @@ FORMS = ["contrastive_loss", "contrastive_loss_fast"]
 @given(seed=seeds, size=st.sampled_from([1e-9, 1.0, 1e9]))
 def test_units_keep_their_direction(seed, size):
     x = size * random(3, 2, 5, seed=seed)
-    made = c.to_unit(x)
-    for row, one in zip(x.flatten(0, 1), made.flatten(0, 1), strict=True):
-        close(one, row / math.sqrt(sum(float(v) ** 2 for v in row)))
-    assert made.shape == x.shape
-    close(c.to_unit(x[0, 0]), made[0, 0])
+    close(c.to_unit(x), unit(x))
+    close(c.to_unit(x[0, 0]), unit(x)[0, 0])
 
 
 def test_the_encoder_maps_both_kinds_to_the_sphere():
@@ -76,8 +61,7 @@ def test_the_encoder_maps_both_kinds_to_the_sphere():
     inputs = random(4, 5), random(6, 7, seed=1)
     layers = model.text_encoder, model.image_encoder
     for x, layer, made in zip(inputs, layers, model(*inputs), strict=True):
-        expected = x @ layer.weight.mT + layer.bias
-        close(made, expected / expected.norm(dim=1, keepdim=True))
+        close(made, unit(x @ layer.weight.mT + layer.bias))
 
 
 def test_weights_are_drawn_as_linear_draws_them():
@@ -102,7 +86,6 @@ def test_the_loss_is_the_sum_written_out(seed, B, temperature):
     for form in FORMS:
         loss = getattr(c, form)
         found, usual = loss(text, image, temperature), loss(text, image)
-        assert found.shape == ()
         close(found.item(), by_hand(text, image, temperature), 1e-10)
         close(usual.item(), by_hand(text, image, 0.07), 1e-10)
 
@@ -118,8 +101,7 @@ def test_values_and_gradients_are_openclips(seed, B, scale):
     for form in FORMS:
         ours = 3 * getattr(c, form)(text, image, 1 / factor)
         close(ours, theirs, 1e-9)
-        for mine, other in zip(torch.autograd.grad(ours, inputs), wanted, strict=True):
-            close(mine, other, 1e-8)
+        close(torch.autograd.grad(ours, inputs), wanted, 1e-8)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -196,9 +178,10 @@ def test_grouped_targets_are_shared_evenly(seed, B, temperature, data):
 
 
 def test_groups_of_one_or_of_equal_captions_change_nothing():
-    text, image = unit(3, 4), unit(6, 4, seed=1).requires_grad_()
+    text, image = pairs(6)
+    image.requires_grad_()
     alike, unlike = torch.tensor([0, 1, 1, 2, 1, 0]), torch.tensor([9, -3, 0, 4, 1, 2])
-    for told, groups in (text[alike], alike), (unit(6, 4), unlike.int()):
+    for told, groups in (text[alike], alike), (text, unlike.int()):
         plain = c.contrastive_loss(told, image)
         grouped = c.contrastive_loss_grouped(told, image, groups)
         close(*(torch.autograd.grad(x, image)[0] for x in (plain, grouped)))
@@ -241,9 +224,7 @@ def test_the_fast_form_cannot_be_differentiated_twice():
     inputs = [x.requires_grad_() for x in pairs(3)]
     loss = c.contrastive_loss_fast(*inputs)
     for whole in loss, loss + inputs[0].square().sum():
-        with cells.refusal(
-            "^create_graph = True, .*: contrastive_loss has second deriv"
-        ):
+        with cells.refusal("^create_graph = True, .*contrastive_loss has second"):
             torch.autograd.grad(whole, inputs, create_graph=True)
 
 
@@ -277,9 +258,6 @@ def test_recall_counts_the_rows_whose_own_is_among_the_best(seed, B):
     assert c.recall_hits(table.float()) == places.count(1)
 
 
-# What is refused
-
-
 TEXT, IMAGE = pairs(3)
 WIDE, FEW, ZERO = TEXT[None], TEXT[:0], TEXT * torch.tensor([[1], [1], [0]])
 NO_PAIRS = [[[1.0]], TEXT.long(), TEXT.to(torch.complex64), TEXT[0], WIDE, FEW]
@@ -296,18 +274,17 @@ SIZES = {"text_dim": 1, "image_dim": 3, "shared_dim": 1}
 
 REFUSALS = [
     ("to_unit", {"x": TEXT}, {"x": [torch.tensor(1.0), FEW, *NO_PAIRS[-3:]]}),
-    ("SimpleMultimodalEncoder", SIZES, {name: [0, True, "3"] for name in SIZES}),
+    ("SimpleMultimodalEncoder", SIZES, {}),
     *((form, LOSS, BAD_LOSS) for form in FORMS),
     *((form, SINGLE, BAD_SINGLE) for form in FORMS),
     ("contrastive_loss_grouped", {**LOSS, "groups": WHOLE},
-     {**BAD_LOSS, "groups": [WHOLE[:2], WHOLE[:, None], WHOLE.double()]}),
-    ("LearnedScale", {"start": 1.0, "most": 1}, {"start": [0, -1.0, NAN, INF],
-     "most": [0, NAN, INF]}),
+     {**BAD_LOSS, "groups": [WHOLE[:2], WHOLE[:, None]]}),
+    ("LearnedScale", {"start": 1.0, "most": 1}, {}),
     ("words_of", {"text": "a"}, {"text": [b"a", ["a"]]}),
     ("bag_of_words", {"texts": ["a", ""], "vocabulary": ["a"]},
-     {"texts": [("a",), [3]], "vocabulary": [{"a"}, ["a", "a"]]}),
-    ("recall_hits", {"similarity": TABLE, "k": 3}, {"similarity": [TABLE[0],
-     TABLE[:2], TABLE[:, :2]], "k": [0, True]}),
+     {"texts": [["a", 3]], "vocabulary": [{"a"}, ["a", None], ["a", "a"]]}),
+    ("recall_hits", {"similarity": TABLE, "k": 3},
+     {"similarity": [TABLE[:2], TABLE[:, :2], TABLE[:0, :0], TABLE / 0]}),
 ]  # fmt: skip
 
 
@@ -320,10 +297,7 @@ def test_bad_input_is_refused_by_name(name, good, bad):
 
 def test_features_of_another_width_are_refused():
     good = {"text_features": torch.ones(2, 1), "image_features": torch.ones(2, 3)}
-    bad = {
-        name: [x[0], x[:, :, None], x[:, :0], torch.cat([x, x], 1)]
-        for name, x in good.items()
-    }
+    bad = {k: [x[0], x[:, :0], torch.cat([x, x], 1)] for k, x in good.items()}
     model = c.SimpleMultimodalEncoder(1, 3, 1)
     cells.refuses_all(model.forward, good, **bad)
     model.text_encoder.bias.requires_grad_(False).fill_(NAN)
@@ -346,9 +320,6 @@ def test_rows_that_do_not_fit_are_refused_in_pairs():
             (3e18 * image, uneven, 0.01),
         ):
             refuses("temperature", loss, one, two, temperature)
-
-
-# The exercises
 
 
 @functools.cache

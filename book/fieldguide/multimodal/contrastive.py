@@ -7,25 +7,24 @@ __all__ = ['to_unit', 'SimpleMultimodalEncoder', 'require_pairs', 'contrastive_l
 # %% ../../multimodal/contrastive.ipynb #imports
 import math
 import re
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
-from ..check import Positive, Size, checked, require
+from ..check import ListOf, NonEmpty, Positive, Size, checked, require
 
 # %% ../../multimodal/contrastive.ipynb #to-unit
 @checked
-def to_unit(x: Float[Tensor, "*b D"]):
+def to_unit(x: Float[NonEmpty, "*b D"]):
     """Each row of x (..., D), cut or stretched to length 1.
 
     A row of zeros has no direction and is refused.
     """
     lengths = x.norm(dim=-1, keepdim=True)  # (..., 1)
     ok = (lengths > 0).all() and lengths.isfinite().all()
-    require(ok and x.numel(), "x", x, "finite, not empty, and no row zero")
+    require(ok, "x", x, "finite, and no row zero")
     return x / lengths
 
 # %% ../../multimodal/contrastive.ipynb #encoder
@@ -139,7 +138,7 @@ def words_of(text: str):
 
 # %% ../../multimodal/contrastive.ipynb #bag-of-words
 @checked
-def bag_of_words(texts: list[str], vocabulary: Sequence[str]):
+def bag_of_words(texts: ListOf(str), vocabulary: ListOf(str)):
     """Which words each text has, (B, V): its known words share a length of 1.
 
     A text without a known word is a row of zeros.
@@ -155,12 +154,14 @@ def bag_of_words(texts: list[str], vocabulary: Sequence[str]):
 
 # %% ../../multimodal/contrastive.ipynb #recall-hits
 @checked
-def recall_hits(similarity: Float[Tensor, "B B"], k: Size = 1):
+def recall_hits(similarity: Float[NonEmpty, "B B"], k: Size = 1):
     """How many rows of similarity have the diagonal among their k best.
 
     What is equal to the diagonal counts as better, so that a model which
     finds all alike scores nothing.
     """
+    ok = not similarity.isnan().any()
+    require(ok, "similarity", similarity, "free of NaN")
     own = similarity.diagonal()[:, None]  # (B, 1)
     return ((similarity >= own).sum(1) <= k).sum().item()
 

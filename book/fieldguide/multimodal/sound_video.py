@@ -14,7 +14,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Generator, Tensor, nn
 
-from ..check import Finite, Positive, Size, checked, require
+from fieldguide.check import (
+    Finite,
+    ListOf,
+    Model,
+    NonEmpty,
+    Positive,
+    Size,
+    checked,
+    require,
+)
 
 # %% ../../multimodal/sound-video.ipynb #constants
 RATE = 8_000  # samples a second: enough for pitches below 4,000 Hz
@@ -22,7 +31,7 @@ SAMPLES = 4_096  # in a sound of ours, and a power of two
 
 # %% ../../multimodal/sound-video.ipynb #fourier
 @checked
-def fourier(wave: Float[Tensor, "*b T"]):
+def fourier(wave: Float[NonEmpty, "*b T"]):
     """How much a wave turns k times: complex (..., T // 2 + 1), by sums."""
     T = wave.size(-1)
     turns = torch.outer(torch.arange(T // 2 + 1), torch.arange(T)).double()
@@ -32,11 +41,10 @@ def fourier(wave: Float[Tensor, "*b T"]):
 
 # %% ../../multimodal/sound-video.ipynb #frames
 @checked
-def frames(wave: Float[Tensor, "*b T"], window: Size, hop: Size):
+def frames(wave: Float[NonEmpty, "*b T"], window: Size, hop: Size):
     """Windows of a wave, one centred on each hop: (..., T/hop, W)."""
     T = wave.size(-1)
-    ok = wave.numel() > 0 and T % hop == 0
-    require(ok, "wave", wave, f"one or more hops of {hop} samples long")
+    require(T % hop == 0, "wave", wave, f"hops of {hop} samples long")
     ok = hop <= window <= T and (window - hop) % 2 == 0
     allowed = f"from {hop} to {T}, and even with the hop"
     require(ok, "window", window, allowed)
@@ -130,7 +138,7 @@ def glide(
 # %% ../../multimodal/sound-video.ipynb #voices
 @checked
 def voices(
-    hertz: Float64[Tensor, "B T"],
+    hertz: Float64[NonEmpty, "B T"],
     timbre: Int64[Tensor, " B"],
     generator: Generator,
 ):
@@ -166,10 +174,9 @@ def sounds(choices: Int64[Tensor, "B 3"], generator: Generator):
 
 
 @checked
-def require_choices(choices: Int64[Tensor, "B C"], counts: tuple):
+def require_choices(choices: Int64[NonEmpty, "B C"], counts: tuple):
     """ValueError unless each row has an index below each of counts."""
-    ok = len(choices) > 0 and choices.min() >= 0
-    ok = ok and (choices < torch.tensor(counts)).all()
+    ok = choices.min() >= 0 and (choices < torch.tensor(counts)).all()
     require(ok, "choices", choices, f"rows of indices below {counts}")
 
 # %% ../../multimodal/sound-video.ipynb #cut
@@ -243,7 +250,7 @@ class Matcher(nn.Module):
 
     @checked
     def __init__(
-        self, encoder: nn.Module, words: list[str], generator: Generator
+        self, encoder: Model, words: ListOf(str), generator: Generator
     ):
         super().__init__()
         self.encoder, self.words = encoder, words
@@ -267,10 +274,10 @@ from ..transformers.training import descend, plain_recipe
 
 @checked
 def teach(
-    model: nn.Module,
+    model: Model,
     tokens: Float64[Tensor, "B T P"],
-    which: Int64[Tensor, " B"],
-    captions: list[str],
+    which: Int64[NonEmpty, " B"],
+    captions: ListOf(str),
     steps: Size,
     generator: Generator,
     batch: Size = 48,
@@ -279,7 +286,7 @@ def teach(
 
     Thing i, tokens[i], has the caption captions[which[i]].
     """
-    ok = len(which) > 0 and which.min() >= 0 and which.max() < len(captions)
+    ok = which.min() >= 0 and which.max() < len(captions)
     require(ok, "which", which, f"indices below {len(captions)}")
 
     def loss():

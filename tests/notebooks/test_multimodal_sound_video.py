@@ -276,6 +276,7 @@ def test_teach_steps_as_adamw_with_a_falling_rate(options):
 
 
 DRAWS, NONE, EIGHT = generator(), torch.zeros(9).long(), random(8, 16)[None]
+LAST = torch.tensor(8 * [0] + [1])
 FRAMED = {"wave": torch.zeros(12), "window": 6, "hop": 4}
 FRAMING = {"wave": [torch.zeros(0), torch.zeros(7), torch.zeros(0, 12)]}
 FRAMING["window"] = [2, 5, 14]
@@ -312,8 +313,7 @@ REFUSALS = {
     "PatchEncoder": ({"tokens": 6, "numbers": 5, "places": False}, {}),
     "Matcher": ({"encoder": PLAN["model"].encoder, "words": WORDS, "generator": DRAWS},
      {"encoder": [torch.nn.Linear(1, 1)], "words": ["abc", 9 * ["a"] + [2]]}),
-    "teach": (PLAN, {"which": [NONE[:8], NONE + 1, NONE - 1],
-     "captions": [9 * ["a"] + [2]]}),
+    "teach": (PLAN, {"which": [NONE[:8], LAST, -LAST], "captions": [9 * ["a"] + [2]]}),
 }  # fmt: skip
 
 

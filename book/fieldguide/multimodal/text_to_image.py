@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Float64, Int64, UInt8
 from torch import Generator, Tensor, nn
 
 from .. import data
@@ -37,11 +37,14 @@ def on_the_way(
     return (1 - t) * noise + t * points, points - noise
 
 # %% ../../multimodal/text-to-image.ipynb #exact-velocity-fast
+from ..check import NonEmpty
+
+
 @checked
 def exact_velocity_fast(
-    x: Float[Tensor, "B W"],
-    t: Float[Tensor, " B"],
-    points: Float[Tensor, "N W"],
+    x: Float64[Tensor, "B W"],
+    t: Float64[Tensor, " B"],
+    points: Float64[NonEmpty, "N W"],
     spread: Finite = 0.0,
 ):
     """The mean velocity at places x and times t, from 0 to below 1.
@@ -49,6 +52,7 @@ def exact_velocity_fast(
     points: equally likely; each the middle of a normal cloud with a deviation
     of `spread`.
     """
+    require(((t >= 0) & (t < 1)).all(), "t", t, "times from 0 to below 1")
     t = t[:, None]  # (B, 1)
     varies = (1 - t) ** 2 + (t * spread) ** 2
     far = (x[:, None] - t[:, None] * points).square().sum(-1)  # (B, N)
@@ -80,7 +84,7 @@ def normal(shape: tuple, generator: Generator):
 @checked
 def flow_loss(
     model: Callable,
-    points: Float[Tensor, " B *s"],
+    points: Float[NonEmpty, " B *s"],
     told: Float[Tensor, "B W"],
     generator: Generator,
     dropped: Share = 0.1,
@@ -202,12 +206,11 @@ class ToldBlock(nn.Module):
 # %% ../../multimodal/text-to-image.ipynb #require-pictures
 @checked
 def require_pictures(
-    x: Float32[Tensor, "B 3 32 32"],
+    x: Float32[NonEmpty, "B 3 32 32"],
     t: Float32[Tensor, " B"],
     told: Float32[Tensor, "B 384"],
 ):
-    """ValueError unless there is a picture."""
-    require(len(x) > 0, "x", x, "at least one picture")
+    """TypeCheckError unless these are pictures, times and captions."""
 
 # %% ../../multimodal/text-to-image.ipynb #painter
 class Painter(nn.Module):
@@ -270,7 +273,7 @@ def painter_plan(steps: Size = 5_000):
 # %% ../../multimodal/text-to-image.ipynb #train-painter
 @checked
 def train_painter(
-    places: Int64[Tensor, " N"], plan: Recipe, generator: Generator
+    places: Int64[NonEmpty, " N"], plan: Recipe, generator: Generator
 ):
     """Train a new Painter on these pictures, by place; (model, losses).
 
@@ -308,7 +311,7 @@ def trained_painter():
 @torch.inference_mode()
 def paint(
     model: Callable,
-    told: Float32[Tensor, "B 384"],
+    told: Float32[NonEmpty, "B 384"],
     guidance: Finite,
     steps: Size,
     generator: Generator,
@@ -358,8 +361,8 @@ def seen_by_clip(pictures: UInt8[Tensor, "B Y X 3"], side: Size = 112):
 # %% ../../multimodal/text-to-image.ipynb #found-among
 @checked
 def found_among(
-    seen: Float[Tensor, "B D"],
-    told: Float[Tensor, "C D"],
+    seen: Float32[Tensor, "B D"],
+    told: Float32[Tensor, "C D"],
     own: Int64[Tensor, " B"],
     among: Int64[Tensor, " N"],
     generator: Generator,
@@ -396,7 +399,7 @@ def judges():
 # %% ../../multimodal/text-to-image.ipynb #pixel-distance
 @checked
 def pixel_distance(
-    some: UInt8[Tensor, "B Y X 3"], others: UInt8[Tensor, "N Y X 3"]
+    some: UInt8[NonEmpty, "B Y X 3"], others: UInt8[NonEmpty, "N Y X 3"]
 ):
     """Root mean square difference of pictures, in shades from 0 to 1.
 

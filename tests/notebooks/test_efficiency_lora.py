@@ -13,21 +13,13 @@ import random as dice
 from pathlib import Path
 from unittest import mock
 
+import cells
 import hypothesis.strategies as st
 import peft
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import (
-    close,
-    fails,
-    generator,
-    module_at,
-    random,
-    refuses,
-    refuses_all,
-    run_exercises,
-)
+from cells import close, fails, generator, random, refuses
 from hypothesis import given, settings
 from safetensors import torch as safetensors
 from torch import nn
@@ -43,10 +35,12 @@ TINY = gpt.GPTConfig(7, 4, width=8, heads=2, layers=2, bias=True)
 SIZES = {"vocab": 11, "context": 16, "width": 8, "layers": 2, "heads": 2}
 LLAMA = real_model.LlamaConfig(**SIZES, kv_heads=1, hidden=12, eps=1e-5, base=1e4)
 ALL = ["query", "key", "value", "output", "up", "down"]
+IDS = torch.randint(7, (2, 4), generator=generator())
 
 quick = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
 sizes = st.integers(2, 6)
+both = pytest.mark.parametrize("kind", ["LoRALinear", "LoRALinearFast"])
 
 
 def tiny_gpt(seed=0):
@@ -90,13 +84,6 @@ def learning(model):
     return [n for n, p in model.named_parameters() if p.requires_grad]
 
 
-def some_ids(*shape, V=7, seed=0):
-    return torch.randint(V, shape, generator=generator(seed))
-
-
-# The tasks
-
-
 def test_spellings():
     old = "us. Up! Jesus gave unto every judge Ujv VIUJ vU (u) 4u evil\nunder"
     new = "vs. Vp! Iesus gaue vnto euery iudge Viu VIUI vU (v) 4v euil\nvnder"
@@ -104,47 +91,59 @@ def test_spellings():
     assert lora.backwards("ab c\n\nde") == "c ba\n\ned"
 
 
-def written_out(model, batch_loss, steps, rate, warmup, betas=(0.9, 0.999)):
-    """The losses of AdamW, step by step: batch_loss(model, step) goes down."""
-    learn, losses = [p for p in model.parameters() if p.requires_grad], []
-    optimizer = torch.optim.AdamW(learn, rate, betas=betas, weight_decay=0)
-    for step in range(steps):
+def follows(losses, models, batch_loss, steps, warmup, betas=(0.9, 0.999)):
+    """The first model was trained as the second is now: by AdamW, step by step."""
+    trained, model = models
+    learn = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learn, betas=betas, weight_decay=0)
+    for step, found in enumerate(losses):
         done = max(0, step - warmup) / (steps - warmup)
         rising = (step + 1) / warmup if step < warmup else 1
         share = min(rising, 0.5 + 0.5 * math.cos(math.pi * done))
-        optimizer.param_groups[0]["lr"] = rate * share
+        optimizer.param_groups[0]["lr"] = 0.01 * share
         loss = batch_loss(model, step)
+        close(float(found), loss.item(), 1e-5)
         model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(learn, 1.0)
         optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
-def follows(losses, models, batch_loss, *recipe):
-    """The first model was trained as the second is now, and had these losses."""
-    right = written_out(models[1], batch_loss, *recipe)
-    close(torch.as_tensor(losses), torch.tensor(right), 1e-5)
-    for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+    assert len(losses) == steps
+    for p, q in zip(trained.parameters(), model.parameters(), strict=True):
         close(p, q, 1e-6)
 
 
 @pytest.mark.parametrize(("options", "batch"), [({"batch": 3}, 3), ({}, 8)])
 def test_fine_tune_is_adamw_with_a_fading_rate(options, batch):
-    ids, draw, models = some_ids(200), generator(1), [tiny_gpt(), tiny_gpt()]
+    ids = torch.randint(7, (200,), generator=generator())
+    draw, models = generator(1), [tiny_gpt().double(), tiny_gpt().double()]
     for model in models:
-        model.double().token.weight.requires_grad_(False)
+        model.token.weight.requires_grad_(False)
 
     def loss(model, step):
         inputs, targets = training.windows(ids, batch, 4, draw)
         return F.cross_entropy(model(inputs).mT, targets)
 
     losses = lora.fine_tune(models[0], ids, 20, 0.01, generator=generator(1), **options)
-    follows(losses, models, loss, 20, 0.01, 1, (0.9, 0.99))
+    follows(losses, models, loss, 20, 1, (0.9, 0.99))
 
 
-# Updates
+@pytest.mark.parametrize(("steps", "warmup"), [(19, 1), (20, 2)])
+def test_learning_answers_is_the_loop_written_out(steps, warmup):
+    draw, models = dice.Random(0), [tiny_llama(), tiny_llama()]
+    for model in models:
+        model.embedding.weight.requires_grad_(False)
+
+    def words():
+        return [draw.randrange(11) for _ in range(draw.randrange(1, 6))]
+
+    batches = [[(words(), words()) for _ in range(3)] for _ in range(steps)]
+    losses = lora.learn_answers(models[0], batches, 0.01)
+    assert all(isinstance(each, float) for each in losses)
+
+    def loss(model, step):
+        return lora.answer_loss(model, batches[step])
+
+    follows(losses, models, loss, steps, warmup)
 
 
 @quick
@@ -160,16 +159,14 @@ def test_truncation_keeps_the_largest_singular_values(seed, batch, A, B):
         close((matrix - cut).norm(dim=(-2, -1)), (values - left).norm(dim=-1), 1e-9)
 
 
-# One layer
-
-
-def a_layer(wide, out, rank, alpha, bias=True, seed=0, kind=None):
+def a_layer(wide, out, rank, alpha, bias=True, seed=0, kind="LoRALinear"):
     linear = nn.Linear(wide, out, bias=bias, dtype=torch.double)
-    made = (kind or lora.LoRALinear)(linear, rank, alpha, generator=generator(seed))
+    made = getattr(lora, kind)(linear, rank, alpha, generator=generator(seed))
     made.lora_B.weight.data = random(out, rank, seed=seed + 1)
     return made
 
 
+@both
 @quick
 @given(
     seed=seeds,
@@ -179,10 +176,8 @@ def a_layer(wide, out, rank, alpha, bias=True, seed=0, kind=None):
     alpha=st.sampled_from([0.5, 2, 7]),
     bias=st.booleans(),
     shape=st.sampled_from([(), (1,), (3,), (2, 3), (0,)]),
-    fast=st.booleans(),
 )
-def test_a_lora_layer_is_its_formula(seed, wide, out, rank, alpha, bias, shape, fast):
-    kind = lora.LoRALinearFast if fast else lora.LoRALinear
+def test_a_lora_layer_is_its_formula(kind, seed, wide, out, rank, alpha, bias, shape):
     layer = a_layer(wide, out, rank, alpha, bias, seed, kind)
     A, B, base = layer.lora_A.weight, layer.lora_B.weight, layer.original_layer
     x = random(*shape, wide, seed=seed).requires_grad_()
@@ -190,15 +185,12 @@ def test_a_lora_layer_is_its_formula(seed, wide, out, rank, alpha, bias, shape, 
     right = F.linear(x, whole, base.bias)
     with mock.patch.object(torch, "addmm", wraps=torch.addmm) as last:
         found = layer(x)
-    assert last.call_count == fast, "the fast one's last product scales and adds"
+    assert last.call_count == (kind == "LoRALinearFast"), "the last product adds"
     close(found, right)
     close(layer.change(), whole - base.weight)
     weigh = random(*shape, out, seed=seed + 2)
-    learn = [x, A, B]
-    mine = torch.autograd.grad((found * weigh).sum(), learn)
-    theirs = torch.autograd.grad((right * weigh).sum(), learn)
-    for a, b in zip(mine, theirs, strict=True):
-        close(a, b)
+    slopes = (torch.autograd.grad((y * weigh).sum(), [x, A, B]) for y in (found, right))
+    close(*slopes)
 
 
 def test_the_articles_call():
@@ -216,7 +208,7 @@ def test_the_articles_call():
         assert (layer.rank, layer.alpha) == (16, 32) and not layer.lora_B.weight.any()
 
 
-@pytest.mark.parametrize("kind", ["LoRALinear", "LoRALinearFast"])
+@both
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
 def test_an_adapter_has_32_bits_at_least(kind, dtype):
     dtype = getattr(torch, dtype)
@@ -230,10 +222,10 @@ def test_an_adapter_has_32_bits_at_least(kind, dtype):
     close(layer(x), right, 1e-12 if dtype == torch.float64 else 1e-6)
 
 
-@pytest.mark.parametrize("kind", ["LoRALinear", "LoRALinearFast"])
+@both
 def test_an_adapter_can_be_the_whole_model(kind):
-    kind, x = getattr(lora, kind), random(3, 5)
-    layer, other = (a_layer(5, 4, 2, 3, seed=s, kind=kind) for s in (0, 7))
+    layer, other = (a_layer(5, 4, 2, 3, seed=seed, kind=kind) for seed in (0, 7))
+    x = random(3, 5)
     plain, apart = layer.original_layer(x), layer(x)
     lora.load_lora(other, lora.lora_state(layer))
     close(other.change(), layer.change())
@@ -249,7 +241,7 @@ def test_an_adapter_can_be_the_whole_model(kind):
         lora.merge(layer)
 
 
-@pytest.mark.parametrize("kind", ["LoRALinear", "LoRALinearFast"])
+@both
 def test_layers_without_weights_in_memory_are_taken(kind):
     """On the device `meta`, as a large model is laid out before it is loaded."""
     model, kind = nn.Sequential(nn.Linear(64, 8), nn.Linear(8, 4)), getattr(lora, kind)
@@ -275,16 +267,13 @@ def test_layers_without_weights_in_memory_are_taken(kind):
     close(box(torch.ones(6)), kept(torch.ones(6)))
 
 
-# A model
-
-
 def names_in(model, targets):
     return [n for n, _ in model.named_modules() if n.split(".")[-1] in targets]
 
 
 @pytest.mark.parametrize("targets", [ALL, ("up", "down"), {"output"}])
 def test_adapters_go_where_they_are_told(targets):
-    model, twin, ids = tiny_gpt(), tiny_gpt(), some_ids(2, 4)
+    model, twin = tiny_gpt(), tiny_gpt()
     names = lora.add_lora(model, targets, 2, 6, generator=generator())
     assert names == names_in(twin, targets) == list(lora.lora_layers(model))
     for name, layer in lora.lora_layers(model).items():
@@ -292,7 +281,7 @@ def test_adapters_go_where_they_are_told(targets):
         assert (layer.rank, layer.alpha) == (2, 6)
         base = twin.get_submodule(name)
         assert torch.equal(layer.original_layer.weight, base.weight)
-    assert torch.equal(model(ids), twin(ids))
+    assert torch.equal(model(IDS), twin(IDS))
     state = matrices(lora.lora_state(model))
     again = matrices(lora.lora_state(adapted_gpt(targets)))
     assert learning(model) == list(state)
@@ -312,15 +301,7 @@ def test_a_model_with_adapters_is_pefts(seed, rank, alpha):
     for name, weight in matrices(lora.lora_state(mine)).items():
         path = name.replace(".weight", ".default.weight")
         theirs.get_parameter(path).data.copy_(weight)
-    ids = some_ids(3, 4, seed=seed)
-    outputs = [model(ids) for model in (mine, theirs)]
-    close(*outputs, 1e-5)
-    for model, logits in zip((mine, theirs), outputs, strict=True):
-        F.cross_entropy(logits.mT, ids).backward()
-        assert model.token.weight.grad is None
-    for name in matrices(lora.lora_state(mine)):
-        path = name.replace(".weight", ".default.weight")
-        close(mine.get_parameter(name).grad, theirs.get_parameter(path).grad, 1e-5)
+    close(mine(IDS), theirs(IDS), 1e-5)
     lora.merge(mine)
     for name, layer in lora.lora_layers(mine).items():
         other = theirs.get_submodule(name)
@@ -330,18 +311,18 @@ def test_a_model_with_adapters_is_pefts(seed, rank, alpha):
 
 @pytest.mark.parametrize("half", [False, True])
 def test_merging_twice_changes_nothing_and_can_be_undone(half):
-    model, twin, ids = adapted_gpt(ALL, 2, 6, seed=0), tiny_gpt(), some_ids(2, 4)
-    apart, layers = model(ids), lora.lora_layers(model)
-    assert (apart - twin(ids)).abs().max() > 0.01
+    model, twin = adapted_gpt(ALL, 2, 6, seed=0), tiny_gpt()
+    apart, layers = model(IDS), lora.lora_layers(model)
+    assert (apart - twin(IDS)).abs().max() > 0.01
     whole = {n: m.original_layer.weight + m.change() for n, m in layers.items()}
     lora.unmerge(model)  # nothing to do
     for turn, merged in (lora.merge, True), (lora.unmerge, False):
         if half:
             turn(model.blocks[0])
-            close(model(ids), apart, 1e-5)
+            close(model(IDS), apart, 1e-5)
         for _ in range(2):
             turn(model)
-            close(model(ids), apart, 1e-5)
+            close(model(IDS), apart, 1e-5)
             for name, layer in layers.items():
                 weight = layer.original_layer.weight
                 assert layer.merged == merged and not weight.requires_grad
@@ -349,7 +330,7 @@ def test_merging_twice_changes_nothing_and_can_be_undone(half):
                 close(weight, right, 0 if merged else 1e-6)
         plain = lora.remove_lora(copy.deepcopy(model))
         assert {*plain.state_dict()} == {*twin.state_dict()}
-        close(plain(ids), apart if merged else twin(ids), 1e-5)
+        close(plain(IDS), apart if merged else twin(IDS), 1e-5)
 
 
 @pytest.mark.parametrize("learnt", ["", "nothing", "bias", "blocks.0"])
@@ -366,23 +347,17 @@ def test_after_removing_a_model_learns_as_before(learnt):
     lora.add_lora(model, ["up"], 3)
     assert all("mlp.up.lora" in name for name in learning(model))
     assert learning(lora.remove_lora(model)) == before
-
-
-def test_what_is_frozen_later_stays_frozen():
-    model = adapted_gpt(["query"])
-    lora.remove_lora(model).requires_grad_(False)
+    model.requires_grad_(False)  # what is frozen later stays frozen
     lora.add_lora(model, ["query"], 2)
     assert learning(lora.remove_lora(model)) == []
-    layer = nn.Linear(4, 4)
-    box = nn.Sequential(lora.LoRALinear(layer, 2), nn.Linear(4, 4))
-    lora.remove_lora(box)  # as it was put in by hand
-    assert box[0] is layer and len(learning(box)) == 4
+    box = nn.Sequential(lora.LoRALinear(nn.Linear(4, 4), 2), nn.Linear(4, 4))
+    assert len(learning(lora.remove_lora(box))) == 4  # as it was put in by hand
 
 
 @pytest.mark.parametrize(("alpha", "merged"), [(6, False), (0.1, True)])
 def test_a_whole_state_is_loaded_as_it_was_saved(alpha, merged):
-    model, file, ids = adapted_gpt(alpha=alpha, seed=0), io.BytesIO(), some_ids(2, 4)
-    right = model(ids)
+    model, file = adapted_gpt(alpha=alpha, seed=0), io.BytesIO()
+    right = model(IDS)
     if merged:
         lora.merge(model)
     torch.save(model.state_dict(), file)
@@ -397,14 +372,14 @@ def test_a_whole_state_is_loaded_as_it_was_saved(alpha, merged):
                 assert (layer.alpha, layer.merged) == (alpha, merged)
                 assert type(layer.alpha) is float and type(layer.merged) is bool
             for turn in lora.unmerge, lora.merge, lora.merge:
-                close(other(ids), right, 1e-5)
+                close(other(IDS), right, 1e-5)
                 turn(other)  # in the end a merged one is loaded into
-            close(other(ids), right, 1e-5)
+            close(other(IDS), right, 1e-5)
 
 
 def test_an_adapters_state_travels():
-    model, other, ids = adapted_gpt(alpha=0.1, seed=0), adapted_gpt(), some_ids(2, 4)
-    state = lora.lora_state(model)
+    model, other = adapted_gpt(alpha=0.1, seed=0), adapted_gpt()
+    state, right = lora.lora_state(model), model(IDS)
     assert list(state) == [
         f"blocks.{i}.{part}.{name}"
         for i in (0, 1)
@@ -413,12 +388,12 @@ def test_an_adapters_state_travels():
     ]
     assert not any(weight.requires_grad for weight in state.values())
     lora.load_lora(other, {n: state[n] for n in reversed(state)})
-    assert torch.equal(model(ids), other(ids))
+    assert torch.equal(right, other(IDS))
     assert learning(other) == list(matrices(state))
-    right = model(ids)
+    assert {layer.alpha for layer in lora.lora_layers(other).values()} == {0.1}
     filled(model, seed=9)
     lora.load_lora(model, state)
-    assert torch.equal(model(ids), right), "a copy"
+    assert torch.equal(model(IDS), right), "a copy"
     mixed = nn.Sequential(*(a_layer(4, 4, 2, alpha) for alpha in (1, 9)))
     other = nn.Sequential(*(a_layer(4, 4, 2, 5) for _ in range(2)))
     lora.load_lora(other, {n: w.half() for n, w in lora.lora_state(mixed).items()})
@@ -432,10 +407,13 @@ def test_a_state_that_does_not_fit_is_refused_whole():
     moved = {n: w + 1 for n, w in kept.items()}
     less = {n: w for n, w in moved.items() if n != name}
     wrong = [(matrices(moved), ""), ({**moved, "more": torch.ones(1)}, "['more']")]
-    wrong += [(less, f"['{name}']"), ({**moved, name: torch.ones(2)}, f"['{name}']")]
+    wrong += [({}, ""), (less, f"['{name}']")]
+    wrong += [({**moved, alpha: torch.ones(2)}, f"['{alpha}']")]
+    for bad in torch.ones(2), moved[name].numpy(), moved[name].to(torch.complex64):
+        wrong += [({**moved, name: bad}, f"['{name}']")]
     for value in 0.0, -1.0, math.inf, math.nan:
         wrong += [({**moved, alpha: torch.tensor(value)}, f"['{alpha}']")]
-    for state, shown in [*wrong, ({}, "")]:
+    for state, shown in wrong:
         refuses("state", lora.load_lora, model, state, shown=shown)
         for part, value in lora.lora_state(model).items():
             assert torch.equal(value, kept[part]), "all or nothing"
@@ -443,11 +421,8 @@ def test_a_state_that_does_not_fit_is_refused_whole():
     refuses("state", lora.load_lora, model, kept, says="none merged")
 
 
-# Over four bits
-
-
 def test_qlora_is_lora_over_the_rounded_base():
-    model, twin, ids = tiny_gpt(), tiny_gpt(), some_ids(2, 4)
+    model, twin = tiny_gpt(), tiny_gpt()
     small = functools.partial(quantization.NF4Linear, group=8)
     with mock.patch.object(lora, "NF4Linear", small):
         names = lora.quantize_base(model, ALL)
@@ -456,15 +431,15 @@ def test_qlora_is_lora_over_the_rounded_base():
         packed = model.get_submodule(name)
         assert isinstance(packed, quantization.NF4Linear) and packed.doubled
         twin.get_submodule(name).weight.data.copy_(packed.weight)
-    close(model(ids), twin(ids), 1e-5)
+    close(model(IDS), twin(IDS), 1e-5)
+    slopes = []
     for each in model, twin:
         lora.add_lora(each, ALL, 2, generator=generator())
-        F.cross_entropy(filled(each)(ids).mT, ids).backward()
-    close(model(ids), twin(ids), 1e-5)
-    got = {n for n, p in model.named_parameters() if p.grad is not None}
-    assert got == set(matrices(lora.lora_state(model)))
-    for name in got:
-        close(model.get_parameter(name).grad, twin.get_parameter(name).grad, 1e-5)
+        F.cross_entropy(filled(each)(IDS).mT, IDS).backward()
+        named = each.named_parameters()
+        slopes.append({n: p.grad for n, p in named if p.grad is not None})
+    close(*slopes, 1e-5)
+    assert {*slopes[0]} == {*matrices(lora.lora_state(model))}
 
 
 def test_a_base_in_4_bits_is_not_merged():
@@ -479,9 +454,6 @@ def test_a_base_in_4_bits_is_not_merged():
     close(model[0](x), base(x) + x @ model[0].change().T, 1e-5)
 
 
-# Counting
-
-
 def test_lora_parameters_are_counted():
     model = adapted_gpt(ALL, 3)
     layers = [m.original_layer for m in lora.lora_layers(model).values()]
@@ -493,11 +465,11 @@ def test_lora_parameters_are_counted():
 
 
 def test_training_bytes_add_up():
-    model, ids, learn = adapted_gpt(["query"]), some_ids(2, 4), 4 * 2 * 2 * (8 + 8)
+    model, learn = adapted_gpt(["query"]), 4 * 2 * 2 * (8 + 8)
     model.register_buffer("some", torch.zeros(5, dtype=torch.double))
 
     def loss():
-        return F.cross_entropy(model(ids).mT, ids)
+        return F.cross_entropy(model(IDS).mT, IDS)
 
     with SavedBytes([*model.parameters(), *model.buffers()]) as kept:
         loss()
@@ -507,191 +479,121 @@ def test_training_bytes_add_up():
     assert found == {**parts, "activations": kept.most} and kept.most > 0
 
 
-# A random subspace
-
-
 @quick
 @given(seed=seeds, dimensions=st.integers(1, 9))
 def test_a_subspace_moves_along_orthogonal_directions(seed, dimensions):
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     model.config = "sizes"
     twin, x = copy.deepcopy(model), random(5, 3, seed=seed)
-    space = lora.RandomSubspace(model, dimensions, generator=generator(seed))
-    space = space.double()
+    space = lora.RandomSubspace(model, dimensions, generator=generator(seed)).double()
     assert learning(space) == ["z"] and space.config == "sizes"
     assert torch.equal(space(x), twin(x)), "it begins where the model is"
 
-    def row(weights):
-        return torch.cat([w.flatten() for w in weights.values()])
+    def moved(z):
+        space.z.data = z.clone()
+        return torch.cat([w.flatten() for w in space.weights().values()]).detach()
 
-    start, directions = row(space.weights()).detach(), []
-    for unit in torch.eye(dimensions):
-        space.z.data.copy_(unit)
-        directions.append(row(space.weights()).detach() - start)
-    P = torch.stack(directions)  # (d, weights)
+    start = moved(torch.zeros(dimensions))
+    P = torch.stack([moved(unit) - start for unit in torch.eye(dimensions)])
     right = torch.zeros_like(P)  # one direction and one sign for each weight
     right[space.which, torch.arange(P.size(1))] = space.sign
     close(P, right, 1e-9)
-    z = random(dimensions, seed=seed)
-    space.z.data = z.clone()
+    moved(z := random(dimensions, seed=seed))
     nn.utils.vector_to_parameters(start + z @ P, twin.parameters())
     close(space(x), twin(x), 1e-9)
     for each in space, twin:
         each(x).square().sum().backward()
     grads = torch.cat([p.grad.flatten() for p in twin.parameters()])
     close(space.z.grad, P @ grads, 1e-9)
-    assert torch.equal(row(dict(model.named_parameters())), start)
+    assert torch.equal(nn.utils.parameters_to_vector(model.parameters()), start)
 
 
 def test_a_subspace_uses_all_directions_and_both_signs():
     space = lora.RandomSubspace(nn.Linear(40, 50), 10, generator=generator())
     assert space.which.unique().tolist() == list(range(10)) and space.z.shape == (10,)
-    assert space.sign.unique().tolist() == [-1, 1]
-    assert abs(space.sign.mean()) < 0.1
+    assert space.sign.unique().tolist() == [-1, 1] and abs(space.sign.mean()) < 0.1
 
 
-# Answers
-
-
-def some_pairs(count, seed=0):
-    draw = dice.Random(seed)
-    sizes = [draw.randrange(1, 6) for _ in range(2 * count)]
-    words = [[draw.randrange(11) for _ in range(size)] for size in sizes]
-    return list(zip(words[::2], words[1::2], strict=True))
-
-
-@pytest.mark.parametrize(("steps", "warmup"), [(19, 1), (20, 2)])
-def test_learning_answers_is_the_loop_written_out(steps, warmup):
-    models = [tiny_llama(), tiny_llama()]
-    for model in models:
-        model.embedding.weight.requires_grad_(False)
-    batches = [some_pairs(3, seed) for seed in range(steps)]
-    losses = lora.learn_answers(models[0], batches, 0.01)
-    assert all(isinstance(each, float) for each in losses)
-
-    def loss(model, step):
-        return lora.answer_loss(model, batches[step])
-
-    follows(losses, models, loss, steps, 0.01, warmup)
-
-
-# What was stored
-
-
-@functools.cache
-def make():
-    """The script that made the stored runs."""
-    return module_at(MAKE)
-
-
-def test_stored_runs_of_the_gpt_begin_as_new_ones_would():
-    """Before the first step, where nothing amplifies the last digits."""
-    script, path = make(), data.asset("lora", "gpt.json")
-    found = json.loads(path.read_text(encoding="utf-8"))
+def test_the_stored_runs_are_those_of_the_grid():
+    script = cells.module_at(MAKE)
+    found = json.loads(data.asset("lora", "gpt.json").read_text(encoding="utf-8"))
     tried = [(task, *each) for task in script.TASKS for each in script.TRIED]
     runs = [(r["task"], r["kind"], r["size"], r["rate"]) for r in found["runs"]]
     assert runs == tried and found["steps"] == script.STEPS
-    _, ids, held_out = script.texts(lora.spelling_1611)
-    start = training.held_out_loss(training.trained_gpt(), held_out)
-    assert abs(start - found["start"]["1611"]) < 0.001
-    inputs, targets = training.windows(ids, 8, 128, generator())
-    first = {run["kind"]: run for run in reversed(found["runs"][: len(script.TRIED)])}
-    for run in first.values():
-        with torch.no_grad():
-            logits = script.prepared(run["kind"], run["size"])(inputs)
-        close(F.cross_entropy(logits.mT, targets).item(), run["first"][0], 1e-4)
-
-
-def test_an_answer_that_is_cut_off_has_no_end():
-    script, end = make(), data.smollm2_tokenizer().encode("<|im_end|>")
+    end = data.smollm2_tokenizer().encode("<|im_end|>")
     said = mock.patch.object(script, "complete", side_effect=[[7] * 24, [7, 8]])
     with said, mock.patch.object(script, "LlamaFast"):
         (_, cut), (_, whole) = script.own_answers(None, ["Why?", "Who?"])
-    assert cut == [7] * 24 and whole == [7, 8, *end]
-
-
-# Refusals
+    assert cut == [7] * 24 and whole == [7, 8, *end], "what is cut off has no end"
 
 
 def frozen(model):
     return copy.deepcopy(model).requires_grad_(False)
 
 
-IDS, LINEAR, NET = some_ids(9), nn.Linear(6, 4), nn.Sequential(nn.Linear(64, 8))
-MODEL, ANSWERER, ADAPTED = tiny_gpt(), tiny_llama(), functools.partial(adapted_gpt)
-STATE = functools.partial(lambda: lora.lora_state(adapted_gpt()))
-BAD_SIZE, BAD_SCALE = [0, True, "2"], [0, -1, math.inf, math.nan]
-NO_LAYERS = [nn.Embedding(6, 4), nn.Conv1d(6, 4, 1), nn.Linear(6, 4)]
-nn.init.constant_(NO_LAYERS[-1].weight[1, 2:3], math.nan)
-LAYER = (
-    {"original_layer": LINEAR, "rank": 4, "alpha": 0.1},
-    {"original_layer": NO_LAYERS, "rank": [5, *BAD_SIZE], "alpha": BAD_SCALE},
-)
-NO_NAMES = [[], "query", ["query", "nothing"], ["blocks.0.attention.query"], [""], [3]]
-WHOLE = ({"model": ADAPTED}, {})
-REFUSALS = {
-    **dict.fromkeys(["spelling_1611", "backwards"], ({"text": "us"}, {"text": [[]]})),
-    "fine_tune": (
-        {"model": MODEL, "ids": IDS, "steps": 1, "rate": 0.1, "batch": 1,
-         "generator": generator()},
-        {"model": [frozen(MODEL)], "ids": [IDS[:4], IDS[:0], IDS.int()],
-         "steps": BAD_SIZE, "rate": BAD_SCALE, "batch": BAD_SIZE},
-    ),
-    "truncate": (
-        {"matrix": random(4, 3), "rank": 3},
-        {"matrix": [random(3), random(), random(4, 3).half()], "rank": [4, True]},
-    ),
-    **dict.fromkeys(["LoRALinear", "LoRALinearFast"], LAYER),
-    "named_layers": (
-        {"model": MODEL, "targets": ["query"]}, {"targets": NO_NAMES, "model": [LINEAR]}
-    ),
-    "replace_layer": ({"model": NET, "name": "0", "layer": LINEAR}, {}),
-    "lora_layers": WHOLE,
-    "add_lora": (
-        {"model": MODEL, "targets": ["query"], "rank": 8, "alpha": 1,
-         "kind": lora.LoRALinear},
-        {"model": [LINEAR], "targets": NO_NAMES,
-         "rank": [9, *BAD_SIZE], "alpha": BAD_SCALE},
-    ),
-    **dict.fromkeys(["freeze", "thaw"], ({"module": LINEAR}, {})),
-    "trainable": ({"model": LINEAR}, {"model": [frozen(LINEAR)]}),
-    **dict.fromkeys(["merge", "unmerge", "remove_lora", "lora_state"], WHOLE),
-    "load_lora": ({"model": ADAPTED, "state": STATE}, {"state": [{"a": None}]}),
-    "quantize_base": (
-        {"model": NET, "targets": ["0"]}, {"targets": NO_NAMES, "model": [LINEAR]}
-    ),
-    "training_bytes": (
-        {"model": LINEAR, "loss": lambda: LINEAR(torch.ones(6)).sum()},
-        {"model": [frozen(LINEAR)]},
-    ),
-    "RandomSubspace": ({"model": LINEAR, "dimensions": 1}, {"dimensions": BAD_SIZE}),
-    "lora_parameters": (
-        {"shapes": [(5, 4), (2, 3)], "rank": 2},
-        {"shapes": [[(5,)], [5], [(0, 4)]], "rank": [3, *BAD_SIZE]},
-    ),
-    "learn_answers": (
-        {"model": ANSWERER, "batches": [[([1], [2])]], "rate": 0.1},
-        {"model": [frozen(ANSWERER), LINEAR], "rate": BAD_SCALE},
-    ),
-}  # fmt: skip
+TEXT, DRAWN, LINEAR = IDS.flatten(), {"generator": generator()}, nn.Linear(6, 4)
+NET, BROKEN, FROZEN = nn.Sequential(LINEAR), nn.Linear(6, 4), frozen(LINEAR)
+nn.init.constant_(BROKEN.weight[1, 2:3], math.nan)
+GPT, LLAMA_2, BOX = tiny_gpt(), tiny_llama(), nn.Sequential(nn.Linear(64, 8))
+LAYERS = [nn.Embedding(6, 4), nn.Conv1d(6, 4, 1), BROKEN]
+MATRIX = random(4, 3)
+MATRICES = [MATRIX[0], MATRIX[0, 0], MATRIX.half(), BROKEN.weight.detach()]
+SHAPES = [[(5,)], [5], [(0, 4)], [(3,), (5, 4)]]
+BAD = dict.fromkeys(["rank", "steps", "batch", "dimensions"], (True,))
+BAD |= dict.fromkeys(["alpha", "rate"], (0, -1, math.inf, math.nan))
+BAD["targets"] = [[], "query", ["query", "no"], ["blocks.0.attention.query"], [""], [3]]
+REFUSALS = [
+    ("spelling_1611", {"text": "us"}, {}),
+    ("backwards", {"text": "us"}, {}),
+    ("fine_tune",
+     {"model": GPT, "ids": TEXT, "steps": 1, "rate": 0.1, "batch": 1} | DRAWN,
+     {"model": [frozen(GPT), LINEAR], "ids": [TEXT[:4], TEXT[:0], TEXT.int()],
+      "steps": [0], "batch": [0]}),
+    ("truncate", {"matrix": MATRIX, "rank": 3}, {"matrix": MATRICES, "rank": [4]}),
+    *((kind, {"original_layer": LINEAR, "rank": 4, "alpha": 0.1} | DRAWN,
+       {"original_layer": LAYERS, "rank": [0, 5]})
+      for kind in ("LoRALinear", "LoRALinearFast")),
+    ("named_layers", {"model": GPT, "targets": ["query"]}, {"model": [LINEAR]}),
+    ("replace_layer", {"model": NET, "name": "0", "layer": LINEAR}, {}),
+    ("add_lora", {"model": GPT, "targets": ["query"], "rank": 8, "alpha": 1} | DRAWN,
+     {"model": [LINEAR], "rank": [0, 9]}),
+    *((name, {"model": NET}, {})
+      for name in ("lora_layers", "merge", "unmerge", "remove_lora", "lora_state")),
+    *((name, {"module": LINEAR}, {}) for name in ("freeze", "thaw")),
+    ("trainable", {"model": LINEAR}, {"model": [FROZEN]}),
+    ("load_lora", {"model": NET, "state": {}}, {"state": [{"a": None}, {3: None}]}),
+    ("quantize_base", {"model": BOX, "targets": ["0"]}, {"model": [LINEAR]}),
+    ("training_bytes", {"model": LINEAR, "loss": lambda: LINEAR.bias.sum()},
+     {"model": [FROZEN]}),
+    ("RandomSubspace", {"model": LINEAR, "dimensions": 1} | DRAWN, {"dimensions": [0]}),
+    ("lora_parameters", {"shapes": [(5, 4), (2, 3)], "rank": 2},
+     {"shapes": SHAPES, "rank": [0, 3]}),
+    ("learn_answers", {"model": LLAMA_2, "batches": [[([1], [2])]], "rate": 0.1},
+     {"model": [frozen(LLAMA_2), LINEAR], "batches": [[]]}),
+]  # fmt: skip
 
 
-def on_a_copy(function):
-    """The function, which leaves the modules that it is given as they were."""
+@pytest.mark.parametrize(("name", "good", "bad"), REFUSALS)
+def test_bad_input_is_refused_by_name(name, good, bad):
+    function = getattr(lora, name)
 
     @functools.wraps(function)
-    def call(**given):
+    def on_a_copy(**given):
         modules = {n: x for n, x in given.items() if isinstance(x, nn.Module)}
         return function(**{**given, **copy.deepcopy(modules)})
 
-    return call
+    bad = {n: [*BAD.get(n, ()), *bad.get(n, ())] for n in good}
+    cells.refuses_all(on_a_copy, good, inner_names=["shape", "steps"], **bad)
 
 
-@pytest.mark.parametrize("name", REFUSALS)
-def test_bad_input_is_refused_by_name(name):
-    good, bad = REFUSALS[name]
-    good = {n: x() if isinstance(x, functools.partial) else x for n, x in good.items()}
-    refuses_all(on_a_copy(getattr(lora, name)), good, **bad)
+@both
+def test_an_adapter_refuses_inputs_that_do_not_fit(kind):
+    for linear in LINEAR, quantization.NF4Linear(nn.Linear(6, 4), 2):
+        layer = getattr(lora, kind)(copy.deepcopy(linear), 2)
+        x = random(3, 6, dtype=torch.float)
+        assert layer(x).shape == (3, 4)
+        for bad in x[:, :5], torch.ones(7), x[0, 0], x.long(), x.tolist(), None:
+            refuses("x", layer, bad)
 
 
 def test_a_refused_model_learns_as_before():
@@ -699,20 +601,15 @@ def test_a_refused_model_learns_as_before():
     refuses("original_layer", lora.add_lora, model, ["0", "1"], 2)
     refuses("rank", lora.add_lora, model, ["0", "2"], 3)
     refuses("alpha", lora.add_lora, model, ["0", "2"], 2, 0)
+    refuses("kind", lora.add_lora, model, ["0"], 2, kind=lora.spelling_1611)
     refuses("linear", lora.quantize_base, model, ["1"])
     assert len(learning(model)) == 6 and type(model[0]) is nn.Linear
     refuses("original_layer", lora.add_lora, adapted_gpt(), ["query"], 2)
-    refuses("steps", lora.learn_answers, ANSWERER, [], 0.1)
-    for kind in lora.LoRALinear, lora.LoRALinearFast:
-        refuses("x", kind(copy.deepcopy(LINEAR), 2), [1.0])
-
-
-# The exercises
 
 
 @functools.cache
 def exercises():
-    return run_exercises("efficiency/lora", lora, copy=copy)
+    return cells.run_exercises("efficiency/lora", lora, copy=copy)
 
 
 def test_checks_accept_what_is_as_good_and_fail_wrong_answers():

@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor, nn
 
-from ..check import Count, Positive, Size, checked, require
+from ..check import Count, Model, Positive, Size, checked, require
 from .quantization import NF4Linear
 from ..memory import SavedBytes
 from ..transformers.training import Recipe, descend, train
@@ -50,7 +50,7 @@ def trainable(model: nn.Module):
 
 @checked
 def fine_tune(
-    model: nn.Module,
+    model: Model,
     ids: Int64[Tensor, " T"],
     steps: Size,
     rate: Positive,
@@ -78,13 +78,14 @@ def truncate(
     Source: Eckart and Young 1936.
     """
     require_rank(rank, matrix.shape[-2:])
+    require(matrix.isfinite().all(), "matrix", matrix, "finite")
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     scaled = left[..., :rank] * values[..., None, :rank]  # (..., A, rank)
     return scaled @ right[..., :rank, :]  # (..., A, B)
 
 
 @checked
-def require_rank(rank: Count, shape: tuple[int, ...]):
+def require_rank(rank: Count, shape: tuple[Count, Count]):
     """ValueError if that rank is above what a matrix of the shape can have."""
     most = min(shape)
     require(rank <= most, "rank", rank, f"at most {most}, the smaller side")
@@ -142,7 +143,8 @@ class LoRALinear(AdapterState):
 
     @checked
     def __init__(self, original_layer: nn.Linear | NF4Linear, rank: Size = 16,
-                 alpha: Positive = 32, *, generator=None):  # fmt: skip
+                 alpha: Positive = 32, *,
+                 generator: torch.Generator | None = None):  # fmt: skip
         super().__init__()
         require_fit(original_layer, rank)
         self.original_layer, self.merged = original_layer, False
@@ -157,7 +159,7 @@ class LoRALinear(AdapterState):
         nn.init.zeros_(self.lora_B.weight)
 
     @checked
-    def forward(self, x: Tensor):  # x (..., in)
+    def forward(self, x: Float[Tensor, "*b {self.lora_A.in_features}"]):
         original_output = self.original_layer(x)  # (..., out)
         if self.merged:
             return original_output
@@ -201,8 +203,8 @@ def add_lora(
     rank: Size = 16,
     alpha: Positive = 32,
     *,
-    generator=None,
-    kind: type = LoRALinear,
+    generator: torch.Generator | None = None,
+    kind: type[nn.Module] = LoRALinear,
 ):
     """Freeze a model and give each layer of those names an adapter.
 
@@ -298,18 +300,16 @@ def load_lora(model: nn.Module, state: dict[str, Tensor]):
     above 0 and finite, and for a merged model; then nothing is changed.
     """
     free = not any(m.merged for m in lora_layers(model).values())
-    shapes = {n: getattr(w, "shape", None) for n, w in state.items()}
+    shapes = {
+        name: torch.is_tensor(w) and w.is_floating_point() and w.shape
+        for name, w in state.items()
+    }
     wanted = {name: w.shape for name, w in lora_state(model).items()}
     wrong = {name for name, _ in shapes.items() ^ wanted.items()}
-    scales = {n for n in state if n.endswith("alpha") and n not in wrong}
+    scales = {n for n in state if n not in wrong and n.endswith("alpha")}
     wrong |= {n for n in scales if not 0 < state[n] < math.inf}
-    allowed = "of the model's adapters, alphas above 0"
-    require(
-        free and not wrong,
-        "state",
-        sorted(wrong),
-        f"{allowed}, none merged",
-    )
+    allowed = "floats of the model's adapters, alphas above 0, none merged"
+    require(free and not wrong, "state", sorted(map(str, wrong)), allowed)
     for name in scales:
         layer = model.get_submodule(name.rpartition(".")[0])
         layer.alpha = state[name].item()
@@ -325,7 +325,7 @@ class LoRALinearFast(LoRALinear):
     """
 
     @checked
-    def forward(self, x: Tensor):  # x (..., in)
+    def forward(self, x: Float[Tensor, "*b {self.lora_A.in_features}"]):
         layer, A, B = self.original_layer, self.lora_A, self.lora_B
         plain = isinstance(layer, nn.Linear)
         if self.merged or not plain or layer.weight.dtype != A.weight.dtype:
@@ -384,7 +384,8 @@ class RandomSubspace(nn.Module):
     """
 
     @checked
-    def __init__(self, model: nn.Module, dimensions: Size, *, generator=None):
+    def __init__(self, model: nn.Module, dimensions: Size, *,
+                 generator: torch.Generator | None = None):  # fmt: skip
         super().__init__()
         self.model = model.requires_grad_(False)
         self.config = getattr(model, "config", None)  # a GPT has one

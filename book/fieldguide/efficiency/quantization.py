@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int8, Int64, Shaped, UInt8
 from torch import Tensor, nn
 
-from ..check import Finite, Size, checked, require
+from ..check import Finite, Layered, NonEmpty, Size, checked, require
 
 # %% ../../efficiency/quantization.ipynb #in-groups
 @checked
@@ -43,7 +43,7 @@ def in_groups(
 
 # %% ../../efficiency/quantization.ipynb #absmax-codes
 @checked
-def absmax_codes(rows: Float[Tensor, "groups numbers"], most: Size):
+def absmax_codes(rows: Float[NonEmpty, "groups numbers"], most: Size):
     """Rows as whole numbers, int8 from -most to most; scales (groups, 1)."""
     scales = rows.abs().amax(-1, keepdim=True) / most  # (groups, 1)
     codes = (rows / scales.where(scales > 0, 1)).round()
@@ -103,7 +103,9 @@ def quantize_zero_point(
 
 # %% ../../efficiency/quantization.ipynb #relative-error
 @checked
-def relative_error(weight: Float[Tensor, "*b"], restored: Float[Tensor, "*b"]):
+def relative_error(
+    weight: Float[NonEmpty, "*b"], restored: Float[Tensor, "*b"]
+):
     """The root mean square of the error, as a share of the weight's own."""
     return ((restored - weight).norm() / weight.norm()).item()
 
@@ -157,7 +159,7 @@ FLOAT8 = torch.float8_e4m3fn
 
 
 @checked
-def quantize_scales(scales: Float[Tensor, "groups 1"]):
+def quantize_scales(scales: Float[NonEmpty, "groups 1"]):
     """Scales in 8 bits: codes, their own scales and the mean.
 
     codes: the bytes of 8-bit floats, uint8 (blocks, 256), the last block
@@ -260,8 +262,11 @@ class NF4Linear(nn.Module):
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
 # %% ../../efficiency/quantization.ipynb #stored-bits
+from ..check import LinearLayer
+
+
 @checked
-def stored_bits(layer: nn.Module):
+def stored_bits(layer: LinearLayer):
     """Bits that a layer stores for each of its weights, its bias left out."""
     state = layer.state_dict()
     kept = [part.nbytes for name, part in state.items() if name != "bias"]
@@ -321,7 +326,7 @@ class LowBitLinear(nn.Module):
 # %% ../../efficiency/quantization.ipynb #weights-as
 @checked
 @contextlib.contextmanager
-def weights_as(model: nn.Module, change: Callable):
+def weights_as(model: Layered, change: Callable):
     """While this lasts, the layers' matrices are change(matrix).
 
     model: a GPT or a Llama; the matrices are the weights of every nn.Linear
@@ -436,7 +441,9 @@ def pack_int4_fast(
     group = codes.numel() // max(len(scales), 1)
     fits = group in (32, 64, 128, 256) and codes.size(1) % group == 0
     fits = fits and len(codes) % 16 == 0
-    require(fits, "codes", codes, "of 16 n rows, in groups of 32 to 256")
+    require(fits and group * len(scales) == codes.numel()
+            and codes.equal(codes.clamp(-8, 7)), "codes", codes,
+            "-8 to 7, of 16 n rows, in groups of 32 to 256")  # fmt: skip
     pack = getattr(torch, "_convert_weight_to_int4pack_for_cpu", None)
     if pack is None:
         return dequantize(codes, scales).bfloat16(), None, None

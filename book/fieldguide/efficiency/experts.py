@@ -8,6 +8,7 @@ __all__ = ['top_k_routing', 'mixture_by_token', 'require_chosen', 'mixture_dense
 
 # %% ../../efficiency/experts.ipynb #imports
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ..check import Count, Finite, Positive, Size, checked, require
+from ..check import Count, Positive, Share, Size, checked, require
 from ..introduction.next_word import softmax
 
 # %% ../../efficiency/experts.ipynb #top-k-routing
@@ -44,11 +45,9 @@ def top_k_routing(logits: Float[Tensor, "N E"], k: Size):
 @checked
 def mixture_by_token(
     x: Float[Tensor, "N D"],
-    weights: Float[Tensor, "N k"],
-    chosen: Int64[Tensor, "N k"],
-    up: Float[Tensor, "E H D"],
-    down: Float[Tensor, "E D H"],
-):
+    weights: Float[Tensor, "N k"], chosen: Int64[Tensor, "N k"],
+    up: Float[Tensor, "E H D"], down: Float[Tensor, "E D H"],
+):  # fmt: skip
     """Blend what the chosen experts answer: x (N, D) -> (N, D), one by one.
 
     weights, chosen: from `top_k_routing`. The experts are up and down, with
@@ -76,11 +75,9 @@ def require_chosen(chosen: Int64[Tensor, "N k"], experts: Size):
 @checked
 def mixture_dense(
     x: Float[Tensor, "N D"],
-    weights: Float[Tensor, "N k"],
-    chosen: Int64[Tensor, "N k"],
-    up: Float[Tensor, "E H D"],
-    down: Float[Tensor, "E D H"],
-):
+    weights: Float[Tensor, "N k"], chosen: Int64[Tensor, "N k"],
+    up: Float[Tensor, "E H D"], down: Float[Tensor, "E D H"],
+):  # fmt: skip
     """As `mixture_by_token`, with every expert computed on every token."""
     require_chosen(chosen, len(up))
     gates = x.new_zeros(len(x), len(up)).scatter(1, chosen, weights)  # (N, E)
@@ -124,12 +121,10 @@ def grouped_loop(
 @checked
 def mixture_sorted(
     x: Float[Tensor, "N D"],
-    weights: Float[Tensor, "N k"],
-    chosen: Int64[Tensor, "N k"],
-    up: Float[Tensor, "E H D"],
-    down: Float[Tensor, "E D H"],
-    multiply=grouped_loop,
-):
+    weights: Float[Tensor, "N k"], chosen: Int64[Tensor, "N k"],
+    up: Float[Tensor, "E H D"], down: Float[Tensor, "E D H"],
+    multiply: Callable = grouped_loop,
+):  # fmt: skip
     """As `mixture_by_token`, with one matrix product for each expert.
 
     multiply: `grouped_loop`, or a function that returns the same.
@@ -140,7 +135,9 @@ def mixture_sorted(
     shapes = {"x": (N, D), "weights": (N, k), "down": (E, D, H)}
     for (name, shape), given in zip(shapes.items(), (x, weights, down)):
         ok = getattr(given, "shape", None) == shape
-        require(ok, name, given, f"of shape {shape}")
+        require(
+            ok and given.dtype == up.dtype, name, given, f"{shape}, {up.dtype}"
+        )
     token, weight, sizes = sort_by_expert(weights, chosen, len(up))
     hidden = F.gelu(multiply(x[token], sizes, up))  # (S, D_h)
     answers = weight[:, None] * multiply(hidden, sizes, down)  # (S, D)
@@ -192,6 +189,12 @@ def expert_capacity(
     """
     share = factor * k * tokens / experts
     share = round(share, 9)  # 1.1 x 10 is 11.000000000000002
+    require(
+        k <= experts and share < 2**63,
+        "k" if k > experts else "factor",
+        (k, factor),
+        f"at most {experts} experts, of fewer than 2**63 tokens",
+    )
     return max(1, math.ceil(share))
 
 # %% ../../efficiency/experts.ipynb #drop-overflow
@@ -253,7 +256,7 @@ class MixtureConfig:
     hidden: Size  # D_h: the width inside an expert
     experts: Size = 1  # E; one alone is a plain MLP
     k: Size = 1  # experts that a token takes
-    balance: Finite = 0.0  # alpha, the weight of the balance loss
+    balance: Share = 0.0  # alpha, the weight of the balance loss
     factor: Positive | None = None  # of the capacity; None: drop nothing
 
     def __post_init__(self):
@@ -261,6 +264,9 @@ class MixtureConfig:
         require(self.k <= self.experts, "k", self.k, allowed)
 
 # %% ../../efficiency/experts.ipynb #mixture
+from ..check import NonEmpty
+
+
 class Mixture(nn.Module):
     """Experts in place of a block's MLP: x (..., D) -> (..., D).
 
@@ -269,7 +275,8 @@ class Mixture(nn.Module):
     """
 
     @checked
-    def __init__(self, width: Size, config, *, generator=None):
+    def __init__(self, width: Size, config: MixtureConfig, *,
+                 generator: torch.Generator | None = None):  # fmt: skip
         super().__init__()
         self.config, H = config, config.hidden
         one_each = range(config.experts)
@@ -281,7 +288,7 @@ class Mixture(nn.Module):
             nn.init.normal_(weights, 0, 0.02, generator)
 
     @checked
-    def forward(self, x: Float[Tensor, "*b {self.router.in_features}"]):
+    def forward(self, x: Float[NonEmpty, "*b {self.router.in_features}"]):
         c, tokens = self.config, x.reshape(-1, x.size(-1))  # (N, D)
         weights, chosen, shares = top_k_routing(self.router(tokens), c.k)
         if c.factor is not None:
@@ -309,7 +316,7 @@ def mixture_recipe(steps: Size, matrix_rate: Positive):
 def mixture_gpt(
     config: GPTConfig,
     recipe: Recipe,
-    mixture,
+    mixture: MixtureConfig,
     generator: torch.Generator,
 ):
     """A GPT of these sizes with a `Mixture` in each block for an MLP.
@@ -334,6 +341,7 @@ def routes(model: GPT, ids: Int64[Tensor, "*b T"]):
     """
     found, hooks = [], []
     for block in model.blocks:
+        require(isinstance(block.mlp, Mixture), "model", block, "of mixtures")
 
         def note(router, inputs, logits, k=block.mlp.config.k):
             found.append(top_k_routing(logits, k)[1])  # (N, k)
@@ -358,6 +366,9 @@ class MixtureShape:
     layers: Size  # that have experts
     rest: Count  # parameters outside experts and routers
     looked_up: Count = 0  # of these, rows of a table that is not multiplied
+
+    def __post_init__(self):
+        MixtureConfig(self.hidden, self.experts, self.k)  # k fits
 
     @checked
     def parameters(self, counted: Positive):

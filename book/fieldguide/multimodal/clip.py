@@ -13,12 +13,13 @@ __all__ = ['KNOWN_DRAWERS', 'MINILM_NAMES', 'STAGES', 'to_planes', 'conv_block',
 import functools
 import math
 import re
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Generator, Tensor, nn
 
 from .. import data
@@ -26,8 +27,11 @@ from ..check import Finite, Positive, Share, Size, checked, require
 from ..transformers.training import descend, plain_recipe
 
 # %% ../../multimodal/clip.ipynb #to-planes
+from ..check import NonEmpty
+
+
 @checked
-def to_planes(pictures: UInt8[Tensor, "B Y X 3"]):
+def to_planes(pictures: UInt8[NonEmpty, "B Y X 3"]):
     """Pictures as numbers from 0 to 1, (B, 3, Y, X)."""
     return pictures.permute(0, 3, 1, 2) / 255  # (B, 3, Y, X)
 
@@ -66,7 +70,7 @@ class PictureEncoder(nn.Module):
         return self.embed(to_planes(pictures))
 
     @checked
-    def embed(self, planes: Float[Tensor, "B 3 32 32"]):
+    def embed(self, planes: Float32[Tensor, "B 3 32 32"]):
         """Planes (B, 3, 32, 32) from 0 to 1 to unit vectors (B, D)."""
         x = self.blocks(2 * planes - 1).flatten(1)  # (B, 8 C 16)
         return F.normalize(self.out(self.drop(x)), dim=-1)  # (B, D)
@@ -89,8 +93,11 @@ def caption_pieces(caption: str):
     return [piece for word in words for piece in word_pieces(word)]
 
 # %% ../../multimodal/clip.ipynb #piece-rows
+from ..check import ListOf
+
+
 @checked
-def piece_rows(captions: list[str]):
+def piece_rows(captions: ListOf(str)):
     """The row of each piece: a dict, from 0 on, in the order of appearance.
 
     Of runs of letters only those that occur twice; of words all.
@@ -122,7 +129,7 @@ class CaptionEncoder(nn.Module):
         )  # fmt: skip
 
     @checked
-    def forward(self, captions: list[str]):
+    def forward(self, captions: ListOf(str)):
         bags = [
             [self.rows[p] for p in caption_pieces(c) if p in self.rows]
             for c in captions
@@ -145,11 +152,11 @@ class Role(NamedTuple):
 
 
 @checked
-def role(split: Literal["train", "validation", "test"], drawers: list[str]):
+def role(split: Literal["train", "validation", "test"], drawers: ListOf(str)):
     """The pictures by `drawers`, of concepts of a split."""
     found = data.emoji()
     ok = set(drawers) <= set(found.drawers)
-    require(ok, "drawers", drawers, f"some of {found.drawers}")
+    require(drawers and ok, "drawers", drawers, f"some of {found.drawers}")
     here = torch.tensor([each == split for each in found.splits])  # (C,)
     by = torch.tensor([name in drawers for name in found.drawers])
     mine = here[found.concept] & by[found.drawer]  # (all pictures,)
@@ -159,7 +166,7 @@ def role(split: Literal["train", "validation", "test"], drawers: list[str]):
 # %% ../../multimodal/clip.ipynb #jitter
 @checked
 def jitter(
-    planes: Float[Tensor, "B 3 Y X"],
+    planes: Float32[NonEmpty, "B 3 Y X"],
     generator: Generator,
     turn: Finite = 0.25,
     size: Finite = 0.2,
@@ -249,7 +256,7 @@ from fieldguide.multimodal.contrastive import (
 @checked
 def train_pairs(
     parts: nn.Module,
-    embed,
+    embed: Callable,
     concepts: Int[Tensor, " N"],
     recipe: Alignment,
     generator: Generator,
@@ -280,7 +287,7 @@ class TwoEncoders(nn.Module):
     """One encoder of pictures, one of captions, into a space of width D."""
 
     @checked
-    def __init__(self, captions: list[str], D: Size = 128):
+    def __init__(self, captions: ListOf(str), D: Size = 128):
         super().__init__()
         self.pictures = PictureEncoder(D)
         self.captions = CaptionEncoder(piece_rows(captions), D)
@@ -309,8 +316,8 @@ def align_emoji(
 # %% ../../multimodal/clip.ipynb #found-within
 @checked
 def found_within(
-    asked: Float[Tensor, "Q D"],
-    offered: Float[Tensor, "N D"],
+    asked: Float32[Tensor, "Q D"],
+    offered: Float32[Tensor, "N D"],
     fits: Bool[Tensor, "Q N"],
     k: Size = 1,
 ):
@@ -333,7 +340,7 @@ def found_within(
 # %% ../../multimodal/clip.ipynb #caption-vectors
 @checked
 @torch.inference_mode()
-def both_captions(encode, bare_share: Share = 0.5):
+def both_captions(encode: Callable, bare_share: Share = 0.5):
     """A unit vector for each concept, between its two captions: (C, D).
 
     encode: a list of strings -> (B, D), unit vectors. bare_share: of the
@@ -347,9 +354,9 @@ def both_captions(encode, bare_share: Share = 0.5):
 
 @checked
 def retrieval(
-    pictures: Float[Tensor, "7165 D"],
-    captions: Float[Tensor, "1644 D"],
-    where: tuple,
+    pictures: Float32[Tensor, "7165 D"],
+    captions: Float32[Tensor, "1644 D"],
+    where: Role,
     k: Size = 1,
 ):
     """Hits both ways for a role: two bool tensors, (N,) and (C,).
@@ -401,7 +408,9 @@ class BertLayer(nn.Module):
 
     @checked
     def forward(
-        self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B 1 1 T"]
+        self,
+        x: Float32[Tensor, "B T {self.query.in_features}"],
+        mask: Bool[Tensor, "B 1 1 T"],
     ):
         split = [
             split_heads(matrix(x), self.heads)  # (B, H, T, K)
@@ -459,7 +468,8 @@ class MiniLM(nn.Module):
         self.eval().requires_grad_(False)
 
     @checked
-    def forward(self, sentences: list[str]):
+    def forward(self, sentences: ListOf(str)):
+        require(sentences, "sentences", sentences, "one text or more")
         for sentence in sentences:
             caption_pieces(sentence)  # refuses what has no word
         found = self.tokenizer.encode_batch(sentences)
@@ -511,7 +521,7 @@ class ConvNorm(nn.Module):
         self.sizes, self.cut = sizes, cut
 
     @checked
-    def forward(self, x: Float[Tensor, "B {self.conv.in_channels} Y X"]):
+    def forward(self, x: Float32[NonEmpty, "B {self.conv.in_channels} Y X"]):
         x = self.norm(self.conv(pad_same(x, *self.sizes)))
         return F.relu6(x) if self.cut else x
 
@@ -533,8 +543,7 @@ class MobileBlock(nn.Module):
         self.narrow = ConvNorm(wide, out, cut=False)
         self.short = stride == 1 and into == out
 
-    @checked
-    def forward(self, x: Float[Tensor, "B C Y X"]):
+    def forward(self, x):  # (B, into, Y, X)
         y = self.narrow(self.look(self.widen(x)))
         return x + y if self.short else y
 
@@ -640,7 +649,7 @@ def emoji_features():
 
 
 @checked
-def in_steps(features: Float[Tensor, "B 2688"]):
+def in_steps(features: Float32[Tensor, "B 2688"]):
     """`picture_features` as they are stored: whole steps (B, K)."""
     found = {k: torch.from_numpy(v) for k, v in stored_features().items()}
     scaled = (features - found["mean"]) / found["spread"]

@@ -66,22 +66,21 @@ UNFIT |= {"value": [X[:3], X.float()]}
 TOKENS = UNFIT | {"query": [X[:3], *UNFIT["query"]]}
 BAD_MASKS = [torch.ones(4, 4), torch.ones(3, 4).bool(), torch.ones(2, 4, 4).bool()]
 OPTIONS = THREE | {"mask": None, "scale": None, "rows": 2, "columns": 2}
-UNFIT_OPTIONS = UNFIT | {"mask": BAD_MASKS, "scale": [math.nan]}
-UNFIT_OPTIONS |= {"rows": [0, True], "columns": [0, True]}
 NO_GATES = [GATES.clone().fill_(bad) for bad in (0.0, -0.5, 1.001, math.nan)]
 NO_GATES += [torch.cat([GATES[:3], GATES[:1] * 0])]
 TILE = X[:, :1], X[:, :1], X
 OTHERS = [X, *(tuple(x[:rows] for x in TILE) for rows in (1, 3))]
 SIZES = dict.fromkeys(["K", "V", "rows", "columns", "bytes_per_number"], 1)
 REFUSALS = [
-    ("tile_bytes", SIZES, dict.fromkeys(SIZES, (0,))),
+    ("tile_bytes", SIZES, {}),
     ("look", THREE | {"seen": None}, UNFIT),
     ("merge_tiles", {"a": TILE, "b": TILE}, {"a": [(X, X), TILE[::-1]], "b": OTHERS}),
     ("settle", {"top": X[:, :1], "total": X[:, :1], "blend": X}, {"total": [X]}),
-    ("tiles", {"T": 4, "S": 4, "rows": 1, "columns": 1, "mask": None}, {"rows": [0]}),
-    *((name, OPTIONS, UNFIT_OPTIONS) for name in TILED),
+    ("tiles", {"T": 4, "S": 4, "rows": 1, "columns": 1, "mask": None}, {}),
+    *((name, OPTIONS, UNFIT | {"mask": BAD_MASKS, "scale": [math.nan]})
+      for name in TILED),
     ("Forgetful", {"blocks": [nn.ReLU()]}, {"blocks": [9 * [nn.ReLU()] + [1]]}),
-    ("checkpointed", {"model": small_gpt(), "every": 2}, {"every": [0, True]}),
+    ("checkpointed", {"model": small_gpt(), "every": 2}, {}),
     ("Rounded", {"dtype": torch.half}, {"dtype": [torch.int8]}),
     ("round_products", {"model": nn.Linear(1, 1), "dtype": torch.half}, {}),
     ("positive", {"x": X}, {}),
@@ -92,7 +91,7 @@ REFUSALS = [
        TOKENS | {"keep": [*NO_GATES, GATES[:3], GATES[0]]}) for name in GATED),
     ("fading_mask", {"keep": GATES}, {"keep": [GATES[0]]}),
     ("scan", {"keep": GATES, "note": GATES}, {"keep": [GATES[:3], X], "note": [X]}),
-    ("Selective", {"width": 4, "state": 2}, {"width": [0, True], "state": [0, True]}),
+    ("Selective", {"width": 4, "state": 2}, {}),
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64, UInt8
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from .. import data
 from ..check import Count, Finite, Share, Size, checked, require
@@ -66,7 +66,7 @@ SHADES = {  # red, green, blue, of 255
 }
 
 # %% ../../multimodal/image-to-text.ipynb #main-colour
-from .clip import to_planes
+from .clip import KNOWN_DRAWERS, role, to_planes
 
 
 @checked
@@ -131,7 +131,7 @@ OPEN = {
 def ask(
     place: Count,
     about: Literal["name", "kind", "colour", "yes or no"],
-    generator: torch.Generator,
+    generator: Generator,
     yes_share: Share = 0.5,
 ):
     """A question about the picture at `place`, and its answer: two texts.
@@ -152,6 +152,9 @@ def ask(
     return f"is it {others[int(draws[1] * len(others))]}?", "no"
 
 # %% ../../multimodal/image-to-text.ipynb #words
+from ..check import ListOf
+
+
 class Words:
     """Texts as words, numbered in the order of the alphabet.
 
@@ -159,7 +162,7 @@ class Words:
     """
 
     @checked
-    def __init__(self, texts: list[str]):
+    def __init__(self, texts: ListOf(str)):
         found = re.findall(r"\w+", " ".join(texts).lower())
         self.words = sorted({*found})
 
@@ -173,7 +176,7 @@ class Words:
         return [self.words.index(word) for word in found]
 
     @checked
-    def decode(self, ids: list[Count]):
+    def decode(self, ids: ListOf(Count)):
         """The words of these numbers, with spaces between."""
         ok = all(0 <= each < len(self.words) for each in ids)
         require(ok, "ids", ids, f"from 0 to {len(self.words) - 1}")
@@ -183,7 +186,7 @@ class Words:
 @checked
 def joined(
     model: Llama,
-    rows: list[list[int]],
+    rows: ListOf(list),
     context: Float[Tensor, "{len(rows)} P {model.config.width}"] | None,
 ):
     """Texts in ids, each after its context: vectors (B, P + T, D).
@@ -230,7 +233,7 @@ from ..transformers.real_model import LlamaConfig
 
 
 @checked
-def small_llama(vocab: Size, generator: torch.Generator):
+def small_llama(vocab: Size, generator: Generator):
     """A new `Llama` of two layers for a language of `vocab` words."""
     heads = {"heads": 4, "kv_heads": 4}
     sizes = {"context": 32, "width": 64, "layers": 2, "hidden": 128}
@@ -239,16 +242,12 @@ def small_llama(vocab: Size, generator: torch.Generator):
     return model
 
 # %% ../../multimodal/image-to-text.ipynb #lesson-def
-from .clip import KNOWN_DRAWERS, role
-
-
 class Lesson(NamedTuple):
     """What a model is to learn to answer, and from what.
 
     context(places, generator): vectors (B, P, D) before the questions about
-    the pictures at `places` (B,). words: has encode and decode, such as
-    `Words`. about: the subjects of `ask`, each as likely as the other. form:
-    a text, a question is put in for {}.
+    the pictures at `places` (B,). words: encodes and decodes, as `Words` do.
+    about: subjects of `ask`, all as likely. form: has {} for a question.
     """
 
     model: nn.Module
@@ -261,17 +260,19 @@ class Lesson(NamedTuple):
     @checked
     def asked(self, question: str):
         """A question, put into the form, as ids."""
+        require("{}" in str(self.form), "form", self.form, "a text with {}")
         return self.words.encode(self.form.format(question))
 
     @checked
-    def pair(self, place: Count, about: str, generator: torch.Generator):
+    def pair(self, place: Count, about: str, generator: Generator):
         """Question and answer as ids: two lists."""
         question, told = ask(place, about, generator, self.yes_share)
         return self.asked(question), self.words.encode(f" {told}\n")
 
     @checked
-    def loss(self, B: Size, generator: torch.Generator):
+    def loss(self, B: Size, generator: Generator):
         """Of B questions about pictures to learn from: nats a token."""
+        require(self.about, "about", self.about, "one subject or more")
         places = role("train", KNOWN_DRAWERS).places
         draws = {"size": (B,), "generator": generator}
         at = places[torch.randint(len(places), **draws)]  # (B,)
@@ -287,7 +288,7 @@ from ..transformers.training import Recipe, clip_gradient, descend
 
 @checked
 def learn_lesson(
-    parts: list[nn.Module], lesson, plan: Recipe, generator: torch.Generator
+    parts: list[nn.Module], lesson: tuple, plan: Recipe, generator: Generator
 ):
     """Train some modules on a `Lesson`; its losses, nats, (steps,)."""
     require(
@@ -338,7 +339,7 @@ def small_words():
 
 
 @checked
-def learn_to_read(generator: torch.Generator):
+def learn_to_read(generator: Generator):
     """A new `Llama` that answers from two words: (its `Lesson`, losses)."""
     words = small_words()
     model = small_llama(len(words.words), generator)
@@ -353,7 +354,7 @@ def learn_to_read(generator: torch.Generator):
 def next_logits(
     model: Llama,
     context: Float[Tensor, "B P D"] | None,
-    rows: list[list[int]],
+    rows: ListOf(list),
 ):
     """What a `Llama` expects after a context and B texts in ids: (B, V)."""
     x = joined(model, rows, context)  # (B, P + T, D)
@@ -367,7 +368,7 @@ def next_logits(
 def answers(
     lesson: tuple,
     context: Float[Tensor, "B P D"],
-    questions: list[str],
+    questions: ListOf(str),
     longest: Size = 1,
 ):
     """The likeliest answers to B questions, up to the line's end: texts.
@@ -458,9 +459,7 @@ def through(eyes: nn.Module, features: Float[Tensor, "N into"]):
 # %% ../../multimodal/image-to-text.ipynb #learn-to-look
 @checked
 def learn_to_look(
-    reading: tuple,
-    features: Float[Tensor, "N into"],
-    generator: torch.Generator,
+    reading: tuple, features: Float[Tensor, "N into"], generator: Generator
 ):
     """A projector of two tokens for the frozen reader of a `Lesson`."""
     with seeded(generator):
@@ -480,10 +479,11 @@ def likelier_answers():
 
 # %% ../../multimodal/image-to-text.ipynb #swap-def
 @checked
-def another(places: Int64[Tensor, " N"], generator: torch.Generator):
+def another(places: Int64[Tensor, " N"], generator: Generator):
     """For each picture one of another kind, of these: places (N,)."""
     require_places(places)
     kinds = [facts().kind[place] for place in places]
+    require(len({*kinds}) > 1, "places", places, "of two kinds or more")
     drawn = torch.rand(len(places), generator=generator, dtype=torch.double)
     found = []
     for kind, draw in zip(kinds, drawn):
@@ -514,7 +514,7 @@ def learn_on(
     eyes: nn.Module,
     features: Float[Tensor, "N into"],
     yes_share: Share,
-    generator: torch.Generator,
+    generator: Generator,
 ):
     """Reader and projector, copied, learn together from here: a `Lesson`."""
     both = nn.ModuleList([reading.model, eyes])

@@ -176,7 +176,7 @@ def test_folded_code_opens_by_keyboard_and_in_print(visit):
     page = visit("transformers/attention.html")
     folds = page.locator("details.fg-fold")
     assert folds.count() > 10
-    first, code = folds.first, folds.first.locator("pre")
+    first, code = folds.first, folds.first.locator("pre").first
     expect(code).to_be_hidden()
     assert first.locator("summary").inner_text() == "Set-up"
     first.locator("summary").focus()

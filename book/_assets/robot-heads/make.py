@@ -1,11 +1,17 @@
-"""Measure where each of SmolLM2's 270 heads looks, in one sentence.
+"""Measure where each of SmolLM2's 270 heads looks, in one sentence with two endings.
 
     .venv/bin/python book/_tools/assets.py robot-heads
 
-writes weights.npz beside this file: the attention weights of every layer and head for
-SENTENCE, (L, H, T, T), in thousandths; its tokens; and the digest of what computed
-them. The model is the one that the notebook transformers/real-model builds, which its
-tests compare with the library transformers.
+writes weights.npz beside this file, all shares in thousandths:
+
+    weights  (L, H, T, T)  the attention of every layer and head, for the first ending
+    pieces   (T,)          its tokens
+    ending   (2, L, H, 9)  what the last word gives to itself and each word before it,
+                           for both endings; a word's tokens count together
+    says     (2, 2)        after "The thing that was ... was the": cup, robot
+
+and the digest of what computed them. The model is the one that the notebook
+transformers/real-model builds, which its tests compare with the library transformers.
 """
 
 from pathlib import Path
@@ -19,28 +25,56 @@ from fieldguide.transformers import real_model
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "transformers" / "real-model.ipynb"
-SENTENCE = "The robot dropped the cup because it was slippery."
+SENTENCE = "The robot dropped the cup because it was {}."
+ENDINGS = ["slippery", "clumsy"]
+ASKED = " The thing that was {} was the"
 
 
 def digests() -> dict[str, str]:
     """Of each record: the digest of the definitions that make it today."""
     names = ["load_smollm2", "run_layers"]
-    made = digest_of(exported(NOTEBOOK), names, SMOLLM2_SHA256, SENTENCE)
+    texts = [SENTENCE, ASKED, *ENDINGS]
+    made = digest_of(exported(NOTEBOOK), names, SMOLLM2_SHA256, *texts)
     return {"weights.npz": made}
+
+
+def thousandths(shares):
+    return (1000 * shares.double()).round().short().numpy()
+
+
+def look(text):
+    """The attention weights of every layer and head, (L, H, T, T)."""
+    ids = torch.tensor([smollm2_tokenizer().encode(text)])
+    layers = real_model.run_layers(real_model.load_smollm2(), ids)
+    return torch.cat([weights for _, weights in layers if weights is not None])
+
+
+def last_word(weights, words=9):
+    """What the last token before the full stop gives to each word, (L, H, 9)."""
+    row = weights[:, :, -2, :-1]  # (L, H, T - 1)
+    last = row[..., words - 1 :].sum(-1, keepdim=True)  # all its tokens
+    return torch.cat([row[..., : words - 1], last], -1)
+
+
+def answers(ending):
+    """How likely the model finds cup and robot, (2,)."""
+    text = SENTENCE.format(ending) + ASKED.format(ending)
+    encode = smollm2_tokenizer().encode
+    shares = real_model.load_smollm2()(torch.tensor([encode(text)]))[0, -1].softmax(-1)
+    return shares[[encode(" cup")[0], encode(" robot")[0]]]
 
 
 def main():
     torch.set_num_threads(1)
-    ids = torch.tensor([smollm2_tokenizer().encode(SENTENCE)])
-    layers = list(real_model.run_layers(real_model.load_smollm2(), ids))
-    weights = torch.cat([w for _, w in layers if w is not None])  # (L, H, T, T)
-    weights = (1000 * weights.double()).round().short().numpy()
-    pieces = np.array(smollm2_tokenizer().pieces(SENTENCE))
-    record = {"digest": digests()["weights.npz"], "pieces": pieces, "weights": weights}
+    looks = [look(SENTENCE.format(ending)) for ending in ENDINGS]
+    pieces = np.array(smollm2_tokenizer().pieces(SENTENCE.format(ENDINGS[0])))
+    record = {"digest": digests()["weights.npz"], "pieces": pieces}
+    record["weights"] = thousandths(looks[0])
+    record["ending"] = thousandths(torch.stack([last_word(w) for w in looks]))
+    record["says"] = thousandths(torch.stack([answers(e) for e in ENDINGS]))
     store(HERE / "weights.npz", record)
-    it, cup = list(pieces).index("␣it"), list(pieces).index("␣cup")
-    for layer, head in np.argwhere(weights[:, :, it].argmax(-1) == cup):
-        print(f"layer {layer}, head {head}: {weights[layer, head, it, cup] / 1000}")
+    print(record["says"])
+    print(record["ending"][:, 14, 8])
 
 
 if __name__ == "__main__":

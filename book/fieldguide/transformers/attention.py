@@ -257,8 +257,8 @@ def attention_explorer(
     """Where the first layer of SmolLM2 looks
 
     Each row is a token that looks, each column a token looked at. Point at a
-    cell for its value. Find a head that keeps to the last few tokens. The
-    entropy says how undecided a row is: 0 if it has one target.
+    cell for its value. The entropy says how undecided a row is: 0 if it has
+    one target.
     """
     raw = attention_data(sentence, head)
     scale = (1 / math.sqrt(raw["width"]) if scaled else 1) / temperature

@@ -45,7 +45,7 @@ function digits(node, { shape, values }, low, high) {
   while (node.children.length > (few ? values.length : 0)) node.lastChild.remove();
   for (let k = 0; few && k < values.length; k++) {
     const cell = node.children[k] ?? node.appendChild(html("span", {}));
-    write(cell, format(values[k], 2).replace(/^(-?)0\./, "$1."));
+    write(cell, format(values[k], values.length > 1 ? 2 : 3).replace(/^(-?)0\./, "$1."));
     cell.classList.toggle("fg-dark", (values[k] - low) / (high - low || 1) < 0.6);
   }
   return few;

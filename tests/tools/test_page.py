@@ -8,6 +8,7 @@ import pytest
 from cells import module_at
 
 structure = module_at(Path(__file__).with_name("test_structure.py"))
+minutes = module_at(Path(__file__).with_name("test_minutes.py"))
 CHECKS = [
     structure.test_it_opens_with_what_it_is_for,
     structure.test_two_opening_cells,
@@ -17,9 +18,13 @@ CHECKS = [
     structure.test_ids_are_readable,
     structure.test_cells_are_short,
     structure.test_a_cell_defines_or_runs,
+    structure.test_machinery_is_folded,
+    structure.test_a_term_in_bold_is_in_the_glossary,
     structure.test_exported_functions_say_what_they_do,
     structure.test_exercises_can_be_tried_and_checked,
     structure.test_it_says_what_the_lists_of_pages_need,
+    minutes.test_a_page_takes_one_sitting,
+    minutes.test_a_page_says_how_long_it_takes,
 ]
 
 
@@ -33,7 +38,8 @@ def root(tmp_path):
 def test_a_new_page_passes_the_checks(root, monkeypatch):
     path = page.begin("scaling/counting", root)
     notebook = nbformat.read(path, as_version=4)
-    monkeypatch.setitem(structure.BOOK, "scaling/counting", notebook)
+    for tests in structure, minutes:
+        monkeypatch.setitem(tests.BOOK, "scaling/counting", notebook)
     for check in CHECKS:
         check("scaling/counting")
     assert notebook.metadata.fieldguide.name == "counting"

@@ -135,14 +135,15 @@ NonEmpty = values(
 )
 
 
-def ListOf(kind: type) -> type:
+def ListOf(kind: type, least: int = 0) -> type:
     """A type for lists and tuples: of `list[kind]`, beartype looks at one item only."""
 
     def fits(items: object) -> bool:
-        listed = isinstance(items, (list, tuple))
+        listed = isinstance(items, (list, tuple)) and len(items) >= least
         return listed and all(isinstance(item, kind) for item in items)
 
-    return values(f"a list of which each is {kind.__name__}", fits)
+    some = f"{least} or more items" if least else "items"
+    return values(f"a list of {some}, each {kind.__name__}", fits)
 
 
 def require(ok: object, name: str, value: object, allowed: str) -> None:

@@ -106,6 +106,7 @@ WHOLE = torch.ones(2, 3).long()
         (FloatType, [torch.half, torch.double], [torch.int8, None, "half", float]),
         (Int[NonEmpty, "..."], [WHOLE], [WHOLE[:0], None, "text", WHOLE / 2]),
         (ListOf(str), [[], ["a"], ("a", "b")], [None, "ab", {"a"}, 9 * ["a"] + [1]]),
+        (ListOf(str, 1), [["a"], ["a", "b"]], [[], (), [1]]),
         (ListOf(Count), [[0, 3]], [[0, True], [-1], [0.5], ["a"]]),
     ],
 )

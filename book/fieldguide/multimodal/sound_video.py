@@ -44,9 +44,8 @@ def fourier(wave: Float[NonEmpty, "*b T"]):
 def frames(wave: Float[NonEmpty, "*b T"], window: Size, hop: Size):
     """Windows of a wave, one centred on each hop: (..., T/hop, W)."""
     T = wave.size(-1)
-    require(T % hop == 0, "wave", wave, f"hops of {hop} samples long")
-    ok = hop <= window <= T and (window - hop) % 2 == 0
-    allowed = f"from {hop} to {T}, and even with the hop"
+    ok = hop <= window <= T and (window - hop) % 2 == T % hop == 0
+    allowed = f"from {hop} to {T}, and even with a hop that divides {T}"
     require(ok, "window", window, allowed)
     silence = (window - hop) // 2
     return F.pad(wave, (silence, silence)).unfold(-1, window, hop)

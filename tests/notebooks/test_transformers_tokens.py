@@ -1,7 +1,6 @@
 """The cells of transformers/tokens against `tokenizers`, `transformers` and sums.
 
-The module is imported whole and its functions are looked up at each call, so that
-a check can swap a damaged cell in and see these tests fail.
+Functions are looked up in the module at each call: a damaged cell can take their place.
 """
 
 import functools
@@ -110,7 +109,7 @@ def test_merges_and_numbers_of_a_real_text_are_the_librarys():
     bpe = tokens.BytePairTokenizer(made)
     text = data.king_james()[50_000:60_000] + SAMPLES[2] + SAMPLES[5]
     assert bpe.encode(text) == reader.encode(text).ids
-    assert len(bpe) == 956 == len(bpe.vocabulary)
+    assert len(bpe) == 956
 
 
 @functools.cache
@@ -142,7 +141,7 @@ def test_every_text_comes_back_and_any_numbers_give_text(text, numbers):
 def test_merges_that_make_the_same_token_share_a_number():
     merges = [(b"a", b"b"), (b"b", b"c"), (b"ab", b"c"), (b"a", b"bc"), (b"x", b"y")]
     bpe = tokens.BytePairTokenizer(merges)
-    assert len(bpe) == 260 and bpe.vocabulary[256:] == [b"ab", b"bc", b"abc", b"xy"]
+    assert bpe.vocabulary[256:] == [b"ab", b"bc", b"abc", b"xy"]
     assert bpe.encode("abc xy") == [258, 32, 259]
 
 
@@ -220,11 +219,11 @@ def test_views_show_the_tokens():
 
 def refusals():
     """(function, arguments that work, bad values for some of them)."""
-    broken = {"text": ["\ud800", "a\udfff", "\udc00b", b"bytes", ["a"]]}
+    broken = {"text": ["\ud800", "a\udfff", "\udc00b", b"bytes"]}
     for fine in "\ud7ff", "\ue000":
         for function in tokens.utf8, tokens.split_words, tokens.cut_words:
             yield function, {"text": fine}, broken
-        yield tokens.train_bpe, {"text": fine, "merges": 0}, broken | {"merges": [True]}
+        yield tokens.train_bpe, {"text": fine, "merges": 0}, broken
     yield small().encode, {"text": "東"}, broken
     yield tokens.smollm2_bpe().encode, {"text": "a"}, {"text": ["\x04", "\ud800"]}
     yield tiny().encode, {"text": "a"}, {"text": ["b", "aé"]}
@@ -232,13 +231,14 @@ def refusals():
     yield tokens.bytes_of, {"ids": [0], "vocabulary": [b"a"]}, {"ids": [[1], 0]}
     yield tokens.readable, {"token": b"a"}, {}
     yield tokens.count_pairs, {"words": {(b"a",): 1}}, {}
-    yield tokens.PairIndex, {"words": {(b"a",): 1}}, {}
-    yield tokens.learn_merges, {"words": {}, "merges": 0}, {"merges": [True]}
+    bad = {"words": [{"ab": 1}, {("a", "b"): 1}, {(b"a",): 0}]}
+    yield tokens.PairIndex, {"words": {(b"a",): 1}}, bad
+    yield tokens.learn_merges, {"words": {}, "merges": 0}, {}
     merge = [(b"a", b"b")]
     good = {"merges": merge, "vocabulary": [b"a", b"b", b"ab"], "special": ["ab"]}
     bad = {"merges": [[(b"c", b"a")], [(b"b", b"a")], [("a", "b")]]}
-    bad["vocabulary"] = [[b"a", b"b"], [b"a", b"ab"], ["a"]]
-    yield tokens.BytePairTokenizer, good, bad | {"special": [["<s>"], [3]]}
+    bad["vocabulary"] = [[b"a", b"b"], [b"a", b"ab"], ["a"], [b"a", b"b", b"ab", 3]]
+    yield tokens.BytePairTokenizer, good, bad | {"special": [["<s>"], [3], ["ab", 3]]}
     for last in 0, 555:
         bad = [[-1], [556], [0.5], ["a"], [[1]], [True], 3, None, "ab", b"ab", {1: 2}]
         bad += [torch.tensor(3), torch.tensor([0.5]), torch.tensor([[1]])]

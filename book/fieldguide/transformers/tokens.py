@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from functools import cache
 from itertools import pairwise
 
-from ..check import Count, checked, require
+from ..check import Count, ListOf, Size, checked, require
 from ..data import BYTE_OF, king_james, smollm2, smollm2_tokenizer
 from ..explore import views
 
@@ -119,7 +119,7 @@ class PairIndex:
     """
 
     @checked
-    def __init__(self, words: dict):
+    def __init__(self, words: dict[tuple[bytes, ...], Size]):
         self.words, self.counts = list(words), list(words.values())
         self.total, self.places = Counter(), defaultdict(set)
         for place in range(len(self.words)):
@@ -216,8 +216,8 @@ def cut_words(text, special=()):
 @checked
 def full_vocabulary(
     merges: list[tuple[bytes, bytes]],
-    vocabulary: list[bytes] | None,
-    special: list[str] | tuple[str, ...],
+    vocabulary: ListOf(bytes) | None,
+    special: ListOf(str),
 ):
     """The vocabulary, by default 256 bytes and what `merges` make."""
     made = [b"".join(pair) for pair in merges]

@@ -1,7 +1,6 @@
 """The cells of transformers/induction against loops, torch and arithmetic.
 
-The module is imported whole and its functions are looked up at each call, so that
-a check can swap a damaged cell in and see these tests fail.
+Functions are looked up in the module at each call: a damaged cell can take their place.
 """
 
 import contextlib
@@ -24,8 +23,6 @@ from fieldguide.transformers import attention, induction, real_model
 
 quick = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
-
-
 KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
@@ -38,15 +35,15 @@ def test_scores_are_means_of_their_cells(seed, leading, T, data):
     weights = torch.rand(*leading, T, T, generator=generator(seed)).double().tril()
     weights = weights / weights.sum(-1, keepdim=True)
     rows = range(1, T)
-    cells = [weights[..., i, 0] for i in rows]
-    close(induction.sink_score(weights), torch.stack(cells).mean(0))
-    cells = [weights[..., i, i - 1] for i in rows]
-    close(induction.previous_token_score(weights), torch.stack(cells).mean(0))
+    right = sum(weights[..., i, 0] for i in rows) / len(rows)
+    close(induction.sink_score(weights), right)
+    right = sum(weights[..., i, i - 1] for i in rows) / len(rows)
+    close(induction.previous_token_score(weights), right)
     if T > 2:
         period = data.draw(st.integers(2, T - 1))
-        cells = [weights[..., i, i - period + 1] for i in range(period, T)]
-        expected = torch.stack(cells).mean(0)
-        close(induction.induction_score(weights, period), expected)
+        rows = range(period, T)
+        right = sum(weights[..., i, i - period + 1] for i in rows) / len(rows)
+        close(induction.induction_score(weights, period), right)
 
 
 @pytest.mark.parametrize("period", [3, 6])
@@ -68,6 +65,8 @@ def test_a_perfect_head_scores_one_and_the_others_nothing(period):
 
 def test_toy_is_attention_added_layer_by_layer():
     model = induction.AttentionOnly(11, 6, 8, 2, 3)
+    shapes = [tuple(p.shape) for p in model.parameters()]
+    assert shapes == [(11, 8), (6, 8), *[(8, 8)] * 12, (11, 8), (11,)]
     ids = torch.tensor([[1, 10, 3, 3], [0, 0, 7, 2]])
     logits, weights = model(ids)
     assert logits.shape == (2, 4, 11) and weights.shape == (3, 2, 2, 4, 4)
@@ -78,13 +77,6 @@ def test_toy_is_attention_added_layer_by_layer():
         x = x + change
     close(logits, x @ model.unembed.weight.T + model.unembed.bias, 1e-5)
     assert weights.triu(1).eq(0).all()
-
-
-def test_toy_has_the_sizes_asked_for():
-    model = induction.AttentionOnly(11, 6, 8, 2, 3)
-    shapes = [tuple(p.shape) for p in model.parameters()]
-    assert shapes == [(11, 8), (6, 8), *[(8, 8)] * 12, (11, 8), (11,)]
-    assert all(layer.heads == 2 for layer in model.layers)
 
 
 @given(seeds, st.integers(2, 5), st.integers(0, 3), st.integers(0, 2))
@@ -126,18 +118,13 @@ def test_results_stay_on_the_device_and_in_the_type_of_the_input(kind):
         yield induction.sink_score(weights)
         yield induction.previous_token_score(weights)
         yield induction.induction_score(weights, 2)
+        knocked = copy.deepcopy(llama()).to(device, kind)
+        with induction.knocked_out(knocked, [(1, 2)]):
+            yield knocked(ids)
 
     for known, result in zip(results("cpu"), results("meta"), strict=True):
         assert result.is_meta and result.dtype == known.dtype == kind
         assert result.shape == known.shape and known.isfinite().all()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_heads_are_knocked_out_in_every_float_type(kind):
-    model = copy.deepcopy(llama()).to(kind)
-    with induction.knocked_out(model, [(1, 2)]):
-        without = model(IDS)
-    assert without.dtype == kind and without.isfinite().all()
 
 
 # Taking heads out
@@ -238,20 +225,18 @@ def entered(manager):
 
 def refusals():
     """(function, arguments that work, bad values for some of them)."""
-    square = [torch.rand(4, 3), torch.rand(2, 4, 5), torch.rand(4), torch.tensor(1.0)]
-    few = {"weights": [*square, torch.rand(0, 0), torch.rand(3, 1, 1)]}
+    few = {"weights": [torch.rand(4, 3), torch.rand(0, 0), torch.rand(3, 1, 1)]}
     for T in 2, 3:
         yield induction.sink_score, {"weights": torch.rand(5, T, T)}, few
         yield induction.previous_token_score, {"weights": torch.rand(T, T)}, few
     for period in 2, 5:
         good = {"weights": torch.rand(6, 6), "period": period}
-        yield induction.induction_score, good, few | {"period": [0, 1, 6, 7, True]}
+        yield induction.induction_score, good, few | {"period": [1, 6, 7]}
     sizes = {"vocab": 5, "context": 3, "width": 4, "heads": 1, "layers": 1}
-    yield induction.AttentionOnly, sizes, {name: [0, True] for name in sizes}
-    bad = [(1, 4), (1, 0)], [[[5]], [[-1]]]
-    bad = [torch.zeros(n).long() for n in bad[0]] + [torch.tensor(n) for n in bad[1]]
-    toy = induction.AttentionOnly(**sizes).forward
-    yield toy, {"ids": torch.zeros(2, 3).long()}, {"ids": bad}
+    yield induction.AttentionOnly, sizes, {"heads": [0, True, 3, None]}
+    zeros = torch.zeros(2, 3).long()
+    bad = [zeros - 1, zeros + 5, zeros[:, :0], torch.cat([zeros, zeros], 1)]
+    yield induction.AttentionOnly(**sizes).forward, {"ids": zeros}, {"ids": bad}
     start, model = entered(induction.replaced), llama()
     outside = [(-1, 0), (3, 0), (0, -1), (0, 4), (1.0, 0), (True, 0), (0, None)]
     bad = [{(0, 0): 0, place: 0} for place in [*outside, (0, True), 3]]
@@ -260,7 +245,8 @@ def refusals():
     fine = [0, torch.tensor(1.0), torch.tensor(2), torch.ones(1), torch.ones(5, 6)]
     for output in fine:
         yield start, {"model": model, "outputs": {(2, 3): output}}, {"outputs": bad}
-    good, bad = {"model": model, "heads": [(2, 3)]}, [[(0, 0), at] for at in outside]
+    bad = [[(0, 0), at] for at in (*outside, [0, 0])]
+    good = {"model": model, "heads": [(2, 3)]}
     yield entered(induction.knocked_out), good, {"heads": bad}
 
 

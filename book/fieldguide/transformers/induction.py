@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ..check import Finite, Size, checked, require
+from ..check import Finite, ListOf, Size, checked, require
 from .attention import MultiHeadAttention, causal_mask
 from .real_model import Llama
 
@@ -65,10 +65,10 @@ class AttentionOnly(nn.Module):
     @checked
     def forward(self, ids: Int64[Tensor, "B T"]):
         T, room = ids.size(1), len(self.places.weight)
-        require(0 < T <= room, "ids", ids, f"of 1 to {room} tokens")
         V = len(self.tokens.weight)
         known = ids.is_meta or ((ids >= 0) & (ids < V)).all()
-        require(known, "ids", ids, f"from 0 to {V - 1} throughout")
+        allowed = f"1 to {room} tokens, each from 0 to {V - 1}"
+        require(0 < T <= room and known, "ids", ids, allowed)
         x = self.tokens(ids) + self.places.weight[:T]  # (B, T, D)
         mask, looks = causal_mask(T).to(ids.device), []
         for layer in self.layers:
@@ -122,7 +122,7 @@ def replaced(model: Llama, outputs: dict):
 
 
 @checked
-def knocked_out(model: Llama, heads: list[tuple]):
+def knocked_out(model: Llama, heads: ListOf(tuple)):
     """`replaced` with 0 for a list of (layer, head)."""
     return replaced(model, dict.fromkeys(heads, 0))
 

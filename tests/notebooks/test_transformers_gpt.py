@@ -303,6 +303,7 @@ def test_no_dart_hits_a_token_without_probability():
     short = torch.tensor([0.0, 0.25, 0.25, 0.0])  # adds up to a half
     many = gpt.draw(short.expand(2000, 4), generator())
     assert set(many.tolist()) == {1, 2}
+    assert gpt.draw(torch.ones(9, 1)).eq(0).all()
     one = torch.tensor([0.0, 0.0, 1.0, 0.0])
     assert gpt.draw(one.expand(500, 4)).eq(2).all()
 
@@ -375,69 +376,76 @@ def test_results_stay_on_the_device_and_in_the_type_of_the_input(kind):
 
 
 HEADS, ROW, ONE = torch.randn(2, 5, 8), torch.full((4,), 0.25), torch.ones(8)
-IDS, MODEL = torch.tensor([0, 10, 3]), gpt.GPT(config())
+IDS = torch.tensor([0, 10, 3])
 BAD_IDS = [IDS[:0], IDS[None, :0], torch.zeros(8).long(), IDS + 1, IDS - 1]
 TURNS = gpt.turns(torch.arange(5), 8, 1e4)
 SHORT = [ONE[:2], ONE[:1], ONE[None]]
 FILTERS = {"temperature": 1, "top_k": 4, "top_p": 1}
 NOT_KEPT = {"top_k": [12], "top_p": [1.5]}
-ROWS = [0 * ROW, ROW[:0], ROW * math.nan, ROW / 0, -ROW]
-REFUSALS = {
-    "turns": (
-        {"positions": torch.arange(4), "width": 2, "base": 1e-3},
-        {"positions": [IDS[0], IDS[None], IDS > 0]},
-    ),
-    "turn_pairs": (
-        {"x": HEADS, "factors": TURNS},
-        {"factors": [TURNS[:, :3], TURNS[:, :1], TURNS[:1], TURNS.real,
-                     torch.cat([TURNS, TURNS], 1), torch.cat([TURNS, TURNS])],
-         "x": [HEADS[..., :7]]},
-    ),
-    "rotary": ({"attend": gpt.draw, "base": 1}, {}),
-    "layer_norm": (
-        {"x": HEADS, "weight": ONE, "bias": ONE, "eps": 1e-12},
-        {"weight": SHORT, "bias": SHORT},
-    ),
-    "gelu": ({"x": HEADS, "approximate": "tanh"}, {}),
-    "MLP": ({"width": 2, "bias": False, "approximate": "tanh"}, {}),
-    "GPTConfig": (
-        {"vocab": 3, "context": 3, "width": 6, "heads": 3, "layers": 1,
-         "positions": "rotary", "bias": True, "approximate": "none"}, {"heads": [2, 4]},
-    ),
-    "Block": ({"config": config(), "attend": gpt.draw}, {}),
-    "GPT": ({"config": config(), "attend": gpt.draw, "generator": generator()}, {}),
-    "require_tokens": ({"ids": IDS, "config": config()}, {"ids": BAD_IDS}),
-    "initialise": ({"model": MODEL, "generator": generator()}, {"model": [nn.ReLU()]}),
-    "count_parameters": ({"model": MODEL}, {}),
-    "keep_top_k": ({"probabilities": ROW, "top_k": 4}, {"top_k": [5]}),
-    "keep_top_p": (
-        {"probabilities": ROW, "top_p": 1},
-        {"probabilities": [ROW[:0]], "top_p": [0, 1.5]},
-    ),
-    "next_distribution": (
-        {"logits": ROW, **FILTERS},
-        {"logits": [ROW[:0], torch.zeros(2, 0), ROW * math.nan, -ROW / 0], **NOT_KEPT},
-    ),
-    "draw": (
-        {"probabilities": ROW, "generator": generator()},
-        {"probabilities": [*ROWS, *(torch.stack([row, row]) for row in ROWS)]},
-    ),
-    "generate": (
-        {"model": MODEL, "ids": IDS, "count": 1, **FILTERS, "generator": generator()},
-        {"model": [nn.ReLU()], "ids": BAD_IDS, **NOT_KEPT},
-    ),
-}  # fmt: skip
+ROWS = [0 * ROW, ROW * math.nan, ROW / 0, -ROW, torch.tensor([-0.1, 0.5, 0.5, 0])]
 
 
-@pytest.mark.parametrize("name", REFUSALS)
+def refusals():
+    """{name: (arguments that work, bad values for some of them)}."""
+    model, rng = gpt.GPT(config()), {"generator": generator()}
+    return {
+        "turns": (
+            {"positions": torch.arange(4), "width": 2, "base": 1e-3},
+            {"positions": [IDS[0], IDS[None], IDS > 0]},
+        ),
+        "turn_pairs": (
+            {"x": HEADS, "factors": TURNS},
+            {"factors": [TURNS[:, :3], TURNS[:, :1], TURNS[:1], TURNS.real,
+                         torch.cat([TURNS, TURNS], 1), torch.cat([TURNS, TURNS])],
+             "x": [HEADS[..., :7]]},
+        ),
+        "rotary": ({"attend": gpt.draw, "base": 1}, {}),
+        "layer_norm": (
+            {"x": HEADS, "weight": ONE, "bias": ONE, "eps": 1e-12},
+            {"weight": SHORT, "bias": SHORT},
+        ),
+        "gelu": ({"x": HEADS, "approximate": "tanh"}, {}),
+        "MLP": ({"width": 2, "bias": False, "approximate": "tanh"}, {}),
+        "GPTConfig": (
+            {"vocab": 3, "context": 3, "width": 6, "heads": 3, "layers": 1,
+             "positions": "rotary", "bias": True, "approximate": "none"},
+            {"heads": [2, 4]},
+        ),
+        "Block": ({"config": config(), "attend": gpt.draw}, {}),
+        "GPT": ({"config": config(), "attend": gpt.draw, **rng}, {}),
+        "require_tokens": ({"ids": IDS, "config": config()}, {"ids": BAD_IDS}),
+        "initialise": ({"model": model, **rng}, {"model": [nn.ReLU()]}),
+        "count_parameters": ({"model": model}, {}),
+        "keep_top_k": ({"probabilities": ROW, "top_k": 4}, {"top_k": [5]}),
+        "keep_top_p": (
+            {"probabilities": ROW, "top_p": 1},
+            {"probabilities": [ROW[:0]], "top_p": [0, 1.5]},
+        ),
+        "next_distribution": (
+            {"logits": ROW, **FILTERS},
+            {"logits": [ROW[:0], torch.zeros(2, 0), ROW * math.nan, -ROW / 0],
+             **NOT_KEPT},
+        ),
+        "draw": (
+            {"probabilities": ROW, **rng},
+            {"probabilities": [ROW[:0], *ROWS, *(torch.stack([x, ROW]) for x in ROWS)]},
+        ),
+        "generate": (
+            {"model": model, "ids": IDS, "count": 1, **FILTERS, **rng},
+            {"model": [nn.ReLU()], "ids": BAD_IDS, **NOT_KEPT},
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", refusals())
 def test_bad_input_is_refused_by_name(name):
-    good, bad = REFUSALS[name]
+    good, bad = refusals()[name]
     refuses_all(getattr(gpt, name), good, **bad)
 
 
 def test_a_model_refuses_what_does_not_fit():
     attend, mask = gpt.rotary(attention.simple_attention), attention.causal_mask(5)
-    refuses_all(MODEL.forward, {"ids": IDS}, ids=BAD_IDS)
+    refuses_all(gpt.GPT(config()).forward, {"ids": IDS}, ids=BAD_IDS)
     refuses_all(gpt.Block(config()).forward, {"x": HEADS, "mask": mask}, x=[ONE])
     refuses_all(gpt.MLP(8).forward, {"x": HEADS}, x=[HEADS[0, 0, 0]])
     x, short = torch.randn(3, 4), torch.randn(2, 4)

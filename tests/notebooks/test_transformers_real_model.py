@@ -62,7 +62,6 @@ def llama(seed=0, dtype=torch.double, **changes):
     return model.eval()
 
 
-@functools.cache
 def tiny():
     """One layer in float32, for what does not hang on numbers."""
     return llama(layers=1, dtype=torch.float32)
@@ -536,45 +535,53 @@ def test_the_ends_are_the_rates_that_lie_z_deviations_away(tries, share, z):
 # What is refused
 
 
-CONFIG, MODEL, IDS = {"config": sizes()}, {"model": tiny()}, {"ids": [*bad_ids()]}
+IDS = {"ids": [*bad_ids()]}
 GGUF, NORMAL = {"gguf": data.smollm2()}, torch.randn(4, 2, 24)
 X, QUERY, KEY = NORMAL[:1], NORMAL[:3, :, :4], NORMAL[:1, :, :4]
-REFUSALS = {  # by name: arguments that work, bad values for some of them
-    "LlamaConfig": (SIZES, {"kv_heads": [4], "heads": [5, 24]}),
-    "SwiGLU": ({"width": 3, "hidden": 5}, {}),
-    "read_config": (GGUF, {}),
-    "load_llama": (GGUF, {}),
-    "LlamaFast": (MODEL, {}),
-    "file_name": ({"name": "norm.weight"}, {}),
-    "greedy": ({"logits": X[0, 0]}, {"logits": [X[0, 0, :0], X[0]]}),
-    "grouped_query_attention": (
-        {"query": QUERY, "key": KEY, "value": KEY, "mask": None, "scale": 1.0},
-        {"query": [QUERY[:0], QUERY[0, 0]], "value": [QUERY],
-         "key": [NORMAL[:2, :, :4], NORMAL[:3, :1, :4], KEY[:0]],
-         "mask": [QUERY[..., :2] > 0]},
-    ),
-    "trace_layers": (MODEL | {"ids": torch.tensor([[1, 2]])}, IDS),
-    "KVCache": (
-        CONFIG | {"room": 3, "batch": 1, "dtype": torch.float16, "device": None},
-        {"dtype": [torch.int64, torch.bool]},
-    ),
-    "cache_bytes": (CONFIG | {"tokens": 2, "batch": 1, "bytes_per_number": 4}, {}),
-    "llama_flops": (CONFIG | {"new": 1, "before": 0}, {}),
-    "complete": (
-        MODEL | {"ids": [1], "count": 39, "stop": {3}, "choose": real_model.greedy},
-        {"ids": [[], [23], [-1], [0.5], [1, 2], [1, "a"], [1, True]], "count": [40]},
-    ),
-    "wilson_interval": (
-        {"hits": 3, "tries": 4, "z": 1.96}, {"hits": [5, -1], "tries": [2, -3]}
-    ),
-}  # fmt: skip
-for takes_a_config in "GroupedAttention", "RMSNorm", "Llama", "llama_parameters":
-    REFUSALS[takes_a_config] = CONFIG, {}
 
 
-@pytest.mark.parametrize("name", REFUSALS)
+def refusals():
+    """{name: (arguments that work, bad values for some of them)}."""
+    config, model = {"config": sizes()}, {"model": tiny()}
+    return {
+        "LlamaConfig": (SIZES, {"kv_heads": [4], "heads": [5, 24]}),
+        "SwiGLU": ({"width": 3, "hidden": 5}, {}),
+        "read_config": (GGUF, {}),
+        "load_llama": (GGUF, {}),
+        "LlamaFast": (model, {}),
+        "file_name": ({"name": "norm.weight"}, {}),
+        "greedy": ({"logits": X[0, 0]}, {"logits": [X[0, 0, :0], X[0]]}),
+        "grouped_query_attention": (
+            {"query": QUERY, "key": KEY, "value": KEY, "mask": None, "scale": 1.0},
+            {"query": [QUERY[:0], QUERY[0, 0]], "value": [QUERY],
+             "key": [NORMAL[:2, :, :4], NORMAL[:3, :1, :4], KEY[:0]],
+             "mask": [QUERY[..., :2] > 0]},
+        ),
+        "trace_layers": (model | {"ids": torch.tensor([[1, 2]])}, IDS),
+        "KVCache": (
+            config | {"room": 3, "batch": 1, "dtype": torch.float16, "device": None},
+            {"dtype": [torch.int64, torch.bool]},
+        ),
+        "cache_bytes": (config | {"tokens": 2, "batch": 1, "bytes_per_number": 4}, {}),
+        "llama_flops": (config | {"new": 1, "before": 0}, {}),
+        "complete": (
+            model | {"ids": [1], "count": 39, "stop": {3}, "choose": real_model.greedy},
+            {"ids": [[], [23], [-1], [0.5], [1, 2], [1, "a"], [1, True]],
+             "count": [40]},
+        ),
+        "wilson_interval": (
+            {"hits": 3, "tries": 4, "z": 1.96}, {"hits": [5, -1], "tries": [2, -3]}
+        ),
+        "GroupedAttention": (config, {}),
+        "RMSNorm": (config, {}),
+        "Llama": (config, {}),
+        "llama_parameters": (config, {}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", refusals())
 def test_what_cannot_be_is_refused(name):
-    good, bad = REFUSALS[name]
+    good, bad = refusals()[name]
     refuses_all(getattr(real_model, name), good, **bad)
 
 

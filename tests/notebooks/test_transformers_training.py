@@ -398,66 +398,71 @@ def test_results_stay_on_the_device_and_in_the_type_of_the_input(kind):
 
 
 BELOW = [-1e-9, math.inf, math.nan]  # no rate and no decay
-IDS, MODEL, LINE = some_ids(9), {"model": some_gpt()}, nn.Linear(1, 1, bias=False)
+IDS, LINE = some_ids(9), nn.Linear(1, 1, bias=False)
 MATRIX = torch.ones(2, 3)
 MATRIX.grad = torch.ones(2, 3)
-MADE, RECIPE = [torch.optim.SGD(LINE.parameters(), 0.1)], {"recipe": training.Recipe(2)}
+MADE = [torch.optim.SGD(LINE.parameters(), 0.1)]
 RATES, RNG = {"lr": 0.1, "decay": 0.0}, {"generator": generator()}
 SIZES, NO_BETAS = {"steps": 20, "rate": 0.1}, [(0.9,), (1, 0.9), (0.9, 1), (-0.1, 0.9)]
-REFUSALS = {
-    "windows": (
-        {"ids": IDS, "batch": 2, "context": 3, **RNG},
-        {"ids": [IDS[:3], IDS[:0]], "context": [9]},
-    ),
-    "held_out_loss": (
-        MODEL | {"ids": IDS, "pieces": 2},
-        {"ids": [IDS[:4], IDS[:0]], "model": [LINE]},
-    ),
-    "AdamW": (
-        {"parameters": [], "betas": (0, 0), "eps": 1e-8, **RATES},
-        {"parameters": [[1]], "lr": BELOW, "decay": BELOW, "betas": NO_BETAS},
-    ),
-    "Recipe": (
-        {"steps": 9, "batch": 2, "rate": 0, "matrix_rate": 0, "warmup": 8, "final": 0,
-         "betas": (0.5, 0.5), "decay": 0, "clip": math.inf, "positions": "rotary",
-         "normed": True},
-        {"warmup": [9], "final": [1.1], "betas": NO_BETAS, "normed": [1],
-         "clip": [0, -1.0, math.nan]},
-    ),
-    "rate_share": ({"step": 0, **RECIPE}, {}),
-    "plain_recipe": (SIZES, {}),
-    "modern_recipe": ({"steps": 20}, {}),
-    "progress": ({"step": 1, "loss": 1.5, **RECIPE}, {"loss": [IDS]}),
-    "clip_gradient": (
-        {"parameters": [MATRIX], "longest": 1},
-        {"parameters": [[torch.ones(2)], [], [1]], "longest": [-1.0]},
-    ),
-    "optimizers": (MODEL | RECIPE, {"model": [LINE]}),
-    "new_gpt": ({"config": TINY, **RECIPE, **RNG}, {}),
-    "descend": (
-        {"model": LINE, "loss": lambda: LINE.weight.sum(), "made": MADE,
-         "clip": training.clip_gradient, "watch": print, **RECIPE},
-        {"made": [[None], [*MADE, 1]]},
-    ),
-    "train": (
-        MODEL | {"ids": IDS, "made": MADE, "watch": print, **RECIPE, **RNG},
-        {"ids": [IDS[:4]], "made": [[None], [*MADE, 1]], "model": [LINE]},
-    ),
-    "orthogonalize": (
-        {"matrix": MATRIX, "iterations": 1, "dtype": torch.float64},
-        {"matrix": [MATRIX[0], MATRIX[:0]], "dtype": [torch.int64, torch.complex64]},
-    ),
-    "Muon": (
-        {"matrices": [MATRIX], "momentum": 0, "iterations": 1, **RATES},
-        {"lr": BELOW, "decay": BELOW, "momentum": [-0.1, 1], "matrices": [["x"]]},
-    ),
-    "qk_norm": ({"attend": attention.simple_attention}, {}),
-}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REFUSALS)
+def refusals():
+    """{name: (arguments that work, bad values for some of them)}."""
+    model, recipe = {"model": some_gpt()}, {"recipe": training.Recipe(2)}
+    return {
+        "windows": (
+            {"ids": IDS, "batch": 2, "context": 3, **RNG},
+            {"ids": [IDS[:3], IDS[:0]], "context": [9]},
+        ),
+        "held_out_loss": (
+            model | {"ids": IDS, "pieces": 2},
+            {"ids": [IDS[:4], IDS[:0]], "model": [LINE]},
+        ),
+        "AdamW": (
+            {"parameters": [], "betas": (0, 0), "eps": 1e-8, **RATES},
+            {"parameters": [[1]], "lr": BELOW, "decay": BELOW, "betas": NO_BETAS},
+        ),
+        "Recipe": (
+            {"steps": 9, "batch": 2, "rate": 0, "matrix_rate": 0, "warmup": 8,
+             "final": 0, "betas": (0.5, 0.5), "decay": 0, "clip": math.inf,
+             "positions": "rotary", "normed": True},
+            {"warmup": [9], "final": [1.1], "betas": NO_BETAS, "normed": [1],
+             "clip": [0, -1.0, math.nan]},
+        ),
+        "rate_share": ({"step": 0, **recipe}, {}),
+        "plain_recipe": (SIZES, {}),
+        "modern_recipe": ({"steps": 20}, {}),
+        "progress": ({"step": 1, "loss": 1.5, **recipe}, {"loss": [IDS]}),
+        "clip_gradient": (
+            {"parameters": [MATRIX], "longest": 1},
+            {"parameters": [[torch.ones(2)], [], [1]], "longest": [-1.0]},
+        ),
+        "optimizers": (model | recipe, {"model": [LINE]}),
+        "new_gpt": ({"config": TINY, **recipe, **RNG}, {}),
+        "descend": (
+            {"model": LINE, "loss": lambda: LINE.weight.sum(), "made": MADE,
+             "clip": training.clip_gradient, "watch": print, **recipe},
+            {"made": [[None], [*MADE, 1]]},
+        ),
+        "train": (
+            model | {"ids": IDS, "made": MADE, "watch": print, **recipe, **RNG},
+            {"ids": [IDS[:4]], "made": [[None], [*MADE, 1]], "model": [LINE]},
+        ),
+        "orthogonalize": (
+            {"matrix": MATRIX, "iterations": 1, "dtype": torch.float64},
+            {"matrix": [MATRIX[:0]], "dtype": [torch.int64, torch.complex64]},
+        ),
+        "Muon": (
+            {"matrices": [MATRIX], "momentum": 0, "iterations": 1, **RATES},
+            {"lr": BELOW, "decay": BELOW, "momentum": [-0.1, 1], "matrices": [["x"]]},
+        ),
+        "qk_norm": ({"attend": attention.simple_attention}, {}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", refusals())
 def test_bad_input_is_refused_by_name(name):
-    good, bad = REFUSALS[name]
+    good, bad = refusals()[name]
     printed(refuses_all, getattr(training, name), good, **bad)
 
 
@@ -474,7 +479,8 @@ def record(name):
 def test_stored_run_begins_as_a_new_one_would():
     """What other notebooks give to it, such as the GPT, is still the same."""
     rng, losses = generator(), []
-    model = training.new_gpt(training.trained_sizes(), make().RECIPE, rng)
+    recipe = training.Recipe(**vars(make().RECIPE))
+    model = training.new_gpt(training.trained_sizes(), recipe, rng)
 
     def look(step, recipe, loss):
         losses.append(loss.item())
@@ -483,7 +489,7 @@ def test_stored_run_begins_as_a_new_one_would():
 
     halted, ids = contextlib.suppress(InterruptedError), make().texts()[1]
     with mock.patch.object(training, "progress", look), halted:
-        training.train(model, ids, make().RECIPE, generator=rng)
+        training.train(model, ids, recipe, generator=rng)
     close(losses, record("run.json")["first"], 1e-4)
 
 

@@ -247,7 +247,7 @@ class LlamaBlock(nn.Module):
 
 # %% ../../transformers/real-model.ipynb #run-layers
 @checked
-def first_place(ids: Int64[Tensor, "B T"], config: LlamaConfig, cache):
+def first_place(ids: Int64[Tensor, "B T"], config, cache):
     """The place of the first of ids (B, T) in the text.
 
     Raises ValueError for ids that the model does not know, or more than its
@@ -485,7 +485,7 @@ def norm_fast(x, norm):
 
 
 @checked
-def all_turns(config: LlamaConfig, device: torch.device | str):
+def all_turns(config, device: torch.device | str):
     """e to the i times every rotary angle, in 64 bits: (context, K/2)."""
     options = {"dtype": torch.double, "device": device}
     pairs = torch.arange(0, config.head_width, 2, **options)

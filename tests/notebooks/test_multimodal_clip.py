@@ -116,7 +116,8 @@ def test_minilm_is_transformers_bert():
     means = unit(torch.einsum("btd,bt->bd", states, mask.float()))
     close(model(sentences), means, 1e-5)
     close(model(sentences[:1]), means[:1], 1e-5)  # without its padding
-    assert model.norm.eps == 1e-12 and not model.training
+    norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
+    assert {norm.eps for norm in norms} == {1e-12} and not model.training
     assert not any(p.requires_grad for p in model.parameters())
 
 
@@ -603,6 +604,7 @@ def test_what_is_inside_is_refused_by_its_own_name():
     given = nn.Linear(1, 1), print, PLACES[:7], clip.Alignment(1, 8), DRAWS
     refuses("steps", clip.train_pairs, *given)
     refuses("fits", clip.found_within, A * NAN, B, OWN)
+    refuses("fits", clip.found_within, A[:0], B, OWN[:0])
     refuses("caption", clip.piece_rows, [""])
     for encoder in clip.CaptionEncoder({"<a>": 0}, 4), clip.MiniLM():
         refuses("caption", encoder, ["a", "!"])

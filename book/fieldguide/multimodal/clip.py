@@ -468,8 +468,7 @@ class MiniLM(nn.Module):
         self.eval().requires_grad_(False)
 
     @checked
-    def forward(self, sentences: ListOf(str)):
-        require(sentences, "sentences", sentences, "one text or more")
+    def forward(self, sentences: ListOf(str, 1)):
         for sentence in sentences:
             caption_pieces(sentence)  # refuses what has no word
         found = self.tokenizer.encode_batch(sentences)

@@ -112,7 +112,7 @@ REFUSALS = [
     *((f"{name}_product{end}", PRODUCT, {"scales": [ROWS, ROWS[:0]]})
       for name, end in (("int8", ""), ("int8", "_fast"), ("whole", ""))),
     ("int4_product_fast", INT4 | {"x": random(1, 16)}, {}),
-    ("require_width", {"x": W, "width": 6}, {"x": [W.int()], "width": [0, 5]}),
+    ("require_width", {"x": W[0], "width": 6}, {"x": [W[0].int()], "width": [0, 5]}),
 ]  # fmt: skip
 
 
@@ -155,6 +155,7 @@ def test_groups_are_runs_of_a_row_as_precise_as_the_weights(seed, group):
         weight = random(2, 3, 12, seed=seed).to(dtype)
         rows = q.in_groups(weight, group)
         assert rows.dtype == wide and rows.tolist() == lots(weight, group)
+    assert q.in_groups(torch.ones(1)).tolist() == [[1]]
 
 
 @quick

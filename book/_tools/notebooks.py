@@ -129,13 +129,13 @@ def read(path: Path) -> nbformat.NotebookNode:
             raise NotebookError(f"{path.name}: two cells have the id {name!r}.")
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
-        problem = misformed(cell)
+        problem = malformed(cell)
         if problem:
             raise NotebookError(f"{path.name}, cell {cell.id}: {problem}")
     return notebook
 
 
-def misformed(cell: nbformat.NotebookNode) -> str | None:
+def malformed(cell: nbformat.NotebookNode) -> str | None:
     """What is wrong with a cell's folds and boxes."""
     if cell.cell_type == "code":
         if digest.directives(cell.source).get("fold") == "":

@@ -99,13 +99,15 @@ def split_heads(x: Shaped[Tensor, "*b T D"], heads: Size):
     D = x.size(-1)
     require(D % heads == 0, "heads", heads, f"a divisor of {D}, the width")
     x = x.unflatten(-1, (heads, -1))  # (..., T, H, K)
-    return x.transpose(-3, -2)  # (..., H, T, K)
+    # here einsum only swaps two axes
+    return torch.einsum("...thk->...htk", x)  # (..., H, T, K)
 
 
 @checked
 def merge_heads(x: Shaped[Tensor, "*b H T K"]):
     """Undo `split_heads`: (..., H, T, K) -> (..., T, H K)."""
-    return x.transpose(-3, -2).flatten(-2)  # (..., T, D)
+    x = torch.einsum("...htk->...thk", x)  # (..., T, H, K)
+    return x.flatten(-2)  # (..., T, D)
 
 # %% ../../transformers/attention.ipynb #multi-head
 class MultiHeadAttention(nn.Module):

@@ -235,8 +235,10 @@ def refusals():
     sizes = {"vocab": 5, "context": 3, "width": 4, "heads": 1, "layers": 1}
     yield induction.AttentionOnly, sizes, {"heads": [0, True, 3, None]}
     zeros = torch.zeros(2, 3).long()
-    bad = [zeros - 1, zeros + 5, zeros[:, :0], torch.cat([zeros, zeros], 1)]
-    yield induction.AttentionOnly(**sizes).forward, {"ids": zeros}, {"ids": bad}
+    bad = [torch.tensor([[0, -1]]), torch.tensor([[0, 5]])]
+    bad += [zeros[:, :0], torch.cat([zeros, zeros], 1)]
+    for ids in zeros, zeros[:, :1]:
+        yield induction.AttentionOnly(**sizes).forward, {"ids": ids}, {"ids": bad}
     start, model = entered(induction.replaced), llama()
     outside = [(-1, 0), (3, 0), (0, -1), (0, 4), (1.0, 0), (True, 0), (0, None)]
     bad = [{(0, 0): 0, place: 0} for place in [*outside, (0, True), 3]]

@@ -604,7 +604,6 @@ def test_what_does_not_fit_a_model_is_refused():
 # The exercises
 
 
-@functools.cache
 def exercises():
     model, tokenizer = real_model.load_smollm2(), data.smollm2_tokenizer()
     names = {"model": model, "tokenizer": tokenizer}

@@ -88,6 +88,7 @@ def test_parameters_are_counted_without_a_model(kv, group, pairs, hidden, layers
         for part, mark in marks.items()
     }
     assert config.head_width == 2 * pairs
+    assert real_model.RMSNorm(config).weight.eq(1).all()
 
 
 # Parts
@@ -589,6 +590,8 @@ def test_what_does_not_fit_a_model_is_refused():
     refuses("heads", sizes, width=18)  # a head of three: rotation takes pairs
     refuses("heads", sizes, width=25, heads=5, kv_heads=5)
     refuses("config", real_model.LlamaBlock, None)
+    for heads in NORMAL[:2, :, :4], NORMAL[:0, :, :4]:
+        refuses("key", real_model.grouped_query_attention, QUERY, heads, heads)
     model, block = tiny(), tiny().blocks[0]
     refuses_all(model.forward, {"ids": torch.tensor([[1, 2]])}, **IDS)
     looks = {"x": X, "places": torch.arange(2), "mask": X[0, :, :2] < 9}

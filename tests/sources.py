@@ -98,7 +98,8 @@ def docstrings(tree: ast.AST) -> list[ast.Expr]:
 def code_lines(source: str) -> int:
     """Lines that hold code: no blank ones, comments or docstrings.
 
-    A signature is one line, however many its shapes take.
+    A signature with its decorators is one line, and so is an import, however many
+    its shapes or names take.
     """
     reader = io.StringIO(source).readline
     lines = set()
@@ -110,5 +111,8 @@ def code_lines(source: str) -> int:
         lines -= set(range(node.lineno, node.end_lineno + 1))
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            lines -= set(range(node.lineno + 1, node.body[0].lineno))
+            first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+            lines -= set(range(first + 1, node.body[0].lineno))
+        elif isinstance(node, ast.ImportFrom):
+            lines -= set(range(node.lineno + 1, node.end_lineno + 1))
     return len(lines)

@@ -9,21 +9,20 @@ A new notebook is listed by both lists as soon as it is in _toc.yml.
 
 from __future__ import annotations
 
+import ast
 import json
-import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 from docutils import nodes
 from docutils.statemachine import StringList
-from fieldguide_site import DIRECTIVES, fold
+from fieldguide_site import DIRECTIVES, digest, fold
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 FIELDS = "name", "builds", "summary"
-EXPORTED = re.compile(r"(?:#\|[^\n]*\n)*#\| *export\b")
-DEFINED = re.compile(r"^(?:def|class) (\w+)", re.M)
 logger = logging.getLogger(__name__)
 
 
@@ -103,6 +102,15 @@ class Chapters(Map):
         return self.markdown(lines)
 
 
+def exports(notebook: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each exported cell, and the names that it defines."""
+    for cell in json.loads(notebook.read_text("utf8"))["cells"]:
+        text = "".join(cell["source"])
+        if "export" in digest.directives(text):
+            body = ast.parse(text).body
+            yield text, [name for node in body for name in digest.defined(node)]
+
+
 class Source(Map):
     """The exported cell that defines a name, folded: "As in rms_norm (Attention)"."""
 
@@ -110,12 +118,9 @@ class Source(Map):
 
     def run(self) -> list[nodes.Node]:
         name, known = self.arguments[0], []
-        self.env.note_reread()
         for index in self.below(self.config.root_doc):
             for docname in self.below(index):
-                for cell in json.loads(self.path(docname).read_text("utf8"))["cells"]:
-                    text = "".join(cell["source"])
-                    found = DEFINED.findall(text) if EXPORTED.match(text) else []
+                for text, found in exports(self.path(docname)):
                     known += found
                     if name in found:
                         return self.shown(name, docname, DIRECTIVES.sub("", text))

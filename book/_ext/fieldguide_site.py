@@ -17,6 +17,7 @@ import html
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 from docutils import nodes
@@ -24,8 +25,10 @@ from sphinx.application import Sphinx
 from sphinx.builders.html._assets import _CascadingStyleSheet, _JavaScript
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "_tools"))
+import digest  # noqa: E402
+
 DIRECTIVES = re.compile(r"\A(?:#\|[^\n]*\n+)+")
-FOLD = re.compile(r"^#\| *fold:(.*)$", re.M)
 ICON_FONT = re.compile(
     r"@font-face\{[^}]*fontawesome[^}]*\}|\.fa-[^{}]*\{content:[^}]*\}"
 )
@@ -72,12 +75,11 @@ def dress_cells(app: Sphinx, doctree: nodes.document) -> None:
         if "cell_input" not in cell.get("classes", []):
             continue
         text = code.astext()
-        head = DIRECTIVES.match(text)
         code.rawsource = DIRECTIVES.sub("", text)
         code[:] = [nodes.Text(code.rawsource)]
-        label = FOLD.search(head[0]) if head else None
+        label = digest.directives(text).get("fold")
         if label:
-            hide(cell, label[1].strip())
+            hide(cell, label)
 
 
 def hide(code: nodes.container, label: str) -> None:

@@ -42,11 +42,10 @@ def pattern(patterns: dict[str, str]) -> re.Pattern:
 
 
 def link_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    notebook = Path(app.env.doc2path(docname)).suffix == ".ipynb"
+    if Path(app.env.doc2path(docname)).suffix != ".ipynb":
+        return
     objects = app.env.get_domain("std").objects
     places = {name: place for (kind, name), place in objects.items() if kind == "term"}
-    if not notebook or not places:
-        return
     patterns = linked(list(places))
     names, find = list(patterns), pattern(patterns)
     seen = set()
@@ -54,24 +53,20 @@ def link_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         found = find.fullmatch(strong.astext())
         seen |= {names[int(found.lastgroup[1:])]} if found else set()
     for paragraph in list(doctree.findall(nodes.paragraph)):
-        if inside(paragraph):
-            continue
         for text in list(paragraph.findall(nodes.Text)):
             if inside(text.parent):
                 continue
             parts, end = [], 0
             for found in find.finditer(text):
                 name = names[int(found.lastgroup[1:])]
-                if name in seen:
-                    continue
-                seen.add(name)
-                page, label = places[name]
-                uri = app.builder.get_relative_uri(docname, page) + f"#{label}"
-                link = nodes.reference(
-                    "", found[0], internal=True, refuri=uri, classes=["fg-term"]
-                )
-                parts += [nodes.Text(text[end : found.start()]), link]
-                end = found.end()
+                if name not in seen:
+                    seen.add(name)
+                    page, label = places[name]
+                    uri = app.builder.get_relative_uri(docname, page) + f"#{label}"
+                    options = {"internal": True, "classes": ["fg-term"]}
+                    link = nodes.reference("", found[0], refuri=uri, **options)
+                    parts += [nodes.Text(text[end : found.start()]), link]
+                    end = found.end()
             if parts:
                 text.parent.replace(text, [*parts, nodes.Text(text[end:])])
 

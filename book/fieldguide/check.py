@@ -21,9 +21,15 @@ import torch
 from beartype import beartype
 from jaxtyping import jaxtyped
 
-__all__ = ["Count", "Fading", "Finite", "FloatType", "Layered", "Limit", "ListOf"]
-__all__ += [
+__all__ = [
+    "Count",
+    "Fading",
+    "Finite",
+    "FloatType",
+    "Layered",
+    "Limit",
     "LinearLayer",
+    "ListOf",
     "Model",
     "NonEmpty",
     "Part",

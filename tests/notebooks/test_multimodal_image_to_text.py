@@ -527,7 +527,7 @@ def test_a_lesson_has_subjects_and_a_place_for_the_question():
 
 
 def test_all_parts_of_a_lesson_are_modules():
-    for _ in range(9):  # a type alone looks at one of them, by chance
+    for _ in range(9):  # not by chance: `list[Module]` would look at one of them
         with cells.refusal("parts"):
             book.learn_lesson([EYES, 1], LESSON, training.Recipe(1), DRAWS)
 

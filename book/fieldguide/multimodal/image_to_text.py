@@ -288,12 +288,12 @@ from ..transformers.training import Recipe, clip_gradient, descend
 
 @checked
 def learn_lesson(
-    parts: list[nn.Module], lesson: tuple, plan: Recipe, generator: Generator
+    parts: ListOf(nn.Module, 1),
+    lesson: tuple,
+    plan: Recipe,
+    generator: Generator,
 ):
     """Train some modules on a `Lesson`; its losses, nats, (steps,)."""
-    require(
-        all(isinstance(p, nn.Module) for p in parts), "parts", parts, "modules"
-    )
     whole = nn.ModuleList(parts)
     options = {"betas": plan.betas, "weight_decay": plan.decay, "fused": True}
     made = [torch.optim.AdamW(whole.parameters(), plan.rate, **options)]

@@ -8,6 +8,7 @@
 - A cell's first lines `#| ...` stay in the notebook, not in the page; `#| fold: LABEL`
   folds its code under that label, below what the cell shows. Cells in a row with one
   label are one fold.
+- Exercises are numbered anew on each page.
 - Markup that a screen reader or a keyboard would stumble over is mended.
 """
 
@@ -143,6 +144,13 @@ def mend_markup(app: Sphinx, exception: Exception | None) -> None:
             page.write_text(markup, "utf8")
 
 
+def number_exercises(app: Sphinx, env) -> list[str]:
+    for kinds in env.toc_fignumbers.values():
+        for place, label in enumerate(kinds.get("exercise", {}), 1):
+            kinds["exercise"][label] = (place,)
+    return []
+
+
 def configure(app: Sphinx, config) -> None:
     # Jupyter Book takes a relative path as if from the pages' folder.
     config.external_toc_path = os.path.abspath(config.external_toc_path)
@@ -165,6 +173,7 @@ def setup(app: Sphinx) -> dict:
     html_only = {b: (None, None) for b in ("latex", "text", "man", "texinfo")}
     app.add_node(fold, html=(open_fold, close_fold), **html_only)
     app.connect("doctree-read", dress_cells)
+    app.connect("env-get-updated", number_exercises, priority=900)
     app.connect("html-page-context", one_of_each, priority=900)
     app.connect("build-finished", mend_markup)
     app.connect("build-finished", write_bundles, priority=900)

@@ -12,7 +12,7 @@ import pytest
 from sphinx_external_toc.parsing import parse_toc_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_BYTES = 1_000_000
+MOST_BYTES, MOST_BYTES_OF_PICTURES = 350_000, 600_000
 MOST_REQUESTS = 12
 
 
@@ -97,6 +97,15 @@ def test_export_lines_stay_in_the_notebooks(pages, site):
         assert not any("#|" in re.sub("<[^>]*>", "", cell)[:4] for cell in cells), path
 
 
+def test_exercises_are_numbered_anew_on_each_page(pages):
+    counts = set()
+    for path in pages:
+        found = re.findall(r"Exercise (\d+)", path.read_text("utf8"))
+        assert [int(n) for n in found] == [*range(1, len(found) + 1)], path
+        counts.add(len(found))
+    assert max(counts) > 2
+
+
 def test_every_source_is_cited(site):
     entries = re.findall(r"^@\w+\{", (ROOT / "book/references.bib").read_text(), re.M)
     page = (site / "bibliography.html").read_text("utf8")
@@ -132,7 +141,9 @@ def test_a_page_is_light(site, visit, capsys):
             for file in files
         )
         heaviest.append((size, len(addresses), str(path.relative_to(site))))
-        assert size <= MOST_BYTES, heaviest[-1]
+        pictures = path.parent.name == "multimodal"
+        most = MOST_BYTES_OF_PICTURES if pictures else MOST_BYTES
+        assert size <= most, heaviest[-1]
         page.context.close()
     with capsys.disabled():
         size, requests, name = max(heaviest)
@@ -173,6 +184,63 @@ def test_a_notebook_may_keep_the_state_of_its_widgets(build, small_book, browser
     assert page.evaluate("typeof bootstrap") == "object", "the script has not run"
     assert not errors
     page.close()
+
+
+@pytest.fixture
+def page_of(build, small_book):
+    """A function that builds a book with one page and returns (its HTML, warnings)."""
+
+    def built(*texts):
+        cells = [nbformat.v4.new_markdown_cell(text) for text in ("# Title", *texts)]
+        told = {"name": "Page", "builds": "a page", "summary": "A page."}
+        code = "#| export\ndef double(x):\n    return 2 * x"
+        cells.append(nbformat.v4.new_code_cell(code))
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"fieldguide": told})
+        book = small_book / "book"
+        nbformat.write(notebook, book / "page.ipynb")
+        for name in ("index", "chapter"):
+            (book / f"{name}.md").write_text("# Title\n\nOf one page.\n")
+        names = "softmax", "logits", "large language model", "language model", "key"
+        lines = [f"{name}\n  What it is.\n" for name in names]
+        text = "\n".join(["# Glossary\n", "```{glossary}", *lines, "```\n"])
+        (book / "glossary.md").write_text(text)
+        part = "{file: chapter, sections: [{file: page}]}"
+        toc = small_book / "_toc.yml"
+        toc.write_text(toc.read_text() + f"chapters: [{part}, {{file: glossary}}]\n")
+        result = build(book, small_book)
+        page = small_book / "_build" / "html" / "page.html"
+        return page.read_text("utf8"), result.stderr
+
+    return built
+
+
+def test_a_term_leads_to_the_glossary_where_a_page_first_uses_it(page_of):
+    text, _ = page_of(
+        "## The softmax\n\n`softmax`, softmaxes and another softmax.",
+        "**Logits** are explained here, so logits are no link; a key is plain English.",
+        'Large language models are language models. "Softmaxed" is another word.',
+    )
+    links = re.findall(r'<a class="fg-term[^>]*href="([^"]*)"[^>]*>(.*?)</a>', text)
+    assert [re.sub("<.*?>", "", words) for _, words in links] == [
+        "softmaxes",
+        "Large language models",
+        "language models",
+    ]
+    assert links[0][0] == "glossary.html#term-softmax"
+
+
+def test_a_mechanism_that_a_page_owns_is_shown_folded(page_of):
+    text, _ = page_of("```{source} double\n```")
+    fold = re.search(
+        r"<summary>As in double \(Page\)</summary>.*?</details>", text, re.S
+    )
+    code = re.sub("<.*?>", "", fold[0])
+    assert "return 2 * x" in code and "#|" not in code
+
+
+def test_a_mechanism_that_no_page_owns_is_named(page_of):
+    _, said = page_of("```{source} triple\n```")
+    assert "no notebook exports triple; it must be one of ['double']" in said
 
 
 def test_the_address_of_the_site_goes_into_its_cards(build, small_book):

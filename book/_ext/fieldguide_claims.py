@@ -1,7 +1,7 @@
 """The page of claims, built from what is stored: nothing on it is typed by hand.
 
     ```{assertions}     book/article.yml: a table for each section of the article
-    ```{claims}         a table of every claim that a notebook's cells made and stored
+    ```{claims}         for each notebook, a table of the claims that its cells stored
 
 A chapter that is not in _toc.yml shows as *not yet*. A broken promise is a warning,
 so that `-W` fails the build: a claim or a source that does not exist, a name used
@@ -133,10 +133,12 @@ class Table(SphinxDirective):
         logger.warning(message, location=self.get_location(), type="claims")
 
     def collect(self) -> list[Stored]:
-        """Every stored claim of this site's pages."""
+        """Every stored claim of this site's pages, in the order of the book."""
         self.env.note_reread()  # the notebooks may change, and the list of them
         found = []
-        for docname in sorted(self.env.found_docs):
+        pages = self.env.found_docs
+        book = getattr(self.config, "external_site_map", sorted(pages))
+        for docname in filter(pages.__contains__, book):
             path = Path(self.env.doc2path(docname))
             found += read_claims(path, docname) if path.suffix == ".ipynb" else []
         return found
@@ -161,21 +163,26 @@ class Table(SphinxDirective):
         return nodes.reference("", text, refuri=page + anchor, internal=True)
 
     def claim_link(self, claim: Stored) -> nodes.reference:
-        return self.link(claim.docname, claim.name, f"#claim-{claim.name}")
+        words = claim.name.replace("-", " ")
+        return self.link(claim.docname, words, f"#claim-{claim.name}")
 
     def table(self, caption: str, widths: dict[str, int], rows: list) -> nodes.table:
-        """A table with a caption, a row of headings, and a heading in each row."""
+        """A table with a caption, a row of headings, and a heading in each row.
+
+        Each of `rows` is (cells, id) or (cells, id, class).
+        """
         group = nodes.tgroup(cols=len(widths))
         for place, width in enumerate(widths.values()):
             group += nodes.colspec(colwidth=width, stub=1 if place == 0 else 0)
         headings = [[nodes.Text(heading)] for heading in widths]
-        body = nodes.tbody("", *(row(cells, name) for name, cells in rows))
+        body = nodes.tbody("", *(row(*each) for each in rows))
         group += [nodes.thead("", row(headings)), body]
-        return nodes.table("", nodes.title(text=caption), group, classes=["fg-claims"])
+        kinds = ["fg-claims", "colwidths-given"]
+        return nodes.table("", nodes.title(text=caption), group, classes=kinds)
 
 
-def row(cells: list[list[nodes.Node]], name: str = "") -> nodes.row:
-    made = nodes.row(ids=[name] if name else [])
+def row(cells: list[list[nodes.Node]], name: str = "", kind: str = "") -> nodes.row:
+    made = nodes.row(ids=[name] if name else [], classes=[kind] if kind else [])
     made += [nodes.entry("", nodes.paragraph("", "", *cell)) for cell in cells]
     return made
 
@@ -188,24 +195,34 @@ def shown(number: str, digits: int = 10) -> str:
 
 class Claims(Table):
     def run(self) -> list[nodes.Node]:
-        rows, names = [], set()
+        tables: dict[str, list] = {}
+        names = set()
         for claim in self.collect():
             if claim.name in names:
                 self.warn(f"{claim.docname}: the claim {claim.name} is made twice")
             names.add(claim.name)
-            facts = claim.facts
-            expected = shown(facts["expect"])
-            if facts["tol"] not in ("0", "0.0"):
-                expected += f" ± {shown(facts['tol'])}"
-            null = shown(facts["null"]) if "null" in facts else ""
-            texts = [shown(claim.measured, 4), expected, null, facts["kind"]]
-            cells = [[nodes.Text(text)] for text in texts]
-            cells = [[self.claim_link(claim)], *cells, self.sources(facts["source"])]
-            rows.append((f"row-{claim.name}", cells))
-        widths = {"Claim": 24, "Measured": 12, "Expected": 16, "Without the effect": 12}
-        widths |= {"Kind": 8, "Source": 28}
-        caption = f"{len(rows)} claims that the notebooks make and check"
-        return [self.table(caption, widths, rows)]
+            tables.setdefault(claim.docname, []).append(self.claim(claim))
+        widths = {"Claim, and its source": 55, "Measured": 15, "Expected": 15}
+        widths |= {"Without the effect": 15}
+        made = [(self.title(page), rows) for page, rows in tables.items()]
+        return [self.table(title, widths, rows) for title, rows in made]
+
+    def title(self, docname: str) -> str:
+        """A notebook's title, the first line of its first cell."""
+        cells = json.loads(Path(self.env.doc2path(docname)).read_text("utf8"))["cells"]
+        return "".join(cells[0]["source"]).splitlines()[0].strip("# ")
+
+    def claim(self, claim: Stored) -> tuple:
+        facts = claim.facts
+        expected = shown(facts["expect"], 4)
+        if facts["tol"] not in ("0", "0.0"):
+            expected += f" ± {shown(facts['tol'], 4)}"
+        null = shown(facts["null"], 4) if "null" in facts else ""
+        source = nodes.inline("", " (", classes=["fg-source"])
+        source += [*self.sources(facts["source"]), nodes.Text(")")]
+        texts = [shown(claim.measured, 4), expected, null]
+        cells = [[self.claim_link(claim), source], *([nodes.Text(t)] for t in texts)]
+        return cells, f"row-{claim.name}"
 
 
 class Assertions(Table):
@@ -234,15 +251,16 @@ class Assertions(Table):
 
     def assertion(self, entry: dict, claims: dict[str, Stored]) -> tuple:
         verdict, notebook = self.verdict(entry), entry["notebook"]
-        found: list[nodes.Node] = [nodes.strong(text=verdict), nodes.Text(": ")]
+        found: list[nodes.Node] = [nodes.strong(text=verdict), nodes.Text(" ")]
         if verdict == "not yet":
-            found.append(nodes.Text(f"for the notebook {notebook}."))
+            found.append(nodes.Text(f"For the notebook {notebook}."))
             if notebook in self.env.found_docs:
                 self.warn(f"{entry['id']}: {notebook} is here, its verdict is not")
         else:
             found += self.why(entry, claims)
         says = [nodes.Text(f"“{entry['quote']}”")]
-        return f"assertion-{entry['id']}", [says, found]
+        kind = "fg-verdict-" + verdict.replace(" ", "-")
+        return [says, found], f"assertion-{entry['id']}", kind
 
     def why(self, entry: dict, claims: dict[str, Stored]) -> list[nodes.Node]:
         found = self.text(entry["reason"])

@@ -267,20 +267,20 @@ def test_both_tables_and_their_links(tmp_path):
     status, log, html = build(tmp_path, [GOOD, other])
     assert status == 0, log
     page = Tables(html)
-    assert page.captions == ["A chapter", "2 claims that the notebooks make and check"]
+    assert page.captions == ["A chapter", "A page"]
     assert page.rows[:3] == [
         ["The article says", "Verdict, and what shows it"],
         [
             "“It works”",
-            "holds: It does. Shown by four, Vaswani et al. [2017]; see chapter/page.",
+            "holds It does. Shown by four, Vaswani et al. [2017]; see chapter/page.",
         ],
-        ["“<b> & more”", "not yet: for the notebook chapter/later."],
+        ["“<b> & more”", "not yet For the notebook chapter/later."],
     ]
-    columns = ["Measured", "Expected", "Without the effect", "Kind", "Source"]
+    columns = ["Measured", "Expected", "Without the effect"]
     assert page.rows[3:] == [
-        ["Claim", *columns],
-        ["four", "4", "4", "", "exact", "Vaswani et al. [2017], section 3"],
-        ["effect", "1,217", "1,200 ± 100", "1", "trend", "derived, <here>"],
+        ["Claim, and its source", *columns],
+        ["four (Vaswani et al. [2017], section 3)", "4", "4", ""],
+        ["effect (derived, <here>)", "1,217", "1,200 ± 100", "1"],
     ]
     assert page.tags[0] == ["th", "th"] and page.tags[1] == ["th", "td"]
     assert page.links.count("chapter/page.html#claim-four") == 2
@@ -295,7 +295,7 @@ def test_a_chapter_that_is_not_published_shows_as_not_yet(tmp_path):
     index = "# Home\n\n```{toctree}\nclaims\n```\n"
     status, log, html = build(tmp_path, [GOOD], index=index)
     assert status == 0, log
-    assert Tables(html).rows[1][1:] == ["not yet: for the notebook chapter/page."]
+    assert Tables(html).rows[1][1:] == ["not yet For the notebook chapter/page."]
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,26 @@ def test_no_figure_is_blank_before_it_is_in_view(lively, visit, width, media):
     assert asleep
 
 
+def test_the_articles_assertions_can_be_filtered(visit):
+    page = visit("claims.html")
+    rows, found = page.locator("tr[class*=fg-verdict]"), page.locator(".fg-found")
+    total = rows.count()
+    expect(found).to_have_text(f"{total} of {total} assertions")
+    page.get_by_label("Verdict").select_option("contested")
+    shown = rows.locator("visible=true")
+    assert {text.split("\n")[0] for text in shown.locator("td").all_inner_texts()} == {
+        "contested"
+    }
+    assert 0 < shown.count() < total
+    page.get_by_label("Verdict").select_option("")
+    page.get_by_label("Words").fill("No such WORD")
+    expect(found).to_have_text(f"0 of {total} assertions")
+    page.get_by_label("Words").fill("SQUARE ROOT")
+    expect(found).not_to_have_text(f"0 of {total} assertions")
+    assert all("square root" in text.lower() for text in shown.all_inner_texts())
+    assert not violations(page) and not page.troubles
+
+
 # ---- every explorer ---------------------------------------------------------
 
 

@@ -1,7 +1,9 @@
 """What the book holds, from what each notebook says of itself in its metadata.
 
     ```{pages}         on a chapter's page: its notebooks, each with its `summary`
-    ```{chapters}      on the front page: every notebook, with what it `builds`
+    ```{chapters}      on the front page: a card for each chapter, with its `picture.svg`
+                       and its notebooks, each with what it `builds`
+    ```{live} PAGE ID  the figure that a notebook stores in the cell with this id
     ```{source} NAME   in a notebook: the code of a mechanism that another one owns
 
 A new notebook is listed by both lists as soon as it is in _toc.yml.
@@ -11,16 +13,18 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
 from docutils import nodes
 from docutils.statemachine import StringList
 from fieldguide_site import DIRECTIVES, digest, fold
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+
+from fieldguide.explore.page import runtime_html
 
 FIELDS = "name", "builds", "summary"
 logger = logging.getLogger(__name__)
@@ -33,18 +37,10 @@ def card(notebook: Path) -> dict[str, str]:
     return {field: given[field] for field in FIELDS}
 
 
-def section(article: Path, chapter: str) -> str:
-    """The article's name for a chapter: of "Scale Wars: When ...", the first half."""
-    for each in yaml.safe_load(article.read_text("utf8")):
-        if each["section"] == chapter:
-            return each["title"].partition(":")[0]
-    raise KeyError(chapter)
-
-
-def tagline(index: Path) -> str:
-    """The line in italics below a chapter's title, as it goes on after a colon."""
-    line = index.read_text("utf8").splitlines()[2].strip("*")
-    return line[0].lower() + line[1:]
+def heading(index: Path) -> tuple[str, str]:
+    """A chapter's title, and the line in italics below it."""
+    title, _, line, *_ = index.read_text("utf8").splitlines()
+    return title.strip("# "), line.strip("*")
 
 
 class Map(SphinxDirective):
@@ -82,24 +78,45 @@ class Pages(Map):
 
 class Chapters(Map):
     def run(self) -> list[nodes.Node]:
-        book = Path(self.env.srcdir)
-        lines = [
-            "| The article's section | Notebook | What you build |",
-            "|---|---|---|",
-        ]
+        lines = ["::::{grid} 1 1 2 2", ":gutter: 3", ""]
         for index in self.below(self.env.docname):
-            notebooks = self.below(index)
-            if not notebooks:  # a page of reference
-                continue
-            chapter = index.partition("/")[0]
-            first = section(book / "article.yml", chapter)
-            first += f": [{tagline(self.path(index))}]({index}.md)"
-            for docname in notebooks:
-                told = self.card(docname)
-                link = f"[{told['name']}]({docname}.ipynb)"
-                lines.append(f"| {first} | {link} | {told['builds']} |")
-                first = ""
-        return self.markdown(lines)
+            if notebooks := self.below(index):  # the others are pages of reference
+                lines += self.chapter(index, notebooks)
+        return self.markdown([*lines, "::::"])
+
+    def chapter(self, index: str, notebooks: list[str]) -> list[str]:
+        folder = index.partition("/")[0]
+        picture = Path(self.env.srcdir) / folder / "picture.svg"
+        title = re.search("<title>(.*)</title>", picture.read_text("utf8"))[1]
+        name, line = heading(self.path(index))
+        lines = [f":::{{grid-item-card}} [{name}: {line}]({index}.md)"]
+        lines += [f":img-top: {folder}/picture.svg", f":img-alt: {title}"]
+        lines += [":class-img-top: dark-light", ""]
+        for docname in notebooks:
+            told = self.card(docname)
+            lines.append(f"- [{told['name']}]({docname}.ipynb): {told['builds']}")
+        return [*lines, ":::", ""]
+
+
+class Live(Map):
+    required_arguments = 2
+
+    def run(self) -> list[nodes.Node]:
+        docname, name = self.arguments
+        self.env.note_reread()
+        cells = json.loads(self.path(docname).read_text("utf8"))["cells"]
+        shown = {
+            cell["id"]: "".join(output["data"]["text/html"])
+            for cell in cells
+            for output in cell.get("outputs", [])
+            if "data-fg-explore" in str(output.get("data", {}).get("text/html"))
+        }
+        if name not in shown:
+            raise self.error(
+                f"{docname} has no figure {name}; it must be one of {sorted(shown)}"
+            )
+        markup = f"{runtime_html()}\n{shown[name]}"
+        return [nodes.raw("", markup, format="html")]
 
 
 def exports(notebook: Path) -> Iterator[tuple[str, list[str]]]:
@@ -136,6 +153,7 @@ class Source(Map):
 
 def setup(app: Sphinx) -> dict:
     app.add_directive("source", Source)
+    app.add_directive("live", Live)
     app.add_directive("pages", Pages)
     app.add_directive("chapters", Chapters)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

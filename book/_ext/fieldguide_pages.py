@@ -1,8 +1,8 @@
 """What the book holds, from what each notebook says of itself in its metadata.
 
     ```{pages}         on a chapter's page: its notebooks, each with its `summary`
-    ```{chapters}      on the front page: a card for each chapter, with its `picture.svg`
-                       and its notebooks, each with what it `builds`
+    ```{chapters}      on the front page: for each chapter its `picture.svg` and its
+                       notebooks, each with what it `builds`
     ```{live} PAGE ID  the figure that a notebook stores in the cell with this id
     ```{source} NAME   in a notebook: the code of a mechanism that another one owns
 
@@ -86,11 +86,15 @@ class Chapters(Map):
 
     def chapter(self, index: str, notebooks: list[str]) -> list[str]:
         folder = index.partition("/")[0]
-        picture = Path(self.env.srcdir) / folder / "picture.svg"
-        title = re.search("<title>(.*)</title>", picture.read_text("utf8"))[1]
+        picture = self.path(index).with_name("picture.svg")
+        text = picture.read_text("utf8") if picture.exists() else ""
+        title = re.search("<title>(.*)</title>", text)
+        if not title:
+            says = "needs a picture.svg with a <title> that says what it shows"
+            raise self.error(f"{index} {says}")
         name, line = heading(self.path(index))
         lines = [f":::{{grid-item-card}} [{name}: {line}]({index}.md)"]
-        lines += [f":img-top: {folder}/picture.svg", f":img-alt: {title}"]
+        lines += [f":img-top: {folder}/picture.svg", f":img-alt: {title[1]}"]
         lines += [":class-img-top: dark-light", ""]
         for docname in notebooks:
             told = self.card(docname)

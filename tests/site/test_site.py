@@ -152,12 +152,10 @@ def test_a_page_is_light(site, visit, capsys):
 
 @pytest.fixture
 def small_book(tmp_path):
-    """The folder of a book that has the front page alone."""
+    """The folder of a book that has a front page alone."""
     (tmp_path / "book").mkdir()
-    for name in ("index.md", "references.bib"):
-        shutil.copy(ROOT / "book" / name, tmp_path / "book")
-    index = tmp_path / "book" / "index.md"
-    index.write_text(re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", index.read_text()))
+    shutil.copy(ROOT / "book" / "references.bib", tmp_path / "book")
+    (tmp_path / "book" / "index.md").write_text("# Title\n\nA book of one page.\n")
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\n")
     config = (ROOT / "_config.yml").read_text()
     (tmp_path / "_config.yml").write_text(
@@ -190,7 +188,7 @@ def test_a_notebook_may_keep_the_state_of_its_widgets(build, small_book, browser
 def page_of(build, small_book):
     """A function that builds a book with one page and returns (its HTML, warnings)."""
 
-    def built(*texts):
+    def built(*texts, front="Of one page."):
         cells = [nbformat.v4.new_markdown_cell(text) for text in ("# Title", *texts)]
         told = {"name": "Page", "builds": "a page", "summary": "A page."}
         code = "#| export\ndef double(x):\n    return 2 * x"
@@ -198,8 +196,8 @@ def page_of(build, small_book):
         notebook = nbformat.v4.new_notebook(cells=cells, metadata={"fieldguide": told})
         book = small_book / "book"
         nbformat.write(notebook, book / "page.ipynb")
-        for name in ("index", "chapter"):
-            (book / f"{name}.md").write_text("# Title\n\nOf one page.\n")
+        (book / "index.md").write_text(f"# Book\n\n{front}\n")
+        (book / "chapter.md").write_text("# Chapter\n\nOf one page.\n")
         names = "softmax", "logits", "large language model", "language model", "key"
         lines = [f"{name}\n  What it is.\n" for name in names]
         text = "\n".join(["# Glossary\n", "```{glossary}", *lines, "```\n"])
@@ -238,9 +236,17 @@ def test_a_mechanism_that_a_page_owns_is_shown_folded(page_of):
     assert "return 2 * x" in code and "#|" not in code
 
 
-def test_a_mechanism_that_no_page_owns_is_named(page_of):
-    _, said = page_of("```{source} triple\n```")
-    assert "no notebook exports triple; it must be one of ['double']" in said
+@pytest.mark.parametrize(
+    ("directive", "sentence"),
+    [
+        ("{source} triple", "no notebook exports triple; it must be one of ['double']"),
+        ("{live} page cell", "page has no figure cell; it must be one of []"),
+        ("{chapters}", "chapter needs a picture.svg with a <title> that says what it"),
+    ],
+)
+def test_what_a_directive_cannot_find_is_named(page_of, directive, sentence):
+    _, said = page_of(front=f"```{directive}\n```")
+    assert sentence in said
 
 
 def test_the_address_of_the_site_goes_into_its_cards(build, small_book):

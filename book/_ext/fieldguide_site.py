@@ -170,6 +170,7 @@ def setup(app: Sphinx) -> dict:
     }
     app.add_css_file("fieldguide.css", priority=900)
     app.add_js_file("claims.js", priority=900)
+    app.add_js_file("quiz.js", priority=900)
     app.connect("config-inited", configure, priority=100)
     html_only = {b: (None, None) for b in ("latex", "text", "man", "texinfo")}
     app.add_node(fold, html=(open_fold, close_fold), **html_only)

@@ -1,0 +1,68 @@
+"""The concept test: fair options, marks that are right, a score that is remembered."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import yaml
+from playwright.sync_api import expect
+
+BOOK = Path(__file__).resolve().parents[2] / "book"
+spec = importlib.util.spec_from_file_location("quiz", BOOK / "_ext/fieldguide_quiz.py")
+extension = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(extension)
+QUESTIONS, FAULTS = extension.read_quiz(BOOK / "concepts.yml")
+
+
+def test_the_right_option_is_not_given_away_by_its_place_or_length():
+    assert len(QUESTIONS) == 20 and not FAULTS
+    assert {len(question["options"]) for question in QUESTIONS} == {4}
+    chance = len(QUESTIONS) / 4
+    for place in range(1, 5):
+        assert sum(question["right"] == place for question in QUESTIONS) <= chance
+    longest = [
+        max(question["options"], key=lambda text: len(str(text)))
+        == question["options"][question["right"] - 1]
+        for question in QUESTIONS
+    ]
+    assert sum(longest) <= chance
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"right": 5}, "question 1: right is one of 1 to 4"),
+        ({"hint": "c"}, "question 1 needs ['asks', 'options', 'page', 'right', 'why']"),
+    ],
+)
+def test_a_fault_in_a_question_is_named(tmp_path, change, fault):
+    path = tmp_path / "quiz.yml"
+    path.write_text(yaml.safe_dump([QUESTIONS[0] | change]))
+    assert extension.read_quiz(path)[1] == [fault]
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_the_first_score_is_remembered_beside_the_second(visit, width):
+    page = visit("concepts.html", width=width)
+    questions, status = page.locator(".fg-quiz fieldset"), page.get_by_role("status")
+    check = page.get_by_role("button", name="Check my answers")
+    check.click()
+    expect(status).to_contain_text("0 of 20 are right. 20 not answered yet.")
+    for question, fieldset in zip(QUESTIONS, questions.all(), strict=True):
+        other = question["right"] % 4 + 1  # all wrong but those whose answer is 1
+        place = 1 if question["right"] == 1 else other
+        fieldset.locator("input").nth(place - 1).check()
+    check.press("Enter")
+    first = sum(question["right"] == 1 for question in QUESTIONS)
+    expect(status).to_have_text(f"{first} of 20 are right. ")
+    wrong = page.locator(".fg-quiz [data-state=wrong] details[open]")
+    assert wrong.count() == 20 - first
+    page.reload()
+    expect(status).to_contain_text(f"Your first score was {first} of 20")
+    for question, fieldset in zip(QUESTIONS, questions.all(), strict=True):
+        fieldset.locator("input").nth(question["right"] - 1).check()
+    check.click()
+    expect(status).to_contain_text(f"20 of 20 are right. Your first score was {first}")
+    page.get_by_role("button", name="Clear my answers").click()
+    assert not page.locator(".fg-quiz [data-state=right], .fg-quiz :checked").count()
+    assert not page.troubles

@@ -152,7 +152,7 @@ def test_results_stay_on_the_device_and_in_the_type_of_the_input(kind):
         assert result.shape == known.shape and known.isfinite().all()
 
 
-@pytest.fixture(scope="module")
+@functools.cache
 def page():
     """The exercises beside the diary and a small book."""
     text = "the test and the code\nqueue, then the queen\n"
@@ -200,7 +200,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_check_names_the_cause_of_a_wrong_answer(page, name):
+def test_a_check_names_the_cause_of_a_wrong_answer(name):
     for change, cause in WRONG[name]:
         with pytest.raises(AssertionError, match=cause):
-            page[f"check_{name}"](functools.partial(change, page[name]))
+            page()[f"check_{name}"](functools.partial(change, page()[name]))

@@ -3,6 +3,7 @@
 Functions are looked up in the module at each call: a damaged cell can take their place.
 """
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -12,15 +13,15 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import close, fails, generator, random, refuses, refuses_all
+from cells import close, generator, random, refuses, refuses_all
 from hypothesis import given, settings
 
 from fieldguide.introduction import next_word
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
-sizes = st.integers(1, 6)
 leads = st.sampled_from([(), (3,), (2, 3)])
+floats = st.sampled_from([torch.float32, torch.float64])
 
 
 @given(st.text(min_size=1, max_size=30))
@@ -32,7 +33,6 @@ def test_a_text_becomes_ids_and_comes_back(text):
     assert ids.dtype == torch.int64 and ids.shape == (len(text),)
     assert [alphabet[i] for i in ids] == list(text)
     assert next_word.to_text(ids, alphabet) == text
-
     words = ["code", "runs", "the"]
     assert next_word.to_ids(["the", "code"], words).tolist() == [2, 0]
     nothing = next_word.to_ids("", words)
@@ -50,7 +50,6 @@ def test_the_cut_lies_where_a_line_begins(lines):
         training, held_out = next_word.split_text(text, share)
         assert training + held_out == text and training.endswith("\n")
         assert len(training) <= last < len(training) + 1 + held_out.find("\n")
-
     text = "123456789\n" * 10
     assert next_word.split_text(text) == (text[:90], text[90:])
     assert next_word.split_text(text, 0.3) == (text[:70], text[70:])
@@ -68,17 +67,23 @@ def test_pairs_are_those_that_python_counts(V, T, seed):
     assert counts.tolist() == right
 
 
-@given(seeds, leads, sizes, st.sampled_from([torch.float32, torch.float64]))
+@given(seeds, leads, st.integers(1, 6), floats)
 @quick
-def test_softmax_is_torchs_value_and_gradient(seed, lead, V, kind):
+def test_softmax_and_cross_entropy_are_torchs_value_and_gradient(seed, lead, V, kind):
     logits, signal = (random(*lead, V, seed=seed + i, dtype=kind) for i in range(2))
     logits = (10 * logits).requires_grad_()
-    ours, theirs = next_word.softmax(logits), F.softmax(logits, -1)
-    tolerance = 1e-12 if kind == torch.float64 else 1e-5
-    assert ours.dtype == kind
-    close(ours, theirs, tolerance)
-    mine, other = (torch.autograd.grad(x, logits, signal) for x in (ours, theirs))
-    close(mine, other, tolerance)
+    targets = torch.randint(V, lead, generator=generator(seed))
+    flat = F.cross_entropy(logits.reshape(-1, V), targets.reshape(-1))
+    for ours, theirs in (
+        (next_word.softmax(logits), F.softmax(logits, -1)),
+        (next_word.cross_entropy(logits, targets), flat),
+    ):
+        tolerance = 1e-12 if kind == torch.float64 else 1e-5
+        assert ours.dtype == kind
+        close(ours, theirs, tolerance)
+        pull = signal if ours.shape == logits.shape else torch.ones_like(ours)
+        mine, other = (torch.autograd.grad(x, logits, pull) for x in (ours, theirs))
+        close(mine, other, tolerance)
 
 
 def test_far_and_forbidden_logits_do_not_overflow():
@@ -89,28 +94,14 @@ def test_far_and_forbidden_logits_do_not_overflow():
     assert next_word.cross_entropy(logits, torch.tensor([1, 0])).item() == 5000
 
 
-@given(seeds, leads, sizes)
-@quick
-def test_cross_entropy_is_torchs_value_and_gradient(seed, lead, V):
-    logits = (5 * random(*lead, V, seed=seed)).requires_grad_()
-    targets = torch.randint(V, lead, generator=generator(seed))
-    ours = next_word.cross_entropy(logits, targets)
-    theirs = F.cross_entropy(logits.reshape(-1, V), targets.reshape(-1))
-    close(ours, theirs)
-    close(*(torch.autograd.grad(loss, logits) for loss in (ours, theirs)))
-
-
-@pytest.mark.parametrize("V", [1, 2, 65])
-def test_perplexity_counts_equal_choices(V):
-    even = torch.tensor(math.log(V), requires_grad=True)
-    for loss in math.log(V), even.double(), even, even.view(1):
-        value = next_word.perplexity(loss)
-        assert isinstance(value, float) and math.isclose(value, V, rel_tol=1e-5)
-    assert math.isclose(next_word.perplexity(math.log(V)), V, rel_tol=1e-14)
+def test_perplexity_counts_equal_choices():
+    for V in 1, 2, 65:
+        even = torch.tensor(math.log(V), requires_grad=True)
+        for loss in math.log(V), even.double(), even, even.view(1):
+            value = next_word.perplexity(loss)
+            assert isinstance(value, float) and math.isclose(value, V, rel_tol=1e-5)
+        assert math.isclose(next_word.perplexity(math.log(V)), V, rel_tol=1e-14)
     assert (next_word.perplexity(math.inf), next_word.perplexity(0)) == (math.inf, 1)
-
-
-# Other devices and float types, and what is refused
 
 
 KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -161,47 +152,55 @@ def test_results_stay_on_the_device_and_in_the_type_of_the_input(kind):
         assert result.shape == known.shape and known.isfinite().all()
 
 
-# The exercises
-
-
-def test_checks_fail_the_empty_cell_and_wrong_answers():
-    """They run beside the diary and a small book."""
+@functools.cache
+def page():
+    """The exercises beside the diary and a small book."""
     text = "the test and the code\nqueue, then the queen\n"
     alphabet = next_word.characters(text)
-    ids = next_word.to_ids(text, alphabet)
-    pairs = next_word.bigram_counts(ids, len(alphabet))
+    pairs = next_word.bigram_counts(next_word.to_ids(text, alphabet), len(alphabet))
     diary = torch.tensor([4, 3, 1, 4, 0, 2, 4, 3, 2, 4, 3, 1, 4, 0, 2])
     names = {"math": math, "F": F, "alphabet": alphabet, "book_counts": pairs}
-    names |= {"book_shares": pairs / pairs.sum(1, keepdim=True)}
+    names |= {"book_table": pairs / pairs.sum(1, keepdim=True)}
     names |= {"counts": next_word.bigram_counts(diary, 5)}
-    book = cells.run_exercises("introduction/next-word", next_word, **names)
+    return cells.run_exercises("introduction/next-word", next_word, **names)
 
-    def naive(counts):  # NaN where a character never comes next
-        share = counts.sum(0).double() / counts.sum()
-        return -(share * share.log()).sum().item()
 
-    fails(
-        book.check_without_memory,
-        naive,
-        lambda counts: book.without_memory(counts.T),  # who comes first
-        lambda counts: book.without_memory(counts) / math.log(2),  # in bits
-    )
-    right = book.batch_gradient
-    fails(
-        book.check_batch_gradient,
-        lambda logits, targets: right(logits, targets) * len(targets),
-        lambda logits, targets: next_word.softmax(logits) / len(targets),
-        lambda logits, targets: right(logits, targets)[0],
-    )
-    fails(
-        book.check_likeliest,
-        lambda shares, start, count: start + book.likeliest(shares, start, count - 1),
-        lambda shares, start, count: book.likeliest(shares, start, count)[:-1],
-        lambda shares, start, count: book.likeliest(shares.T, start, count),
-    )
-    fails(
-        book.check_steps_to,
-        lambda counts, rate, loss: book.steps_to(counts, rate, loss) + 1,
-        lambda counts, rate, loss: book.steps_to(counts, 5.0, loss),
-        lambda counts, rate, loss: float(book.steps_to(counts, rate, loss)),
-    )
+# A wrong answer, made from the right one `f`, and what the check says of it.
+WRONG = {
+    "likeliest": [
+        (lambda f, t, s, n: None, "a string is wanted, not None"),
+        (lambda f, t, s, n: s + f(t, s, n), "begins with start; leave"),
+        (lambda f, t, s, n: s + f(t, s, n - 1), "begins with start, and"),
+        (lambda f, t, s, n: f(t, s, n)[:-1], "one pick too few"),
+        (lambda f, t, s, n: f(t.T, s, n), "in the column"),
+        (lambda f, t, s, n: n * "?", r"is right, not '\?'"),
+    ],
+    "without_memory": [
+        (lambda f, c: None, "a float is wanted, not None"),
+        (lambda f, c: all(True for _ in iter(int, 1)), "still running after 5 s"),
+        (lambda f, c: torch.tensor(f(c)), r"return a float; item\(\)"),
+        (lambda f, c: f(c) if c.sum(0).all() else math.nan, "it's NaN"),
+        (lambda f, c: f(c) / math.log(2), "in bits"),
+        (lambda f, c: -f(c), "the sign is wrong"),
+        (lambda f, c: f(c) * c.sum().item(), "the sum over all pairs"),
+        (lambda f, c: f(c.T), "what comes first"),
+        (lambda f, c: math.exp(f(c)), "the perplexity"),
+    ],
+    "batch_gradient": [
+        (lambda f, z, y: None, "a tensor is wanted, not None"),
+        (lambda f, z, y: f(z, y)[0], r"the shape is \(2,\), not \(3, 2\)"),
+        (lambda f, z, y: f(z, y) * len(y), "an average over the batch"),
+        (lambda f, z, y: f(z, y) / z.size(1), "not by V"),
+        (lambda f, z, y: z.softmax(1) / len(y), "nothing is subtracted"),
+        (lambda f, z, y: -f(z, y), "the sign is wrong"),
+        (lambda f, z, y: f(z, y) + (z - z.softmax(1)) / len(y), "from the logits"),
+        (lambda f, z, y: f(z, y) + (z.softmax(0) - z.softmax(1)) / len(y), "columns"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_check_names_the_cause_of_a_wrong_answer(name):
+    for change, cause in WRONG[name]:
+        with pytest.raises(AssertionError, match=cause):
+            page()[f"check_{name}"](functools.partial(change, page()[name]))

@@ -40,7 +40,7 @@ class Quiz(SphinxDirective):
         questions, faults = read_quiz(path)
         if faults:
             raise self.error(f"{path.name}: {'; '.join(faults)}")
-        made: list[nodes.Node] = [html('<form class="fg-quiz">')]
+        made: list[nodes.Node] = [html('<form class="fg-concepts">')]
         for number, question in enumerate(questions, 1):
             made += self.question(number, question)
         return [*made, html("</form>")]

@@ -1,22 +1,22 @@
 // A concept test: marks, a score, and the first score for a later comparison.
 // Nothing leaves the browser.
 addEventListener("DOMContentLoaded", () => {
-  const form = document.querySelector(".fg-quiz");
+  const form = document.querySelector(".fg-concepts");
   if (!form) return;
   const questions = [...form.querySelectorAll("fieldset")];
   const chosen = (question) => question.querySelector("input:checked")?.value;
   const right = (question) => chosen(question) === question.dataset.right;
   const stored = () => {
     try {
-      return JSON.parse(localStorage.getItem("fg-quiz"));
+      return JSON.parse(localStorage.getItem("fg-concepts"));
     } catch {
       return null; // a browser may forbid it
     }
   };
   const keep = (value) => {
     try {
-      if (value) localStorage.setItem("fg-quiz", JSON.stringify(value));
-      else localStorage.removeItem("fg-quiz");
+      if (value) localStorage.setItem("fg-concepts", JSON.stringify(value));
+      else localStorage.removeItem("fg-concepts");
     } catch {
       // the score is shown, not kept
     }

@@ -9,12 +9,15 @@ the signature, and another one is a `TypeCheckError` (a TypeError); how argument
 fit each other is a ValueError. Both name the argument, its value and what is allowed.
 """
 
+import contextlib
 import functools
 import inspect
 import math
 import numbers
 import operator
 import re
+import signal
+import threading
 import types
 
 import torch
@@ -36,6 +39,7 @@ __all__ = [
     "Positive",
     "Share",
     "Size",
+    "answer_of",
     "checked",
     "require",
 ]
@@ -174,3 +178,88 @@ def shown(value: object) -> str:
     except Exception:  # a broken __repr__ must not hide the error it is part of
         text = f"<{type(value).__name__}>"
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+ANSWER_S = 4  # how long a reader's function may take
+
+
+def answer_of(fn, *arguments, like: object = None, **options) -> object:
+    """What the reader's `fn` returns; whatever goes wrong is an AssertionError.
+
+    like  an answer of the right type: the same tensor shape, or the same Python type.
+
+    The sentence names the call and what happened: an error, nothing returned, another
+    type or shape, or no end after `ANSWER_S` seconds. Arguments are handed over as
+    copies. Where there is no alarm (Windows, another thread), a loop is not stopped.
+    """
+    assert callable(fn), f"{shown(fn)} is no function. Hand over its name, without ()"
+    call = f"{getattr(fn, '__name__', 'your function')}({listed(arguments, options)})"
+    copies = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
+    try:
+        with time_limit(ANSWER_S):
+            answer = fn(*copies, **options)
+    except TimeLimit:
+        text = f"{call} has no answer after {ANSWER_S} s. Does your loop end?"
+        raise AssertionError(text) from None
+    except Exception as error:
+        kind = type(error).__name__
+        raise AssertionError(f"{call} fails. {kind}: {error}") from None
+    if like is not None:
+        fault = unlike(answer, like)
+        assert not fault, f"{call} {fault}"
+    return answer
+
+
+def listed(arguments: tuple, options: dict) -> str:
+    given = [*map(shown, arguments)] + [f"{k}={shown(v)}" for k, v in options.items()]
+    text = ", ".join(given)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def unlike(answer: object, like: object) -> str:
+    """How an answer differs in kind from one that could be right, or nothing."""
+    if answer is None:
+        return "returns None. Does your function end in a return?"
+    got, wanted = kind_of(answer), kind_of(like)
+    if got != wanted:
+        inside = isinstance(answer, torch.Tensor) and answer.numel() == 1
+        hint = "; item() takes a number out of a tensor" if inside else ""
+        return f"returns {got}, but {wanted} is wanted{hint}"
+    if isinstance(like, torch.Tensor) and answer.shape != like.shape:
+        shapes = tuple(answer.shape), tuple(like.shape)
+        return f"has the shape {shapes[0]}, but {shapes[1]} is wanted"
+    return ""
+
+
+def kind_of(value: object) -> str:
+    """The kind of a value in words; whole numbers and floats are numbers."""
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of {'boolean' if value.dtype == torch.bool else 'number'}s"
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        return "a number"
+    name = {"str": "string", "bool": "boolean"}.get(type(value).__name__)
+    return f"a {name or type(value).__name__}"
+
+
+class TimeLimit(BaseException):  # no `except Exception` in the function stops it
+    """A function has taken too long."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float):
+    """Raise TimeLimit in the code inside after some seconds, where the system can."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def stop(*_):
+        raise TimeLimit
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,5 +1,6 @@
 """Bad input: an error that names the argument, its value and what is allowed."""
 
+import contextlib
 import math
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from fieldguide.check import (
     Positive,
     Share,
     Size,
+    answer_of,
     checked,
     require,
 )
@@ -151,3 +153,39 @@ def test_a_size_of_the_object_is_compared_for_each_object():
     for other in Wide(4), wide:
         with pytest.raises(TypeCheckError):
             other(x)
+
+
+def endless(x):
+    while True:
+        with contextlib.suppress(Exception):
+            x = x + 1
+
+
+@pytest.mark.parametrize(
+    ("fn", "like", "sentence"),
+    [
+        (lambda x: None, 1.0, "returns None. Does your function end in a return?"),
+        (lambda x: x, 1.0, "a tensor of numbers, but a number is wanted"),
+        (lambda x: x.sum(), 1.0, "item() takes a number out of a tensor"),
+        (lambda x: [1.0], torch.zeros(2), "a list, but a tensor of numbers is wanted"),
+        (lambda x: x[:1], torch.zeros(2), "the shape (1,), but (2,) is wanted"),
+        (lambda x: x > 0, torch.zeros(2), "booleans, but a tensor of numbers"),
+        (lambda x: True, 1, "a boolean, but a number is wanted"),
+        (lambda x: 3, "a", "a number, but a string is wanted"),
+        (lambda x: x[5], torch.zeros(2), "fails. IndexError: index 5"),
+        (lambda: 1, 1, "fails. TypeError"),
+        (torch.zeros(2), 1, "is no function. Hand over its name, without ()"),
+        (endless, torch.zeros(2), "has no answer after 4 s. Does your loop end?"),
+    ],
+)
+def test_an_answer_of_the_wrong_kind_gets_a_sentence(fn, like, sentence):
+    with pytest.raises(AssertionError) as caught:
+        answer_of(fn, torch.zeros(2), like=like)
+    assert sentence in str(caught.value)
+
+
+def test_an_answer_comes_back_and_the_arguments_stay():
+    given = torch.zeros(2)
+    answer = answer_of(lambda x, by: x.add_(by), given, by=1, like=torch.ones(2))
+    assert answer.tolist() == [1, 1] and given.tolist() == [0, 0]
+    assert answer_of(lambda: 2, like=2.5) == 2

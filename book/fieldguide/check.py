@@ -34,6 +34,7 @@ __all__ = [
     "NonEmpty",
     "Part",
     "Positive",
+    "Probabilities",
     "Share",
     "Size",
     "checked",
@@ -57,7 +58,10 @@ def checked(target):
     guarded = jaxtyped(target, typechecker=beartype)
     words = str(inspect.signature(target))
     sizes = re.findall(r"{self\.([\w.]+)}", words)  # of this object: "{self.width}"
-    if isinstance(target, type) or words.count("{") > len(sizes):
+    parameters = inspect.signature(target).parameters.values()
+    kinds = {getattr(p.annotation, "array_type", None) for p in parameters}
+    fresh = not kinds.isdisjoint(BY_NUMBERS)
+    if fresh or isinstance(target, type) or words.count("{") > len(sizes):
         return guarded
     own = operator.attrgetter(*sizes) if sizes else lambda *_: None
     passed = set()
@@ -139,6 +143,20 @@ FloatType = values(
 NonEmpty = values(
     "not an empty tensor", lambda x: isinstance(x, torch.Tensor) and x.numel() > 0
 )
+
+
+def are_probabilities(value: object) -> bool:
+    if not isinstance(value, torch.Tensor) or value.is_meta or not value.numel():
+        return isinstance(value, torch.Tensor) and value.numel() > 0
+    total = value.sum(-1)
+    return bool((value >= 0).all() and (total > 0).all() and total.isfinite().all())
+
+
+Probabilities = values(
+    "numbers of 0 or more, with a positive sum in each row", are_probabilities
+)
+# What these allow depends on a tensor's numbers: it is looked at in each call.
+BY_NUMBERS = (Probabilities,)
 
 
 def ListOf(kind: type, least: int = 0) -> type:

@@ -146,8 +146,9 @@ NonEmpty = values(
 
 
 def are_probabilities(value: object) -> bool:
-    if not isinstance(value, torch.Tensor) or value.is_meta or not value.numel():
-        return isinstance(value, torch.Tensor) and value.numel() > 0
+    ok = isinstance(value, torch.Tensor) and value.is_floating_point()
+    if not ok or not value.numel() or value.is_meta:  # it has no values to ask
+        return ok and value.numel() > 0
     total = value.sum(-1)
     return bool((value >= 0).all() and (total > 0).all() and total.isfinite().all())
 

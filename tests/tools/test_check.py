@@ -22,6 +22,7 @@ from fieldguide.check import (
     NonEmpty,
     Part,
     Positive,
+    Probabilities,
     Share,
     Size,
     checked,

@@ -12,7 +12,6 @@ BOOK = sources.in_order()
 LONGER = {
     "introduction/next-word": 64,
     "transformers/tokens": 67,
-    "transformers/gpt": 77,
     "transformers/training": 84,
     "transformers/real-model": 109,
     "transformers/induction": 89,

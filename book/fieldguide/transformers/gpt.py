@@ -17,12 +17,23 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float, Int64, Real
 from torch import Tensor, nn
 
-from ..check import Count, Model, NonEmpty, Part, Positive, Size
-from ..check import Probabilities, checked, require
+from fieldguide.check import (
+    Count,
+    Model,
+    NonEmpty,
+    Part,
+    Positive,
+    Probabilities,
+    Size,
+    checked,
+    require,
+)
 from ..introduction.next_word import softmax
-from .attention import causal_mask
-from .attention import MultiHeadAttention
-from .attention import simple_attention
+from fieldguide.transformers.attention import (
+    MultiHeadAttention,
+    causal_mask,
+    simple_attention,
+)
 
 # %% ../../transformers/gpt.ipynb #turns
 @checked

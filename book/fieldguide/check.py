@@ -37,6 +37,7 @@ __all__ = [
     "NonEmpty",
     "Part",
     "Positive",
+    "Probabilities",
     "Share",
     "Size",
     "answer_of",
@@ -61,7 +62,10 @@ def checked(target):
     guarded = jaxtyped(target, typechecker=beartype)
     words = str(inspect.signature(target))
     sizes = re.findall(r"{self\.([\w.]+)}", words)  # of this object: "{self.width}"
-    if isinstance(target, type) or words.count("{") > len(sizes):
+    parameters = inspect.signature(target).parameters.values()
+    kinds = {getattr(p.annotation, "array_type", None) for p in parameters}
+    fresh = not kinds.isdisjoint(BY_NUMBERS)
+    if fresh or isinstance(target, type) or words.count("{") > len(sizes):
         return guarded
     own = operator.attrgetter(*sizes) if sizes else lambda *_: None
     passed = set()
@@ -143,6 +147,21 @@ FloatType = values(
 NonEmpty = values(
     "not an empty tensor", lambda x: isinstance(x, torch.Tensor) and x.numel() > 0
 )
+
+
+def are_probabilities(value: object) -> bool:
+    ok = isinstance(value, torch.Tensor) and value.is_floating_point()
+    if not ok or not value.numel() or value.is_meta:  # it has no values to ask
+        return ok and value.numel() > 0
+    total = value.sum(-1)
+    return bool((value >= 0).all() and (total > 0).all() and total.isfinite().all())
+
+
+Probabilities = values(
+    "numbers of 0 or more, with a positive sum in each row", are_probabilities
+)
+# What these allow depends on a tensor's numbers: it is looked at in each call.
+BY_NUMBERS = (Probabilities,)
 
 
 def ListOf(kind: type, least: int = 0) -> type:

@@ -5,6 +5,7 @@ Functions are looked up in the module at each call: a damaged cell can take thei
 
 import contextlib
 import math
+import re
 from pathlib import Path
 from unittest import mock
 
@@ -100,16 +101,12 @@ def test_layer_norm_is_torchs(seed, lead, D, eps):
         close(gpt.layer_norm(x.to(kind), *rest), theirs, 2e-2)
 
 
-def test_gelu_is_torchs():
-    x = torch.linspace(-8, 8, 401, dtype=torch.double)
-    close(gpt.gelu(x), F.gelu(x))
-    for approximate in ("none", "tanh"):
-        close(gpt.gelu(x, approximate), F.gelu(x, approximate=approximate))
-
-
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 def test_mlp_is_two_matrices_around_gelu(bias, approximate):
+    x = torch.linspace(-8, 8, 401, dtype=torch.double)
+    close(gpt.gelu(x, approximate), F.gelu(x, approximate=approximate))
+    close(gpt.gelu(x), F.gelu(x))
     torch.manual_seed(0)
     mlp = gpt.MLP(6, bias=bias, approximate=approximate).double()
     x = 3 * drawn(1, 2, 5, 6)
@@ -383,6 +380,7 @@ SHORT = [ONE[:2], ONE[:1], ONE[None]]
 FILTERS = {"temperature": 1, "top_k": 4, "top_p": 1}
 NOT_KEPT = {"top_k": [12], "top_p": [1.5]}
 ROWS = [0 * ROW, ROW * math.nan, ROW / 0, -ROW, torch.tensor([-0.1, 0.5, 0.5, 0])]
+BAD_ROWS = [ROW[:0], *ROWS, *(torch.stack([x, ROW]) for x in ROWS)]
 
 
 def refusals():
@@ -416,10 +414,13 @@ def refusals():
         "require_tokens": ({"ids": IDS, "config": config()}, {"ids": BAD_IDS}),
         "initialise": ({"model": model, **rng}, {"model": [nn.ReLU()]}),
         "count_parameters": ({"model": model}, {}),
-        "keep_top_k": ({"probabilities": ROW, "top_k": 4}, {"top_k": [5]}),
+        "keep_top_k": (
+            {"probabilities": ROW, "top_k": 4},
+            {"probabilities": BAD_ROWS, "top_k": [5]},
+        ),
         "keep_top_p": (
             {"probabilities": ROW, "top_p": 1},
-            {"probabilities": [ROW[:0]], "top_p": [0, 1.5]},
+            {"probabilities": BAD_ROWS, "top_p": [0, 1.5]},
         ),
         "next_distribution": (
             {"logits": ROW, **FILTERS},
@@ -428,7 +429,7 @@ def refusals():
         ),
         "draw": (
             {"probabilities": ROW, **rng},
-            {"probabilities": [ROW[:0], *ROWS, *(torch.stack([x, ROW]) for x in ROWS)]},
+            {"probabilities": BAD_ROWS},
         ),
         "generate": (
             {"model": model, "ids": IDS, "count": 1, **FILTERS, **rng},
@@ -446,8 +447,10 @@ def test_bad_input_is_refused_by_name(name):
 def test_a_model_refuses_what_does_not_fit():
     attend, mask = gpt.rotary(attention.simple_attention), attention.causal_mask(5)
     refuses_all(gpt.GPT(config()).forward, {"ids": IDS}, ids=BAD_IDS)
-    refuses_all(gpt.Block(config()).forward, {"x": HEADS, "mask": mask}, x=[ONE])
-    refuses_all(gpt.MLP(8).forward, {"x": HEADS}, x=[HEADS[0, 0, 0]])
+    refuses_all(
+        gpt.Block(config()).forward, {"x": HEADS, "mask": mask}, x=[ONE, HEADS[..., :6]]
+    )
+    refuses_all(gpt.MLP(8).forward, {"x": HEADS}, x=[HEADS[0, 0, 0], HEADS[..., :6]])
     x, short = torch.randn(3, 4), torch.randn(2, 4)
     good = {"query": x, "key": x, "value": x}
     refuses_all(attend, good, query=[x[:, :2]], key=[x[:, :2], short])
@@ -465,53 +468,49 @@ def test_stored_logits_are_what_the_model_says():
     assert np.abs(again - again.max() - below[0]).max() < 0.01
 
 
-def test_checks_fail_the_empty_cell_and_wrong_answers():
-    book = cells.run_exercises("transformers/gpt", gpt)
-    fails(
-        book.check_gpt_size,
-        lambda sizes: book.gpt_size(sizes) + 1,
-        lambda sizes: gpt.count_parameters(gpt.GPT(config())),
-        lambda sizes: 12 * sizes.layers * sizes.width**2,
-    )
-    fails(
-        book.check_sinusoids,
-        lambda T, D: book.sinusoids(T, D).double(),
-        lambda T, D: book.sinusoids(T, D).flip(-1),
-        lambda T, D: book.sinusoids(T + 1, D)[1:],
-    )
-
-    def of_all_rows(p, share):
-        kept = p.where(p >= share * p.max(), 0)
-        return (kept / kept.sum(-1, keepdim=True)).nan_to_num()
-
-    fails(
-        book.check_keep_min_p,
-        lambda p, share: p.where(p >= share * p.max(), 0),
-        of_all_rows,
-        lambda p, share: book.keep_min_p(p.double(), share),
-        lambda p, share: book.keep_min_p(p, share) if share < 1 else 0 * p,
-        lambda p, share: book.keep_min_p(p, 1 - share),
-    )
-
-    def shifted(model, ids):
-        logs = model(ids[1:]).detach().log_softmax(-1)
-        return -logs.gather(-1, ids[1:, None]).squeeze(-1)
-
-    fails(
-        book.check_surprises,
-        shifted,
-        lambda model, ids: book.surprises(model, ids).mean(),
-        lambda model, ids: book.surprises(model, ids) / math.log(2),
-        lambda model, ids: torch.cat(  # as if only the last token were known
-            [book.surprises(model, ids[t - 1 : t + 1]) for t in range(1, len(ids))]
+def wrong_answers(book):
+    """Of each check: what it says, and an answer that it says it of."""
+    size, min_p, surprises = book.gpt_size, book.keep_min_p, book.surprises
+    check = book.check_gpt_size
+    yield check, "twice", lambda V, T, D, L: size(V, T, D, L) + V * D
+    yield check, "last norm is missing", lambda V, T, D, L: size(V, T, D, L) - 2 * D
+    yield check, "table of places", lambda V, T, D, L: size(V, 0, D, L)
+    yield check, "biases and", lambda V, T, D, L: size(V, T, D, L) - 13 * L * D
+    yield check, "is right, not", lambda *sizes: size(*sizes) + 1
+    yield check, "whole number", lambda *sizes: float(size(*sizes))
+    check, mask = book.check_mended, attention.causal_mask(5)
+    for cause, _ in book.block_bugs(gpt.Block(config()), HEADS, mask):
+        yield check, cause, lambda *given, c=cause: dict(book.block_bugs(*given))[c]
+    yield check, "nothing is mended", book.sent_to_you
+    yield check, "changes x itself", lambda block, x, mask: x.add_(1)
+    yield check, "wrong by", lambda *given: book.mended(*given) + 0.1
+    check = book.check_keep_min_p
+    yield check, "add up to 1", lambda p, part: p.where(p >= part * p.max(), 0)
+    yield check, "with part, not", lambda p, part: min_p(p, min(part / p.max(), 1))
+    yield check, "exactly at the bar", lambda p, part: min_p(p, part + 1e-4)
+    yield check, "is right, not", lambda p, part: min_p(p, 1 - part)
+    check = book.check_surprises
+    yield check, "sign", lambda *given: -surprises(*given)
+    yield check, "take -log", lambda *given: (-surprises(*given)).exp()
+    yield check, "bits", lambda *given: surprises(*given) / math.log(2)
+    yield (
+        check,
+        "row t",
+        lambda model, ids: (
+            -model(ids).detach().log_softmax(-1)[range(1, len(ids)), ids[1:]]
         ),
-        lambda model, ids: book.surprises(model, ids).requires_grad_(),
     )
+    yield check, "no_grad", lambda *given: surprises(*given).requires_grad_()
+    yield check, "is wanted", lambda *given: surprises(*given).mean()
 
+
+def test_checks_name_the_cause_of_a_wrong_answer():
+    book = cells.run_exercises("transformers/gpt", gpt)
+    for check, cause, answer in wrong_answers(book):
+        fails(check)
+        with pytest.raises(AssertionError, match=re.escape(cause)):
+            check(answer)
     # and what is as good passes
-    book.check_keep_min_p(lambda p, share: book.keep_min_p(p.double(), share).float())
-
-    def whole(model, ids):  # the whole text, its last answer left out
-        return -model(ids).detach().log_softmax(-1)[range(len(ids) - 1), ids[1:]]
-
-    book.check_surprises(whole)
+    book.check_keep_min_p(lambda p, part: book.keep_min_p(p.double(), part))
+    book.check_mended(lambda block, x, mask: block(x, mask))
+    book.check_surprises(lambda *given: book.surprises(*given).double())

@@ -23,6 +23,7 @@ from fieldguide.check import (
     NonEmpty,
     Part,
     Positive,
+    Probabilities,
     Share,
     Size,
     answer_of,
@@ -84,7 +85,7 @@ def test_a_signature_checks_shapes_and_sizes():
     assert "Actual value: 0\nExpected type: a whole number above 0." in str(error.value)
 
 
-WHOLE = torch.ones(2, 3).long()
+WHOLE, ROWS = torch.ones(2, 3).long(), torch.eye(2)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,11 @@ WHOLE = torch.ones(2, 3).long()
         ),
         (FloatType, [torch.half, torch.double], [torch.int8, None, "half", float]),
         (Int[NonEmpty, "..."], [WHOLE], [WHOLE[:0], None, "text", WHOLE / 2]),
+        (
+            Float[Probabilities, "..."],
+            [ROWS, ROWS[0], ROWS.to("meta")],
+            [ROWS[:0], None, -ROWS, 0 * ROWS, ROWS / 0, ROWS.tril(-1), WHOLE],
+        ),
         (ListOf(str), [[], ["a"], ("a", "b")], [None, "ab", {"a"}, 9 * ["a"] + [1]]),
         (ListOf(str, 1), [["a"], ["a", "b"]], [[], (), [1]]),
         (ListOf(Count), [[0, 3]], [[0, True], [-1], [0.5], ["a"]]),
@@ -115,6 +121,16 @@ WHOLE = torch.ones(2, 3).long()
 def test_values_that_a_type_allows(kind, good, bad):
     assert all(isinstance(value, kind) for value in good)
     assert not any(isinstance(value, kind) for value in bad)
+
+
+def test_the_numbers_of_a_tensor_are_looked_at_in_each_call():
+    @checked
+    def kept(p: Float[Probabilities, "N V"]):
+        return p
+
+    assert kept(ROWS) is ROWS
+    with pytest.raises(TypeCheckError):
+        kept(ROWS / 0)
 
 
 def test_a_call_like_one_before_is_not_checked_again_and_another_is():

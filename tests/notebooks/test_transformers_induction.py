@@ -307,16 +307,6 @@ def test_checks_fail_the_empty_cell_and_wrong_answers():
         lambda heads, count, rng: [list(head) for head in drawn(heads, count, rng)],
         lambda heads, count, rng: drawn(heads, count, seeded(random.randrange(10**6))),
     )
-    fails(
-        book.check_another_pattern,
-        lambda weights, values: weights,
-        lambda weights, values: torch.ones_like(weights) / len(weights),
-        lambda weights, values: weights - 1,
-        lambda weights, values: book.another_pattern(weights, values) * 2,
-        lambda weights, values: book.another_pattern(weights, values[:, :1]),
-        lambda weights, values: book.another_pattern(weights, values).tolist(),
-        lambda weights, values: book.another_pattern(weights, values).float(),
-    )
 
 
 def cell(name, **names):
@@ -344,32 +334,3 @@ def test_interrupted_texts_hold_the_piece_twice(gap):
         rest = row[:again] + row[again + 4 :]
         assert len(set(rest)) == len(rest), "everything else is there once"
     assert leads == {1, 2, 3}
-
-
-def test_labels_are_dealt_as_the_kind_says():
-    deal = cell("deal").deal
-    rng = generator()
-    which = torch.randint(2, (50, 12), generator=rng)
-    shown, right = deal("kind", which, rng)
-    assert torch.equal(shown, which) and torch.equal(right, which)
-    shown, right = deal("swapped", which, rng)
-    assert torch.equal(shown, 1 - which) and torch.equal(right, 1 - which)
-    shown, right = deal("invented", which, rng)
-    assert torch.equal(shown, right)
-    assert {tuple(row.unique().tolist()) for row in shown ^ which} == {(0,), (1,)}
-    shown, right = deal("by lot", which, rng)
-    assert torch.equal(right, which)
-    assert 0.4 < (shown == which).double().mean() < 0.6
-    assert len((shown ^ which)[0].unique()) == 2
-
-
-def test_from_how_many_examples_the_coin_is_beaten():
-    names = {"wilson_interval": real_model.wilson_interval}
-    start = cell("few-from", **names).above_the_coin
-    hits = torch.ones(40, 4, dtype=torch.bool)
-    assert start(hits) == 0
-    hits[:, 1] = False
-    assert start(hits) == 2
-    hits[:20, 3] = False
-    assert start(hits) == "never"
-    assert start(hits[:, :3]) == 2

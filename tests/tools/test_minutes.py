@@ -15,7 +15,6 @@ LONGER = {
     "transformers/gpt": 77,
     "transformers/training": 84,
     "transformers/real-model": 109,
-    "transformers/induction": 89,
     "multimodal/contrastive": 67,
     "multimodal/clip": 107,
     "multimodal/text-to-image": 75,

@@ -58,7 +58,10 @@ def read_twice(
 def token_losses(model: Model, ids: Int64[Tensor, "B T"]):
     """The loss of each token but the first, in nats: (B, T) -> (B, T - 1)."""
     logits = model(ids)[:, :-1]  # (B, T - 1, V)
-    return F.cross_entropy(logits.mT, ids[:, 1:], reduction="none")
+    losses = F.cross_entropy(
+        logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+    )
+    return losses.unflatten(0, (len(ids), -1))  # (B, T - 1)
 
 # %% ../../transformers/induction.ipynb #scores
 @checked

@@ -6,8 +6,6 @@ Functions are looked up in the module at each call: a damaged cell can take thei
 import contextlib
 import copy
 import functools
-import math
-import random
 import types
 
 import hypothesis.strategies as st
@@ -19,14 +17,50 @@ import torch.nn.functional as F
 from cells import close, fails, generator, refuses_all, run_exercises
 from hypothesis import given, settings
 
+from fieldguide.data import smollm2_tokenizer
 from fieldguide.transformers import attention, induction, real_model
 
 quick = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
 KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+IDS = torch.tensor([[1, 5, 2, 7, 5], [3, 3, 12, 0, 1]])
 
 
-# Scores
+@functools.cache
+def llama():
+    """A small Llama with random weights: 3 layers, 4 heads that share 2 keys."""
+    torch.manual_seed(0)
+    sizes = {"vocab": 13, "context": 16, "width": 24, "layers": 3, "hidden": 24}
+    heads = {"heads": 4, "kv_heads": 2}  # six numbers wide: not as many as heads
+    config = real_model.LlamaConfig(**sizes, **heads, eps=1e-5, base=100.0)
+    return real_model.Llama(config).requires_grad_(False).eval()
+
+
+# Lists, losses and scores
+
+
+def test_words_begin_with_a_space_and_lists_come_twice():
+    tokenizer = smollm2_tokenizer()
+    words = induction.word_starts(tokenizer)
+    texts = [tokenizer.decode([i]) for i in words.tolist()]
+    kept = [t for t in texts if t[0] == " " and t[1:].isascii() and t[1:].isalpha()]
+    assert len(texts) == len(set(texts)) == len(kept) == 21_185
+    assert all(t.islower() and len(t) > 3 for t in texts)
+    known = [tokenizer.encode(f" {word}") for word in ("crow", "cat", "miners")]
+    assert all(len(ids) == 1 and ids[0] in words for ids in known)
+    few = torch.tensor([7, 11, 13])
+    ids = induction.read_twice(few, 50, 4, generator())
+    assert ids.shape == (50, 9) and ids[:, 0].eq(0).all() and ids.dtype == few.dtype
+    assert torch.equal(ids[:, 1:5], ids[:, 5:])
+    assert ids[:, 1:].unique().tolist() == few.tolist()
+    assert torch.equal(ids, induction.read_twice(few, 50, 4, generator()))
+
+
+def test_losses_are_those_of_the_next_tokens():
+    losses, logits = induction.token_losses(llama(), IDS), llama()(IDS)
+    assert losses.shape == (2, 4) and losses.is_inference()
+    for b, t in torch.cartesian_prod(torch.arange(2), torch.arange(4)).tolist():
+        close(losses[b, t], F.cross_entropy(logits[b, t], IDS[b, t + 1]), 1e-5)
 
 
 @given(seeds, st.sampled_from([(), (3,), (2, 3)]), st.integers(2, 9), st.data())
@@ -46,27 +80,29 @@ def test_scores_are_means_of_their_cells(seed, leading, T, data):
         close(induction.induction_score(weights, period), right)
 
 
-@pytest.mark.parametrize("period", [3, 6])
-def test_a_perfect_head_scores_one_and_the_others_nothing(period):
-    T = 2 * period
-    perfect, back, sink = torch.zeros(3, T, T)
-    perfect[range(period, T), range(1, period + 1)] = 1
-    back[range(1, T), range(T - 1)] = 1
-    sink[:, 0] = 1
-    for one, first, copied in (perfect, 0, 1), (sink, 1, 0):
-        assert induction.sink_score(one) == first
-        assert induction.induction_score(one, period) == copied
-    assert induction.previous_token_score(back) == 1
-    assert induction.previous_token_score(perfect) == 0
+def test_the_best_heads_come_first():
+    scores = torch.tensor([[0.1, 0.9, 0.3], [0.8, 0.2, 0.5]])
+    best = [(0, 1), (1, 0), (1, 2), (0, 2), (1, 1), (0, 0)]
+    for count in 1, 2, 6, 9:
+        assert induction.top_heads(scores, count) == best[:count]
+
+
+def test_other_heads_are_drawn_from_all_the_rest():
+    taken, seen = [(0, 0), (2, 3), (1, 1)], set()
+    for seed in range(30):
+        drawn = induction.other_heads(llama(), taken, 4, generator(seed))
+        assert drawn == induction.other_heads(llama(), taken, 4, generator(seed))
+        assert len(drawn) == len(set(drawn)) == 4 and not set(drawn) & set(taken)
+        seen |= set(drawn)
+    assert seen == {(i, h) for i in range(3) for h in range(4)} - set(taken)
 
 
 # The toy
 
 
 def test_toy_is_attention_added_layer_by_layer():
-    model = induction.AttentionOnly(11, 6, 8, 2, 3)
-    shapes = [tuple(p.shape) for p in model.parameters()]
-    assert shapes == [(11, 8), (6, 8), *[(8, 8)] * 12, (11, 8), (11,)]
+    toy = cell("attention-only", **vars(attention)).AttentionOnly
+    model = toy(3, vocab=11, context=6, width=8)
     ids = torch.tensor([[1, 10, 3, 3], [0, 0, 7, 2]])
     logits, weights = model(ids)
     assert logits.shape == (2, 4, 11) and weights.shape == (3, 2, 2, 4, 4)
@@ -76,7 +112,6 @@ def test_toy_is_attention_added_layer_by_layer():
         assert torch.equal(own, look)
         x = x + change
     close(logits, x @ model.unembed.weight.T + model.unembed.bias, 1e-5)
-    assert weights.triu(1).eq(0).all()
 
 
 @given(seeds, st.integers(2, 5), st.integers(0, 3), st.integers(0, 2))
@@ -85,62 +120,17 @@ def test_sequences_repeat_with_a_period_of_their_own(seed, low, more, spare):
     high = low + more
     vocab, context = high + spare, 2 * high + spare + 1
     repeating = cell("repeating").repeating
-    ids, known = repeating(9, low, high, context, vocab, generator(seed))
-    assert ids.shape == (9, context) and known.shape == (9, context - 1)
-    assert known.dtype == torch.bool
-    assert ids.min() >= 0 and ids.max() < vocab
-    for row, sure in zip(ids.tolist(), known.tolist(), strict=True):
-        period = row.index(row[0], 1)
-        assert low <= period <= high
+    ids, known = repeating(60, low, high, generator(seed), context, vocab)
+    assert ids.shape == (60, context) and known.shape == (60, context - 1)
+    periods = [row.index(row[0], 1) for row in ids.tolist()]
+    assert set(periods) == set(range(low, high + 1)) and ids.max() < vocab
+    for row, sure, period in zip(ids.tolist(), known.tolist(), periods, strict=True):
         assert len(set(row[:period])) == period
         assert row == [row[t % period] for t in range(context)]
         assert sure == [t >= period for t in range(context - 1)]
 
 
-def test_sequences_use_the_whole_range_and_the_generator():
-    sizes, repeating = (300, 2, 4, 9, 6), cell("repeating").repeating
-    ids, _ = repeating(*sizes, generator())
-    periods = {row.index(row[0], 1) for row in ids.tolist()}
-    assert periods == {2, 3, 4} and ids.unique().tolist() == list(range(6))
-    assert torch.equal(repeating(*sizes, generator())[0], ids)
-
-
-# Other devices and float types
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_results_stay_on_the_device_and_in_the_type_of_the_input(kind):
-    def results(device):
-        ids = torch.tensor([[1, 2, 1, 2]]).to(device)
-        model = induction.AttentionOnly(5, 4, 8, 2, 2).to(device, kind)
-        logits, weights = model(ids)
-        yield from (logits, weights)
-        yield induction.sink_score(weights)
-        yield induction.previous_token_score(weights)
-        yield induction.induction_score(weights, 2)
-        knocked = copy.deepcopy(llama()).to(device, kind)
-        with induction.knocked_out(knocked, [(1, 2)]):
-            yield knocked(ids)
-
-    for known, result in zip(results("cpu"), results("meta"), strict=True):
-        assert result.is_meta and result.dtype == known.dtype == kind
-        assert result.shape == known.shape and known.isfinite().all()
-
-
 # Taking heads out
-
-
-@functools.cache
-def llama():
-    """A small Llama with random weights: 3 layers, 4 heads that share 2 keys."""
-    torch.manual_seed(0)
-    sizes = {"vocab": 13, "context": 16, "width": 24, "layers": 3, "hidden": 24}
-    heads = {"heads": 4, "kv_heads": 2}  # six numbers wide: not as many as heads
-    config = real_model.LlamaConfig(**sizes, **heads, eps=1e-5, base=100.0)
-    return real_model.Llama(config).requires_grad_(False).eval()
-
-
-IDS = torch.tensor([[1, 5, 2, 7, 5], [3, 3, 12, 0, 1]])
 
 
 def without_columns(heads):
@@ -190,7 +180,6 @@ def test_its_own_output_changes_nothing_and_the_input_is_not_written_to():
     values = attention.split_heads(model.blocks[1].attention.value(x), 2)
     own = trace.weights[1, :, 3] @ values[:, 1]
     with induction.replaced(model, {(1, 3): own}):
-        close(model(IDS), model(IDS))
         same = model(IDS)
     close(same, llama()(IDS), 1e-5)
     mixed = torch.ones(1, 2, 16)
@@ -209,6 +198,25 @@ def test_the_hooks_go_when_the_block_ends_in_an_error():
         assert not block.attention.output._forward_pre_hooks
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_stay_on_the_device_and_in_the_type_of_the_input(kind):
+    def results(device):
+        weights = torch.rand(2, 4, 4, generator=generator()).to(device, kind)
+        yield induction.sink_score(weights)
+        yield induction.previous_token_score(weights)
+        yield induction.induction_score(weights, 2)
+        model = copy.deepcopy(llama()).to(device, kind)
+        with induction.knocked_out(model, [(1, 2)]):
+            yield model(IDS.to(device))
+
+    for known, result in zip(results("cpu"), results("meta"), strict=True):
+        assert result.is_meta and result.dtype == known.dtype == kind
+        assert result.shape == known.shape and known.isfinite().all()
+
+
+# What is refused
+
+
 def entered(manager):
     """A function that starts the context manager, which checks as it starts."""
 
@@ -220,9 +228,6 @@ def entered(manager):
     return start
 
 
-# What is refused
-
-
 def refusals():
     """(function, arguments that work, bad values for some of them)."""
     few = {"weights": [torch.rand(4, 3), torch.rand(0, 0), torch.rand(3, 1, 1)]}
@@ -232,24 +237,25 @@ def refusals():
     for period in 2, 5:
         good = {"weights": torch.rand(6, 6), "period": period}
         yield induction.induction_score, good, few | {"period": [1, 6, 7]}
-    sizes = {"vocab": 5, "context": 3, "width": 4, "heads": 1, "layers": 1}
-    yield induction.AttentionOnly, sizes, {"heads": [0, True, 3, None]}
-    zeros = torch.zeros(2, 3).long()
-    bad = [torch.tensor([[0, -1]]), torch.tensor([[0, 5]])]
-    bad += [zeros[:, :0], torch.cat([zeros, zeros], 1)]
-    for ids in zeros, zeros[:, :1]:
-        yield induction.AttentionOnly(**sizes).forward, {"ids": ids}, {"ids": bad}
-    start, model = entered(induction.replaced), llama()
+    words = {"words": torch.arange(3), "count": 2, "period": 1, "rng": generator()}
+    yield induction.word_starts, {"tokenizer": smollm2_tokenizer()}, {}
+    yield induction.read_twice, words, {"words": [torch.zeros(0).long()]}
+    yield induction.token_losses, {"model": llama(), "ids": IDS}, {}
+    yield induction.top_heads, {"scores": torch.rand(2, 3), "count": 1}, {}
+    model = llama()
     outside = [(-1, 0), (3, 0), (0, -1), (0, 4), (1.0, 0), (True, 0), (0, None)]
     bad = [{(0, 0): 0, place: 0} for place in [*outside, (0, True), 3]]
     bad += [{(0, 0): 0, (1, 1): other} for other in (None, "0", [0.0])]
     bad += [{(1, 1): torch.zeros(shape)} for shape in ((5, 3), (2,), (6, 5))]
     fine = [0, torch.tensor(1.0), torch.tensor(2), torch.ones(1), torch.ones(5, 6)]
     for output in fine:
-        yield start, {"model": model, "outputs": {(2, 3): output}}, {"outputs": bad}
+        good = {"model": model, "outputs": {(2, 3): output}}
+        yield entered(induction.replaced), good, {"outputs": bad}
     bad = [[(0, 0), at] for at in (*outside, [0, 0])]
     good = {"model": model, "heads": [(2, 3)]}
     yield entered(induction.knocked_out), good, {"heads": bad}
+    good |= {"count": 3, "rng": generator()}
+    yield induction.other_heads, good, {"heads": [[3]]}
 
 
 def test_what_cannot_be_is_refused():
@@ -267,17 +273,22 @@ def test_the_real_models_heads_are_found():
     words = torch.tensor([4222, 8330, 12011, 1745, 9906, 20104, 15567, 6713])
     ids = torch.cat([torch.zeros(1).long(), words, words])[None]
     looks = real_model.trace_layers(real_model.load_smollm2(), ids).weights[:, 0]
-    scores = [
-        induction.sink_score(looks),
-        induction.previous_token_score(looks),
-        induction.induction_score(looks[..., 1:, 1:], 8),
-    ]
-    best = [divmod(score.argmax().item(), 9) for score in scores]
-    assert best[:2] == [(18, 8), (16, 0)] and best[2][0] in (17, 18)
-    assert scores[2][18, 6] > 0.7
+    copied = induction.induction_score(looks[..., 1:, 1:], 8)
+    assert induction.top_heads(induction.sink_score(looks), 1) == [(18, 8)]
+    assert induction.top_heads(induction.previous_token_score(looks), 1) == [(16, 0)]
+    assert induction.top_heads(copied, 1)[0][0] in (17, 18) and copied[18, 6] > 0.7
 
 
 # The exercises
+
+
+def cell(name, **names):
+    """What a cell of the notebook defines, given the names it uses."""
+    path = sources.ROOT / "book" / "transformers" / "induction.ipynb"
+    (source,) = (c.source for c in notebooks.read(path).cells if c.id == name)
+    names = {"torch": torch, "F": F, **names}
+    exec(source, names)
+    return types.SimpleNamespace(**names)
 
 
 @functools.cache
@@ -285,91 +296,61 @@ def exercises():
     return run_exercises("transformers/induction", induction)
 
 
-def test_checks_fail_the_empty_cell_and_wrong_answers():
+def forever(*_):
+    while True:
+        pass
+
+
+def wrong_answers(book):
+    """(exercise, what the check says, a wrong answer)."""
+    two, unseen, drawn = book.copy_after_two, book.longest_unseen, book.matched_heads
+    copied, seeded = book.duplicate_score, torch.Generator().manual_seed
+
+    def earliest(seen):
+        for at in range(len(seen) - 2):
+            if seen[at : at + 2] == seen[-2:]:
+                return seen[at + 2]
+
+    yield "copy_after_two", "only the last item", book.copy_next
+    yield "copy_after_two", "first match", earliest
+    yield "copy_after_two", "stood there before", lambda seen: None
+    yield "copy_after_two", "after the match", lambda seen: seen[-1]
+    yield "copy_after_two", "never stood", lambda seen: two(seen) or seen[0]
+    yield "copy_after_two", "raises IndexError", lambda seen: seen[99]
+    yield "copy_after_two", "does your loop end", forever
+    yield "duplicate_score", "the induction score", induction.induction_score
+    near = lambda w, p: w.diagonal(1 - p, -2, -1).mean(-1)  # noqa: E731
+    yield "duplicate_score", "too near", near
+    one = induction.previous_token_score
+    yield "duplicate_score", "tensor is wanted", lambda w, p: one(w).tolist()
+    yield "duplicate_score", "all texts", lambda w, p: copied(w, p).mean()
+    yield "duplicate_score", "the shape", lambda w, p: w.diagonal(-p, -2, -1)
+    ahead = lambda w, p: w.diagonal(p, -2, -1).mean(-1)  # noqa: E731
+    yield "duplicate_score", "look ahead", ahead
+    summed = lambda w, p: w.diagonal(-p, -2, -1).sum(-1)  # noqa: E731
+    yield "duplicate_score", "the sum", summed
+    yield "duplicate_score", "is right, not", lambda w, p: one(w)
+    yield "longest_unseen", "come again", lambda seen: seen[0]
+    yield "longest_unseen", "seen last", lambda seen: seen[-1]
+    yield "longest_unseen", "not its position", lambda s: s.index(unseen(s))
+    yield "longest_unseen", "the smallest", lambda seen: None
+    yield "matched_heads", "of the list", lambda heads, n, rng: heads
+    yield "matched_heads", "twice", lambda h, n, rng: [(i, 4) for i, _ in h]
+    yield "matched_heads", "0 to 5", lambda h, n, rng: [(i, 6) for i, _ in h]
+    yield "matched_heads", "of layer", lambda h, n, rng: [(9, k) for k in range(5)]
+    yield "matched_heads", "list of 5", lambda h, n, rng: drawn(h, n, rng)[:4]
+    yield "matched_heads", "ever drawn", lambda h, n, rng: drawn(h, n, generator())
+    pairs = lambda h, n, rng: [list(p) for p in drawn(h, n, rng)]  # noqa: E731
+    yield "matched_heads", "is wanted", pairs
+    seed = iter(range(99))
+    twice = lambda h, n, rng: drawn(h, n, seeded(next(seed)))  # noqa: E731
+    yield "matched_heads", "one seed", twice
+
+
+def test_checks_name_the_likely_mistakes():
     book = exercises()
-    fails(
-        book.check_duplicate_score,
-        induction.induction_score,
-        lambda weights, period: weights.diagonal(period, -2, -1).mean(-1),
-        lambda weights, period: weights.diagonal(-period, -2, -1).sum(-1),
-        lambda weights, period: weights.diagonal(-period, -2, -1).mean(),
-        lambda weights, period: weights.diagonal(-period).mean(-1),
-    )
-    drawn, seeded = book.matched_heads, torch.Generator().manual_seed
-    fails(
-        book.check_matched_heads,
-        lambda heads, count, rng: heads,
-        lambda heads, count, rng: [(layer, 4) for layer, _ in heads],
-        lambda heads, count, rng: [(layer, 6) for layer, _ in heads],
-        lambda heads, count, rng: [(9, h) for h in range(5)],
-        lambda heads, count, rng: drawn(heads, count, rng)[:4],
-        lambda heads, count, rng: drawn(heads, count, generator()),
-        lambda heads, count, rng: [list(head) for head in drawn(heads, count, rng)],
-        lambda heads, count, rng: drawn(heads, count, seeded(random.randrange(10**6))),
-    )
-    fails(
-        book.check_another_pattern,
-        lambda weights, values: weights,
-        lambda weights, values: torch.ones_like(weights) / len(weights),
-        lambda weights, values: weights - 1,
-        lambda weights, values: book.another_pattern(weights, values) * 2,
-        lambda weights, values: book.another_pattern(weights, values[:, :1]),
-        lambda weights, values: book.another_pattern(weights, values).tolist(),
-        lambda weights, values: book.another_pattern(weights, values).float(),
-    )
-
-
-def cell(name, **names):
-    """What a cell of the notebook defines, given the names it uses."""
-    path = sources.ROOT / "book" / "transformers" / "induction.ipynb"
-    (source,) = (c.source for c in notebooks.read(path).cells if c.id == name)
-    names = {"torch": torch, "F": F, "math": math, **names}
-    exec(source, names)
-    return types.SimpleNamespace(**names)
-
-
-@pytest.mark.parametrize("gap", [1, 6, 12])
-def test_interrupted_texts_hold_the_piece_twice(gap):
-    sizes = types.SimpleNamespace(vocab=24, context=24)
-    made = cell("interrupted", settings=sizes).interrupted
-    ids, known = made(100, gap, generator())
-    leads = set()
-    for row, sure in zip(ids.tolist(), known.tolist(), strict=True):
-        again = sure.index(True)
-        assert sure == [again <= t < again + 3 for t in range(23)]
-        start = row.index(row[again])
-        assert row[start : start + 4] == row[again : again + 4]
-        assert again - start == 4 + gap
-        leads.add(start)
-        rest = row[:again] + row[again + 4 :]
-        assert len(set(rest)) == len(rest), "everything else is there once"
-    assert leads == {1, 2, 3}
-
-
-def test_labels_are_dealt_as_the_kind_says():
-    deal = cell("deal").deal
-    rng = generator()
-    which = torch.randint(2, (50, 12), generator=rng)
-    shown, right = deal("kind", which, rng)
-    assert torch.equal(shown, which) and torch.equal(right, which)
-    shown, right = deal("swapped", which, rng)
-    assert torch.equal(shown, 1 - which) and torch.equal(right, 1 - which)
-    shown, right = deal("invented", which, rng)
-    assert torch.equal(shown, right)
-    assert {tuple(row.unique().tolist()) for row in shown ^ which} == {(0,), (1,)}
-    shown, right = deal("by lot", which, rng)
-    assert torch.equal(right, which)
-    assert 0.4 < (shown == which).double().mean() < 0.6
-    assert len((shown ^ which)[0].unique()) == 2
-
-
-def test_from_how_many_examples_the_coin_is_beaten():
-    names = {"wilson_interval": real_model.wilson_interval}
-    start = cell("few-from", **names).above_the_coin
-    hits = torch.ones(40, 4, dtype=torch.bool)
-    assert start(hits) == 0
-    hits[:, 1] = False
-    assert start(hits) == 2
-    hits[:20, 3] = False
-    assert start(hits) == "never"
-    assert start(hits[:, :3]) == 2
+    for name, says, answer in wrong_answers(book):
+        check = book[f"check_{name}"]
+        with pytest.raises(AssertionError, match=says):
+            check(answer)
+        fails(check)

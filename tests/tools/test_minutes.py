@@ -13,7 +13,6 @@ LONGER = {
     "transformers/tokens": 67,
     "transformers/training": 84,
     "transformers/real-model": 109,
-    "transformers/induction": 89,
     "multimodal/contrastive": 67,
     "multimodal/clip": 107,
     "multimodal/text-to-image": 75,

@@ -14,7 +14,6 @@ LONGER = {
     "transformers/tokens": 67,
     "transformers/gpt": 77,
     "transformers/training": 84,
-    "transformers/real-model": 109,
     "transformers/induction": 89,
     "multimodal/contrastive": 67,
     "multimodal/clip": 107,

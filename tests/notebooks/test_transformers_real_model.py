@@ -575,86 +575,49 @@ def test_a_question_has_the_form_that_the_file_gives():
         assert data.smollm2_tokenizer().decode(ids) == expected
 
 
-def fitting(config, free, batch, size=2, capped=True):
-    fits = free // real_model.cache_bytes(config, 1, batch, size)
-    return min(fits, config.context) if capped else fits
-
-
-def no_repeat_but(fault):
-    """A right `no_repeat`, but for one fault."""
-    kept = []
-
-    def make(penalty):
-        chosen, seen = kept if fault == "shared" else [], []
-
-        def choose(logits):
-            seen.append(logits.clone())
-            lowered = logits if fault == "changing" else logits.clone()
-            lowered = seen[0].clone() if fault == "first" else lowered
-            for one in chosen if fault == "counted" else set(chosen):
-                lowered[one] -= penalty
-            chosen.append(lowered.argmax().item())
-            return torch.tensor(chosen[-1]) if fault == "tensors" else chosen[-1]
-
-        return choose
-
-    return make
-
-
-def settled_but(at=-1, normed=True, off=0, rule=None):
-    """A right `settled`, but for a token, the norm, a layer, or the rule."""
-
-    def settled(model, ids):
-        stream = real_model.trace_layers(model, ids).residuals[:, 0, at]
-        logits = (
-            model.logits(stream) if normed else F.linear(stream, model.embedding.weight)
-        )
-        said = logits.argmax(-1).tolist()
-        wrong = [n for n, one in enumerate(said) if one != said[-1]]
-        return rule(said) if rule else max(wrong, default=-1) + 1 + off
-
-    return settled
-
-
-SLIPS = {  # check: (what it says of a wrong answer, the answer)
+SLIPS = {  # solution: (what the check says, a damage to the solution)
     "longest_text": [
-        (
-            "longer than the context",
-            lambda c, n, batch=1: fitting(c, n, batch, 2, False),
-        ),
-        ("forgot the batch", lambda c, n, batch=1: fitting(c, n, 1)),
-        ("2 bytes here, not 4", lambda c, n, batch=1: fitting(c, n, batch, 4)),
-        ("both kept", lambda c, n, batch=1: fitting(c, n, batch, 1)),
-        ("query heads", lambda c, n, batch=1: fitting(c, n, batch, 6)),
-        ("an int is wanted", lambda c, n, batch=1: float(fitting(c, n, batch))),
-        ("fails with TypeError", lambda c: 50),
-        ("returns None", lambda *_, **__: None),
-        ("endless loop", lambda *_, **__: [0 for _ in iter(int, 1)]),
+        ("longer than the context", "min(fits, config.context)", "fits"),
+        ("forgot the batch", "1, batch", "1, 1"),
+        ("2 bytes here, not 4", "number=2", "number=4"),
+        ("both kept", "number=2", "number=1"),
+        ("query heads", "number=2", "number=6"),
+        ("an int is wanted", "//", "/"),
+        ("fails with NameError", "batch=1", "copies=1"),
+        ("returns None", "return", "fits ="),
+        ("endless loop", "return", "while True: fits += 0\n    return"),
     ],
     "no_repeat": [
-        ("have changed", no_repeat_but("changing")),
-        ("counts once", no_repeat_but("counted")),
-        ("memory of its own", no_repeat_but("shared")),
-        ("add .item()", no_repeat_but("tensors")),
-        ("first logits again", no_repeat_but("first")),
-        ("nothing is remembered", lambda penalty: real_model.greedy),
-        ("a function is wanted", lambda penalty: 3),
+        ("have changed", "logits.clone()", "logits"),
+        ("counts once", "set()", "[]", "add", "append", "lowered[list(chosen)] -=",
+         "for one in chosen: lowered[one] -="),
+        ("memory of its own", "chosen = set()", "chosen = SHARED"),
+        ("add .item()", "return greedy(lowered)", "return lowered.argmax()"),
+        ("nothing is remembered", "chosen.add", "str"),
+        ("a function is wanted", "return choose", "return 3"),
     ],
     "settled": [
-        ("it must stay", settled_but(rule=lambda said: said.index(said[-1]))),
-        ("take the last", settled_but(at=0)),
-        ("norm is missing", settled_but(normed=False)),
-        ("too early", settled_but(off=-1)),
-        ("too late", settled_but(off=1)),
-        ("is right, not 99", lambda model, ids: 99 if ids.size(1) > 2 else 0),
+        ("it must stay", "return layer", "return said.index(said[-1])"),
+        ("take the last", "0, -1]", "0, 0]"),
+        ("norm is missing", "model.logits(stream)",
+         "F.linear(stream, model.embedding.weight)"),
+        ("too early", "return layer", "return layer - 1"),
+        ("too late", "return layer", "return layer + 1"),
+        ("is right, not 99", "return layer", "return 99"),
     ],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SLIPS)
 def test_a_wrong_answer_is_told_its_cause(name):
-    check = exercises()[f"check_{name}"]
-    for words, answer in SLIPS[name]:
+    book = exercises()
+    for words, *damage in SLIPS[name]:
+        source = vars(book)["sources"][name]
+        for old, new in zip(damage[::2], damage[1::2], strict=True):
+            assert old in source, words
+            source = source.replace(old, new)
+        names = {**vars(real_model), **book, "SHARED": set()}
+        exec(source, names)
         with pytest.raises(AssertionError, match=re.escape(words)):
-            check(answer)
-    fails(check)
+            book[f"check_{name}"](names[name])
+    fails(book[f"check_{name}"])

@@ -3,10 +3,8 @@
 Functions are looked up in the module at each call: a damaged cell can take their place.
 """
 
-import contextlib
 import dataclasses
 import functools
-import io
 import json
 import math
 import re
@@ -67,11 +65,23 @@ def tiny():
     return llama(layers=1, dtype=torch.float32)
 
 
+def forms(model):
+    return model, real_model.LlamaFast(model)
+
+
+def cache_of(model, *arguments, **options):
+    return real_model.KVCache(model.config, *arguments, **options)
+
+
 def some_ids(*shape, seed=0):
     return torch.randint(SIZES["vocab"], shape, generator=generator(seed))
 
 
-# Sizes
+def token(number):
+    return torch.tensor([[number]])
+
+
+# Parts
 
 
 @given(*(st.integers(1, most) for most in (4, 3, 3, 9, 3)))
@@ -89,9 +99,6 @@ def test_parameters_are_counted_without_a_model(kv, group, pairs, hidden, layers
     }
     assert config.head_width == 2 * pairs
     assert real_model.RMSNorm(config).weight.eq(1).all()
-
-
-# Parts
 
 
 MASKS = st.sampled_from([None, (3, 5), (5,), (2, 1, 3, 5), (2, "H_kv", 3, 5)])
@@ -135,6 +142,33 @@ def test_small_model_is_transformers(heads, kv_heads):
     assert next(real_model.run_layers(model, ids))[1] is None
 
 
+@functools.cache
+def oracle():
+    """transformers' model of the same file, which it reads by itself."""
+    from transformers import LlamaForCausalLM
+
+    path = Path(data.smollm2().path)
+    options = {"gguf_file": path.name, "dtype": torch.float32}
+    return LlamaForCausalLM.from_pretrained(path.parent, **options)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@torch.inference_mode()
+def test_smollm2_is_that_of_transformers(text):
+    model = real_model.load_smollm2()
+    assert model is real_model.load_smollm2()
+    parts = real_model.llama_parameters(model.config)
+    assert sum(parts.values()) == 134_515_008
+    ids = torch.tensor([data.smollm2_tokenizer().encode(text)])
+    expected = oracle()(ids).logits
+    assert (model(ids) - expected).abs().max() < 1e-3
+    for form in forms(model):
+        cache = cache_of(model, ids.size(1))
+        pieces = ids[:, :2], *ids[:, 2:].split(1, 1)  # two tokens, then one by one
+        steps = [form.logits(form.residual(p, cache)) for p in pieces]
+        assert (torch.cat(steps, 1) - expected).abs().max() < 1e-3
+
+
 def test_weights_of_earlier_layers_are_forgotten():
     """A long text would need L times the memory if they were kept."""
     model, seen = llama(layers=6), []
@@ -149,14 +183,6 @@ def test_weights_of_earlier_layers_are_forgotten():
     assert len(seen) == 6
 
 
-def bad_ids():
-    """What no model of these sizes reads, whatever its cache holds."""
-    good = some_ids(1, 3)
-    yield from (None, [[1, 2]], good[0], good[None], good[:, :0], good[:0])
-    yield from (good.float(), good > 3, good[:, :1].float(), good.int())
-    yield from (torch.tensor([[3, -1]]), torch.tensor([[23]]))
-
-
 # The cache
 
 
@@ -169,8 +195,8 @@ def test_cached_is_uncached(seed, heads, B, pieces):
     """In 64 bits, of both forms, however the text is cut; no future is seen."""
     model = llama(seed, heads=heads[0], kv_heads=heads[1])
     ids, stores = some_ids(B, sum(pieces), seed=seed), []
-    for form in model, real_model.LlamaFast(model):
-        cache = real_model.KVCache(model.config, sum(pieces), B, dtype=torch.double)
+    for form in forms(model):
+        cache = cache_of(model, sum(pieces), B, dtype=torch.double)
         cache.store.fill_(torch.nan)  # what is not written is not read
         parts = []
         for piece in ids.split(pieces, 1):
@@ -198,7 +224,6 @@ def test_cache_is_as_large_as_counted(tokens, batch, heads):
     store = real_model.KVCache(config, tokens).store
     assert store.nbytes == real_model.cache_bytes(config, tokens)
     assert store.dtype == torch.float32
-    assert real_model.cache_bytes(real_model.read_config(data.smollm2()), 1) == 46_080
 
 
 def test_cache_keeps_what_it_is_given():
@@ -210,29 +235,36 @@ def test_cache_keeps_what_it_is_given():
         refuses("key", cache.append, 0, *torch.randn(2, *shape))
 
 
+def bad_ids():
+    """What no model of these sizes reads, whatever its cache holds."""
+    good = some_ids(1, 3)
+    yield from (None, [[1, 2]], good[0], good[None], good[:, :0], good[:0])
+    yield from (good.float(), good > 3, good[:, :1].float(), good.int())
+    yield from (torch.tensor([[3, -1]]), token(23))
+
+
 @pytest.mark.parametrize(("room", "most"), [(4, 4), (60, 40)])
 def test_a_text_must_not_outgrow_cache_or_context(room, most):
     model = tiny()
-    for form in model, real_model.LlamaFast(model):
-        cache = real_model.KVCache(model.config, room)
+    for form in forms(model):
+        cache = cache_of(model, room)
         form.residual(some_ids(1, most - 2), cache)
         for ids in (some_ids(1, 3), *bad_ids()):
             refuses("ids", form.residual, ids, cache)
         for n in 2, 1:
             assert cache.length == most - n
-            form.residual(torch.tensor([[1]]), cache)
-        refuses("ids", form.residual, torch.tensor([[1]]), cache)
+            form.residual(token(1), cache)
+        refuses("ids", form.residual, token(1), cache)
         refuses("ids", form.residual, some_ids(1, 41))
         assert form.residual(some_ids(1, 40)).shape == (1, 40, 24)
-        two = real_model.KVCache(model.config, room, 2)
-        refuses("key", form.residual, torch.tensor([[1]]), two)
+        refuses("key", form.residual, token(1), cache_of(model, room, 2))
 
 
 @given(st.integers(1, 6), st.integers(0, 6), heads_of_both)
 @quick
 def test_flops_are_torchs_count(new, before, heads):
     model = llama(dtype=torch.float32, heads=heads[0], kv_heads=heads[1])
-    cache = real_model.KVCache(model.config, 12)
+    cache = cache_of(model, 12)
     if before:
         model(some_ids(1, before), cache)
     with FlopCounterMode(display=False) as counter:
@@ -253,12 +285,12 @@ def test_a_stop_ends_the_text_and_is_left_out():
 def test_fast_form_takes_steps_of_its_own():
     """After the prompt the taught layers are not run; columns lie in rows."""
     model = llama(layers=2, dtype=torch.float32).requires_grad_(True)
-    fast, cache = real_model.LlamaFast(model), real_model.KVCache(model.config, 9)
+    fast, cache = real_model.LlamaFast(model), cache_of(model, 9)
     own = [m for layer in fast.layers for m in (layer.qkv, layer.gate_up)]
     assert all(m.is_contiguous() and not m.requires_grad for m in (fast.unembed, *own))
     fast.residual(torch.tensor([[1, 2]]), cache)
     model.blocks[0].forward = None
-    x = fast.residual(torch.tensor([[3]]), cache)
+    x = fast.residual(token(3), cache)
     assert x.shape == (1, 1, 24) and cache.length == 3 and x.is_inference()
 
 
@@ -280,10 +312,9 @@ def apart(actual, expected):
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_any_float_type_is_completed(kind):
-    """With a cache of the model's own type: as the same model says without one."""
-    model = llama(0, kind)
-    ids = some_ids(5).tolist()
-    for form in model, real_model.LlamaFast(model):
+    """As the same model says without a cache; a cache of any type is rounded."""
+    model, ids = llama(0, kind), some_ids(5).tolist()
+    for form in forms(model):
         seen = []
 
         def choose(logits, seen=seen):
@@ -292,27 +323,21 @@ def test_any_float_type_is_completed(kind):
 
         made = real_model.complete(form, ids, 9, choose=choose)
         assert made == real_model.complete(form, ids, 9) and len(ids) == 5
-        assert {type(token) for token in made} == {int}
+        assert {type(one) for one in made} == {int}
         steps = torch.stack(seen)
         assert steps.dtype == kind and seen[0].is_inference()
-        assert made == steps.argmax(-1).tolist()
-        whole = model(torch.tensor([ids + made[:-1]]))[0, len(ids) - 1 :]
-        assert apart(steps, whole) < KINDS[kind]
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-@pytest.mark.parametrize("kept", KINDS, ids=str)
-def test_cache_of_another_float_type_is_rounded(kind, kept):
-    """It costs what its type costs, and no more; so the widest is no slower."""
-    model = llama(1, kind)
-    ids = some_ids(1, 7)
-    whole, pieces = model(ids), ids.split([3] + 4 * [1], 1)
-    for form in model, real_model.LlamaFast(model):
-        cache = real_model.KVCache(model.config, 7, dtype=kept)
-        parts = [form.logits(form.residual(piece, cache)) for piece in pieces]
-        assert {part.dtype for part in parts} == {kind}
-        assert apart(torch.cat(parts, 1), whole) < max(KINDS[kind], KINDS[kept])
-        assert cache.store.dtype == kept
+        text = torch.tensor([ids + made[:-1]])
+        assert apart(steps, model(text)[0, len(ids) - 1 :]) < KINDS[kind]
+        for kept in KINDS:
+            cache, pieces = (
+                cache_of(model, 13, dtype=kept),
+                text.split([3] + 10 * [1], 1),
+            )
+            parts = [form.logits(form.residual(piece, cache)) for piece in pieces]
+            assert {part.dtype for part in parts} == {kind}
+            limit = max(KINDS[kind], KINDS[kept])
+            assert apart(torch.cat(parts, 1), model(text)) < limit
+            assert cache.store.dtype == kept
 
 
 def test_nothing_is_made_on_another_device():
@@ -325,7 +350,7 @@ def test_nothing_is_made_on_another_device():
         fast = real_model.LlamaFast(model)
         assert fast.turns.is_meta and fast.unembed.is_meta and model(ids).is_meta
         for form in model, fast:
-            cache = real_model.KVCache(model.config, 6, device=there)
+            cache = cache_of(model, 6, device=there)
             for piece in ids, ids[:, :1], ids[:, :1]:
                 logits = form.logits(form.residual(piece, cache))
                 assert logits.is_meta and logits.shape == (*piece.shape, 23)
@@ -339,18 +364,9 @@ def test_nothing_is_made_on_another_device():
 
 
 FOLDER = tempfile.TemporaryDirectory()  # removed when the tests end
-
-
-def names_of(layers):
-    """(transformers' name, the file's), by our name of a weight."""
-    names = {"embedding": "model.embed_tokens", "norm": "model.norm"}
-    for layer in range(layers):
-        for ours, theirs in decode.PARTS.items():
-            theirs = f"model.layers.{layer}.{theirs.removesuffix('.weight')}"
-            names[f"blocks.{layer}.{ours}"] = theirs
-    library = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
-    both = {ours: (name, library.get_name(name)) for ours, name in names.items()}
-    return {f"{ours}.weight": [f"{n}.weight" for n in both[ours]] for ours in both}
+# Before a test damages anything; the real file does not load if one of them is wrong.
+NAMES = {name: real_model.file_name(name) for name in llama(layers=12).state_dict()}
+LIBRARY = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 12)
 
 
 def written(name, model, tensors=None, **changes):
@@ -364,8 +380,7 @@ def written(name, model, tensors=None, **changes):
             add(f"llama.{key}", value)
     for key, value in changes.get("more", {}).items():
         writer.add_uint32(f"llama.{key}", value)
-    names, weights = names_of(model.config.layers), model.state_dict()
-    weights = {names[ours][1]: weight for ours, weight in weights.items()}
+    weights = {NAMES[ours]: weight for ours, weight in model.state_dict().items()}
     for name, weight in (weights | (tensors or {})).items():
         if weight is not None:
             writer.add_tensor(name, weight.float().numpy())
@@ -384,6 +399,9 @@ def test_a_file_gives_back_the_model():
     assert all(torch.equal(weights[n], w) for n, w in model.state_dict().items())
     assert not any(p.requires_grad or p.is_meta for p in loaded.parameters())
     assert not loaded.training
+    for ours, theirs in NAMES.items():
+        assert real_model.file_name(ours) == theirs
+        assert LIBRARY.get_name(theirs.removesuffix(".weight"))
 
 
 def test_a_foreign_file_is_refused_with_what_is_read():
@@ -409,83 +427,26 @@ def test_a_foreign_file_is_refused_with_what_is_read():
     refuses("kv_heads", real_model.load_llama, written("four", model, kv_heads=4))
 
 
-# SmolLM2, all of it
-
-
-@functools.cache
-def oracle():
-    """transformers' model of the same file: read by `gguf`, in transformers' order."""
-    from transformers.modeling_gguf_pytorch_utils import LlamaTensorProcessor
-
-    config = real_model.read_config(data.smollm2())
-    heads = {"num_attention_heads": config.heads}
-    order = LlamaTensorProcessor({**heads, "num_key_value_heads": config.kv_heads})
-    names = {theirs: name for name, theirs in names_of(config.layers).values()}
-    weights = {}
-    for tensor in gguf.GGUFReader(data.smollm2().path).tensors:
-        array = gguf.dequantize(tensor.data, tensor.tensor_type)
-        array = order.process(array, tensor.name).weights
-        weights[names[tensor.name]] = torch.tensor(array)
-    return decode.llama_of(config, weights)
-
-
-@pytest.mark.parametrize("text", TEXTS)
-@torch.inference_mode()
-def test_smollm2_is_that_of_transformers(text):
-    model = real_model.load_smollm2()
-    assert model is real_model.load_smollm2()
-    parts = real_model.llama_parameters(model.config)
-    assert sum(parts.values()) == 134_515_008
-    ids = torch.tensor([data.smollm2_tokenizer().encode(text)])
-    expected = oracle()(ids).logits
-    assert (model(ids) - expected).abs().max() < 1e-3
-    for form in model, real_model.LlamaFast(model):
-        cache = real_model.KVCache(model.config, ids.size(1))
-        pieces = ids[:, :2], *ids[:, 2:].split(1, 1)  # two tokens, then one by one
-        steps = [form.logits(form.residual(p, cache)) for p in pieces]
-        assert (torch.cat(steps, 1) - expected).abs().max() < 1e-3
-
-
 # The stored answers
 
 make = module_at(files.ASSETS / "two-am" / "make.py")
 stored = json.loads(data.asset("two-am", "answers.json").read_text("utf-8"))
 
 
-@functools.cache
-def cells(*more):
-    """What the notebook's cells define, beside what it exports."""
-    names = make.book()
-    for name in more:
-        exec(make.cells()[name], names)
-    return names
-
-
-def printed(*lines):
-    """What a program prints last, or the error that it ends with."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        try:
-            exec("\n".join(lines), {})
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
-    return out.getvalue().strip().split("\n")[-1]
-
-
 def test_each_line_mends_its_program_and_not_the_twin():
     """And the line that fails does so in both, with the message that is shown."""
-    for first, other, failing, error, mends, mends_other in make.TWINS:
-        assert printed(first, failing) == printed(other, failing) == error
-        assert printed(first, mends) != printed(first, mends_other)
-        assert printed(other, mends) != printed(other, mends_other)
-        for right in printed(first, mends), printed(other, mends_other):
-            assert right and "Error" not in right
+    run = exercises().run_code
+    for first, other, failing, error, *lines in make.TWINS:
+        for program, (right, wrong) in ((first, lines), (other, lines[::-1])):
+            fell, said = run(f"{program}\n{failing}")
+            assert not fell and said.startswith(error)
+            mended = run(f"{program}\n{right}")
+            assert mended[0] and mended[1] and mended != run(f"{program}\n{wrong}")
 
 
-@pytest.mark.parametrize("number", [3, 50])
-def test_stored_answers_are_what_the_model_writes(number):
+def test_a_stored_answer_is_what_the_model_writes():
     """No token leads by more than a rounding error over the one that is stored."""
-    names = cells()
+    names, number = make.book(), 50
     wording = names["WORDINGS"][number // len(make.TWINS)]
     first, other, failing, error, *lines = stored["twins"][number % len(make.TWINS)]
     for half, line in enumerate((first, other)):
@@ -498,15 +459,12 @@ def test_stored_answers_are_what_the_model_writes(number):
         assert (logits.amax(-1) - chosen).max() < 1e-3
         likely = names["line_likelihoods"](line, failing, error, lines, wording)
         close(torch.tensor(likely), torch.tensor(stored["nats"][number][half]), 0.01)
-
-
-def test_no_stored_choice_is_a_near_tie():
-    """So the texts do not hang on a processor's last digits (1e-4 in a logit)."""
+    # Nor is any choice a near tie that another processor's last digits could turn.
     assert min(min(both) for both in stored["gaps"]) > 3e-4
 
 
 def test_an_answer_is_judged_by_what_it_prints():
-    names = cells("run-answer", "judge")
+    judge = exercises().judge
     for answer, verdict in (
         ("So:\n```python\nprint(str(age + 1))\n```\nor\n```\nb\n```", (True, True)),
         ("```\nage = 41\nprint(age + 1)\n```", (True, True)),
@@ -515,10 +473,7 @@ def test_an_answer_is_judged_by_what_it_prints():
         ("```\nprint(42)\nprint(agee)\n```", (False, False)),
         ("print(42)", (False, False)),
     ):
-        assert names["judge"]("age = 41", "print(age + 1)", answer) == verdict, answer
-
-
-# Wilson's interval
+        assert judge("age = 41", "print(age + 1)", answer) == verdict, answer
 
 
 @given(st.integers(1, 300), st.floats(0, 1), st.sampled_from([1.0, 1.96, 2.6]))
@@ -544,12 +499,9 @@ X, QUERY, KEY = NORMAL[:1], NORMAL[:3, :, :4], NORMAL[:1, :, :4]
 def refusals():
     """{name: (arguments that work, bad values for some of them)}."""
     config, model = {"config": sizes()}, {"model": tiny()}
-    return {
+    found = {
         "LlamaConfig": (SIZES, {"kv_heads": [4], "heads": [5, 24]}),
         "SwiGLU": ({"width": 3, "hidden": 5}, {}),
-        "read_config": (GGUF, {}),
-        "load_llama": (GGUF, {}),
-        "LlamaFast": (model, {}),
         "file_name": ({"name": "norm.weight"}, {}),
         "greedy": ({"logits": X[0, 0]}, {"logits": [X[0, 0, :0], X[0]]}),
         "grouped_query_attention": (
@@ -573,11 +525,11 @@ def refusals():
         "wilson_interval": (
             {"hits": 3, "tries": 4, "z": 1.96}, {"hits": [5, -1], "tries": [2, -3]}
         ),
-        "GroupedAttention": (config, {}),
-        "RMSNorm": (config, {}),
-        "Llama": (config, {}),
-        "llama_parameters": (config, {}),
+        "LlamaFast": (model, {}),
     }  # fmt: skip
+    found |= {name: (GGUF, {}) for name in ("read_config", "load_llama")}
+    of_config = "GroupedAttention", "RMSNorm", "Llama", "llama_parameters"
+    return found | {name: (config, {}) for name in of_config}
 
 
 @pytest.mark.parametrize("name", refusals())
@@ -599,14 +551,14 @@ def test_what_does_not_fit_a_model_is_refused():
     wrong = {"x": [X[..., :6], X[:, :1]], "places": [torch.arange(3)]}
     for part in block, block.attention:
         refuses_all(part.forward, looks, **wrong)
-    refuses_all(block.mlp.forward, {"x": X}, x=[X[0, 0, 0]])
-    for form in model, real_model.LlamaFast(model):
-        refuses_all(form.logits, {"x": X}, x=[X[..., :6], X[0, 0, 0]])
+    for part in block.mlp.forward, *(form.logits for form in forms(model)):
+        refuses_all(part, {"x": X}, x=[X[..., :6], X[0, 0, 0]])
 
 
 # The exercises
 
 
+@functools.cache
 def exercises():
     model, tokenizer = real_model.load_smollm2(), data.smollm2_tokenizer()
     names = {"model": model, "tokenizer": tokenizer}
@@ -623,61 +575,49 @@ def test_a_question_has_the_form_that_the_file_gives():
         assert data.smollm2_tokenizer().decode(ids) == expected
 
 
-def test_other_right_answers_pass_and_wrong_ones_fail():
+SLIPS = {  # solution: (what the check says, a damage to the solution)
+    "longest_text": [
+        ("longer than the context", "min(fits, config.context)", "fits"),
+        ("forgot the batch", "1, batch", "1, 1"),
+        ("2 bytes here, not 4", "number=2", "number=4"),
+        ("both kept", "number=2", "number=1"),
+        ("query heads", "number=2", "number=6"),
+        ("an int is wanted", "//", "/"),
+        ("fails with NameError", "batch=1", "copies=1"),
+        ("returns None", "return", "fits ="),
+        ("endless loop", "return", "while True: fits += 0\n    return"),
+    ],
+    "no_repeat": [
+        ("have changed", "logits.clone()", "logits"),
+        ("counts once", "set()", "[]", "add", "append", "lowered[list(chosen)] -=",
+         "for one in chosen: lowered[one] -="),
+        ("memory of its own", "chosen = set()", "chosen = SHARED"),
+        ("add .item()", "return greedy(lowered)", "return lowered.argmax()"),
+        ("nothing is remembered", "chosen.add", "str"),
+        ("a function is wanted", "return choose", "return 3"),
+    ],
+    "settled": [
+        ("it must stay", "return layer", "return said.index(said[-1])"),
+        ("take the last", "0, -1]", "0, 0]"),
+        ("norm is missing", "model.logits(stream)",
+         "F.linear(stream, model.embedding.weight)"),
+        ("too early", "return layer", "return layer - 1"),
+        ("too late", "return layer", "return layer + 1"),
+        ("is right, not 99", "return layer", "return 99"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_a_wrong_answer_is_told_its_cause(name):
     book = exercises()
-    fails(
-        book.check_longest_text,
-        lambda config, free, batch=1: free // book.cache_bytes(config, 1, batch, 2),
-        lambda config, free, batch=1: book.longest_text(config, free, 1),
-        lambda config, free, batch=1: book.longest_text(config, free // 2 * 3, batch),
-    )
-    fails(
-        book.check_to_neighbours,
-        lambda weight, heads: decode.halves(weight, len(weight) // heads),
-        lambda weight, heads: book.to_neighbours(weight, 1),
-        lambda weight, heads: book.to_neighbours(weight, heads).T,
-    )
-    kinds = "shared", "changing", "counted", "tensors", "remembering"
-    assert book.check_no_repeat(no_repeat_but(""))
-    fails(book.check_no_repeat, lambda penalty: book.greedy, *map(no_repeat_but, kinds))
-    assert book.check_settled(lambda *given: last_change(said(*given)))
-    fails(
-        book.check_settled,
-        lambda model, ids: model.config.layers,
-        lambda model, ids: said(model, ids).index(said(model, ids)[-1]),  # soonest
-        lambda model, ids: max(1, last_change(said(model, ids))),
-        lambda model, ids: last_change(said(model, ids, normed=False)),
-        lambda model, ids: book.settled(model, ids[:, :1]),
-    )
-
-
-def no_repeat_but(fault):
-    """A right `no_repeat`, but for one fault."""
-    kept = []
-
-    def make(penalty):
-        chosen, seen = kept if fault == "shared" else [], []
-
-        def choose(logits):
-            seen.append(logits.clone())
-            lowered = logits if fault == "changing" else logits.clone()
-            lowered = seen[0].clone() if fault == "remembering" else lowered
-            for token in chosen if fault == "counted" else set(chosen):
-                lowered[token] -= penalty
-            chosen.append(lowered.argmax().item())
-            return torch.tensor(chosen[-1]) if fault == "tensors" else chosen[-1]
-
-        return choose
-
-    return make
-
-
-def said(model, ids, normed=True):
-    """What each layer would say after the last token."""
-    stream = real_model.trace_layers(model, ids).residuals[:, 0, -1]
-    x = stream if normed else F.linear(stream, model.embedding.weight)
-    return (model.logits(x) if normed else x).argmax(-1).tolist()
-
-
-def last_change(said):
-    return max((n + 1 for n, token in enumerate(said) if token != said[-1]), default=0)
+    for words, *damage in SLIPS[name]:
+        source = vars(book)["sources"][name]
+        for old, new in zip(damage[::2], damage[1::2], strict=True):
+            assert old in source, words
+            source = source.replace(old, new)
+        names = {**vars(real_model), **book, "SHARED": set()}
+        exec(source, names)
+        with pytest.raises(AssertionError, match=re.escape(words)):
+            book[f"check_{name}"](names[name])
+    fails(book[f"check_{name}"])

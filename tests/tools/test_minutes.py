@@ -12,7 +12,6 @@ BOOK = sources.in_order()
 LONGER = {
     "transformers/tokens": 67,
     "transformers/training": 84,
-    "transformers/real-model": 109,
     "multimodal/contrastive": 67,
     "multimodal/clip": 107,
     "multimodal/text-to-image": 75,

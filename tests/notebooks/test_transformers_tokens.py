@@ -7,10 +7,12 @@ import functools
 import json
 import math
 import re
+import signal
 import unicodedata
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 import tokenizers
 import torch
 from cells import fails, refuses_all, run_exercises
@@ -95,7 +97,6 @@ def test_merges_and_numbers_are_the_librarys(text, other, merges):
     theirs, reader = library(text, merges)
     assert made == theirs[: len(made)]
     assert len(theirs) <= len(made) <= merges
-    assert made == tokens.learn_merges(tokens.word_counts(text), merges)
     bpe = tokens.BytePairTokenizer(theirs)
     for each in text, other:
         assert bpe.encode(each) == reader.encode(each).ids
@@ -105,11 +106,34 @@ def test_merges_and_numbers_of_a_real_text_are_the_librarys():
     theirs, reader = library(genesis(), 700)
     made = tokens.train_bpe(genesis(), 700)
     assert made == theirs and len(made) == 700
-    assert made[:150] == tokens.learn_merges(tokens.word_counts(genesis()), 150)
     bpe = tokens.BytePairTokenizer(made)
     text = data.king_james()[50_000:60_000] + SAMPLES[2] + SAMPLES[5]
     assert bpe.encode(text) == reader.encode(text).ids
     assert len(bpe) == 956
+
+
+STEPS = {  # merges of "cdcd abab": pieces, pairs, counts, the last merge
+    0: ("c d c d ␣ a b a b", "a + b|c + d|␣ + a|b + a|d + ␣", [2, 2, 1, 1, 1]),
+    1: ("c d c d ␣ ab ab", "c + d|␣ + ab|d + ␣|d + c|ab + ab", [2, 1, 1, 1, 1]),
+    2: ("cd cd ␣ ab ab", "␣ + ab|ab + ab|cd + ␣|cd + cd|-----", [1, 1, 1, 1, 0]),
+}
+LAST = ["none yet", "1: a + b → ab", "2: c + d → cd"]
+
+
+def test_training_is_shown_step_by_step():
+    for merges in 0, 1, 2, 9:
+        strip, bars, last, count = tokens.training_views("cdcd abab", merges).values()
+        pieces, pairs, counts = STEPS[min(merges, 2)]
+        assert " ".join(strip.props["pieces"]) == pieces
+        assert strip.arrays["values"].tolist() == list(map(len, pieces.split()))
+        assert "|".join(bars.props["labels"]).replace("\u2013", "-") == pairs
+        assert bars.arrays["values"].tolist() == counts
+        assert last.props["text"] == LAST[min(merges, 2)]
+        assert count.arrays["value"] == len(pieces.split())
+        units = strip.props["unit"], strip.props["high"], bars.props["unit"]
+        assert units == ("bytes", 10, "times")
+    one = tokens.training_views("é", 1)["Most frequent pairs"].props["labels"]
+    assert one == ["<C3> + <A9>", *("\u2013" * place for place in range(2, 6))]
 
 
 @functools.cache
@@ -138,14 +162,11 @@ def test_every_text_comes_back_and_any_numbers_give_text(text, numbers):
     assert bpe.decode(numbers) == expected.decode(errors="replace")
 
 
-def test_merges_that_make_the_same_token_share_a_number():
+def test_special_texts_and_tokens_made_twice_have_one_number():
     merges = [(b"a", b"b"), (b"b", b"c"), (b"ab", b"c"), (b"a", b"bc"), (b"x", b"y")]
     bpe = tokens.BytePairTokenizer(merges)
     assert bpe.vocabulary[256:] == [b"ab", b"bc", b"abc", b"xy"]
     assert bpe.encode("abc xy") == [258, 32, 259]
-
-
-def test_special_texts_are_one_token_each():
     bpe = tiny()
     assert bpe.encode("<s>a<sa<s><s>") == [0, 4, 1, 5, 0, 0]
     assert bpe.word_numbers.cache_info().misses == 4  # each word is worked out once
@@ -221,19 +242,17 @@ def refusals():
     """(function, arguments that work, bad values for some of them)."""
     broken = {"text": ["\ud800", "a\udfff", "\udc00b", b"bytes"]}
     for fine in "\ud7ff", "\ue000":
-        for function in tokens.utf8, tokens.split_words, tokens.cut_words:
-            yield function, {"text": fine}, broken
+        for name in "utf8", "to_bytes", "split_words", "word_counts", "cut_words":
+            yield getattr(tokens, name), {"text": fine}, broken
         yield tokens.train_bpe, {"text": fine, "merges": 0}, broken
     yield small().encode, {"text": "東"}, broken
     yield tokens.smollm2_bpe().encode, {"text": "a"}, {"text": ["\x04", "\ud800"]}
     yield tiny().encode, {"text": "a"}, {"text": ["b", "aé"]}
-    yield tokens.one_by_one, {"data": b"a"}, {}
     yield tokens.bytes_of, {"ids": [0], "vocabulary": [b"a"]}, {"ids": [[1], 0]}
     yield tokens.readable, {"token": b"a"}, {}
-    yield tokens.count_pairs, {"words": {(b"a",): 1}}, {}
-    bad = {"words": [{"ab": 1}, {("a", "b"): 1}, {(b"a",): 0}]}
-    yield tokens.PairIndex, {"words": {(b"a",): 1}}, bad
-    yield tokens.learn_merges, {"words": {}, "merges": 0}, {}
+    words = {"words": [{"ab": 1}, {("a", "b"): 1}, {(b"a",): 0}, {(b"a",): 0.5}]}
+    yield tokens.PairIndex, {"words": {(b"a",): 1}}, words
+    yield tokens.learn_merges, {"words": {(b"a",): 1}, "merges": 0}, words
     merge = [(b"a", b"b")]
     good = {"merges": merge, "vocabulary": [b"a", b"b", b"ab"], "special": ["ab"]}
     bad = {"merges": [[(b"c", b"a")], [(b"b", b"a")], [("a", "b")]]}
@@ -253,6 +272,9 @@ def refusals():
     for fine in "x", "x " * 500:
         good = {"tokenizer": small(), "text": fine}
         yield tokens.bpe_views, good, {"text": ["", "x" * 1001]}
+    for fine in "x", "x " * 150:
+        long = {"text": ["", "x" * 301, "\ud800"]}
+        yield tokens.training_views, {"text": fine, "merges": 1}, long
 
 
 def test_what_cannot_be_is_refused():
@@ -263,29 +285,59 @@ def test_what_cannot_be_is_refused():
 # The exercises
 
 
-def test_solutions_pass_their_checks_and_wrong_answers_fail():
-    book = run_exercises("transformers/tokens", tokens, math=math)
-    assert book.check_stream(lambda ids, bpe: list(book.stream(ids, bpe)))
-    fails(
-        book.check_bits_per_byte,
-        lambda loss, tokenizer, text: loss / math.log(2),
-        lambda loss, tokenizer, text: loss * len(tokenizer.encode(text)) / len(text),
-        lambda loss, bpe, text: loss * len(bpe.encode(text)) / math.log(2) / len(text),
-    )
-    fails(
-        book.check_group_digits,
-        lambda text: re.findall(r"[0-9]{1,3}|[^0-9]+", text),
-        lambda text: re.findall(r"[0-9]+|[^0-9]+", text),
-        lambda text: re.findall(r"\d{1,3}(?=(?:\d{3})*(?!\d))|\D+", text),
-    )
-    fails(
-        book.check_longest_match,
-        lambda word, tokens: [word[i : i + 1] for i in range(len(word))],
-        lambda word, tokens: [word] if word else [],
-    )
-    fails(
-        book.check_stream,
-        lambda ids, tokenizer: (tokenizer.decode([n]) for n in ids),
-        lambda ids, tokenizer: [tokenizer.decode(ids)],
-        lambda ids, tokenizer: [t for t in book.stream(ids, tokenizer) if t],
-    )
+def cost(bpe, text):
+    return len(bpe.encode(text)) / len(text.encode())
+
+
+def forever(*_):
+    while True:
+        pass
+
+
+WRONG = {  # wrong answers, by what the check says of them
+    "bits_per_byte": {
+        "per token": lambda loss, bpe, text: loss / math.log(2),
+        "nats": lambda loss, bpe, text: loss * cost(bpe, text),
+        "multiply": lambda loss, bpe, text: loss * cost(bpe, text) * math.log(2),
+        "whole": lambda loss, bpe, text: loss * len(bpe.encode(text)) / math.log(2),
+        "characters": lambda loss, bpe, text: (
+            loss * len(bpe.encode(text)) / math.log(2) / len(text)
+        ),
+        "a float is wanted": lambda loss, bpe, text: 1,
+        "not 9.0000": lambda loss, bpe, text: 9.0,
+        "raises TypeError": lambda loss: 1.0,
+    },
+    "group_digits": {
+        "from the left": lambda text: re.findall(r"[0-9]{1,3}|[^0-9]+", text),
+        "aren't cut": lambda text: re.findall(r"[0-9]+|[^0-9]+", text),
+        "٣": lambda text: re.findall(r"\d{1,3}(?=(?:\d{3})*(?!\d))|\D+", text),
+        "an empty string": lambda text: [text, ""],
+        "the text back": lambda text: ["1"],
+        "a list of strings": lambda text: text,
+    },
+    "longest_match": {
+        "shortest": lambda word, tokens: [bytes([byte]) for byte in word],
+        "no token": lambda word, tokens: [word],
+        "a list of bytes": lambda word, tokens: word,
+        "the word back": lambda word, tokens: [b"x"],
+        "does your loop end": forever,
+    },
+    "stream": {
+        "half a character": lambda ids, bpe: (bpe.decode([n]) for n in ids),
+        "not a generator": lambda ids, bpe: [bpe.decode(ids)],
+        "one a number": lambda ids, bpe: iter(int, 1),
+        "too late": lambda ids, bpe: iter([""] * (len(ids) - 1) + [bpe.decode(ids)]),
+        "is right": lambda ids, bpe: (str(n) for n in ids),
+    },
+}
+
+
+def test_solutions_pass_their_checks_and_wrong_answers_are_told_why():
+    book = run_exercises("transformers/tokens", tokens, math=math, signal=signal)
+    for name, answers in WRONG.items():
+        check = book[f"check_{name}"]
+        check(book[name])
+        fails(check)
+        for says, answer in answers.items():
+            with pytest.raises(AssertionError, match=re.escape(says)):
+                check(answer)

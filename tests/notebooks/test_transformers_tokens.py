@@ -91,25 +91,17 @@ def test_spaces_are_those_of_unicode():
 
 @given(few, few, st.integers(0, 40))
 @example("aaaaaaa aaaaa aaa aa", "aaab", 40)
+@example(genesis(), data.king_james()[50_000:60_000] + SAMPLES[2] + SAMPLES[5], 700)
 @quick
 def test_merges_and_numbers_are_the_librarys(text, other, merges):
     made = tokens.train_bpe(text, merges)
     theirs, reader = library(text, merges)
     assert made == theirs[: len(made)]
     assert len(theirs) <= len(made) <= merges
+    assert len(made) == merges or len(text) < 99
     bpe = tokens.BytePairTokenizer(theirs)
     for each in text, other:
         assert bpe.encode(each) == reader.encode(each).ids
-
-
-def test_merges_and_numbers_of_a_real_text_are_the_librarys():
-    theirs, reader = library(genesis(), 700)
-    made = tokens.train_bpe(genesis(), 700)
-    assert made == theirs and len(made) == 700
-    bpe = tokens.BytePairTokenizer(made)
-    text = data.king_james()[50_000:60_000] + SAMPLES[2] + SAMPLES[5]
-    assert bpe.encode(text) == reader.encode(text).ids
-    assert len(bpe) == 956
 
 
 STEPS = {  # merges of "cdcd abab": pieces, pairs, counts, the last merge
@@ -137,12 +129,8 @@ def test_training_is_shown_step_by_step():
 
 
 @functools.cache
-def small_merges():
-    return tokens.train_bpe(genesis(), 300)
-
-
 def small():
-    return tokens.BytePairTokenizer(small_merges())
+    return tokens.BytePairTokenizer(tokens.train_bpe(genesis(), 300))
 
 
 def tiny():
@@ -199,17 +187,6 @@ def test_smollm2s_numbers_are_those_of_data():
         assert ours.decode(ours.encode(text)) == text
 
 
-@given(old_texts)
-@quick
-def test_smollm2s_numbers_of_any_text_are_those_of_data(text):
-    try:
-        expected = data.smollm2_tokenizer().encode(text)
-    except ValueError:
-        refuses_all(tokens.smollm2_bpe().encode, {"text": "a"}, text=[text])
-        return
-    assert tokens.smollm2_bpe().encode(text) == expected
-
-
 def test_page_data_is_the_tokenizer():
     for bpe in small(), tiny(), tokens.smollm2_bpe():
         found, vocabulary = tokens.bpe_data(bpe), bpe.vocabulary
@@ -250,12 +227,15 @@ def refusals():
     yield tiny().encode, {"text": "a"}, {"text": ["b", "aé"]}
     yield tokens.bytes_of, {"ids": [0], "vocabulary": [b"a"]}, {"ids": [[1], 0]}
     yield tokens.readable, {"token": b"a"}, {}
-    words = {"words": [{"ab": 1}, {("a", "b"): 1}, {(b"a",): 0}, {(b"a",): 0.5}]}
+    one = {(b"a", b"b"): 1}
+    bad = [{"ab": 1}, {("a", "b"): 1}, {(b"a",): 0}, {(b"a",): 0.5}, [b"a"]]
+    words = {"words": [b if isinstance(b, list) else one | b for b in bad]}
     yield tokens.PairIndex, {"words": {(b"a",): 1}}, words
     yield tokens.learn_merges, {"words": {(b"a",): 1}, "merges": 0}, words
     merge = [(b"a", b"b")]
     good = {"merges": merge, "vocabulary": [b"a", b"b", b"ab"], "special": ["ab"]}
-    bad = {"merges": [[(b"c", b"a")], [(b"b", b"a")], [("a", "b")]]}
+    bad = [(b"c", b"a"), (b"b", b"a"), ("a", "b"), (b"a", "b"), (b"ab",), None]
+    bad = {"merges": [[*merge, pair] for pair in bad]}
     bad["vocabulary"] = [[b"a", b"b"], [b"a", b"ab"], ["a"], [b"a", b"b", b"ab", 3]]
     yield tokens.BytePairTokenizer, good, bad | {"special": [["<s>"], [3], ["ab", 3]]}
     for last in 0, 555:
@@ -285,49 +265,33 @@ def test_what_cannot_be_is_refused():
 # The exercises
 
 
-def cost(bpe, text):
-    return len(bpe.encode(text)) / len(text.encode())
-
-
-def forever(*_):
-    while True:
-        pass
-
-
 WRONG = {  # wrong answers, by what the check says of them
     "bits_per_byte": {
         "per token": lambda loss, bpe, text: loss / math.log(2),
-        "nats": lambda loss, bpe, text: loss * cost(bpe, text),
-        "multiply": lambda loss, bpe, text: loss * cost(bpe, text) * math.log(2),
-        "whole": lambda loss, bpe, text: loss * len(bpe.encode(text)) / math.log(2),
-        "characters": lambda loss, bpe, text: (
-            loss * len(bpe.encode(text)) / math.log(2) / len(text)
+        "nats": lambda loss, bpe, text: (
+            loss * len(bpe.encode(text)) / len(text.encode())
         ),
+        "whole": lambda loss, bpe, text: loss * len(bpe.encode(text)) / math.log(2),
         "a float is wanted": lambda loss, bpe, text: 1,
-        "not 9.0000": lambda loss, bpe, text: 9.0,
         "raises TypeError": lambda loss: 1.0,
     },
     "group_digits": {
         "from the left": lambda text: re.findall(r"[0-9]{1,3}|[^0-9]+", text),
         "aren't cut": lambda text: re.findall(r"[0-9]+|[^0-9]+", text),
         "٣": lambda text: re.findall(r"\d{1,3}(?=(?:\d{3})*(?!\d))|\D+", text),
-        "an empty string": lambda text: [text, ""],
-        "the text back": lambda text: ["1"],
         "a list of strings": lambda text: text,
     },
     "longest_match": {
         "shortest": lambda word, tokens: [bytes([byte]) for byte in word],
         "no token": lambda word, tokens: [word],
         "a list of bytes": lambda word, tokens: word,
-        "the word back": lambda word, tokens: [b"x"],
-        "does your loop end": forever,
+        "does your loop end": lambda word, tokens: any(n for n in iter(int, 1)),
     },
     "stream": {
         "half a character": lambda ids, bpe: (bpe.decode([n]) for n in ids),
         "not a generator": lambda ids, bpe: [bpe.decode(ids)],
         "one a number": lambda ids, bpe: iter(int, 1),
         "too late": lambda ids, bpe: iter([""] * (len(ids) - 1) + [bpe.decode(ids)]),
-        "is right": lambda ids, bpe: (str(n) for n in ids),
     },
 }
 

@@ -123,7 +123,7 @@ def test_training_is_shown_step_by_step():
         assert last.props["text"] == LAST[min(merges, 2)]
         assert count.arrays["value"] == len(pieces.split())
         units = strip.props["unit"], strip.props["high"], bars.props["unit"]
-        assert units == ("bytes", 10, "times")
+        assert units == ("bytes", 10, "")
     one = tokens.training_views("é", 1)["Most frequent pairs"].props["labels"]
     assert one == ["<C3> + <A9>", *("\u2013" * place for place in range(2, 6))]
 

@@ -139,7 +139,7 @@ def learn_merges(words: dict, merges: Count):
     """The first pairs to join in `words`, at most `merges` of them, in order.
 
     words maps a tuple of pieces to how often it occurs. Each time the most
-    frequent pair, the smaller numbers first where it is a draw, and none that
+    frequent pair, of equals the one with the smaller numbers, and none that
     occurs only once. Source: Sennrich et al. 2016, algorithm 1.
     """
     index, made = PairIndex(words), []
@@ -178,7 +178,7 @@ def join_by_rank(pieces, rank):
     """Join neighbours until no merge is left to do; return the list of pieces.
 
     rank has each merge's place in the list, {(left, right): rank}. Each time
-    the pair of the lowest rank is joined, the leftmost where it is a draw.
+    the pair of the lowest rank is joined, and of equals the leftmost.
     """
     pieces = list(pieces)
     for _ in pieces[1:]:  # each merge takes one piece away
@@ -328,7 +328,7 @@ def training_views(text: str, merges: Count):
     sizes, shown = [len(piece) for piece in pieces], map(readable, pieces)
     return {
         "Pieces": views.tokens(shown, sizes, unit="bytes", high=10),
-        "Most frequent pairs": views.bars(names, counts, unit="times"),
+        "Most frequent pairs": views.bars(names, counts),
         "Last merge": last_merge(made),
         "Tokens": views.number(len(pieces)),
     }

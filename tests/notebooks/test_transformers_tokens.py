@@ -111,23 +111,29 @@ LAST = ["none yet", "1: a + b → ab", "2: c + d → cd"]
 
 def test_training_is_shown_step_by_step():
     for merges in 0, 1, 2, 9:
-        strip, bars, last, count = tokens.training_views("cdcd abab", merges).values()
+        views = tokens.training_views("cdcd abab", merges)
+        strip, bars = views["Pieces"], views["Most frequent pairs"]
         pieces, pairs, counts = STEPS[min(merges, 2)]
         assert " ".join(strip.props["pieces"]) == pieces
         assert strip.arrays["values"].tolist() == list(map(len, pieces.split()))
         assert "|".join(bars.props["labels"]).replace("\u2013", "-") == pairs
         assert bars.arrays["values"].tolist() == counts
-        assert last.props["text"] == LAST[min(merges, 2)]
-        assert count.arrays["value"] == len(pieces.split())
+        assert views["Last merge"].props["text"] == LAST[min(merges, 2)]
+        assert views["Tokens"].arrays["value"] == len(pieces.split())
         units = strip.props["unit"], strip.props["high"], bars.props["unit"]
         assert units == ("bytes", 10, "")
+    assert tokens.learn_merges({(b"\xff", b"a"): 2, (b"b",) * 2: 2}, 1) == [
+        (b"b", b"b")
+    ]
     one = tokens.training_views("é", 1)["Most frequent pairs"].props["labels"]
     assert one == ["<C3> + <A9>", *("\u2013" * place for place in range(2, 6))]
 
 
-@functools.cache
+small_merges = functools.cache(lambda: tokens.train_bpe(genesis(), 300))
+
+
 def small():
-    return tokens.BytePairTokenizer(tokens.train_bpe(genesis(), 300))
+    return tokens.BytePairTokenizer(small_merges())
 
 
 def tiny():
@@ -195,14 +201,14 @@ def test_page_data_is_the_tokenizer():
 def test_views_show_the_tokens():
     bpe = tokens.BytePairTokenizer([(b"a", b"b"), (b" ", b"ab")])
     shown = tokens.bpe_views(bpe, "ab ab 東")
-    pieces, count, share, numbers, last = shown.values()
+    pieces, share = shown["Pieces"], shown["Characters per token"]
     found = pieces.props, pieces.arrays["values"].tolist(), share.props["digits"]
     known = {"unit": "bytes", "high": 10}
     known["pieces"] = ["ab", "␣ab", "␣", "<E6>", "<9D>", "<B1>"]
     assert (found[0] | known, *found[1:]) == (found[0], [2, 3, 1, 1, 1, 1], 3)
-    assert count.arrays["value"] == 6 and share.arrays["value"] == 7 / 6
-    assert numbers.props["text"] == "256 257 32 230 157 177"
-    assert last.props["text"] == "2: ␣ + ab → ␣ab"
+    assert shown["Tokens"].arrays["value"] == 6 and share.arrays["value"] == 7 / 6
+    assert shown["Token numbers"].props["text"] == "256 257 32 230 157 177"
+    assert shown["Last merge"].props["text"] == "2: ␣ + ab → ␣ab"
 
 
 def refusals():

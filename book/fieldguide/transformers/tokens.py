@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SPACE', 'WORD', 'readable', 'utf8', 'to_bytes', 'merge_pair', 'split_words', 'word_counts', 'are_counted',
-           'are_merges', 'PairIndex', 'learn_merges', 'train_bpe', 'from_letters', 'join_by_rank', 'cut_words',
-           'full_vocabulary', 'bytes_of', 'BytePairTokenizer', 'bpe_data', 'last_merge', 'bpe_views', 'training_views',
-           'smollm2_bpe']
+           'are_merges', 'PairIndex', 'byte_numbers', 'learn_merges', 'train_bpe', 'from_letters', 'join_by_rank',
+           'cut_words', 'full_vocabulary', 'bytes_of', 'BytePairTokenizer', 'bpe_data', 'last_merge', 'bpe_views',
+           'training_views', 'smollm2_bpe']
 
 # %% ../../transformers/tokens.ipynb #imports
 import heapq
@@ -110,7 +110,10 @@ class PairIndex:
     """
 
     @checked
-    def __init__(self, words: values("counted tuples of bytes", are_counted)):
+    def __init__(
+        self,
+        words: values("counted tuples of bytes", lambda w: are_counted(w)),
+    ):
         self.words, self.counts = list(words), list(words.values())
         self.total, self.places = Counter(), defaultdict(set)
         for place in range(len(self.words)):
@@ -134,6 +137,11 @@ class PairIndex:
         return changed
 
 # %% ../../transformers/tokens.ipynb #learn-merges
+def byte_numbers():
+    """The pieces that need no merge, with their numbers: {byte: 0 to 255}."""
+    return {bytes([byte]): byte for byte in range(256)}
+
+
 @checked
 def learn_merges(words: dict, merges: Count):
     """The first pairs to join in `words`, at most `merges` of them, in order.
@@ -142,8 +150,7 @@ def learn_merges(words: dict, merges: Count):
     frequent pair, of equals the one with the smaller numbers, and none that
     occurs only once. Source: Sennrich et al. 2016, algorithm 1.
     """
-    index, made = PairIndex(words), []
-    numbers = {bytes([byte]): byte for byte in range(256)}
+    index, numbers, made = PairIndex(words), byte_numbers(), []
 
     def entry(pair):
         return -index.total[pair], *map(numbers.get, pair), pair
@@ -163,7 +170,6 @@ def learn_merges(words: dict, merges: Count):
     return made
 
 # %% ../../transformers/tokens.ipynb #train-bpe
-@checked
 def train_bpe(text: str, merges: Count):
     """The first pairs to join in the words of `text`: `learn_merges`."""
     return learn_merges(word_counts(text), merges)
@@ -202,14 +208,13 @@ def cut_words(text, special=()):
 # %% ../../transformers/tokens.ipynb #full-vocabulary
 @checked
 def full_vocabulary(
-    merges: values("a list of pairs of bytes", are_merges),
+    merges: values("a list of pairs of bytes", lambda m: are_merges(m)),
     vocabulary: ListOf(bytes) | None,
     special: ListOf(str),
 ):
     """The vocabulary, by default 256 bytes and what `merges` make."""
     made = [b"".join(pair) for pair in merges]
-    alphabet = (bytes([byte]) for byte in range(256))
-    tokens = list(vocabulary or dict.fromkeys([*alphabet, *made]))
+    tokens = list(vocabulary or dict.fromkeys([*byte_numbers(), *made]))
     needed = {*map(utf8, special), *made}.union(*merges)
     require(needed <= {*tokens}, "merges", merges, "of known tokens")
     return tokens
@@ -316,7 +321,7 @@ def training_views(text: str, merges: Count):
     """A text of 1 to 300 characters after so many merges of its own."""
     require(0 < len(text) <= 300, "text", text, "1 to 300 characters long")
     made, pieces = learn_merges({to_bytes(text): 1}, merges), to_bytes(text)
-    numbers = {bytes([byte]): byte for byte in range(256)}
+    numbers = byte_numbers()
     for pair in made:
         pieces = merge_pair(pieces, pair)
         numbers.setdefault(b"".join(pair), len(numbers))

@@ -72,7 +72,6 @@ def genesis():
 @given(old_texts)
 @example("  5 a  b'll 've")
 @example("\x1c \x1d\x85 \u2028\u3000x")
-@example("_a _ a_b")
 @quick
 def test_words_are_the_librarys(text):
     found = library_words().pre_tokenize_str(text)
@@ -248,9 +247,8 @@ def refusals():
     for fine in "x", "x " * 500:
         good = {"tokenizer": small(), "text": fine}
         yield tokens.bpe_views, good, {"text": ["", "x" * 1001]}
-    for fine in "x", "x " * 150:
-        long = {"text": ["", "x" * 301, "\ud800"]}
-        yield tokens.training_views, {"text": fine, "merges": 1}, long
+        good = {"text": fine[:300], "merges": 1}
+        yield tokens.training_views, good, {"text": ["", "x" * 301, "\ud800"]}
 
 
 def test_what_cannot_be_is_refused():
@@ -266,14 +264,12 @@ WRONG = {  # wrong answers, by what the check says of them
     },
     "group_digits": {
         "from the left": lambda text: re.findall(r"[0-9]{1,3}|[^0-9]+", text),
-        "aren't cut": lambda text: re.findall(r"[0-9]+|[^0-9]+", text),
         "٣": lambda text: re.findall(r"\d{1,3}(?=(?:\d{3})*(?!\d))|\D+", text),
     },
     "longest_match": {
         "shortest": lambda word, tokens: [bytes([byte]) for byte in word],
         "no token": lambda word, tokens: [word],
         "does your loop end": lambda word, tokens: any(n for n in iter(int, 1)),
-        "raises TypeError": lambda word: [],
     },
     "stream": {
         "half a character": lambda ids, bpe: (bpe.decode([n]) for n in ids),

@@ -6,7 +6,7 @@
 __all__ = ['SPACE', 'WORD', 'readable', 'utf8', 'to_bytes', 'merge_pair', 'split_words', 'word_counts', 'are_counted',
            'are_merges', 'PairIndex', 'byte_numbers', 'learn_merges', 'train_bpe', 'from_letters', 'join_by_rank',
            'cut_words', 'full_vocabulary', 'bytes_of', 'BytePairTokenizer', 'bpe_data', 'last_merge', 'bpe_views',
-           'training_views', 'smollm2_bpe']
+           'is_short', 'training_views', 'smollm2_bpe']
 
 # %% ../../transformers/tokens.ipynb #imports
 import heapq
@@ -316,10 +316,17 @@ def bpe_views(tokenizer: BytePairTokenizer, text: str):
     }
 
 # %% ../../transformers/tokens.ipynb #training-views
+def is_short(text):
+    """Is it a text of 1 to 300 characters?"""
+    return isinstance(text, str) and 0 < len(text) <= 300
+
+
 @checked
-def training_views(text: str, merges: Count):
+def training_views(
+    text: values("1 to 300 characters", lambda text: is_short(text)),
+    merges: Count,
+):
     """A text of 1 to 300 characters after so many merges of its own."""
-    require(0 < len(text) <= 300, "text", text, "1 to 300 characters long")
     made, pieces = learn_merges({to_bytes(text): 1}, merges), to_bytes(text)
     numbers = byte_numbers()
     for pair in made:

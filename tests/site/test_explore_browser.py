@@ -274,6 +274,31 @@ def test_the_bpe_twin_agrees_with_the_notebooks_own_function(browser, tmp_path):
     page.close()
 
 
+def learning(text, merges):
+    """Training.
+
+    Look for words.
+    """
+    return bpe.training_views(text, merges)
+
+
+def test_the_training_twin_agrees_with_the_notebooks_own_function(browser, tmp_path):
+    explorer = explore(learning, twin=Twin("train", (), dict), text=BOX, merges=(0, 9))
+    page = opened(browser, tmp_path, explorer)
+    for k, given in enumerate([CORPUS, *TYPED, "aaaaaaa", "x", "🙂" * 300]):
+        for merges in 0, 1, k, 60:
+            params = {"text": given, "merges": merges + 0.5 * (k % 2)}
+            compare(page.evaluate(READ, [0, params]), learning(given, merges), {})
+    for typed, says in (
+        ("'\\ud800'", "half a character"),
+        ("'x'.repeat(301)", "1 to 300"),
+    ):
+        page.evaluate(f"fieldguide.figures[0].set({{text: {typed}}})")
+        assert says in page.locator("[aria-live]").inner_text()
+    assert page.errors == []
+    page.close()
+
+
 def test_the_bpe_twin_refuses_what_python_refuses(browser, tmp_path):
     whole = Twin("bpe", (), lambda: bpe.bpe_data(bpe.smollm2_bpe()))
     page = opened(browser, tmp_path, explore(reading, twin=whole, text=BOX))

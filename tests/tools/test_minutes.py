@@ -13,7 +13,6 @@ LONGER = {
     "introduction/next-word": 64,
     "transformers/tokens": 67,
     "transformers/gpt": 77,
-    "transformers/training": 84,
     "transformers/real-model": 109,
     "transformers/induction": 89,
     "multimodal/contrastive": 67,

@@ -520,7 +520,7 @@ def wrong_answers(book):
         "cosine_fraction": {
             "a number is wanted, not True": lambda *_: True,
             "it fails: ZeroDivisionError": lambda *_: 1 / 0,
-            "does your loop end": lambda *_: all(itertools.repeat(1)),
+            "does your loop end": lambda *_: all(True for _ in itertools.count()),
             "you start at 0": cosine(up=lambda s, w: s / w),
             "without a warm-up": half,
             "starts at step 0": cosine(fall=lambda s, n, w: half(s, n, 0)),

@@ -6,6 +6,7 @@ Functions are looked up in the module at each call: a damaged cell can take thei
 import contextlib
 import functools
 import io
+import itertools
 import json
 import math
 from dataclasses import FrozenInstanceError, replace
@@ -49,41 +50,27 @@ def exercises():
     return cells.run_exercises("transformers/training", training)
 
 
-def places(known, asked):  # where each stands in known, and whether it does
-    at = torch.searchsorted(known, asked).clamp(max=len(known) - 1)
-    return at, known[at] == asked
+def test_counters_are_mackays():
+    """p(a|abc's end) by hand: a count, plus what the shorter run predicts, over one."""
+    ids, V = some_ids(40, 3).tolist(), 3
+    held_out = [0, 0, 1, 2, 2, 1]
 
+    def chance(c, run):
+        if run is None:
+            return 1 / V
+        n = len(run)
+        seen = [ids[i : i + n + 1] for i in range(len(ids) - n)]
+        count, total = seen.count([*run, c]), sum(s[:n] == run for s in seen)
+        return (count + chance(c, run[1:] if run else None)) / (total + 1)
 
-def kneser_ney(train, ids, n, V, discount=0.75):
-    """Chances of ids[n - 1 :] by interpolated Kneser-Ney (Chen and Goodman 1999)."""
-    numbered = exercises().ngram_ids
-    chance, none = torch.tensor(1 / V), torch.tensor(0)
-    for order in range(1, n + 1):
-        runs = numbered(train, order, V)
-        if order < n:  # of shorter runs counts what else they were seen after
-            runs = numbered(train, order + 1, V).unique() % V**order
-        known, times = runs.unique(return_counts=True)
-        begun, which = (known // V).unique(return_inverse=True)
-        total = which.bincount(times.double())
-        asked = numbered(ids, order, V)[n - order :]
-        at, found = places(known, asked)
-        kept = (times[at].where(found, none) - discount).clamp(min=0)
-        at, found = places(begun, asked // V)
-        spare = discount * which.bincount()[at] * chance
-        chance = ((kept + spare) / total[at]).where(found, chance)
-    return chance
-
-
-def test_a_better_counter_beats_the_trained_gpt():
-    """It shares out all there is, as a probability must."""
-    train, V = some_ids(200), 7
-    for start in [1, 2], [6, 6], train[-2:].tolist():
-        ends = [kneser_ney(train, torch.tensor([*start, c]), 3, V) for c in range(V)]
-        close(torch.cat(ends).sum(), torch.tensor(1.0).double())
-    _, ids, held_out = make().texts()
-    loss = -kneser_ney(ids, held_out, 7, 65).log().mean()
-    parts = record("run.json")["parts"]
-    assert 1.2 < loss < sum(parts) / len(parts) - 0.01
+    runs = [held_out[i : i + 3] for i in range(4)]
+    right = [
+        -sum(math.log(chance(run[-1], run[3 - n : -1])) for run in runs) / 4
+        for n in (1, 2, 3)
+    ]
+    found = training.counter_losses(torch.tensor(ids), torch.tensor(held_out), V)
+    close(found, right)
+    assert all(isinstance(loss, float) for loss in found)
 
 
 @quick
@@ -135,18 +122,6 @@ def problem(shapes, seed=0, scale=1.0, dtype=torch.double):
         for n in range(5)
     )
     return start, gradients
-
-
-@quick
-@given(seeds, rates, st.sampled_from([(0.9, 0.99), (0.0, 0.5), (0.3, 0.0)]), decays)
-def test_adamw_is_torchs(seed, lr, betas, decay):
-    given = problem([(3,), (2, 4)], seed)
-    kind = {"lr": lr, "betas": betas, "eps": 0.1}
-    ours = stepped(lambda ps: training.AdamW(iter(ps), decay=decay, **kind), *given)
-    theirs = functools.partial(torch.optim.AdamW, weight_decay=decay, **kind)
-    close(ours, stepped(theirs, *given))
-    given = problem([(3,), (2, 4)], seed, scale=1e-4)  # its defaults, too
-    close(stepped(training.AdamW, *given), stepped(torch.optim.AdamW, *given))
 
 
 @quick
@@ -379,7 +354,6 @@ def calls(device, kind):
 
     return {
         "windows": (lambda: training.windows(ids, 2, 4, generator())[1], torch.int64),
-        "AdamW": (lambda: stepped(training.AdamW), kind),
         "Muon": (lambda: stepped(training.Muon), kind),
         "clip": (lambda: training.clip_gradient([matrix], 1.0), kind),
         "orthogonalize": (lambda: training.orthogonalize(matrix, 3, kind), kind),
@@ -414,13 +388,10 @@ def refusals():
             {"ids": IDS, "batch": 2, "context": 3, **RNG},
             {"ids": [IDS[:3], IDS[:0]], "context": [9]},
         ),
+        "counter_losses": ({"ids": IDS, "held_out": IDS, "V": 7}, {}),
         "held_out_loss": (
             model | {"ids": IDS, "pieces": 2},
             {"ids": [IDS[:4], IDS[:0]], "model": [LINE]},
-        ),
-        "AdamW": (
-            {"parameters": [], "betas": (0, 0), "eps": 1e-8, **RATES},
-            {"parameters": [[1]], "lr": BELOW, "decay": BELOW, "betas": NO_BETAS},
         ),
         "Recipe": (
             {"steps": 9, "batch": 2, "rate": 0, "matrix_rate": 0, "warmup": 8,
@@ -510,47 +481,79 @@ def test_trained_gpt_has_the_recorded_loss():
     assert len(parts) == 32
 
 
-def gradients(total, clear=True):
-    """An answer to `accumulate` that weighs each piece by `total`."""
+def accumulating(weight, clear=1):
+    """An answer to `accumulate` with a `weight` for each piece."""
 
     def accumulate(model, pieces):
-        if clear:
-            model.zero_grad()
-        for inputs, targets in pieces:
+        for place, (inputs, targets) in enumerate(pieces):
+            if place < clear:
+                model.zero_grad()
             loss = F.cross_entropy(model(inputs).mT, targets)
-            (loss * total(inputs, pieces)).backward()
+            (loss * weight(inputs, pieces)).backward()
 
     return accumulate
 
 
-def forgetful(loss, rate):  # trains anew each time that it asks
-    while math.isnan(loss(rate)):
-        rate /= 2
-    while loss(2 * rate) < loss(rate):
-        rate *= 2
-    while loss(rate / 2) < loss(rate):
-        rate /= 2
-    return rate
+def half(s, n, w):
+    return (1 + math.cos(math.pi * (s - w) / (n - w))) / 2
 
 
-def test_checks_fail_the_empty_cell_and_wrong_answers():
+def cosine(up=lambda s, w: (s + 1) / w, fall=half):
+    return lambda s, n, w: up(s, w) if s < w else fall(s, n, w)
+
+
+def part(inputs, pieces):
+    return len(inputs) / 6
+
+
+def wrong_answers(book):
+    """{exercise: {what its check says: the answer that it says it of}}."""
+
+    def stepping(*bugs, by=1):
+        return lambda *given: by * book.step_with(bugs, *given)
+
+    def whole(model, pieces):
+        inputs, targets = (torch.cat(side) for side in zip(*pieces, strict=True))
+        book.accumulate(model, [(inputs, targets)])
+
+    return {
+        "cosine_fraction": {
+            "a number is wanted, not True": lambda *_: True,
+            "it fails: ZeroDivisionError": lambda *_: 1 / 0,
+            "does your loop end": lambda *_: all(True for _ in itertools.count()),
+            "you start at 0": cosine(up=lambda s, w: s / w),
+            "without a warm-up": half,
+            "starts at step 0": cosine(fall=lambda s, n, w: half(s, n, 0)),
+            "ends a step early": cosine(fall=lambda s, n, w: half(s, n - 1, w)),
+            "forgot to halve": cosine(fall=lambda *given: 2 * half(*given)),
+            "is right, not 0.1230": lambda *_: 0.123,
+        },
+        "reviewed": {
+            "still wrong: the targets are not moved": stepping(True, False, False),
+            "old gradients.*clipped after": stepping(False, True, True),
+            "no parameter has moved": lambda *_: 0.0,
+            "the returned loss isn't": stepping(False, False, False, by=2),
+        },
+        "accumulate": {
+            "one piece at a time": whole,
+            "a gradient is missing": lambda model, _: model.zero_grad(),
+            "averaged the pieces": accumulating(lambda _, p: 1 / len(p)),
+            "added the pieces' means": accumulating(lambda *_: 1),
+            "of the sum, not of the mean": accumulating(lambda x, _: 6 * len(x)),
+            "an old gradient is still there": accumulating(part, clear=0),
+            "only the last piece counts; erase": accumulating(part, clear=9),
+            "only the last piece.*weigh": accumulating(lambda *_: 1, clear=9),
+            "not the gradient of the whole": accumulating(lambda *_: 0.3),
+        },
+    }
+
+
+@pytest.mark.parametrize("name", ["cosine_fraction", "reviewed", "accumulate"])
+def test_checks_name_the_cause_of_a_wrong_answer(name):
     book = exercises()
-    fails(book.check_find_rate, lambda loss, rate: rate, forgetful)
-    fails(
-        book.check_plateau_share,
-        lambda step, steps, warmup, _: min((step + 1) / warmup, 1),
-        lambda step, steps, warmup, fall: min(step / warmup, 1, (steps - step) / fall),
-        lambda step, steps, *rest: book.plateau_share(step, steps - 1, *rest),
-    )
-    share = lambda inputs, pieces: len(inputs) / 6  # noqa: E731
-    fails(
-        book.check_accumulate,
-        gradients(lambda inputs, pieces: 1 / len(pieces)),
-        gradients(share, clear=False),
-    )
-    fails(
-        book.check_nearest_orthogonal,
-        lambda m: -book.nearest_orthogonal(m),
-        lambda m: book.nearest_orthogonal(m.mT),
-        lambda m: training.orthogonalize(m, dtype=torch.double),
-    )
+    check = book[f"check_{name}"]
+    check(book[name])
+    fails(check)
+    for cause, answer in wrong_answers(book)[name].items():
+        with pytest.raises(AssertionError, match=cause):
+            check(answer)

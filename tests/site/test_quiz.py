@@ -44,7 +44,10 @@ def test_a_fault_in_a_question_is_named(tmp_path, change, fault):
 @pytest.mark.parametrize("width", [1280, 360])
 def test_the_first_score_is_remembered_beside_the_second(visit, width):
     page = visit("concepts.html", width=width)
-    questions, status = page.locator(".fg-concepts fieldset"), page.get_by_role("status")
+    questions, status = (
+        page.locator(".fg-concepts fieldset"),
+        page.get_by_role("status"),
+    )
     check = page.get_by_role("button", name="Check my answers")
     check.click()
     expect(status).to_contain_text("0 of 20 are right. 20 not answered yet.")
@@ -64,5 +67,7 @@ def test_the_first_score_is_remembered_beside_the_second(visit, width):
     check.click()
     expect(status).to_contain_text(f"20 of 20 are right. Your first score was {first}")
     page.get_by_role("button", name="Clear my answers").click()
-    assert not page.locator(".fg-concepts [data-state=right], .fg-concepts :checked").count()
+    assert not page.locator(
+        ".fg-concepts [data-state=right], .fg-concepts :checked"
+    ).count()
     assert not page.troubles

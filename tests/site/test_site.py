@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
+import tinycss2
 from sphinx_external_toc.parsing import parse_toc_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,6 +149,26 @@ def test_a_page_is_light(site, visit, capsys):
     with capsys.disabled():
         size, requests, name = max(heaviest)
         print(f"\nheaviest page: {name}, {size:,} bytes in {requests} requests")
+
+
+@pytest.mark.parametrize(
+    ("css", "kept"),
+    [
+        (".used{a:b}.unused{c:d}", ".used{a:b}"),
+        ("p,.unused p,.used>.used{a:b}", "p,.used>.used{a:b}"),
+        ("@media print{.unused{a:b}}.used{c:d}", ".used{c:d}"),
+        ("@media print{.used{a:b}.unused{}}", "@media print{.used{a:b}}"),
+        ("p:not(.unused),p:is(.used,.unused){a:b}", None),
+        ("@keyframes k{to{a:b}}", None),
+    ],
+)
+def test_rules_for_classes_of_no_page_are_left_out(css, kept, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
+    import fieldguide_site
+
+    rules = tinycss2.parse_stylesheet(css, True, True)
+    found = fieldguide_site.used_rules(rules, {"used"})
+    assert found.replace("\n", "") == (kept or css)
 
 
 @pytest.fixture

@@ -155,9 +155,31 @@ class Source(Map):
         return [folded]
 
 
+def offer_notebook(app: Sphinx, doctree: nodes.document) -> None:
+    """Above a page's exercises: where their cells can be filled in."""
+    docname = app.env.docname
+    if Path(app.env.doc2path(docname)).suffix != ".ipynb":
+        return
+    for title in doctree.findall(nodes.title):
+        if title.astext() == "Exercises":
+            up = "../" * docname.count("/")
+            link = nodes.reference(
+                "",
+                "Download the notebook",
+                refuri=f"{up}_sources/{docname}.ipynb",
+                internal=True,
+            )
+            text = "This page has no cell to type in. "
+            rest = ", put it into the book's folder and open it with "
+            said = [nodes.Text(text), link, nodes.Text(rest)]
+            said += [nodes.literal(text="make lab"), nodes.Text(".")]
+            title.parent.insert(1, nodes.paragraph("", "", *said))
+
+
 def setup(app: Sphinx) -> dict:
     app.add_directive("source", Source)
     app.add_directive("live", Live)
     app.add_directive("pages", Pages)
     app.add_directive("chapters", Chapters)
+    app.connect("doctree-read", offer_notebook)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -10,16 +10,19 @@ from jaxtyping import Float, Int, TypeCheckError
 from torch import Tensor
 
 from fieldguide.check import (
+    Below,
     Count,
     Fading,
     Finite,
     FloatType,
+    Having,
     Layered,
     Limit,
     LinearLayer,
     ListOf,
     Model,
     NonEmpty,
+    Numbers,
     Part,
     Positive,
     Share,
@@ -105,6 +108,10 @@ WHOLE = torch.ones(2, 3).long()
         ),
         (FloatType, [torch.half, torch.double], [torch.int8, None, "half", float]),
         (Int[NonEmpty, "..."], [WHOLE], [WHOLE[:0], None, "text", WHOLE / 2]),
+        (Float[Numbers, "..."], [WHOLE / 2], [WHOLE, WHOLE[:0] / 2, WHOLE / 0, None]),
+        (Int[Below(2), "..."], [WHOLE, 0 * WHOLE], [-WHOLE, 2 * WHOLE, WHOLE[:0]]),
+        (Float[Below(2), "..."], [WHOLE / 2], [WHOLE, WHOLE * math.nan, WHOLE * 1j]),
+        (Having("real", "imag"), [1, 2j], [None, SimpleNamespace(real=3)]),
         (ListOf(str), [[], ["a"], ("a", "b")], [None, "ab", {"a"}, 9 * ["a"] + [1]]),
         (ListOf(str, 1), [["a"], ["a", "b"]], [[], (), [1]]),
         (ListOf(Count), [[0, 3]], [[0, True], [-1], [0.5], ["a"]]),
@@ -132,6 +139,17 @@ def test_a_call_like_one_before_is_not_checked_again_and_another_is():
     with pytest.raises(TypeCheckError):
         kept(x, 1, [1])
     assert calls == [1] * 4
+
+
+def test_a_type_of_numbers_looks_at_them_at_each_call():
+    @checked
+    def kept(x: Int[Below(2), "..."]):
+        return x
+
+    for _ in range(2):
+        assert kept(WHOLE) is WHOLE
+        with pytest.raises(TypeCheckError, match="each from 0 to below 2"):
+            kept(2 * WHOLE)
 
 
 def test_a_size_of_the_object_is_compared_for_each_object():

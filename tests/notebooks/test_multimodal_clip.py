@@ -264,7 +264,7 @@ def test_descriptions_are_drawn_by_the_generator_alone():
 
 def test_seeded_makes_torchs_own_draws_repeat():
     torch.manual_seed(11)
-    before, draws, fork, drawn = torch.get_rng_state(), generator(1), mock.DEFAULT, []
+    before, draws, drawn = torch.get_rng_state(), generator(1), []
     fork = torch.random.fork_rng
     with mock.patch.object(torch.random, "fork_rng", side_effect=fork) as forked:
         for each in generator(1), draws, draws:
@@ -273,8 +273,7 @@ def test_seeded_makes_torchs_own_draws_repeat():
     assert forked.call_args_list == 3 * [mock.call(devices=[])], "no other device's"
     assert torch.equal(torch.get_rng_state(), before), "the state is put back"
     assert drawn[0] == drawn[1] and not {*drawn[1]} & {*drawn[2]}
-    seeds = [torch.randint(2**31, (), generator=each) for each in (draws, generator(1))]
-    assert drawn[0][0] == seeds[1]
+    assert drawn[0][0] == torch.randint(2**31, (), generator=generator(1))
 
 
 def test_the_recipes():
@@ -284,48 +283,43 @@ def test_the_recipes():
     assert type(plain).__dataclass_params__.frozen
 
 
-class Pairs(nn.Module):
-    """Free vectors for N captions and N pictures, whose gradients are long."""
+def test_batches_are_orders_cut_up_epoch_after_epoch():
+    batches, draws = clip.shuffled_batches(7, 3, generator(5)), generator(5)
+    for _ in range(3):
+        order = torch.randperm(7, generator=draws)
+        assert torch.equal(next(batches), order[:3])
+        assert torch.equal(next(batches), order[3:6])
 
-    def __init__(self, N, D):
-        super().__init__()
-        self.both = nn.Parameter(random(2, N, D, dtype=torch.float32) / 100)
-        self.asked = []
 
-    def embed(self, at, draws):
-        self.asked.append((at.tolist(), draws))
-        return F.normalize(self.both[:, at], dim=-1).unbind()
+def free_pairs(N):
+    """Vectors for N captions and N pictures, all to be learnt, and their `embed`."""
+    parts = nn.ParameterList([random(2, N, 4, dtype=torch.float32) / 100])
+    return parts, lambda at, draws: F.normalize(parts[0][:, at], dim=-1).unbind()
 
 
 @pytest.mark.parametrize("learned", [True, False])
 def test_aligning_is_adamw_on_the_grouped_loss(learned):
     options = {"decay": 0.3, "start": 7.0, "learned": learned}
     recipe = clip.Alignment(epochs=25, batch=3, rate=0.02, **options)
-    concepts = torch.tensor([0, 1, 1, 2, 3, 4, 5])
-    pairs, twin, draws = Pairs(7, 4), Pairs(7, 4), generator(5)
-    adamw = torch.optim.AdamW
+    concepts, draws = torch.tensor([0, 1, 1, 2, 3, 4, 5]), generator(5)
+    (parts, embed), (twin, same), adamw = *map(free_pairs, (7, 7)), torch.optim.AdamW
+    asked = mock.Mock(side_effect=embed)
     with mock.patch.object(torch.optim, "AdamW", side_effect=adamw) as made:
-        losses = clip.train_pairs(pairs, pairs.embed, concepts, recipe, draws)
+        losses = clip.train_pairs(parts, asked, concepts, recipe, draws)
     assert made.call_args.kwargs["fused"] is True
     assert losses.shape == (50,) and not losses.requires_grad
-    batches = [at for at, _ in pairs.asked]
-    order = torch.randperm(7, generator=generator(5)).tolist()
-    assert batches[:2] == [order[:3], order[3:6]] and batches[0] != batches[2]
-    assert all(d is draws for _, d in pairs.asked)
-    for one, other in zip(batches[::2], batches[1::2], strict=True):
-        assert len({*one, *other}) == 6, "each example once at most"
+    assert all(call.args[1] is draws for call in asked.call_args_list)
     scale = contrastive.LearnedScale(7.0).requires_grad_(learned)
-    plan, asked = training.plain_recipe(50, 0.02), iter(batches)
+    batches = clip.shuffled_batches(7, 3, generator(5))
 
     def loss():
-        at = next(asked)
-        both = twin.embed(torch.tensor(at), None)
+        both = same(at := next(batches), None)
         return contrastive.contrastive_loss_grouped(*both, concepts[at], 1 / scale())
 
-    plan = dataclasses.replace(plan, clip=math.inf)
-    parts = [twin.both, scale.log_scale]
-    close(losses, cells.adamw(parts, loss, plan, weight_decay=0.3), 1e-4)
-    close(pairs.both.detach(), twin.both.detach(), 1e-3)
+    plan = dataclasses.replace(training.plain_recipe(50, 0.02), clip=math.inf)
+    learnt = [*twin, scale.log_scale]
+    close(losses, cells.adamw(learnt, loss, plan, weight_decay=0.3), 1e-4)
+    close(parts[0].detach(), twin[0].detach(), 1e-3)
 
 
 def test_emoji_are_aligned_from_scratch():
@@ -547,7 +541,7 @@ REFUSALS = {
     "describe": ({"concept": 0}, {"concept": [-1, 1644]}),
     "seeded": ({"generator": DRAWS}, {"generator": [3]}),
     "Alignment": (vars(clip.Alignment()), {}),
-    "train_pairs": ({"parts": nn.Linear(1, 1), "embed": Pairs(8, 4).embed,
+    "train_pairs": ({"parts": nn.Linear(1, 1), "embed": free_pairs(8)[1],
      "concepts": PLACES, "recipe": None, "generator": DRAWS},
      {"concepts": [PLACES[:0]]}),
     "align_emoji": (RUN, NO_PLACES),

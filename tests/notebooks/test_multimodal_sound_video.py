@@ -90,11 +90,8 @@ def numpy_sound(choice, draws, T):
     place = np.clip((clock - start) / length, 0, 1)
     hertz = middle * 2 ** (octaves * (place - 0.5))
     turns = draws["begin"] + (np.cumsum(hertz) - hertz / 2) / 8_000
-    tone = np.sin(2 * np.pi * turns)
-    if timbre in (1, 2):
-        tone = tone + 0.7 * np.sin(3 * 2 * np.pi * turns)
-    if timbre == 2:
-        tone = tone + 0.7 * np.sin(2 * 2 * np.pi * turns)
+    parts = [(1, 0, 0), (1, 0, 0.7), (1, 0.7, 0.7), (1, 0, 0)][timbre]
+    tone = sum(a * np.sin(2 * np.pi * k * turns) for k, a in enumerate(parts, 1))
     if timbre == 3:
         points = (np.arange(T) + 0.5) / 32 - 0.5
         tone = tone * np.interp(points, np.arange(T // 32), draws["breath"])

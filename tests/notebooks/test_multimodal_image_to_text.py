@@ -45,8 +45,10 @@ SHADES = {name: tuple(bytes.fromhex(code)) for name, code in {
     "red": "dd2e44", "orange": "f4900c", "yellow": "ffcc4d", "green": "5aa03c",
     "blue": "3c8ce6", "purple": "9664c8", "pink": "f082b4", "brown": "8c553c",
     "grey": "8c96a0", "black": "282d32"}.items()}  # fmt: skip
-KINDS = ["feeling", "people", "nature", "food", "travel", "activity", "object"]
-KINDS += ["symbol"]
+KINDS = {
+    "smileys-emotion": "feeling", "people-body": "people", "animals-nature": "nature",
+    "food-drink": "food", "travel-places": "travel", "activities": "activity",
+    "objects": "object", "symbols": "symbol"}  # fmt: skip
 
 
 def painted(*colours, side=4):
@@ -80,7 +82,7 @@ def test_the_most_frequent_shade_wins():
 def test_the_facts_are_those_of_the_pictures():
     emoji, known = data.emoji(), book.facts()
     assert book.facts() is known and {*map(len, known)} == {len(emoji.pictures)}
-    assert [*book.KIND_WORDS.values()] == KINDS
+    assert book.KIND_WORDS == KINDS
     for at in 0, 77, 4000, 7164:
         concept = emoji.concept[at]
         assert known.name[at] == emoji.captions[concept]
@@ -183,12 +185,16 @@ def some_lesson(about=ABOUT, context=None, **options):
 
 def test_the_words_and_the_plans_of_both_models():
     more = ["yes", "no", "is", "it", "what", "which", "kind", "colour", "white"]
-    assert SMALL.words == sorted({*KINDS, *SHADES, *more}) and ABOUT == book.ABOUT
+    words = sorted({*KINDS.values(), *SHADES, *more})
+    assert book.small_words().words == words and ABOUT == book.ABOUT
     assert book.small_plan() == training.Recipe(400, batch=64, rate=2e-3, warmup=20)
     assert book.smol_plan() == training.Recipe(400, batch=32, rate=3e-3, warmup=20)
     eyes, lesson = book.smol_eyes(), book.smol_lesson(None)
     assert (eyes.into, eyes.tokens, eyes.scale) == (2688, 4, 0.1)
     assert eyes(torch.zeros(1, 2688)).shape == (1, 4, lesson.model.config.width)
+    assert (
+        lesson.context is None and lesson.words.decode(lesson.asked("a")) == "Q: a\nA:"
+    )
     assert lesson[3:] == (("name", "name", *ABOUT), "Q: {}\nA:", 0.5)
 
 

@@ -25,16 +25,19 @@ from beartype import beartype
 from jaxtyping import jaxtyped
 
 __all__ = [
+    "Below",
     "Count",
     "Fading",
     "Finite",
     "FloatType",
+    "Having",
     "Layered",
     "Limit",
     "LinearLayer",
     "ListOf",
     "Model",
     "NonEmpty",
+    "Numbers",
     "Part",
     "Positive",
     "Probabilities",
@@ -62,10 +65,7 @@ def checked(target):
     guarded = jaxtyped(target, typechecker=beartype)
     words = str(inspect.signature(target))
     sizes = re.findall(r"{self\.([\w.]+)}", words)  # of this object: "{self.width}"
-    parameters = inspect.signature(target).parameters.values()
-    kinds = {getattr(p.annotation, "array_type", None) for p in parameters}
-    fresh = not kinds.isdisjoint(BY_NUMBERS)
-    if fresh or isinstance(target, type) or words.count("{") > len(sizes):
+    if isinstance(target, type) or words.count("{") > len(sizes) or EACH in words:
         return guarded
     own = operator.attrgetter(*sizes) if sizes else lambda *_: None
     passed = set()
@@ -143,10 +143,31 @@ LinearLayer = values("a linear layer", lambda layer: hasattr(layer, "in_features
 FloatType = values(
     "a type of floats", lambda kind: getattr(kind, "is_floating_point", None) is True
 )
-# In the place of Tensor: Float[NonEmpty, "B D"].
+# In the place of Tensor: Float[NonEmpty, "B D"], Int64[Below(3), " B"].
 NonEmpty = values(
     "not an empty tensor", lambda x: isinstance(x, torch.Tensor) and x.numel() > 0
 )
+EACH = "a tensor of numbers, each"  # what such a type says, a call like one before not
+Numbers = values(
+    f"{EACH} finite", lambda x: isinstance(x, NonEmpty) and bool(x.isfinite().all())
+)
+
+
+def Below(limit: int) -> type:
+    """A type for tensors of numbers from 0 to below `limit`, at least one."""
+
+    def fits(x: object) -> bool:
+        real = isinstance(x, NonEmpty) and not x.is_complex()
+        return real and bool(((x >= 0) & (x < limit)).all())
+
+    return values(f"{EACH} from 0 to below {limit}", fits)
+
+
+def Having(*names: str) -> type:
+    """A type for anything with these attributes: Having("encode", "decode")."""
+    return values(
+        f"with {', '.join(names)}", lambda x: all(hasattr(x, n) for n in names)
+    )
 
 
 def are_probabilities(value: object) -> bool:
@@ -158,10 +179,8 @@ def are_probabilities(value: object) -> bool:
 
 
 Probabilities = values(
-    "numbers of 0 or more, with a positive sum in each row", are_probabilities
+    f"{EACH} 0 or more, with a positive sum in each row", are_probabilities
 )
-# What these allow depends on a tensor's numbers: it is looked at in each call.
-BY_NUMBERS = (Probabilities,)
 
 
 def ListOf(kind: type, least: int = 0) -> type:

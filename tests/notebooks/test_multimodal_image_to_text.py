@@ -41,26 +41,36 @@ def test_rows_of_the_table_do_what_ids_do(shape):
     assert torch.equal(found, model.residual(ids))
 
 
+SHADES = {name: tuple(bytes.fromhex(code)) for name, code in {
+    "red": "dd2e44", "orange": "f4900c", "yellow": "ffcc4d", "green": "5aa03c",
+    "blue": "3c8ce6", "purple": "9664c8", "pink": "f082b4", "brown": "8c553c",
+    "grey": "8c96a0", "black": "282d32"}.items()}  # fmt: skip
+KINDS = {
+    "smileys-emotion": "feeling", "people-body": "people", "animals-nature": "nature",
+    "food-drink": "food", "travel-places": "travel", "activities": "activity",
+    "objects": "object", "symbols": "symbol"}  # fmt: skip
+
+
 def painted(*colours, side=4):
     """Pictures of rows of one colour each: uint8 (1, side, side, 3)."""
     rows = torch.tensor(colours, dtype=torch.uint8)
     return rows[:, None].expand(side, side, 3)[None].contiguous()
 
 
-WHITE, RED, BLUE = (255, 255, 255), (221, 46, 68), (60, 140, 230)
-
-
 def test_the_most_frequent_shade_wins():
     """By a loop over pixels; of equals the first, and white where nothing is drawn."""
-    shades, near_white = book.SHADES | {"white": WHITE}, (250, 250, 240)
-    rows = [(WHITE, WHITE, WHITE, BLUE), (near_white, near_white, near_white, BLUE)]
-    rows += [(RED, RED, BLUE, BLUE), (BLUE, BLUE, RED, RED), (WHITE,) * 4]
-    for shade in book.SHADES.values():
-        other = tuple(min(c + 5, 255) for c in shade)
-        rows += [(shade,) * 4, (other,) * 4]
-    five = painted(WHITE, WHITE, WHITE, WHITE, RED, side=5)
-    few = torch.cat([painted(*colours) for colours in rows])
-    for pictures in five, few, data.emoji().pictures[::500]:
+    assert book.SHADES == SHADES
+    white, near_white, shades = (255, 255, 255), (250, 250, 240), list(SHADES.values())
+    red, blue = SHADES["red"], SHADES["blue"]
+    rows = [(white, white, white, blue), (near_white, near_white, near_white, blue)]
+    rows += [(red, red, blue, blue), (blue, blue, red, red), (white,) * 4]
+    rows += [
+        (tuple(min(c + off, 255) for c in x),) * 4 for x in shades for off in (0, 5)
+    ]
+    five = painted(white, white, white, white, red, side=5)
+    few, shades = torch.cat([painted(*row) for row in rows]), SHADES | {"white": white}
+    light = torch.randint(150, 256, (4000, 1, 1, 3), generator=generator())
+    for pictures in five, few, light.byte(), data.emoji().pictures[::500]:
         for picture, found in zip(pictures, book.main_colour(pictures), strict=True):
             counts = dict.fromkeys(shades, 0)
             for pixel in picture.reshape(-1, 3).tolist():
@@ -73,6 +83,7 @@ def test_the_most_frequent_shade_wins():
 def test_the_facts_are_those_of_the_pictures():
     emoji, known = data.emoji(), book.facts()
     assert book.facts() is known and {*map(len, known)} == {len(emoji.pictures)}
+    assert book.KIND_WORDS == KINDS
     for at in 0, 77, 4000, 7164:
         concept = emoji.concept[at]
         assert known.name[at] == emoji.captions[concept]
@@ -81,10 +92,13 @@ def test_the_facts_are_those_of_the_pictures():
 
 
 def test_open_questions_draw_nothing():
-    draws = generator()
+    asked, draws = (
+        ["what is it?", "what kind is it?", "which colour is it?"],
+        generator(),
+    )
     before = draws.get_state()
     for at in 0, 3, 5000, len(KNOWN.kind) - 1:
-        for about, question in book.OPEN.items():
+        for about, question in zip(KNOWN._fields, asked, strict=True):
             assert book.ask(at, about, draws) == (question, getattr(KNOWN, about)[at])
     assert torch.equal(draws.get_state(), before)
 
@@ -94,12 +108,13 @@ def test_yes_or_no_by_two_draws():
     others = [each for each in KNOWN.kind if each != kind]
     assert book.wrong_kinds()[kind] == others and {*book.wrong_kinds()} == {*KNOWN.kind}
     one, two = generator(4), generator(4)
-    for turn in range(80):
-        share = (0.5, 0.25)[turn % 2]
-        found = ask(100, "yes or no", one, *([share] if share < 0.5 else []))
+    for share in 40 * [[], [0.25]]:
+        found = ask(100, "yes or no", one, *share)
         first, second = torch.rand(2, generator=two, dtype=torch.double).tolist()
-        right = (f"is it {others[int(second * len(others))]}?", "no")
-        assert found == ((f"is it {kind}?", "yes") if first < share else right)
+        wrong = (f"is it {others[int(second * len(others))]}?", "no")
+        assert found == (
+            (f"is it {kind}?", "yes") if first < sum(share or [0.5]) else wrong
+        )
     half = torch.tensor([0.5, 0.0], dtype=torch.double)
     with mock.patch.object(torch, "rand", return_value=half):
         assert ask(100, "yes or no", one) == (f"is it {others[0]}?", "no")
@@ -159,9 +174,8 @@ def test_texts_of_any_length_are_joined_to_their_context():
     assert torch.equal(book.joined(model, [[10, 0]], None)[0], table[[10, 0]])
 
 
-TEXTS = [*book.OPEN.values(), *book.KIND_WORDS.values(), *book.SHADES]
 SMALL, ABOUT = book.small_words(), ("kind", "colour", "yes or no")
-WORDS = book.Words([*TEXTS, "yes no so A white"])
+WORDS = book.Words([*SMALL.words, "so A"])
 
 
 def some_lesson(about=ABOUT, context=None, **options):
@@ -170,11 +184,23 @@ def some_lesson(about=ABOUT, context=None, **options):
     return book.Lesson(model, context, WORDS, about, **options)
 
 
-def test_the_words_and_the_plan_of_the_small_models():
+def test_the_words_and_the_plans_of_both_models():
     more = ["yes", "no", "is", "it", "what", "which", "kind", "colour", "white"]
-    words = {*book.KIND_WORDS.values(), *book.SHADES, *more}
-    assert SMALL.words == sorted(words) and ABOUT == book.ABOUT
+    words = sorted({*KINDS.values(), *SHADES, *more})
+    assert book.small_words().words == words and ABOUT == book.ABOUT
     assert book.small_plan() == training.Recipe(400, batch=64, rate=2e-3, warmup=20)
+    assert book.smol_plan() == training.Recipe(400, batch=32, rate=3e-3, warmup=20)
+    sizes = {"width": 64, "layers": 2, "heads": 4, "kv_heads": 4, "hidden": 128}
+    config = real_model.LlamaConfig(27, 32, **sizes, eps=1e-5, base=1e4)
+    small, again = (book.small_llama(27, generator(1)) for _ in "12")
+    assert small.config == config and same(small, again)
+    eyes, lesson = book.smol_eyes(), book.smol_lesson(None)
+    assert (eyes.into, eyes.tokens, eyes.scale) == (2688, 4, 0.1)
+    assert eyes(torch.zeros(1, 2688)).shape == (1, 4, lesson.model.config.width)
+    assert (
+        lesson.context is None and lesson.words.decode(lesson.asked("a")) == "Q: a\nA:"
+    )
+    assert lesson[3:] == (("name", "name", *ABOUT), "Q: {}\nA:", 0.5)
 
 
 @pytest.mark.parametrize("seed", [0, 1, None])
@@ -224,21 +250,22 @@ def test_who_learns_and_who_stays_as_it_is():
         told, losses = book.learn_to_read(generator(3))
         eyes = book.learn_to_look(reading, FEATURES, generator(4))
         seen = copy.deepcopy(eyes)
-        both = book.learn_on(reading, eyes, FEATURES, 0.9, generator(4))
-        more = [book.learn_on(reading, eyes, FEATURES, 0.9, generator(4))]
-        more += [book.learn_on(reading, eyes, FEATURES, 0.1, generator(4))]
+        both, again, other = (
+            book.learn_on(reading, eyes, FEATURES, share, generator(4))
+            for share in (0.9, 0.9, 0.1)
+        )
     assert losses.shape == (2,) and not same(told.model, new)
     assert not any(p.requires_grad for p in told.model.parameters())
     assert told.words.words == SMALL.words and told[3:] == (ABOUT, "{}", 0.5)
     context = book.told_words(told.model, SMALL)
     assert torch.equal(told.context(AT, generator()), context(AT, generator()))
     assert not same(eyes, fresh) and not any(m.training for m in eyes.modules())
-    assert same(eyes, seen) and same(reading.model, reader)
+    assert same(eyes, seen) and same(reading.model, reader) and eyes.tokens == 2
     assert both[2:] == (SMALL, ABOUT, "{}", 0.9)
     assert not same(both.model, reader)
     assert not any(m.training for m in both.model.modules())
     assert not torch.equal(both.context(AT, None), eyes(FEATURES[AT]))
-    assert same(both.model, more[0].model) and not same(both.model, more[1].model)
+    assert same(both.model, again.model) and not same(both.model, other.model)
 
 
 def test_the_likelier_answer_to_each_question():
@@ -283,29 +310,16 @@ def test_a_pair_is_question_and_answer_in_ids():
 
 def test_a_lesson_asks_about_pictures_to_learn_from():
     context = mock.Mock(return_value="context")
-    learnt = set(clip.role("train", clip.KNOWN_DRAWERS).places.tolist())
-    lesson, draws, asked = some_lesson(context=context), generator(1), []
+    lesson, draws, again = some_lesson(context=context), generator(1), generator(1)
     with mock.patch.object(book, "answer_loss") as loss:
-        assert lesson.loss(600, draws) is loss.return_value
-    (model, pairs, before), (at, given) = loss.call_args.args, context.call_args.args
-    assert (model, before, given) == (lesson.model, "context", draws)
-    places = at.tolist()
-    assert set(places) <= learnt and len(set(places)) > 500
-    assert max(places) > 4400 and min(places) < 50
-    for at, pair in zip(places, pairs, strict=True):
-        question, answer = map(WORDS.decode, pair)
-        asked.append(question.split()[0])
-        yes = "yes" if question == f"is it {KNOWN.kind[at]}" else "no"
-        right = {"what": KNOWN.kind[at], "which": KNOWN.colour[at], "is": yes}
-        assert answer == right[asked[-1]]
-    assert min(map(asked.count, right)) > 150, "each as likely"
-
-
-class Taught(tuple):
-    """A lesson of which only the loss is known."""
-
-    def loss(self, B, draws):
-        return self[0](B, draws)
+        assert lesson.loss(60, draws) is loss.return_value
+    learnt = clip.role("train", clip.KNOWN_DRAWERS).places
+    at = learnt[torch.randint(len(learnt), (60,), generator=again)]
+    about = [ABOUT[i] for i in torch.randint(3, (60,), generator=again)]
+    pairs = [lesson.pair(*both, again) for both in zip(at.tolist(), about, strict=True)]
+    loss.assert_called_once_with(lesson.model, pairs, "context")
+    places, given = context.call_args.args
+    assert torch.equal(places, at) and given is draws
 
 
 def test_learning_is_adamw_with_a_warm_up():
@@ -320,13 +334,11 @@ def test_learning_is_adamw_with_a_warm_up():
         x = torch.randn(B, 4, generator=draws)
         return sum((F.dropout(part(x), 0.5) - 3).square().mean() for part in parts)
 
-    lesson = Taught([functools.partial(loss, one)])
+    lesson = mock.Mock(loss=functools.partial(loss, one))
     losses = book.learn_lesson([*one], lesson, plan, generator(6))
+    again = functools.partial(loss, two, 3, draws)
     with clip.seeded(draws):
-        options = {**decay, "weight_decay": 0.2}
-        right = cells.adamw(
-            two.parameters(), lambda: loss(two, 3, draws), plan, **options
-        )
+        right = cells.adamw(two.parameters(), again, plan, **decay, weight_decay=0.2)
     close(losses, right, 1e-5)
     close([*one.parameters()], [*two.parameters()], 1e-5)
 
@@ -380,18 +392,17 @@ def test_an_examination_asks_each_picture_once():
         assert torch.equal(torch.cat(seen), places)
         assert told == [q for q, _ in pairs] and right == [a for _, a in pairs]
         seen.clear()
-        right, _ = book.examine(lesson, places, "kind", shown=places + 300)
+        right, given = book.examine(lesson, places, "kind", shown=places + 300)
+    assert given == ["1"] * 100, "one token is usual"
     assert torch.equal(torch.cat(seen), places + 300) and right == KNOWN.kind[100:200]
 
 
 def test_the_projector_is_two_layers_in_rows():
     eyes = book.Projector(5, tokens=3, D=4, wide=6, scale=0.5).eval()
     features = random(2, 5, dtype=torch.float32)
-    first, second = (m for m in eyes.modules() if isinstance(m, nn.Linear))
-    assert first.weight.shape == (6, 5) and second.weight.shape == (12, 6)
-    x = F.gelu(features @ first.weight.T + first.bias)
-    x = 0.5 * (x @ second.weight.T + second.bias)
-    close(eyes(features), x.view(2, 3, 4), 1e-5)
+    weights = [p for p in eyes.parameters() if p.dim() == 2]
+    assert [p.shape for p in weights] == [(6, 5), (12, 6)]
+    close(eyes(features), (0.5 * eyes.layers(features)).view(2, 3, 4), 1e-5)
     assert eyes(features[:0]).shape == (0, 3, 4)
     usual = book.Projector(5, 3, 4)
     assert usual.scale == 0.1 and next(usual.parameters()).shape == (256, 5)
@@ -426,6 +437,7 @@ def test_what_is_said_and_how_it_could_begin():
     right = book.answers(lesson, context, [asked], 3)
     assert [found["answer"]] == right and len(found) == 3
     every = book.said(lesson, context, asked, best=99)
+    assert [every["answer"]] == book.answers(lesson, context, [asked], 8)
     assert sorted(every["first"]) == sorted(WORDS.words)
 
 
@@ -465,6 +477,7 @@ def named(name):
 
 
 LESSON, X, EYES = some_lesson(), random(2, 3, 8), book.Projector(5, 2, 64)
+RED = painted(SHADES["red"])
 PLACES, DRAWS = torch.tensor([0, len(FEATURES) - 1]), generator()
 NO_KIND, NO_TEXTS = ["size", ""], [9 * ["is it red?"] + [1], "a"]
 NO_PLACES = [PLACES[:0], PLACES - 1, PLACES + 1, PLACES.int()]
@@ -473,12 +486,12 @@ NO_ROWS += [[[1], None], [[1], (2, 3)]]
 CONTEXT = [X[:1], X[..., :7]]
 ROWS = {"model": some_llama(), "rows": [[1], [2, 3]], "context": X}
 LOOK = {"reading": some_reading(), "features": FEATURES, "generator": DRAWS}
-NO_FEATURES = {"features": [FEATURES[:9], FEATURES.repeat(2, 1)]}
+NO_FEATURES = {"features": [FEATURES[:9], FEATURES.repeat(2, 1), FEATURES / 0]}
 REFUSALS = {
     "read_vectors": ({"model": some_llama(), "x": X}, {"x": [X / 0, X[:0], X[:, :0],
      random(2, 13, 8), X[..., :7], X.float()]}),
-    "main_colour": ({"pictures": painted(RED)}, {"pictures": [painted(RED)[..., :2]]}),
-    "require_places": ({"places": PLACES}, {"places": NO_PLACES}),
+    "main_colour": ({"pictures": RED}, {"pictures": [RED[..., :2]]}),
+    "require_places": ({"places": PLACES[:1]}, {"places": NO_PLACES}),
     "ask": ({"place": 7164, "about": "kind", "generator": DRAWS, "yes_share": 0.5},
      {"place": [7165], "about": NO_KIND}),
     "Words": ({"texts": ["what is it"]}, {"texts": NO_TEXTS}),
@@ -492,7 +505,7 @@ REFUSALS = {
     "Lesson.pair": ({"place": 1, "about": "kind", "generator": DRAWS}, {}),
     "Lesson.loss": ({"B": 1, "generator": DRAWS}, {}),
     "learn_lesson": ({"parts": [EYES], "plan": training.Recipe(1), "generator": DRAWS,
-     "lesson": Taught([lambda B, draws: EYES(FEATURES[:B]).sum()])},
+     "lesson": mock.Mock(loss=lambda B, draws: EYES(FEATURES[:B]).sum())},
      {"parts": [EYES, [1]]}),
     "told_words": ({"model": some_llama(), "words": SMALL}, {}),
     "learn_to_read": ({"generator": DRAWS}, {}),

@@ -37,49 +37,33 @@ def test_the_way_is_straight(shape, dtype):
         close(t2i.on_the_way(noise, ends, torch.full_like(t, time))[0], at)
 
 
-def slow_velocity(x, t, points, spread):
-    """By Bayes' rule, one place at a time, with torch's own normal densities."""
-    found = torch.zeros_like(x)
-    for b, (place, time) in enumerate(zip(x, t, strict=True)):
-        varies = (1 - time) ** 2 + time**2 * spread**2
-        normal = torch.distributions.Normal(0.0, varies.sqrt())
-        likely = torch.stack([normal.log_prob(place - time * p).sum() for p in points])
-        for share, p in zip(likely.softmax(0), points, strict=True):
-            # point and noise are normal around p and 0: their means, given x
-            point = p + time * spread**2 / varies * (place - time * p)
-            noise = (1 - time) / varies * (place - time * p)
-            found[b] += share * (point - noise)
-    return found
-
-
 @pytest.mark.parametrize("spread", [0.0, 0, 0.5, 2.0])
 @pytest.mark.parametrize("sizes", [(5, 4, 2), (1, 1, 1), (3, 3, 3)])
 def test_the_exact_velocity_is_bayes_rule(spread, sizes):
+    """One place at a time, with torch's own normal densities."""
     B, N, W = sizes
     x, points = random(B, W), random(N, W, seed=1)
     t = 0.9 * torch.rand(B, generator=generator(2), dtype=torch.double)
     t[0] = 0
-    found = t2i.exact_velocity_fast(x, t, points, spread)
-    close(found, slow_velocity(x, t, points, spread), 1e-9)
-    if spread == 0:
-        close(t2i.exact_velocity_fast(x, t, points), found)
+    given = [x, t, points, spread] if spread else [x, t, points]
+    for place, time, found in zip(x, t, t2i.exact_velocity_fast(*given), strict=True):
+        varies = (1 - time) ** 2 + time**2 * spread**2
+        normal = torch.distributions.Normal(time * points, varies.sqrt())
+        shares = normal.log_prob(place).sum(1).softmax(0)
+        # point and noise are normal around p and 0: their means, given the place
+        far = (place - time * points) / varies
+        moves = points + time * spread**2 * far - (1 - time) * far
+        close(found, shares @ moves, 1e-9)
 
 
 def test_euler_walks_in_equal_steps():
-    x, times = random(3, 2), []
-
-    def velocity(x, t):
-        assert t.shape == (3,) and t.dtype == x.dtype
-        times.append(t[0].item())
-        return x * (1 + t[:, None])
-
+    x = random(3, 2)
     for steps in 1, 2, 5:
-        times.clear()
-        found, right = t2i.euler(velocity, x, steps), x
-        for k in range(steps):
-            right = right * (1 + (1 + k / steps) / steps)
-        close(found, right)
-        assert times == [k / steps for k in range(steps)]
+        velocity = mock.Mock(side_effect=lambda x, t: x * (1 + t[:, None]))
+        right = x * math.prod(1 + (1 + k / steps) / steps for k in range(steps))
+        close(t2i.euler(velocity, x, steps), right)
+        for k, call in enumerate(velocity.call_args_list):
+            close(call.args[1], x.new_full((3,), k / steps))
 
 
 def test_the_loss_is_of_velocities():
@@ -215,17 +199,15 @@ def test_the_painter_goes_down_and_up():
 
 def test_guidance_goes_on_beyond_what_is_told():
     told, x, t = random(3, 2), random(3, 2, seed=1), torch.rand(3).double()
-    model = mock.Mock(side_effect=lambda x, t, told: x * t[:, None] + told**2 + 1)
     for guidance in 0, 1, 3, -1, 2.5:
-        model.reset_mock()
+        model = mock.Mock(side_effect=lambda x, t, told: x * t[:, None] + told**2 + 1)
         found = t2i.guided(model, told, guidance)(x, t)
         close(found, x * t[:, None] + 1 + guidance * told**2)
         model.assert_called_once()  # with both
 
 
 def test_pictures_are_painted_from_noise():
-    x, t, told = inputs(2)
-    model = t2i.fresh(small_painter(), generator(1))
+    model, told = t2i.fresh(small_painter(), generator(1)), inputs()[2]
     found = t2i.paint(model, told, 2.0, 3, generator(9))
     assert found.shape == (2, 32, 32, 3) and found.dtype == torch.uint8
     assert found.is_inference()
@@ -233,8 +215,7 @@ def test_pictures_are_painted_from_noise():
     with torch.no_grad():
         for k in range(3):
             t = torch.full((2,), k / 3)
-            free, bound = model(x, t, 0 * told), model(x, t, told)
-            x = x + (2 * bound - free) / 3
+            x = x + (2 * model(x, t, told) - model(x, t, 0 * told)) / 3
     shades = ((x.clamp(-1, 1) / 2 + 0.5) * 255).round().permute(0, 2, 3, 1)
     off = (found.float() - shades).abs()
     assert off.max() <= 1 and (off == 0).float().mean() > 0.99
@@ -256,33 +237,29 @@ PLAN = training.Recipe(5000, batch=32, rate=2e-3, warmup=250, final=0.0, decay=0
 
 
 def test_the_painter_is_trained_on_pictures_and_captions():
-    assert t2i.painter_plan() == PLAN
-    assert t2i.painter_plan(40).warmup == 2
+    assert t2i.painter_plan() == PLAN and t2i.painter_plan(40).warmup == 2
     emoji, kept = data.emoji(), clip.emoji_features()
     places = t2i.pictures_to_learn()[:50]
-
-    def look(model, batch, plan, draws):
-        assert isinstance(model, t2i.Painter) and plan is PLAN
-        assert model.into.weight.is_contiguous(memory_format=torch.channels_last)
-        right = t2i.Painter(generator(3)).parameters()
-        assert all(map(torch.equal, model.parameters(), right))
-        for half in False, True:
-            draws, again = generator(8), generator(8)
-            at = torch.randint(50, (400,), generator=again)
-            drawn = torch.rand(400, 1, generator=again)
-            drawn = torch.full_like(drawn, 0.5) if half else drawn
-            with mock.patch.object(torch, "rand", return_value=drawn) as rand:
-                planes, told = batch(400, draws)
-            rand.assert_called_once_with(400, 1, generator=draws)
-            close(planes, 2 * clip.to_planes(emoji.pictures[places[at]]) - 1, 1e-6)
-            shown = emoji.concept[places[at]]
-            right = torch.where(drawn < 0.5, kept.bare[shown], kept.tagged[shown])
-            assert torch.equal(told, right)
-        return "losses"
-
-    with mock.patch.object(t2i, "train_flow", look):
+    with mock.patch.object(t2i, "train_flow", return_value="losses") as train:
         model, losses = t2i.train_painter(places, PLAN, generator(3))
     assert losses == "losses" and not model.training
+    assert model.into.weight.is_contiguous(memory_format=torch.channels_last)
+    right = t2i.Painter(generator(3)).parameters()
+    assert all(map(torch.equal, model.parameters(), right))
+    (trained, batch, plan, _) = train.call_args.args
+    assert trained is model and plan is PLAN
+    for half in False, True:
+        draws, again = generator(8), generator(8)
+        shown = places[torch.randint(50, (400,), generator=again)]
+        drawn = torch.rand(400, 1, generator=again)
+        drawn = torch.full_like(drawn, 0.5) if half else drawn
+        with mock.patch.object(torch, "rand", return_value=drawn) as rand:
+            planes, told = batch(400, draws)
+        rand.assert_called_once_with(400, 1, generator=draws)
+        close(planes, 2 * clip.to_planes(emoji.pictures[shown]) - 1, 1e-6)
+        shown = emoji.concept[shown]
+        right = torch.where(drawn < 0.5, kept.bare[shown], kept.tagged[shown])
+        assert torch.equal(told, right)
 
 
 def test_the_judge_sees_what_the_encoders_see():
@@ -302,24 +279,21 @@ def test_the_judge_sees_what_the_encoders_see():
 
 
 def test_a_caption_is_found_among_others():
-    told = torch.eye(30)
+    told, own, among = torch.eye(30), torch.arange(20), torch.arange(30)
     seen = told[:20].clone()
     seen[5:10] = 0.9 * seen[5:10] + told[25]  # another is nearer, if it is drawn
     seen[10:15] = 0  # all are as near: that is not found
-    among, own = torch.arange(30), torch.arange(20)
-    found = t2i.found_among(seen, told, own, among, generator(), count=30)
-    assert found.dtype == torch.bool
-    assert found.tolist() == [True] * 5 + [False] * 10 + [True] * 5
+
+    def found(seed=0, *count, among=among):
+        return t2i.found_among(seen, told, own, among, generator(seed), *count)
+
+    assert found(0, 30).dtype == torch.bool
+    assert found(0, 30).tolist() == [True] * 5 + [False] * 10 + [True] * 5
     for count, share in (3, 2 / 29), (20, 19 / 29):
-        hits = [
-            t2i.found_among(seen, told, own, among, generator(s), count)
-            for s in range(200)
-        ]
-        assert abs((~torch.stack(hits)[:, 5:10]).float().mean() - share) < 0.04
-    for seed in range(20):  # of twenty
-        usual = t2i.found_among(seen, told, own, among, generator(seed))
-        assert torch.equal(usual, hits[seed])
-    few = t2i.found_among(seen, told, own, torch.tensor([25, 25]), generator(), 2)
+        misses = torch.stack([~found(seed, count)[5:10] for seed in range(200)])
+        assert abs(misses.float().mean() - share) < 0.04
+    assert all(torch.equal(found(seed), found(seed, 20)) for seed in range(20))
+    few = found(0, 2, among=torch.tensor([25, 25]))
     assert not few[5:10].any(), "the others are those of among"
     one, three = told[:1], torch.tensor([[1.0], [2.0], [0.5]]) @ told[:1]
     given = one, three, own[:1], among[:3]
@@ -327,9 +301,9 @@ def test_a_caption_is_found_among_others():
     assert drawn == {True, False}, "its own is never among the others"
     seen, told = random(2, 40, 3, dtype=torch.float32)
     own = torch.arange(40)
-    found = t2i.found_among(seen + told, told, own, own, generator(), count=40)
-    assert torch.equal(found, ((seen + told) @ told.T).argmax(1) == own)
-    assert found.any() and not found.all()
+    best = t2i.found_among(seen + told, told, own, own, generator(), count=40)
+    assert torch.equal(best, ((seen + told) @ told.T).argmax(1) == own)
+    assert best.any() and not best.all()
 
 
 def test_two_judges_see_pictures_and_bare_captions():
@@ -370,6 +344,7 @@ DRAWS, TWO, TIMES = generator(), random(3, 2), torch.full((3,), 0.5).double()
 SEEN, NONE, BYTES = TWO.float(), torch.zeros(3).long(), some_pictures(2, 4)
 LATE = [TIMES * torch.tensor([1, 1, bad]) for bad in (math.nan, -1, 2.1)]
 LATE += [TIMES[:2]]
+NO_PLACES = [NONE[:0], NONE - 1, NONE + 7165]
 X, T, TOLD = inputs()
 PLANES = {"x": random(1, 4, 2, 2), "matrix": nn.Identity()}
 FIRST = mock.Mock(side_effect=lambda x, t, told: x)
@@ -377,7 +352,8 @@ REFUSALS = {
     "on_the_way": ({"noise": TWO, "points": TWO + 1, "t": TIMES},
      {"points": [TWO[:2], TWO[:, :1]], "t": LATE}),
     "exact_velocity_fast": ({"x": TWO, "t": TIMES, "points": TWO[:2], "spread": 0.1},
-     {"t": [*LATE, TIMES + 0.5], "points": [TWO[:, :1], TWO[:0], SEEN]}),
+     {"x": [TWO / 0], "t": [*LATE, TIMES + 0.5],
+      "points": [TWO[:, :1], TWO[:0], SEEN, TWO / 0]}),
     "train_flow": ({"model": Sum(nn.Linear(2, 2), nn.Linear(2, 2)).double(),
      "batch": lambda B, draws: (TWO, TWO), "plan": training.Recipe(1),
      "generator": DRAWS}, {}),
@@ -397,15 +373,16 @@ REFUSALS = {
       "told": [TOLD.double(), TOLD[:1], TOLD[:, :5]]}),
     "painter_plan": ({"steps": 1}, {}),
     "train_painter": ({"places": NONE, "plan": training.Recipe(1, batch=1),
-     "generator": DRAWS}, {"places": [NONE[:0]]}),
+     "generator": DRAWS}, {"places": NO_PLACES}),
     "paint": ({"model": FIRST, "told": TOLD, "guidance": 1, "steps": 1,
-     "generator": DRAWS}, {"told": [TOLD[:, :3], TOLD.double(), TOLD[:0]]}),
+     "generator": DRAWS}, {"told": [TOLD[:, :3], TOLD.double(), TOLD[:0], TOLD / 0]}),
     "seen_by_clip": ({"pictures": BYTES, "side": 64},
      {"pictures": [BYTES[..., :1], BYTES[:0]]}),
     "found_among": ({"seen": SEEN, "told": SEEN[[0, 0, 1, 1, 2]], "own": NONE,
      "among": torch.arange(5), "generator": DRAWS, "count": 2},
-     {"seen": [SEEN.index_fill(0, NONE[:1], math.nan), TWO], "told": [SEEN[:0]],
-      "own": [NONE[:2]], "count": [1, 6]}),
+     {"seen": [SEEN.index_fill(0, NONE[:1], math.nan), TWO], "count": [1, 6],
+      "told": [SEEN[:0], SEEN[[0, 0, 1, 1, 2]] / 0], "own": [NONE[:2], *NO_PLACES],
+      "among": [torch.arange(5) - 1, torch.arange(5) + 1]}),
     "pixel_distance": ({"some": BYTES, "others": BYTES[:1]},
      {"others": [some_pictures(1, 3), BYTES[:0]]}),
 }  # fmt: skip

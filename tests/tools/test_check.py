@@ -11,16 +11,19 @@ from jaxtyping import Float, Int, TypeCheckError
 from torch import Tensor
 
 from fieldguide.check import (
+    Below,
     Count,
     Fading,
     Finite,
     FloatType,
+    Having,
     Layered,
     Limit,
     LinearLayer,
     ListOf,
     Model,
     NonEmpty,
+    Numbers,
     Part,
     Positive,
     Probabilities,
@@ -113,6 +116,10 @@ WHOLE, ROWS = torch.ones(2, 3).long(), torch.eye(2)
             [ROWS, ROWS[0], ROWS.to("meta")],
             [ROWS[:0], None, -ROWS, 0 * ROWS, ROWS / 0, ROWS.tril(-1), WHOLE],
         ),
+        (Float[Numbers, "..."], [WHOLE / 2], [WHOLE, WHOLE[:0] / 2, WHOLE / 0, None]),
+        (Int[Below(2), "..."], [WHOLE, 0 * WHOLE], [-WHOLE, 2 * WHOLE, WHOLE[:0]]),
+        (Float[Below(2), "..."], [WHOLE / 2], [WHOLE, WHOLE * math.nan, WHOLE * 1j]),
+        (Having("real", "imag"), [1, 2j], [None, SimpleNamespace(real=3)]),
         (ListOf(str), [[], ["a"], ("a", "b")], [None, "ab", {"a"}, 9 * ["a"] + [1]]),
         (ListOf(str, 1), [["a"], ["a", "b"]], [[], (), [1]]),
         (ListOf(Count), [[0, 3]], [[0, True], [-1], [0.5], ["a"]]),
@@ -150,6 +157,17 @@ def test_a_call_like_one_before_is_not_checked_again_and_another_is():
     with pytest.raises(TypeCheckError):
         kept(x, 1, [1])
     assert calls == [1] * 4
+
+
+def test_a_type_of_numbers_looks_at_them_at_each_call():
+    @checked
+    def kept(x: Int[Below(2), "..."]):
+        return x
+
+    for _ in range(2):
+        assert kept(WHOLE) is WHOLE
+        with pytest.raises(TypeCheckError, match="each from 0 to below 2"):
+            kept(2 * WHOLE)
 
 
 def test_a_size_of_the_object_is_compared_for_each_object():

@@ -23,11 +23,19 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Generator, Tensor, nn
 
 from .. import data
-from ..check import Finite, Positive, Share, Size, checked, require
+from fieldguide.check import (
+    Count,
+    Finite,
+    Positive,
+    Share,
+    Size,
+    checked,
+    require,
+)
 from ..transformers.training import descend, plain_recipe
 
 # %% ../../multimodal/clip.ipynb #to-planes
-from ..check import NonEmpty
+from ..check import Below, NonEmpty, Numbers
 
 
 @checked
@@ -192,7 +200,9 @@ def jitter(
 
 # %% ../../multimodal/clip.ipynb #describe
 @checked
-def describe(concept: int, generator: Generator | None = None, most: Size = 4):
+def describe(
+    concept: Count, generator: Generator | None = None, most: Size = 4
+):
     """A caption for a concept: bare, or with some of its tags in any order.
 
     With a generator: bare half of the time, else with `most` tags at most.
@@ -257,7 +267,7 @@ from fieldguide.multimodal.contrastive import (
 def train_pairs(
     parts: nn.Module,
     embed: Callable,
-    concepts: Int[Tensor, " N"],
+    concepts: Int[NonEmpty, " N"],
     recipe: Alignment,
     generator: Generator,
 ):
@@ -295,7 +305,7 @@ class TwoEncoders(nn.Module):
 # %% ../../multimodal/clip.ipynb #align-emoji
 @checked
 def align_emoji(
-    places: Int[Tensor, " N"], recipe: Alignment, generator: Generator
+    places: Int[Below(7165), " N"], recipe: Alignment, generator: Generator
 ):
     """Train two new encoders on these pictures, by place; (model, losses)."""
     found = data.emoji()
@@ -354,8 +364,8 @@ def both_captions(encode: Callable, bare_share: Share = 0.5):
 
 @checked
 def retrieval(
-    pictures: Float32[Tensor, "7165 D"],
-    captions: Float32[Tensor, "1644 D"],
+    pictures: Float32[Numbers, "7165 D"],
+    captions: Float32[Numbers, "1644 D"],
     where: Role,
     k: Size = 1,
 ):
@@ -648,7 +658,7 @@ def emoji_features():
 
 
 @checked
-def in_steps(features: Float32[Tensor, "B 2688"]):
+def in_steps(features: Float32[Numbers, "B 2688"]):
     """`picture_features` as they are stored: whole steps (B, K)."""
     found = {k: torch.from_numpy(v) for k, v in stored_features().items()}
     scaled = (features - found["mean"]) / found["spread"]
@@ -672,7 +682,7 @@ def heads_recipe():
 
 @checked
 def align_heads(
-    places: Int[Tensor, " N"],
+    places: Int[Below(7165), " N"],
     recipe: Alignment,
     generator: Generator,
     D: Size = 256,

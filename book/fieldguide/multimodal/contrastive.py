@@ -144,7 +144,7 @@ def bag_of_words(texts: ListOf(str), vocabulary: ListOf(str)):
     A text without a known word is a row of zeros.
     """
     place = {word: i for i, word in enumerate(vocabulary)}
-    ok = len(place) == len(vocabulary)
+    ok = [*place] == [*vocabulary]
     require(ok, "vocabulary", vocabulary, "different words")
     bags = torch.zeros(len(texts), len(place))
     for bag, text in zip(bags, texts):
@@ -222,16 +222,12 @@ def contrastive_loss_fast(text_emb, image_emb, temperature=0.07):
     """What `contrastive_loss` gives, with one exponential for each entry.
 
     In half precision, and where a row or column lies so far below the largest
-    logit that its sum is not exact, it is the plain form, which also refuses
-    what it cannot serve. It cannot be differentiated twice.
+    logit that its sum is not exact, it is the plain form. It cannot be
+    differentiated twice. Refuses what `require_pairs` does.
     """
-    pair = text_emb, image_emb
-    ok = all(torch.is_tensor(x) and x.dim() == 2 for x in pair)
-    ok = ok and text_emb.shape == image_emb.shape
-    ok = ok and {x.dtype for x in pair} in ({torch.float32}, {torch.float64})
-    if not ok or not isinstance(temperature, Positive):
-        return contrastive_loss(*pair, temperature)
-    require_pairs(*pair, temperature)
+    require_pairs(text_emb, image_emb, temperature)
+    if text_emb.dtype not in (torch.float32, torch.float64):
+        return contrastive_loss(text_emb, image_emb, temperature)
     like = {"dtype": text_emb.dtype, "device": text_emb.device}
     scale = 1 / torch.as_tensor(temperature, **like)
     with torch.no_grad():

@@ -19,7 +19,16 @@ from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
 from .. import data
-from ..check import Count, Finite, Share, Size, checked, require
+from fieldguide.check import (
+    Count,
+    Finite,
+    Having,
+    Numbers,
+    Share,
+    Size,
+    checked,
+    require,
+)
 
 # %% ../../multimodal/image-to-text.ipynb #read-vectors
 from ..transformers.attention import causal_mask
@@ -289,7 +298,7 @@ from ..transformers.training import Recipe, clip_gradient, descend
 @checked
 def learn_lesson(
     parts: ListOf(nn.Module, 1),
-    lesson: tuple,
+    lesson: Having("loss"),
     plan: Recipe,
     generator: Generator,
 ):
@@ -306,7 +315,7 @@ def learn_lesson(
 
 # %% ../../multimodal/image-to-text.ipynb #told-def
 @checked
-def told_words(model: Llama, words):
+def told_words(model: Llama, words: Having("encode")):
     """The kind and the colour of pictures, in any order, as a context.
 
     It gives rows (B, 2, D) of the model's table for places (B,).
@@ -366,7 +375,7 @@ def next_logits(
 # %% ../../multimodal/image-to-text.ipynb #answers
 @checked
 def answers(
-    lesson: tuple,
+    lesson: Having("asked", "words"),
     context: Float[Tensor, "B P D"],
     questions: ListOf(str),
     longest: Size = 1,
@@ -388,7 +397,7 @@ def answers(
 # %% ../../multimodal/image-to-text.ipynb #examine
 @checked
 def examine(
-    lesson: tuple,
+    lesson: Having("asked", "context"),
     places: Int64[Tensor, " N"],
     about: Literal["name", "kind", "colour", "yes or no"],
     longest: Size = 1,
@@ -442,7 +451,7 @@ class Projector(nn.Module):
 
 # %% ../../multimodal/image-to-text.ipynb #through
 @checked
-def through(eyes: nn.Module, features: Float[Tensor, "N into"]):
+def through(eyes: nn.Module, features: Float[Numbers, "N into"]):
     """What a `Projector` makes of the pictures, as the context of a lesson.
 
     features: a row for each of `data.emoji()`.
@@ -459,7 +468,9 @@ def through(eyes: nn.Module, features: Float[Tensor, "N into"]):
 # %% ../../multimodal/image-to-text.ipynb #learn-to-look
 @checked
 def learn_to_look(
-    reading: tuple, features: Float[Tensor, "N into"], generator: Generator
+    reading: Having("model", "words"),
+    features: Float[Numbers, "N into"],
+    generator: Generator,
 ):
     """A projector of two tokens for the frozen reader of a `Lesson`."""
     with seeded(generator):
@@ -493,7 +504,7 @@ def another(places: Int64[Tensor, " N"], generator: Generator):
 
 # %% ../../multimodal/image-to-text.ipynb #tokens-snap-def
 @checked
-def snapped(lesson: tuple):
+def snapped(lesson: Having("model", "context")):
     """A lesson with the nearest row of the table for each picture token."""
 
     def context(places, generator):
@@ -510,9 +521,9 @@ import copy
 
 @checked
 def learn_on(
-    reading: tuple,
+    reading: Having("model", "words"),
     eyes: nn.Module,
-    features: Float[Tensor, "N into"],
+    features: Float[Numbers, "N into"],
     yes_share: Share,
     generator: Generator,
 ):
@@ -565,7 +576,7 @@ def blind_tokens():
 # %% ../../multimodal/image-to-text.ipynb #said-def
 @checked
 def said(
-    lesson: tuple,
+    lesson: Having("asked", "words"),
     context: Float[Tensor, "1 P D"],
     question: str,
     longest: Size = 8,

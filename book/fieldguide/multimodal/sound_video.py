@@ -15,10 +15,12 @@ from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Generator, Tensor, nn
 
 from fieldguide.check import (
+    Below,
     Finite,
     ListOf,
     Model,
     NonEmpty,
+    Numbers,
     Positive,
     Size,
     checked,
@@ -31,7 +33,7 @@ SAMPLES = 4_096  # in a sound of ours, and a power of two
 
 # %% ../../multimodal/sound-video.ipynb #fourier
 @checked
-def fourier(wave: Float[NonEmpty, "*b T"]):
+def fourier(wave: Float[Numbers, "*b T"]):
     """How much a wave turns k times: complex (..., T // 2 + 1), by sums."""
     T = wave.size(-1)
     turns = torch.outer(torch.arange(T // 2 + 1), torch.arange(T)).double()
@@ -41,7 +43,7 @@ def fourier(wave: Float[NonEmpty, "*b T"]):
 
 # %% ../../multimodal/sound-video.ipynb #frames
 @checked
-def frames(wave: Float[NonEmpty, "*b T"], window: Size, hop: Size):
+def frames(wave: Float[Numbers, "*b T"], window: Size, hop: Size):
     """Windows of a wave, one centred on each hop: (..., T/hop, W)."""
     T = wave.size(-1)
     ok = hop <= window <= T and (window - hop) % 2 == T % hop == 0
@@ -112,8 +114,8 @@ def uniform(low: Finite, high: Finite, count: Size, generator: Generator):
 
 @checked
 def glide(
-    motion: Int64[Tensor, " B"],
-    register: Int64[Tensor, " B"],
+    motion: Int64[Below(3), " B"],
+    register: Int64[Below(2), " B"],
     generator: Generator,
 ):
     """Pitch in hertz and loudness of B sounds at each sample: two (B, T).
@@ -137,8 +139,8 @@ def glide(
 # %% ../../multimodal/sound-video.ipynb #voices
 @checked
 def voices(
-    hertz: Float64[NonEmpty, "B T"],
-    timbre: Int64[Tensor, " B"],
+    hertz: Float64[Numbers, "B T"],
+    timbre: Int64[Below(4), " B"],
     generator: Generator,
 ):
     """Waves (B, T) of these pitches, each in its timbre."""
@@ -173,7 +175,9 @@ def sounds(choices: Int64[Tensor, "B 3"], generator: Generator):
 
 
 @checked
-def require_choices(choices: Int64[NonEmpty, "B C"], counts: tuple):
+def require_choices(
+    choices: Int64[NonEmpty, "B {len(counts)}"], counts: tuple
+):
     """ValueError unless each row has an index below each of counts."""
     ok = choices.min() >= 0 and (choices < torch.tensor(counts)).all()
     require(ok, "choices", choices, f"rows of indices below {counts}")
@@ -249,7 +253,7 @@ class Matcher(nn.Module):
 
     @checked
     def __init__(
-        self, encoder: Model, words: ListOf(str), generator: Generator
+        self, encoder: Model, words: ListOf(str, 1), generator: Generator
     ):
         super().__init__()
         self.encoder, self.words = encoder, words
@@ -274,7 +278,7 @@ from ..transformers.training import descend, plain_recipe
 @checked
 def teach(
     model: Model,
-    tokens: Float64[Tensor, "B T P"],
+    tokens: Float64[Numbers, "B T P"],
     which: Int64[NonEmpty, " B"],
     captions: ListOf(str),
     steps: Size,

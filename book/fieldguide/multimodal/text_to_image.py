@@ -37,14 +37,14 @@ def on_the_way(
     return (1 - t) * noise + t * points, points - noise
 
 # %% ../../multimodal/text-to-image.ipynb #exact-velocity-fast
-from ..check import NonEmpty
+from ..check import Below, NonEmpty, Numbers
 
 
 @checked
 def exact_velocity_fast(
-    x: Float64[Tensor, "B W"],
-    t: Float64[Tensor, " B"],
-    points: Float64[NonEmpty, "N W"],
+    x: Float64[Numbers, "B W"],
+    t: Float64[Below(1), " B"],
+    points: Float64[Numbers, "N W"],
     spread: Finite = 0.0,
 ):
     """The mean velocity at places x and times t, from 0 to below 1.
@@ -52,7 +52,6 @@ def exact_velocity_fast(
     points: equally likely; each the middle of a normal cloud with a deviation
     of `spread`.
     """
-    require(((t >= 0) & (t < 1)).all(), "t", t, "times from 0 to below 1")
     t = t[:, None]  # (B, 1)
     varies = (1 - t) ** 2 + (t * spread) ** 2
     far = (x[:, None] - t[:, None] * points).square().sum(-1)  # (B, N)
@@ -273,7 +272,7 @@ def painter_plan(steps: Size = 5_000):
 # %% ../../multimodal/text-to-image.ipynb #train-painter
 @checked
 def train_painter(
-    places: Int64[NonEmpty, " N"], plan: Recipe, generator: Generator
+    places: Int64[Below(7165), " N"], plan: Recipe, generator: Generator
 ):
     """Train a new Painter on these pictures, by place; (model, losses).
 
@@ -311,7 +310,7 @@ def trained_painter():
 @torch.inference_mode()
 def paint(
     model: Callable,
-    told: Float32[NonEmpty, "B 384"],
+    told: Float32[Numbers, "B 384"],
     guidance: Finite,
     steps: Size,
     generator: Generator,
@@ -362,7 +361,7 @@ def seen_by_clip(pictures: UInt8[Tensor, "B Y X 3"], side: Size = 112):
 @checked
 def found_among(
     seen: Float32[Tensor, "B D"],
-    told: Float32[Tensor, "C D"],
+    told: Float32[Numbers, "C D"],
     own: Int64[Tensor, " B"],
     among: Int64[Tensor, " N"],
     generator: Generator,
@@ -375,6 +374,12 @@ def found_among(
     """
     ok = len(seen) > 0 and not seen.isnan().any()
     require(ok, "seen", seen, "at least one picture, free of NaN")
+    require(
+        {*own.tolist(), *among.tolist()} <= set(range(len(told))),
+        "own",
+        own,
+        f"like among, places in told, from 0 to {len(told) - 1}",
+    )
     ok = 2 <= count <= len(among) <= len(told)
     require(ok, "count", count, f"from 2 to {len(among)}")
     found = []

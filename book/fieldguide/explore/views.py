@@ -232,7 +232,11 @@ def flow(nodes, arrows, *, sets=None) -> View:
         joined.append([*map(names.index, arrow[:2]), *map(str, arrow[2:])])
     props = {"names": names, "notes": notes, "arrows": joined}
     props |= {"ranks": _ranks(names, joined), **_sets("flow", sets)}
-    return View("flow", arrays, props, bits=8)
+    numbers = max((array.size for array in arrays.values()), default=0)
+    return View("flow", arrays, props, bits=32 if numbers <= WRITTEN else 8)
+
+
+WRITTEN = 64  # numbers in a box that a reader may compare one by one: stored as floats
 
 
 def _ranks(names: list[str], arrows: list[list]) -> list[int]:

@@ -40,7 +40,7 @@ function flowBox(box, view, k, explorer) {
 
 // The numbers of a few cells, written into them.
 function digits(node, { shape, values }, low, high) {
-  const few = values.length <= 16 && shape.at(-1) <= 4;
+  const few = values.length <= 25 && shape.at(-1) <= 5;
   node.style.gridTemplateColumns = `repeat(${few ? shape.at(-1) : 1},1fr)`;
   while (node.children.length > (few ? values.length : 0)) node.lastChild.remove();
   for (let k = 0; few && k < values.length; k++) {

@@ -31,7 +31,7 @@ class Explorer {
       return html("section", { class: "fg-view", ...names }, html("h4", {}, title), box);
     });
     this.pointed = html("p", { class: "fg-pointed" }, " ");
-    this.status = html("p", { class: "fg-status", "aria-live": "polite" }, " ");
+    this.status = html("p", { class: "fg-status fg-unseen", "aria-live": "polite" }, " ");
     // Until the views are drawn, the still picture lies over their place.
     this.still = this.element.querySelector(".fg-still");
     const stage = html("div", { class: "fg-stage" }, html("div", { class: "fg-views" }, ...views));
@@ -301,7 +301,7 @@ class Explorer {
     }
   }
   sayViews() {
-    this.say(Object.values(this.shown).map((view) => this.describe(view)).join(". "), 350);
+    this.say(Object.values(this.shown).map((view) => this.describe(view)).join(". "), 350, true);
   }
 
   // Draw every view; what had the focus keeps it when its node is a new one. Room and
@@ -330,11 +330,15 @@ class Explorer {
     return words === undefined ? view.title : `${view.title}: ${words}`;
   }
 
-  // Put words under the picture, spoken by a screen reader, after a while.
-  say(words, delay = 0) {
+  // Put words under the picture, spoken by a screen reader, after a while; `quietly`
+  // for it alone, where the picture shows them to everybody else.
+  say(words, delay = 0, quietly = false) {
     clearTimeout(this.saying);
-    if (delay) this.saying = setTimeout(() => this.say(words), delay);
-    else this.status.textContent = words;
+    if (delay) this.saying = setTimeout(() => this.say(words, 0, quietly), delay);
+    else {
+      this.status.textContent = words;
+      this.status.classList.toggle("fg-unseen", quietly);
+    }
   }
 
   // Read values by pointer, and one by one by arrow keys. `find(x, y, target)` gives

@@ -4,9 +4,10 @@
     def split_heads(x: Float[Tensor, "*b T D"], heads: Size):
         require(x.size(-1) % heads == 0, "heads", heads, "a divisor of the width")
 
-`Float`, `Bool` and `Int` are jaxtyping's. What an argument must be by itself stands in
-the signature, and another one is a `TypeCheckError` (a TypeError); how arguments must
-fit each other is a ValueError. Both name the argument, its value and what is allowed.
+`Bool` and `Int` are jaxtyping's; `Float` may be, or the one below. What an argument
+must be by itself stands in the signature, and another one is a `TypeCheckError` (a
+TypeError); how arguments must fit each other is a ValueError. Both name the argument,
+its value and what is allowed.
 """
 
 import functools
@@ -16,15 +17,19 @@ import numbers
 import operator
 import re
 import types
+from typing import ClassVar
 
 import torch
 from beartype import beartype
-from jaxtyping import jaxtyped
+from jaxtyping import AbstractDtype, jaxtyped
 
 __all__ = [
+    "Adapter",
+    "AllFinite",
     "Count",
     "Fading",
     "Finite",
+    "Float",
     "FloatType",
     "Layered",
     "Limit",
@@ -60,11 +65,12 @@ def checked(target):
     if isinstance(target, type) or words.count("{") > len(sizes):
         return guarded
     own = operator.attrgetter(*sizes) if sizes else lambda *_: None
+    like = functools.partial(likeness, finite=AllFinite.__name__ in words)
     passed = set()
 
     @functools.wraps(target)
     def call(*arguments, **options):
-        key = (*map(likeness, arguments), *options, *map(likeness, options.values()))
+        key = (*map(like, arguments), *options, *map(like, options.values()))
         key = own(*arguments[:1]), *key
         if key in passed:
             return target(*arguments, **options)
@@ -81,11 +87,15 @@ def checked(target):
 NEW = object()  # what must be looked at each time, such as a list
 
 
-def likeness(value: object) -> object:
-    """All that a signature can say of the value; NEW if there is more to it."""
+def likeness(value: object, finite: bool = False) -> object:
+    """All that a signature can say of the value; NEW if there is more to it.
+
+    finite: the signature also says of some tensor that its numbers are finite.
+    """
     kind = type(value)
     if kind in TENSORS:
-        return (value.shape, value.dtype) if value.dim() else NEW
+        known = value.dim() and (not finite or isinstance(value, AllFinite))
+        return (value.shape, value.dtype) if known else NEW
     if kind in PLAIN:
         return kind, value
     return kind if isinstance(value, (torch.nn.Module, *FUNCTIONS)) else NEW
@@ -118,6 +128,14 @@ def is_finite(value: object) -> bool:
     return number and math.isfinite(value)
 
 
+def is_all_finite(x: object) -> bool:
+    """A tensor of one number or more, all finite as far as torch knows them."""
+    if not isinstance(x, NonEmpty):
+        return False
+    known = x.is_floating_point() and x.element_size() > 1 and not x.is_meta
+    return not known or bool(x.detach().abs().max() < math.inf)
+
+
 Size = values("a whole number above 0", lambda n: is_whole(n) and n > 0)
 Count = values("a whole number, 0 or more", lambda n: is_whole(n) and n >= 0)
 Finite = values("a finite number", is_finite)
@@ -132,6 +150,9 @@ Limit = values(
 Model = values("a model with a config", lambda model: hasattr(model, "config"))
 Layered = values("a model with blocks", lambda model: hasattr(model, "blocks"))
 LinearLayer = values("a linear layer", lambda layer: hasattr(layer, "in_features"))
+Adapter = values(
+    "a class of adapters", lambda kind: isinstance(kind, type) and "change" in dir(kind)
+)
 FloatType = values(
     "a type of floats", lambda kind: getattr(kind, "is_floating_point", None) is True
 )
@@ -139,6 +160,13 @@ FloatType = values(
 NonEmpty = values(
     "not an empty tensor", lambda x: isinstance(x, torch.Tensor) and x.numel() > 0
 )
+AllFinite = values("a tensor of finite numbers, one or more", is_all_finite)
+
+
+class Float(AbstractDtype):
+    """jaxtyping's, without the floats of 8 bits: torch stores them, and no more."""
+
+    dtypes: ClassVar = ["float16", "bfloat16", "float32", "float64"]
 
 
 def ListOf(kind: type, least: int = 0) -> type:

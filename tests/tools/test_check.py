@@ -9,7 +9,10 @@ import torch
 from jaxtyping import Float, Int, TypeCheckError
 from torch import Tensor
 
+from fieldguide import check
 from fieldguide.check import (
+    Adapter,
+    AllFinite,
     Count,
     Fading,
     Finite,
@@ -82,7 +85,9 @@ def test_a_signature_checks_shapes_and_sizes():
     assert "Actual value: 0\nExpected type: a whole number above 0." in str(error.value)
 
 
-WHOLE = torch.ones(2, 3).long()
+WHOLE, FLOATS = torch.ones(2, 3).long(), torch.tensor([1.0, -2.0])
+FLOAT8 = [FLOATS.to(getattr(torch, f"float8_{kind}")) for kind in ("e4m3fn", "e5m2")]
+ENDLESS = [FLOATS * math.nan, FLOATS * math.inf, FLOATS.log()]
 
 
 @pytest.mark.parametrize(
@@ -103,8 +108,14 @@ WHOLE = torch.ones(2, 3).long()
             [torch.nn.Linear(1, 1)],
             [None, torch.nn.Linear, torch.nn.ReLU()],
         ),
+        (Adapter, [type("A", (), {"change": 1})], [torch.nn.Linear, None, "change"]),
         (FloatType, [torch.half, torch.double], [torch.int8, None, "half", float]),
         (Int[NonEmpty, "..."], [WHOLE], [WHOLE[:0], None, "text", WHOLE / 2]),
+        (
+            check.Float[AllFinite, "*n"],
+            [FLOATS, FLOATS.half(), FLOATS.to("meta"), FLOATS[0]],
+            [*FLOAT8, *ENDLESS, FLOATS[:0], WHOLE, WHOLE > 0, FLOATS.numpy(), None],
+        ),
         (ListOf(str), [[], ["a"], ("a", "b")], [None, "ab", {"a"}, 9 * ["a"] + [1]]),
         (ListOf(str, 1), [["a"], ["a", "b"]], [[], (), [1]]),
         (ListOf(Count), [[0, 3]], [[0, True], [-1], [0.5], ["a"]]),
@@ -132,6 +143,18 @@ def test_a_call_like_one_before_is_not_checked_again_and_another_is():
     with pytest.raises(TypeCheckError):
         kept(x, 1, [1])
     assert calls == [1] * 4
+
+
+def test_numbers_are_looked_at_in_each_call():
+    @checked
+    def kept(x: Float[AllFinite, " n"], y: Float[Tensor, " n"]):
+        return y
+
+    for _ in range(2):
+        assert kept(FLOATS, FLOATS) is FLOATS and kept(FLOATS, ENDLESS[0]) is ENDLESS[0]
+        for bad in ENDLESS:
+            with pytest.raises(TypeCheckError, match="'x'"):
+                kept(bad, FLOATS)
 
 
 def test_a_size_of_the_object_is_compared_for_each_object():

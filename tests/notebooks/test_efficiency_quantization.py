@@ -68,7 +68,7 @@ W, TWO = random(2, 6), torch.tensor([-1.0, 1.0])
 BYTES = torch.tensor([[1, 2, 15, 0], [9, 9, 0, 15]], dtype=torch.uint8)
 ONE, SCALES = BYTES[0, :1], torch.ones(3, 1)
 NO_WEIGHTS = [torch.ones(0, 6), torch.ones(2, 0), torch.tensor(1.0)]
-NO_WEIGHTS += [torch.tensor([[1.0, bad]]) for bad in (math.nan, -math.inf)]
+NO_WEIGHTS += [W.where(W.min() != W, bad) for bad in (math.nan, -math.inf)]
 LEVELS = [[-1.0, 1.0, 0.0], [1.0, -1.0], [0.0, 0.0], [1.0], [[-1.0, 1.0]]]
 LEVELS = [*map(torch.tensor, LEVELS), torch.linspace(-1, 1, 257)]
 GROUPED, BITS = {"weight": W, "group": 3}, {"weight": W, "group": 3, "bits": 4}
@@ -96,7 +96,7 @@ REFUSALS = [
      NO_BITS | {"x": NO_WEIGHTS, "group": [5, 12]}),
     ("normal_levels", {"bits": 4}, NO_BITS),
     ("dequantize", {"codes": W, "scales": SCALES},
-     {"scales": [SCALES[:0], torch.ones(5, 1), SCALES[:, 0]]}),
+     {"scales": [SCALES[:0], torch.ones(5, 1), SCALES[:, 0], W[:1, :3].log().T]}),
     ("dequantize", {"codes": W[0], "scales": SCALES, "lows": SCALES}, {"lows": [W]}),
     ("relative_error", {"weight": W, "restored": W}, {"restored": [W[0]]}),
     ("quantize_scales", {"scales": SCALES}, {"scales": [SCALES[:, 0], SCALES.mT]}),
@@ -116,7 +116,8 @@ REFUSALS = [
     *((f"{name}_product{end}", PRODUCT, {"scales": [ROWS, ROWS[:0]]})
       for name, end in (("int8", ""), ("int8", "_fast"), ("whole", ""))),
     ("int4_product_fast", INT4 | {"x": random(1, 16)}, {"packed": [UNFIT[0]]}),
-    ("require_width", {"x": W[0], "width": 6}, {"x": [W[0].int()], "width": [0, 5]}),
+    ("require_width", {"x": W[0], "width": 6}, 
+     {"x": [None, [6.0], W[0].int(), W[0, 0]], "width": [0, 5]}),
 ]  # fmt: skip
 
 
@@ -468,9 +469,10 @@ def test_rounded_refuses_by_the_largest_weight():
     left = q.rounded(weight, "absmax", 4, "row")
     assert left.any(-1).tolist() == [True, False, True, True]
     step = 2.0**-24  # float16's; with 2 bits a scale is the largest weight
-    over, under = (step * torch.tensor([x, 0.0]) for x in (49.5, 50.5))
-    refuses(MOST, q.rounded, over, "absmax", 2)
-    close(q.rounded(under, "absmax", 2), under, step)  # half a step, a hundredth
+    over, under = (step * torch.tensor([[10.5], [most]]) for most in (49.5, 50.0))
+    with cells.refusal(r"float16 holds the scales: 3e-06 to 65504$"):
+        q.rounded(over, "absmax", 2, "row")
+    close(q.rounded(under, "absmax", 2, "row"), under, step)  # half a step
 
 
 def test_text_losses_are_those_of_each_piece():

@@ -229,8 +229,7 @@ class UnpackedProduct(torch.autograd.Function):
         return grad @ ctx.layer.weight.to(grad.dtype), None  # (..., in)
 
 # %% ../../efficiency/quantization.ipynb #require-width
-@checked
-def require_width(x, width: Size):
+def require_width(x, width):
     """ValueError unless x is of floats, as wide as a layer's input."""
     ok = torch.is_tensor(x) and x.is_floating_point()
     ok = ok and x.dim() > 0 and x.size(-1) == width
@@ -287,7 +286,6 @@ def stored_bits(layer: LinearLayer):
     return 8 * sum(kept) / (layer.in_features * layer.out_features)
 
 # %% ../../efficiency/quantization.ipynb #quantize-ternary
-@checked
 def quantize_ternary(
     weight: Float[Tensor, "*b D"],
     group: Size | Literal["row"] | None = None,
@@ -302,7 +300,6 @@ def quantize_ternary(
     return codes.to(torch.int8).reshape(weight.shape), scales
 
 
-@checked
 def quantize_sign(
     weight: Float[Tensor, "*b D"],
     group: Size | Literal["row"] | None = None,

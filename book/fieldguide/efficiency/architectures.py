@@ -268,7 +268,6 @@ class Forgetful(nn.Module):
             x = block(x, *more)
         return x
 
-    @checked
     def forward(self, x: Float[Tensor, "..."], *more):
         return Again.apply(lambda x: self.run(x, *more), x)
 

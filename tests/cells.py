@@ -117,6 +117,7 @@ def strangers(value):
     if torch.is_tensor(value):
         found += [value.tolist(), value[None, None, None], value.to(torch.complex64)]
         found += [value.long() if value.is_floating_point() else value.double()]
+        found += [value.to(torch.float8_e5m2), value * math.nan]
         found += value[:1] if value.dim() else []  # of one rank less
     elif isinstance(value, (int, float)):
         found += [-1, 0, True, 2.5, math.nan, math.inf, [value]]
@@ -162,6 +163,7 @@ def run_exercises(name, module=None, **names):
     notebook = notebooks.read(sources.ROOT / "book" / f"{name}.ipynb")
     names = {**(vars(module) if module else {}), "__name__": "exercises", **names}
     names = Names(notebook, names)
+    vars(names)["cells"] = {cell.id: cell.source for cell in sources.code(notebook)}
     for cell in sources.code(notebook):
         if cell.id.startswith(("check-", "solution-")):
             exec(cell.source, names)
@@ -177,3 +179,17 @@ def fails(check, *answers):
             assert str(error), "a failing check says what to look at"
         else:
             raise AssertionError(f"{check.__name__} passed a wrong answer")
+
+
+def notices(names, answer, slips):
+    """The check of an exercise refuses its solution with any of the slips.
+
+    names: of `run_exercises`. slips: of a piece of the solution, what stands there.
+    """
+    solution = vars(names)["cells"][f"solution-{answer.replace('_', '-')}"]
+    right = names[answer]
+    for piece, slip in [(old, new) for old, some in slips.items() for new in some]:
+        assert piece in solution, piece
+        exec(solution.replace(piece, slip), names)
+        wrong, names[answer] = names[answer], right
+        fails(names[f"check_{answer}"], wrong)

@@ -4,9 +4,10 @@
     def split_heads(x: Float[Tensor, "*b T D"], heads: Size):
         require(x.size(-1) % heads == 0, "heads", heads, "a divisor of the width")
 
-`Float`, `Bool` and `Int` are jaxtyping's. What an argument must be by itself stands in
-the signature, and another one is a `TypeCheckError` (a TypeError); how arguments must
-fit each other is a ValueError. Both name the argument, its value and what is allowed.
+`Bool` and `Int` are jaxtyping's; `Float` may be, or the one below. What an argument
+must be by itself stands in the signature, and another one is a `TypeCheckError` (a
+TypeError); how arguments must fit each other is a ValueError. Both name the argument,
+its value and what is allowed.
 """
 
 import contextlib
@@ -19,16 +20,20 @@ import re
 import signal
 import threading
 import types
+from typing import ClassVar
 
 import torch
 from beartype import beartype
-from jaxtyping import jaxtyped
+from jaxtyping import AbstractDtype, jaxtyped
 
 __all__ = [
+    "Adapter",
+    "AllFinite",
     "Below",
     "Count",
     "Fading",
     "Finite",
+    "Float",
     "FloatType",
     "Having",
     "Layered",
@@ -37,7 +42,6 @@ __all__ = [
     "ListOf",
     "Model",
     "NonEmpty",
-    "Numbers",
     "Part",
     "Positive",
     "Probabilities",
@@ -126,6 +130,14 @@ def is_finite(value: object) -> bool:
     return number and math.isfinite(value)
 
 
+def is_all_finite(x: object) -> bool:
+    """A tensor of one number or more, all finite as far as torch knows them."""
+    if not isinstance(x, NonEmpty):
+        return False
+    known = x.is_floating_point() and x.element_size() > 1 and not x.is_meta
+    return not known or bool(x.detach().abs().max() < math.inf)
+
+
 Size = values("a whole number above 0", lambda n: is_whole(n) and n > 0)
 Count = values("a whole number, 0 or more", lambda n: is_whole(n) and n >= 0)
 Finite = values("a finite number", is_finite)
@@ -140,6 +152,9 @@ Limit = values(
 Model = values("a model with a config", lambda model: hasattr(model, "config"))
 Layered = values("a model with blocks", lambda model: hasattr(model, "blocks"))
 LinearLayer = values("a linear layer", lambda layer: hasattr(layer, "in_features"))
+Adapter = values(
+    "a class of adapters", lambda kind: isinstance(kind, type) and "change" in dir(kind)
+)
 FloatType = values(
     "a type of floats", lambda kind: getattr(kind, "is_floating_point", None) is True
 )
@@ -148,9 +163,7 @@ NonEmpty = values(
     "not an empty tensor", lambda x: isinstance(x, torch.Tensor) and x.numel() > 0
 )
 EACH = "a tensor of numbers, each"  # what such a type says, a call like one before not
-Numbers = values(
-    f"{EACH} finite", lambda x: isinstance(x, NonEmpty) and bool(x.isfinite().all())
-)
+AllFinite = values(f"{EACH} finite", is_all_finite)
 
 
 def Below(limit: int) -> type:
@@ -181,6 +194,12 @@ def are_probabilities(value: object) -> bool:
 Probabilities = values(
     f"{EACH} 0 or more, with a positive sum in each row", are_probabilities
 )
+
+
+class Float(AbstractDtype):
+    """jaxtyping's, without the floats of 8 bits: torch stores them, and no more."""
+
+    dtypes: ClassVar = ["float16", "bfloat16", "float32", "float64"]
 
 
 def ListOf(kind: type, least: int = 0) -> type:

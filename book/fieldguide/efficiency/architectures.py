@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrize
 
-from ..check import Count, Finite, Size, checked, require
+from ..check import Count, Finite, Float, Size, checked, require
 from ..transformers.attention import scores_shape
 from ..transformers.gpt import GPT
 
@@ -268,7 +268,6 @@ class Forgetful(nn.Module):
             x = block(x, *more)
         return x
 
-    @checked
     def forward(self, x: Float[Tensor, "..."], *more):
         return Again.apply(lambda x: self.run(x, *more), x)
 
@@ -323,7 +322,7 @@ def round_products(model: nn.Module, dtype: FloatType):
     step = Rounded(dtype)
     for layer in [m for m in model.modules() if isinstance(m, nn.Linear)]:
         parametrize.register_parametrization(layer, "weight", step)
-        layer.register_forward_pre_hook(lambda _, given: (step(given[0]),))
+        layer.register_forward_pre_hook(lambda _, given: step(*given))
         layer.register_forward_hook(lambda _, given, output: step(output))
     return model
 
@@ -379,7 +378,7 @@ def linear_recurrence(
     """
     table_shape(query, key, value)
     query, key = features(query), features(key)  # (..., T, F)
-    state, total, outputs = 0.0, 0.0, []
+    state, total, outputs = 0, 0, []
     for q, k, v in zip(*(x.unbind(-2) for x in (query, key, value))):
         state = state + k[..., :, None] * v[..., None, :]  # (..., F, V)
         total = total + k  # (..., F)
@@ -409,7 +408,7 @@ def gated_recurrence(
     """
     table_shape(query, key, value)
     require_gates(keep)
-    state, outputs = 0.0, []
+    state, outputs = 0, []
     parts = (x.unbind(-2) for x in (query, key, value, keep[..., None]))
     for q, k, v, a in zip(*parts):
         note = k[..., :, None] * v[..., None, :]  # (..., K, V)

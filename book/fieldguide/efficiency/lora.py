@@ -7,15 +7,25 @@ __all__ = ['Names', 'spelling_1611', 'trainable', 'fine_tune', 'truncate', 'requ
            'RandomSubspace', 'lora_parameters', 'learn_answers']
 
 # %% ../../efficiency/lora.ipynb #imports
-import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor, nn
 
-from ..check import Count, Model, Positive, Size, checked, require
+from fieldguide.check import (
+    Adapter,
+    AllFinite,
+    Count,
+    Float,
+    ListOf,
+    Model,
+    Positive,
+    Size,
+    checked,
+    require,
+)
 from .quantization import NF4Linear
 from ..memory import SavedBytes
 from ..transformers.training import Recipe, descend, train
@@ -71,14 +81,14 @@ def fine_tune(
 # %% ../../efficiency/lora.ipynb #truncate
 @checked
 def truncate(
-    matrix: Float32[Tensor, "*b A B"] | Float64[Tensor, "*b A B"], rank: Count
+    matrix: Float32[AllFinite, "*b A B"] | Float64[AllFinite, "*b A B"],
+    rank: Count,
 ):
     """The nearest matrix of that rank: the largest singular values, kept.
 
     Source: Eckart and Young 1936.
     """
     require_rank(rank, matrix.shape[-2:])
-    require(matrix.isfinite().all(), "matrix", matrix, "finite")
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     scaled = left[..., :rank] * values[..., None, :rank]  # (..., A, rank)
     return scaled @ right[..., :rank, :]  # (..., A, B)
@@ -204,7 +214,7 @@ def add_lora(
     alpha: Positive = 32,
     *,
     generator: torch.Generator | None = None,
-    kind: type[nn.Module] = LoRALinear,
+    kind: Adapter = LoRALinear,
 ):
     """Freeze a model and give each layer of those names an adapter.
 
@@ -231,7 +241,6 @@ def lora_layers(model: nn.Module):
 
 # %% ../../efficiency/lora.ipynb #merge
 @torch.no_grad()
-@checked
 def merge(model: nn.Module):
     """Add each adapter's change to the weight it stands beside.
 
@@ -249,7 +258,6 @@ def merge(model: nn.Module):
 
 
 @torch.no_grad()
-@checked
 def unmerge(model: nn.Module):
     """Take the changes out of the weights again, but for rounding."""
     for layer in lora_layers(model).values():
@@ -258,7 +266,6 @@ def unmerge(model: nn.Module):
             layer.merged = False
 
 # %% ../../efficiency/lora.ipynb #remove-lora
-@checked
 def remove_lora(model: nn.Module):
     """Put the original layers back, merged or not, without their adapters.
 
@@ -274,7 +281,6 @@ def remove_lora(model: nn.Module):
     return model
 
 # %% ../../efficiency/lora.ipynb #lora-state
-@checked
 def lora_state(model: nn.Module):
     """A copy of the adapters alone: {name: tensor}, to save or to swap.
 
@@ -296,20 +302,25 @@ def lora_state(model: nn.Module):
 def load_lora(model: nn.Module, state: dict[str, Tensor]):
     """Give a model's adapters the weights and alphas of a `lora_state`.
 
-    Raises ValueError for other names or shapes, for an alpha that is not
-    above 0 and finite, and for a merged model; then nothing is changed.
+    Raises ValueError for other names or shapes, for NaN and infinity, for
+    an alpha that is not above 0, and for a merged model; then nothing is
+    changed.
     """
     free = not any(m.merged for m in lora_layers(model).values())
     shapes = {
-        name: torch.is_tensor(w) and w.is_floating_point() and w.shape
+        name: isinstance(w, Float[AllFinite, "..."]) and w.shape
         for name, w in state.items()
     }
     wanted = {name: w.shape for name, w in lora_state(model).items()}
     wrong = {name for name, _ in shapes.items() ^ wanted.items()}
     scales = {n for n in state if n not in wrong and n.endswith("alpha")}
-    wrong |= {n for n in scales if not 0 < state[n] < math.inf}
-    allowed = "floats of the model's adapters, alphas above 0, none merged"
-    require(free and not wrong, "state", sorted(map(str, wrong)), allowed)
+    wrong |= {n for n in scales if state[n] <= 0}
+    require(
+        free and not wrong,
+        "state",
+        sorted(map(str, wrong)),
+        "finite floats of the model's adapters, alphas above 0, none merged",
+    )
     for name in scales:
         layer = model.get_submodule(name.rpartition(".")[0])
         layer.alpha = state[name].item()
@@ -343,7 +354,6 @@ def backwards(text: str):
     return "\n".join(line[::-1] for line in text.split("\n"))
 
 # %% ../../efficiency/lora.ipynb #quantize-base
-@checked
 def quantize_base(model: nn.Module, targets: Names):
     """Put the layers of those names into NF4, with double quantization.
 
@@ -411,7 +421,7 @@ class RandomSubspace(nn.Module):
 
 # %% ../../efficiency/lora.ipynb #lora-parameters
 @checked
-def lora_parameters(shapes: list[tuple[Size, Size]], rank: Size):
+def lora_parameters(shapes: ListOf(tuple), rank: Size):
     """How many numbers adapters of a rank train: the sum of rank (in + out).
 
     shapes: the (in, out) of each matrix that gets one.

@@ -16,10 +16,18 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int8, Int64, Shaped, UInt8
+from jaxtyping import BFloat16, Int8, Int64, Integer, UInt8
 from torch import Tensor, nn
 
-from ..check import Finite, Layered, NonEmpty, Size, checked, require
+from fieldguide.check import (
+    AllFinite,
+    Finite,
+    Float,
+    Layered,
+    Size,
+    checked,
+    require,
+)
 
 # %% ../../efficiency/quantization.ipynb #in-groups
 @checked
@@ -43,7 +51,7 @@ def in_groups(
 
 # %% ../../efficiency/quantization.ipynb #absmax-codes
 @checked
-def absmax_codes(rows: Float[NonEmpty, "groups numbers"], most: Size):
+def absmax_codes(rows: Float[AllFinite, "groups numbers"], most: Size):
     """Rows as whole numbers, int8 from -most to most; scales (groups, 1)."""
     scales = rows.abs().amax(-1, keepdim=True) / most  # (groups, 1)
     codes = (rows / scales.where(scales > 0, 1)).round()
@@ -68,7 +76,7 @@ def quantize_absmax(
 # %% ../../efficiency/quantization.ipynb #dequantize
 @checked
 def dequantize(
-    codes: Shaped[Tensor, "*b"],
+    codes: Float[Tensor, "*b"] | Integer[Tensor, "*b"],
     scales: Float[Tensor, "groups 1"],
     lows: Float[Tensor, "groups 1"] | Literal[0] = 0,
 ):
@@ -78,7 +86,12 @@ def dequantize(
     """
     groups = len(scales)
     fits = groups > 0 and codes.numel() % groups == 0
-    require(fits, "scales", scales, f"a divisor of {codes.numel()} in number")
+    require(
+        fits and (scales.is_meta or not scales.isnan().any()),
+        "scales",
+        scales,
+        f"a divisor of {codes.numel()} in number, without NaN",
+    )
     rows = codes.reshape(groups, -1)
     return (rows * scales + lows).reshape(codes.shape)
 
@@ -104,7 +117,7 @@ def quantize_zero_point(
 # %% ../../efficiency/quantization.ipynb #relative-error
 @checked
 def relative_error(
-    weight: Float[NonEmpty, "*b"], restored: Float[Tensor, "*b"]
+    weight: Float[AllFinite, "*b"], restored: Float[AllFinite, "*b"]
 ):
     """The root mean square of the error, as a share of the weight's own."""
     return ((restored - weight).norm() / weight.norm()).item()
@@ -135,7 +148,7 @@ def nf4_levels():
 @checked
 def quantize_levels(
     weight: Float[Tensor, "*b D"],
-    levels: Float[Tensor, " L"],
+    levels: Float[AllFinite, " L"],
     group: Size | Literal["row"] | None = None,
 ):
     """The nearest levels' numbers, uint8 like the weight, and scales.
@@ -159,7 +172,7 @@ FLOAT8 = torch.float8_e4m3fn
 
 
 @checked
-def quantize_scales(scales: Float[NonEmpty, "groups 1"]):
+def quantize_scales(scales: Float[AllFinite, "groups 1"]):
     """Scales in 8 bits: codes, their own scales and the mean.
 
     codes: the bytes of 8-bit floats, uint8 (blocks, 256), the last block
@@ -177,8 +190,8 @@ def quantize_scales(scales: Float[NonEmpty, "groups 1"]):
 @checked
 def dequantize_scales(
     codes: UInt8[Tensor, "blocks 256"],
-    seconds: Float[Tensor, "blocks 1"],
-    mean: Float[Tensor, ""],
+    seconds: Float[AllFinite, "blocks 1"],
+    mean: Float[AllFinite, ""],
     groups: Size,
 ):
     """The scales (groups, 1) that `quantize_scales` has stored."""
@@ -216,8 +229,7 @@ class UnpackedProduct(torch.autograd.Function):
         return grad @ ctx.layer.weight.to(grad.dtype), None  # (..., in)
 
 # %% ../../efficiency/quantization.ipynb #require-width
-@checked
-def require_width(x, width: Size):
+def require_width(x, width):
     """ValueError unless x is of floats, as wide as a layer's input."""
     ok = torch.is_tensor(x) and x.is_floating_point()
     ok = ok and x.dim() > 0 and x.size(-1) == width
@@ -256,7 +268,8 @@ class NF4Linear(nn.Module):
             scales = dequantize_scales(scales, *more)
         return dequantize(self.levels[unpack_pairs(self.packed).int()], scales)
 
-    def forward(self, x):
+    @checked
+    def forward(self, x: Float[Tensor, "*b D"]):
         require_width(x, self.in_features)
         y = UnpackedProduct.apply(x, self)
         return y if self.bias is None else y + self.bias.to(x.dtype)
@@ -273,7 +286,6 @@ def stored_bits(layer: LinearLayer):
     return 8 * sum(kept) / (layer.in_features * layer.out_features)
 
 # %% ../../efficiency/quantization.ipynb #quantize-ternary
-@checked
 def quantize_ternary(
     weight: Float[Tensor, "*b D"],
     group: Size | Literal["row"] | None = None,
@@ -288,7 +300,6 @@ def quantize_ternary(
     return codes.to(torch.int8).reshape(weight.shape), scales
 
 
-@checked
 def quantize_sign(
     weight: Float[Tensor, "*b D"],
     group: Size | Literal["row"] | None = None,
@@ -404,7 +415,9 @@ def outliers_apart(
 # %% ../../efficiency/quantization.ipynb #int8-product
 @checked
 def int8_product(
-    x: Tensor, codes: Int8[Tensor, "out in"], scales: Float[Tensor, "out 1"]
+    x: Float[Tensor, "*b D"],
+    codes: Int8[Tensor, "out in"],
+    scales: Float[AllFinite, "out 1"],
 ):
     """x (..., in) times codes (out, in) int8 with a scale a row (out, 1)."""
     require_width(x, codes.size(1))
@@ -415,7 +428,7 @@ def int8_product(
 def int8_product_fast(
     x: Float[Tensor, "T D"],
     codes: Int8[Tensor, "out in"],
-    scales: Float[Tensor, "out 1"],
+    scales: Float[AllFinite, "out 1"],
 ):
     """`int8_product` by PyTorch's own kernel where there is one: bfloat16.
 
@@ -431,7 +444,7 @@ def int8_product_fast(
 # %% ../../efficiency/quantization.ipynb #int4-product-fast
 @checked
 def pack_int4_fast(
-    codes: Int8[Tensor, "out in"], scales: Float[Tensor, "groups 1"]
+    codes: Int8[Tensor, "out in"], scales: Float[AllFinite, "groups 1"]
 ):
     """Codes from -8 to 7 and scales as the 4-bit kernel takes them.
 
@@ -455,7 +468,10 @@ def pack_int4_fast(
 
 @checked
 def int4_product_fast(
-    x: Float[Tensor, "T D"], packed: Tensor, pairs: Tensor | None, group
+    x: Float[Tensor, "T D"],
+    packed: BFloat16[Tensor, "out D"] | UInt8[Tensor, "out half"],
+    pairs: BFloat16[Tensor, "groups out 2"] | None,
+    group: Size | None,
 ):
     """x (T, in) times what `pack_int4_fast` made: (T, out) in bfloat16."""
     width = packed.size(1) if pairs is None else group * len(pairs)
@@ -468,9 +484,9 @@ def int4_product_fast(
 # %% ../../efficiency/quantization.ipynb #whole-product
 @checked
 def whole_product(
-    x: Float[Tensor, "T D"],
+    x: Float[AllFinite, "T D"],
     codes: Int8[Tensor, "out in"],
-    scales: Float[Tensor, "out 1"],
+    scales: Float[AllFinite, "out 1"],
 ):
     """As `int8_product`, with x (T, in) rounded to 8 bits, a scale a token."""
     require_width(x, codes.size(1))

@@ -13,82 +13,88 @@ from hypothesis import given, settings
 from fieldguide.transformers import optimizers, training
 
 quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
-seeds = st.integers(0, 10_000)
-rates, decays = st.sampled_from([0.0, 0.02, 0.5]), st.sampled_from([0.0, 0.1])
+BETAS = [(0.9, 0.99), (0.0, 0.5), (0.3, 0.0)]
 
 
-def stepped(make, gradients, start):
-    """The parameters after the optimizer has been given those gradients."""
-    parameters = [p.clone().requires_grad_() for p in start]
-    optimizer = make(parameters)
+def stepped(make, seed, scale=1.0):
+    """Two parameters after an optimizer has been given four gradients of each."""
+    start, *gradients = (
+        [random(*shape, seed=seed + n) * scale**n for shape in [(3,), (2, 4)]]
+        for n in range(5)
+    )
+    optimizer = make(iter(start))
     for each in gradients:
-        for p, grad in zip(parameters, each, strict=True):
+        for p, grad in zip(start, each, strict=True):
             p.grad = grad.clone()
         optimizer.step()
-    return [p.detach() for p in parameters]
-
-
-def problem(shapes, seed=0, scale=1.0):
-    """Four gradients of each of some parameters, and where these start."""
-    start, *gradients = (
-        [random(*shape, seed=seed + n) * scale**n for shape in shapes] for n in range(5)
-    )
-    return gradients, start
+    return start
 
 
 @quick
-@given(seeds, rates, st.sampled_from([(0.9, 0.99), (0.0, 0.5), (0.3, 0.0)]), decays)
+@given(
+    st.integers(0, 10_000),
+    *map(st.sampled_from, ([0.0, 0.02, 0.5], BETAS, [0.0, 0.1])),
+)
 def test_adamw_is_torchs(seed, lr, betas, decay):
-    given = problem([(3,), (2, 4)], seed)
     kind = {"lr": lr, "betas": betas, "eps": 0.1}
-    ours = stepped(lambda ps: optimizers.AdamW(iter(ps), decay=decay, **kind), *given)
+    ours = functools.partial(optimizers.AdamW, decay=decay, **kind)
     theirs = functools.partial(torch.optim.AdamW, weight_decay=decay, **kind)
-    close(ours, stepped(theirs, *given))
-    given = problem([(3,), (2, 4)], seed, scale=1e-4)  # its defaults, too
-    close(stepped(optimizers.AdamW, *given), stepped(torch.optim.AdamW, *given))
+    close(stepped(ours, seed), stepped(theirs, seed))
+    ours, theirs = optimizers.AdamW, torch.optim.AdamW  # with their defaults, too
+    close(stepped(ours, seed, 1e-4), stepped(theirs, seed, 1e-4))
 
 
-@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32, torch.float64])
-def test_adamw_keeps_the_device_and_the_type(kind):
-    for device in "cpu", "meta":
-        p = torch.ones(3, 4, device=device, dtype=kind)
+def test_adamw_keeps_the_device_and_the_type_and_refuses_the_rest_by_name():
+    for kind in torch.bfloat16, torch.float32, torch.float64:
+        p = torch.ones(3, 4, device="meta", dtype=kind)
         p.grad = torch.ones_like(p)
         optimizers.AdamW([p]).step()
-        assert p.device.type == device and p.dtype == kind
-
-
-BELOW = [-1e-9, math.inf, math.nan]  # no rate and no decay
-NO_BETAS = [(0.9,), (1, 0.9), (0.9, 1), (-0.1, 0.9)]
-
-
-def test_bad_input_is_refused_by_name():
+        assert p.device.type == "meta" and p.dtype == kind
     good = {"parameters": [], "lr": 0.1, "betas": (0, 0), "eps": 1e-8, "decay": 0.0}
-    bad = {"parameters": [[1]], "lr": BELOW, "decay": BELOW, "betas": NO_BETAS}
+    below, betas = [-1e-9, math.inf, math.nan], [(0.9,), (1, 0.9), (0.9, 1), (-1, 0.9)]
+    bad = {"parameters": [[1]], "lr": below, "decay": below, "betas": betas}
     refuses_all(optimizers.AdamW, good, **bad)
 
 
-def forgetful(loss, rate):  # trains anew each time that it asks
-    while math.isnan(loss(rate)):
-        rate /= 2
-    while loss(2 * rate) < loss(rate):
-        rate *= 2
-    while loss(rate / 2) < loss(rate):
-        rate /= 2
-    return rate
+svd = functools.partial(torch.linalg.svd, full_matrices=False)
+WRONG = {  # likely wrong answers, by a word of what the check says about each
+    "largest_rate": {
+        "flattest": lambda c: 2 / min(c),
+        "lands": lambda c: 1 / max(c),
+        "float": lambda c: str(2 / max(c)),
+        "first": lambda c: 2 / c[0],
+        "average": lambda c: 2 * len(c) / sum(c),
+        "loop end": lambda c: next(x for x in iter(int, 1) if x),
+    },
+    "sign_step": {
+        "uphill": lambda x, g, r: x + r * g.sign(),
+        "size": lambda x, g, r: x - r * g,
+        "divide 0": lambda x, g, r: x - r * g / g.abs(),
+        "changed": lambda x, g, r: x.sub_(r * g.sign()),
+        "not the new": lambda x, g, r: -r * g.sign(),
+        "shape": lambda x, g, r: (x - r * g.sign()).sum(),
+    },
+    "nearest_orthogonal": {
+        "full_matrices": lambda m: torch.linalg.svd(m)[0] @ torch.linalg.svd(m)[2],
+        "other way": lambda m: -svd(m)[0] @ svd(m)[2],
+        "length": lambda m: m / m.norm(),
+        "near 1": lambda m: training.orthogonalize(m, dtype=torch.double),
+        "transposed": lambda m: svd(m)[0] @ svd(m)[2].mT,
+        "tensor": lambda m: m.tolist(),
+    },
+}
 
 
-def test_checks_fail_the_empty_cell_and_wrong_answers():
-    book = cells.run_exercises("transformers/optimizers", optimizers)
-    fails(book.check_find_rate, lambda loss, rate: rate, forgetful)
-    fails(
-        book.check_nearest_orthogonal,
-        lambda m: -book.nearest_orthogonal(m),
-        lambda m: book.nearest_orthogonal(m.mT),
-        lambda m: training.orthogonalize(m, dtype=torch.double),
-    )
-    fails(
-        book.check_largest_rate,
-        lambda slopes: 2 / min(slopes),
-        lambda slopes: 1 / max(slopes),
-        lambda slopes: 2 / slopes[0],
-    )
+@pytest.fixture(scope="module")
+def book():
+    return cells.run_exercises("transformers/optimizers", optimizers)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_check_names_the_cause_of_a_wrong_answer(book, name):
+    check = book[f"check_{name}"]
+    assert check(book[name]) == f"{name} is right."
+    fails(check)
+    for cause, answer in WRONG[name].items():
+        with pytest.raises(AssertionError, match=cause):
+            check(answer)

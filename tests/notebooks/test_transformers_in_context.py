@@ -1,13 +1,11 @@
-"""The cells of transformers/in-context against loops and arithmetic."""
+"""The exercises of transformers/in-context name mistakes; its labels are as it says."""
 
 import functools
-import math
-import types
 
 import notebooks
+import pytest
 import sources
 import torch
-import torch.nn.functional as F
 from cells import fails, generator, run_exercises
 
 from fieldguide.transformers import in_context
@@ -18,65 +16,80 @@ def exercises():
     return run_exercises("transformers/in-context", in_context)
 
 
-def test_checks_fail_the_empty_cell_and_wrong_answers():
-    book = exercises()
-    fails(
-        book.check_another_pattern,
-        lambda weights, values: weights,
-        lambda weights, values: torch.ones_like(weights) / len(weights),
-        lambda weights, values: weights - 1,
-        lambda weights, values: book.another_pattern(weights, values) * 2,
-        lambda weights, values: book.another_pattern(weights, values[:, :1]),
-        lambda weights, values: book.another_pattern(weights, values).tolist(),
-        lambda weights, values: book.another_pattern(weights, values).float(),
-    )
-    fails(
-        book.check_carried,
-        lambda weights, values: weights,
-        lambda weights, values: weights * values.norm(dim=-1),
-        lambda weights, values: values.norm(dim=-1) / values.norm(dim=-1).sum(),
-    )
-    fails(
-        book.check_majority,
-        lambda right: right,
-        lambda right: (right.double().cumsum(1) * 2 > torch.arange(1, 7)).long(),
-        lambda right: 1 - book.majority(right),
-    )
+def forever(*_):
+    while True:
+        pass
 
 
-def cell(name, **names):
-    """What a cell of the notebook defines, given the names it uses."""
-    path = sources.ROOT / "book" / "transformers" / "in-context.ipynb"
-    (source,) = (c.source for c in notebooks.read(path).cells if c.id == name)
-    names = {"torch": torch, "F": F, "math": math, **names}
-    exec(source, names)
-    return types.SimpleNamespace(**names)
+def wrong_answers(book):
+    """{exercise: [(what the check says, a wrong answer)]}."""
+    prompt, most, parts = book.few_shot_prompt, book.majority, book.carried
+    moved = book.another_pattern
+    lead = lambda right: (2 * right - 1).cumsum(1)  # noqa: E731
+    sizes = lambda v: v.norm(dim=-1)  # noqa: E731
+    return {
+        "few_shot_prompt": [
+            ("to the next token", lambda e, w: prompt(e, w) + " "),
+            ("no new line", lambda e, w: prompt(e, w) + "\n"),
+            ("colon is missing", lambda e, w: prompt(e, w)[:-1]),
+            ("with a space", lambda e, w: prompt(e, w)[1:]),
+            ("with a space", lambda e, w: prompt(e, w).replace("\n ", "\n")[1:]),
+            ("ends in a new line", lambda e, w: prompt(e, w).replace("\n", "")),
+            ("without a label", lambda e, w: prompt(e, w + ": thing")),
+            ("at the examples", lambda e, w: prompt(e[:1], w)),
+            ("string is wanted", lambda e, w: [prompt(e, w)]),
+            ("does your loop end", forever),
+        ],
+        "majority": [
+            ("the pair itself", lambda right: (lead(right) > 0).long()),
+            ("a draw is 0", lambda right: (lead(right) - 2 * right + 1 >= 0).long()),
+            ("the rarer", lambda right: (lead(right) - 2 * right + 1 < 0).long()),
+            ("for itself", lambda right: most(right.T.contiguous()).T),
+            ("the label before", lambda right: right.roll(1, 1)),
+            ("a tensor", lambda right: most(right).tolist()),
+            ("is right, not", lambda right: 1 - right),
+        ],
+        "carried": [
+            ("those are the weights", lambda w, v: w),
+            ("divide by the sum", lambda w, v: w * sizes(v)),
+            ("where are the weights", lambda w, v: parts(w * 0 + 1, v)),
+            ("softmax", lambda w, v: (w * sizes(v)).softmax(0)),
+            ("root of the sum", lambda w, v: parts(w * sizes(v), v)),
+            ("a tensor", lambda w, v: parts(w, v).sum()),
+            ("is right, not", lambda w, v: w * 0),
+        ],
+        "another_pattern": [
+            ("didn't move", lambda w, d: w),
+            ("one step", lambda w, d: w + d),
+            ("the largest", lambda w, d: w + (w / -d)[d < 0].max() * d),
+            ("backwards", lambda w, d: moved(w, -d)),
+            ("are wanted", lambda w, d: moved(w, d).tolist()),
+            ("is right, not", lambda w, d: w * 0),
+        ],
+    }
+
+
+@pytest.mark.parametrize("name", wrong_answers(exercises()))
+def test_checks_name_the_likely_mistakes(name):
+    check = exercises()[f"check_{name}"]
+    for says, answer in wrong_answers(exercises())[name]:
+        with pytest.raises(AssertionError, match=says):
+            check(answer)
+    fails(check)
 
 
 def test_labels_are_dealt_as_the_kind_says():
-    deal = cell("deal").deal
-    rng = generator()
+    names, rng = {"torch": torch}, generator()
+    path = sources.ROOT / "book" / "transformers" / "in-context.ipynb"
+    exec(next(c.source for c in notebooks.read(path).cells if c.id == "deal"), names)
     which = torch.randint(2, (50, 12), generator=rng)
-    shown, right = deal("kind", which, rng)
-    assert torch.equal(shown, which) and torch.equal(right, which)
-    shown, right = deal("swapped", which, rng)
-    assert torch.equal(shown, 1 - which) and torch.equal(right, 1 - which)
-    shown, right = deal("invented", which, rng)
-    assert torch.equal(shown, right)
-    assert {tuple(row.unique().tolist()) for row in shown ^ which} == {(0,), (1,)}
-    shown, right = deal("by lot", which, rng)
-    assert torch.equal(right, which)
-    assert 0.4 < (shown == which).double().mean() < 0.6
-    assert len((shown ^ which)[0].unique()) == 2
-
-
-def test_from_how_many_examples_the_coin_is_beaten():
-    names = {"wilson_interval": in_context.wilson_interval}
-    start = cell("few-from", **names).above_the_coin
-    hits = torch.ones(40, 4, dtype=torch.bool)
-    assert start(hits) == 0
-    hits[:, 1] = False
-    assert start(hits) == 2
-    hits[:20, 3] = False
-    assert start(hits) == "never"
-    assert start(hits[:, :3]) == 2
+    shown, right = {}, {}
+    for kind in "right", "swapped", "invented", "random":
+        shown[kind], right[kind] = names["deal"](kind, which, rng)
+    assert torch.equal(shown["right"], which) and torch.equal(right["right"], which)
+    assert shown["swapped"].equal(1 - which) and right["swapped"].equal(1 - which)
+    assert torch.equal(shown["invented"], right["invented"])
+    assert sum(len(row.unique()) for row in shown["invented"] ^ which) == 50
+    assert len((shown["invented"] ^ which).unique()) == 2
+    assert torch.equal(right["random"], which)
+    assert 0.4 < (shown["random"] == which).double().mean() < 0.6

@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / "book" / "_tools"))
 import setup  # noqa: E402
 
 PAGE = ROOT / "_build" / "html" / "transformers" / "attention.html"
-EXPLORER = "#fg-attention_explorer"
+EXPLORER = "#fg-where"
 PICTURE = Path(__file__).with_name("attention.png")
 
 

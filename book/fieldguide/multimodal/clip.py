@@ -35,7 +35,7 @@ from fieldguide.check import (
 from ..transformers.training import descend, plain_recipe
 
 # %% ../../multimodal/clip.ipynb #to-planes
-from ..check import Below, NonEmpty, Numbers
+from ..check import AllFinite, Below, NonEmpty
 
 
 @checked
@@ -364,8 +364,8 @@ def both_captions(encode: Callable, bare_share: Share = 0.5):
 
 @checked
 def retrieval(
-    pictures: Float32[Numbers, "7165 D"],
-    captions: Float32[Numbers, "1644 D"],
+    pictures: Float32[AllFinite, "7165 D"],
+    captions: Float32[AllFinite, "1644 D"],
     where: Role,
     k: Size = 1,
 ):
@@ -658,7 +658,7 @@ def emoji_features():
 
 
 @checked
-def in_steps(features: Float32[Numbers, "B 2688"]):
+def in_steps(features: Float32[AllFinite, "B 2688"]):
     """`picture_features` as they are stored: whole steps (B, K)."""
     found = {k: torch.from_numpy(v) for k, v in stored_features().items()}
     scaled = (features - found["mean"]) / found["spread"]

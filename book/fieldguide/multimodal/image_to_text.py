@@ -20,10 +20,10 @@ from torch import Generator, Tensor, nn
 
 from .. import data
 from fieldguide.check import (
+    AllFinite,
     Count,
     Finite,
     Having,
-    Numbers,
     Share,
     Size,
     checked,
@@ -451,7 +451,7 @@ class Projector(nn.Module):
 
 # %% ../../multimodal/image-to-text.ipynb #through
 @checked
-def through(eyes: nn.Module, features: Float[Numbers, "N into"]):
+def through(eyes: nn.Module, features: Float[AllFinite, "N into"]):
     """What a `Projector` makes of the pictures, as the context of a lesson.
 
     features: a row for each of `data.emoji()`.
@@ -469,7 +469,7 @@ def through(eyes: nn.Module, features: Float[Numbers, "N into"]):
 @checked
 def learn_to_look(
     reading: Having("model", "words"),
-    features: Float[Numbers, "N into"],
+    features: Float[AllFinite, "N into"],
     generator: Generator,
 ):
     """A projector of two tokens for the frozen reader of a `Lesson`."""
@@ -523,7 +523,7 @@ import copy
 def learn_on(
     reading: Having("model", "words"),
     eyes: nn.Module,
-    features: Float[Numbers, "N into"],
+    features: Float[AllFinite, "N into"],
     yes_share: Share,
     generator: Generator,
 ):

@@ -15,12 +15,12 @@ from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Generator, Tensor, nn
 
 from fieldguide.check import (
+    AllFinite,
     Below,
     Finite,
     ListOf,
     Model,
     NonEmpty,
-    Numbers,
     Positive,
     Size,
     checked,
@@ -33,7 +33,7 @@ SAMPLES = 4_096  # in a sound of ours, and a power of two
 
 # %% ../../multimodal/sound-video.ipynb #fourier
 @checked
-def fourier(wave: Float[Numbers, "*b T"]):
+def fourier(wave: Float[AllFinite, "*b T"]):
     """How much a wave turns k times: complex (..., T // 2 + 1), by sums."""
     T = wave.size(-1)
     turns = torch.outer(torch.arange(T // 2 + 1), torch.arange(T)).double()
@@ -43,7 +43,7 @@ def fourier(wave: Float[Numbers, "*b T"]):
 
 # %% ../../multimodal/sound-video.ipynb #frames
 @checked
-def frames(wave: Float[Numbers, "*b T"], window: Size, hop: Size):
+def frames(wave: Float[AllFinite, "*b T"], window: Size, hop: Size):
     """Windows of a wave, one centred on each hop: (..., T/hop, W)."""
     T = wave.size(-1)
     ok = hop <= window <= T and (window - hop) % 2 == T % hop == 0
@@ -139,7 +139,7 @@ def glide(
 # %% ../../multimodal/sound-video.ipynb #voices
 @checked
 def voices(
-    hertz: Float64[Numbers, "B T"],
+    hertz: Float64[AllFinite, "B T"],
     timbre: Int64[Below(4), " B"],
     generator: Generator,
 ):
@@ -278,7 +278,7 @@ from ..transformers.training import descend, plain_recipe
 @checked
 def teach(
     model: Model,
-    tokens: Float64[Numbers, "B T P"],
+    tokens: Float64[AllFinite, "B T P"],
     which: Int64[NonEmpty, " B"],
     captions: ListOf(str),
     steps: Size,

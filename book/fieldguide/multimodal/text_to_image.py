@@ -37,14 +37,14 @@ def on_the_way(
     return (1 - t) * noise + t * points, points - noise
 
 # %% ../../multimodal/text-to-image.ipynb #exact-velocity-fast
-from ..check import Below, NonEmpty, Numbers
+from ..check import AllFinite, Below, NonEmpty
 
 
 @checked
 def exact_velocity_fast(
-    x: Float64[Numbers, "B W"],
+    x: Float64[AllFinite, "B W"],
     t: Float64[Below(1), " B"],
-    points: Float64[Numbers, "N W"],
+    points: Float64[AllFinite, "N W"],
     spread: Finite = 0.0,
 ):
     """The mean velocity at places x and times t, from 0 to below 1.
@@ -310,7 +310,7 @@ def trained_painter():
 @torch.inference_mode()
 def paint(
     model: Callable,
-    told: Float32[Numbers, "B 384"],
+    told: Float32[AllFinite, "B 384"],
     guidance: Finite,
     steps: Size,
     generator: Generator,
@@ -361,7 +361,7 @@ def seen_by_clip(pictures: UInt8[Tensor, "B Y X 3"], side: Size = 112):
 @checked
 def found_among(
     seen: Float32[Tensor, "B D"],
-    told: Float32[Numbers, "C D"],
+    told: Float32[AllFinite, "C D"],
     own: Int64[Tensor, " B"],
     among: Int64[Tensor, " N"],
     generator: Generator,

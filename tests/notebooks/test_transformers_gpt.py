@@ -475,7 +475,7 @@ def wrong_answers(book):
     yield check, "a draw", lambda V, L: width(V - 1, L)
     yield check, "biases", lambda V, L: V // (12 * L) + 1
     yield check, "all L blocks", lambda V, L: width(V, 1)
-    yield check, "one too small", lambda V, L: width(V, L) - (L < 4)
+    yield check, "one too small", lambda V, L: width(V, L) - (V > 74)
     yield check, "is right, not", lambda V, L: width(V, L) + 1
     yield check, "1 at least", lambda V, L: (V // L - 13) // 12 - 400
     yield check, "whole number", lambda V, L: float(width(V, L))

@@ -470,19 +470,19 @@ def test_stored_logits_are_what_the_model_says():
 
 def wrong_answers(book):
     """Of each check: what it says, and an answer that it says it of."""
-    size, min_p, surprises = book.gpt_size, book.keep_min_p, book.surprises
-    check = book.check_gpt_size
-    yield check, "twice", lambda V, T, D, L: size(V, T, D, L) + V * D
-    yield check, "last norm is missing", lambda V, T, D, L: size(V, T, D, L) - 2 * D
-    yield check, "table of places", lambda V, T, D, L: size(V, 0, D, L)
-    yield check, "biases and", lambda V, T, D, L: size(V, T, D, L) - 13 * L * D
-    yield check, "is right, not", lambda *sizes: size(*sizes) + 1
-    yield check, "whole number", lambda *sizes: float(size(*sizes))
+    min_p, surprises = book.keep_min_p, book.surprises
+    check, width = book.check_winning_width, book.winning_width
+    yield check, "a draw", lambda V, L: width(V - 1, L)
+    yield check, "biases", lambda V, L: V // (12 * L) + 1
+    yield check, "all L blocks", lambda V, L: width(V, 1)
+    yield check, "one too small", lambda V, L: width(V, L) - (V > 74)
+    yield check, "is right, not", lambda V, L: width(V, L) + 1
+    yield check, "1 at least", lambda V, L: (V // L - 13) // 12 - 400
+    yield check, "whole number", lambda V, L: float(width(V, L))
     check, mask = book.check_mended, attention.causal_mask(5)
     for cause, _ in book.block_bugs(gpt.Block(config()), HEADS, mask):
         yield check, cause, lambda *given, c=cause: dict(book.block_bugs(*given))[c]
     yield check, "nothing is mended", book.sent_to_you
-    yield check, "changes x itself", lambda block, x, mask: x.add_(1)
     yield check, "wrong by", lambda *given: book.mended(*given) + 0.1
     check = book.check_keep_min_p
     yield check, "add up to 1", lambda p, part: p.where(p >= part * p.max(), 0)

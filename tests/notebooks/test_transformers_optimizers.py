@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from fieldguide.transformers import optimizers, training
 
 quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+seeds = st.integers(0, 10_000)
 BETAS = [(0.9, 0.99), (0.0, 0.5), (0.3, 0.0)]
 
 
@@ -31,10 +32,7 @@ def stepped(make, seed, scale=1.0):
 
 
 @quick
-@given(
-    st.integers(0, 10_000),
-    *map(st.sampled_from, ([0.0, 0.02, 0.5], BETAS, [0.0, 0.1])),
-)
+@given(seeds, *map(st.sampled_from, ([0.0, 0.02, 0.5], BETAS, [0.0, 0.1])))
 def test_adamw_is_torchs(seed, lr, betas, decay):
     kind = {"lr": lr, "betas": betas, "eps": 0.1}
     ours = functools.partial(optimizers.AdamW, decay=decay, **kind)
@@ -46,7 +44,7 @@ def test_adamw_is_torchs(seed, lr, betas, decay):
 
 def test_adamw_keeps_the_device_and_the_type_and_refuses_the_rest_by_name():
     for kind in torch.bfloat16, torch.float32, torch.float64:
-        p = torch.ones(3, 4, device="meta", dtype=kind)
+        p = torch.ones(3, 4, device="meta", dtype=kind, requires_grad=True)
         p.grad = torch.ones_like(p)
         optimizers.AdamW([p]).step()
         assert p.device.type == "meta" and p.dtype == kind
@@ -63,7 +61,6 @@ WRONG = {  # likely wrong answers, by a word of what the check says about each
         "lands": lambda c: 1 / max(c),
         "float": lambda c: str(2 / max(c)),
         "first": lambda c: 2 / c[0],
-        "average": lambda c: 2 * len(c) / sum(c),
         "loop end": lambda c: next(x for x in iter(int, 1) if x),
     },
     "sign_step": {
@@ -72,7 +69,6 @@ WRONG = {  # likely wrong answers, by a word of what the check says about each
         "divide 0": lambda x, g, r: x - r * g / g.abs(),
         "changed": lambda x, g, r: x.sub_(r * g.sign()),
         "not the new": lambda x, g, r: -r * g.sign(),
-        "shape": lambda x, g, r: (x - r * g.sign()).sum(),
     },
     "nearest_orthogonal": {
         "full_matrices": lambda m: torch.linalg.svd(m)[0] @ torch.linalg.svd(m)[2],
@@ -85,16 +81,12 @@ WRONG = {  # likely wrong answers, by a word of what the check says about each
 }
 
 
-@pytest.fixture(scope="module")
-def book():
-    return cells.run_exercises("transformers/optimizers", optimizers)
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_check_names_the_cause_of_a_wrong_answer(book, name):
-    check = book[f"check_{name}"]
-    assert check(book[name]) == f"{name} is right."
-    fails(check)
-    for cause, answer in WRONG[name].items():
-        with pytest.raises(AssertionError, match=cause):
-            check(answer)
+def test_checks_name_the_cause_of_a_wrong_answer():
+    book = cells.run_exercises("transformers/optimizers", optimizers)
+    for name, answers in WRONG.items():
+        check = book[f"check_{name}"]
+        assert check(book[name]) == f"{name} is right."
+        fails(check)
+        for cause, answer in answers.items():
+            with pytest.raises(AssertionError, match=cause):
+                check(answer)

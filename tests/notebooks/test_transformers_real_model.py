@@ -38,7 +38,7 @@ from fieldguide.transformers import real_model
 
 SIZES = {"vocab": 23, "context": 40, "width": 24, "layers": 3, "heads": 6}
 SIZES |= {"kv_heads": 2, "hidden": 20, "eps": 1e-3, "base": 100.0}
-TEXTS = ["The capital of France is", "def add(a, b):\n    return", "naïve 東京 42"]
+TEXTS = ["def add(a, b):\n    return", "naïve 東京 42"]
 
 quick = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
@@ -558,7 +558,6 @@ def test_what_does_not_fit_a_model_is_refused():
 # The exercises
 
 
-@functools.cache
 def exercises():
     model, tokenizer = real_model.load_smollm2(), data.smollm2_tokenizer()
     names = {"model": model, "tokenizer": tokenizer}
@@ -602,7 +601,6 @@ SLIPS = {  # solution: (what the check says, a damage to the solution)
         ("norm is missing", "model.logits(stream)",
          "F.linear(stream, model.embedding.weight)"),
         ("too early", "return layer", "return layer - 1"),
-        ("too late", "return layer", "return layer + 1"),
         ("is right, not 99", "return layer", "return 99"),
     ],
 }  # fmt: skip

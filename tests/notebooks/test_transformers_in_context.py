@@ -53,7 +53,6 @@ def wrong_answers(book):
             ("those are the weights", lambda w, v: w),
             ("divide by the sum", lambda w, v: w * sizes(v)),
             ("where are the weights", lambda w, v: parts(w * 0 + 1, v)),
-            ("softmax", lambda w, v: (w * sizes(v)).softmax(0)),
             ("root of the sum", lambda w, v: parts(w * sizes(v), v)),
             ("a tensor", lambda w, v: parts(w, v).sum()),
             ("is right, not", lambda w, v: w * 0),

@@ -246,8 +246,9 @@ def answer_of(fn, *arguments, like: object = None, **options) -> object:
     like  an answer of the right type: the same tensor shape, or the same Python type.
 
     The sentence names the call and what happened: an error, nothing returned, another
-    type or shape, or no end after `ANSWER_S` seconds. Arguments are handed over as
-    copies. Where there is no alarm (Windows, another thread), a loop is not stopped.
+    type or shape, or no end after `ANSWER_S` seconds of the processor, however busy
+    it is. Arguments are handed over as copies. Where there is no alarm (Windows,
+    another thread), a loop is not stopped.
     """
     assert callable(fn), f"{shown(fn)} is no function. Hand over its name, without ()"
     call = f"{getattr(fn, '__name__', 'your function')}({listed(arguments, options)})"
@@ -304,19 +305,19 @@ class TimeLimit(BaseException):  # no `except Exception` in the function stops i
 
 @contextlib.contextmanager
 def time_limit(seconds: float):
-    """Raise TimeLimit in the code inside after some seconds, where the system can."""
+    """Raise TimeLimit in the code inside after some seconds of its work."""
     main = threading.current_thread() is threading.main_thread()
-    if not main or not hasattr(signal, "SIGALRM"):
+    if not main or not hasattr(signal, "SIGPROF"):
         yield
         return
 
     def stop(*_):
         raise TimeLimit
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)

@@ -478,7 +478,6 @@ def wrong_answers(book):
     yield check, "one too small", lambda V, L: width(V, L) - (V > 74)
     yield check, "is right, not", lambda V, L: width(V, L) + 1
     yield check, "1 at least", lambda V, L: (V // L - 13) // 12 - 400
-    yield check, "whole number", lambda V, L: float(width(V, L))
     check, mask = book.check_mended, attention.causal_mask(5)
     for cause, _ in book.block_bugs(gpt.Block(config()), HEADS, mask):
         yield check, cause, lambda *given, c=cause: dict(book.block_bugs(*given))[c]

@@ -37,7 +37,7 @@ def wrong_answers(book):
             ("ends in a new line", lambda e, w: prompt(e, w).replace("\n", "")),
             ("without a label", lambda e, w: prompt(e, w + ": thing")),
             ("at the examples", lambda e, w: prompt(e[:1], w)),
-            ("string is wanted", lambda e, w: [prompt(e, w)]),
+            ("a string is wanted", lambda e, w: [prompt(e, w)]),
             ("does your loop end", forever),
         ],
         "majority": [

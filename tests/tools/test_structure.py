@@ -591,7 +591,7 @@ DAMAGES = [
         test_it_closes_with_limits_summary_exercises_and_reading,
         replace("## Summary", "## Sum"),
     ),
-    (test_the_reader_predicts_before_each_explorer, replace("**Predict", "**Guess")),
+    (test_the_reader_predicts_before_each_explorer, replace("predict=", "note=")),
     (test_ids_are_readable, same_id),
     (test_cells_are_short, add("x = 1\n" * 25)),
     (test_cells_are_short, add(f"# {'long ' * 20}")),

@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import math
+import signal
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from unittest import mock
@@ -520,7 +521,6 @@ def wrong_answers(book):
         "cosine_fraction": {
             "a number is wanted, not True": lambda *_: True,
             "it fails: ZeroDivisionError": lambda *_: 1 / 0,
-            "does your loop end": lambda *_: all(True for _ in itertools.count()),
             "you start at 0": cosine(up=lambda s, w: s / w),
             "without a warm-up": half,
             "starts at step 0": cosine(fall=lambda s, n, w: half(s, n, 0)),
@@ -557,3 +557,13 @@ def test_checks_name_the_cause_of_a_wrong_answer(name):
     for cause, answer in wrong_answers(book)[name].items():
         with pytest.raises(AssertionError, match=cause):
             check(answer)
+
+
+def test_a_check_does_not_wait_for_ever():
+    def soon(which, seconds, *again, given=signal.setitimer):
+        return given(which, seconds / 20, *again)
+
+    ended = pytest.raises(AssertionError, match="does your loop end")
+    with mock.patch.object(signal, "setitimer", soon), ended:
+        endless = lambda *_: any(0 for _ in itertools.count())  # noqa: E731
+        exercises().check_cosine_fraction(endless)

@@ -141,14 +141,20 @@ class Names(dict):
         exec(sources.code(notebook)[0].source, self)  # the imports
         self.update(names)
         found = vars(self)["sources"] = {}
-        for cell in reversed(sources.code(notebook)):
+        code = sources.code(notebook)
+        # The first definition of a name counts, unless another one is exported.
+        for cell in [*reversed(code), *filter(sources.is_exported, code)]:
             for node in ast.parse(cell.source).body:
                 imported = [a.asname or a.name for a in getattr(node, "names", ())]
                 for name in [*digest.defined(node), *imported]:
                     found[name] = cell.source
 
     def __missing__(self, name):
-        exec(vars(self)["sources"][name], self)
+        while name not in self:
+            try:
+                exec(vars(self)["sources"][name], self)
+            except NameError as error:  # in a class, nobody asks for what is missing
+                self[error.name]
         return self[name]
 
     def __getattr__(self, name):

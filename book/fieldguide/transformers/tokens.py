@@ -170,6 +170,7 @@ def learn_merges(words: dict, merges: Count):
     return made
 
 # %% ../../transformers/tokens.ipynb #train-bpe
+@checked
 def train_bpe(text: str, merges: Count):
     """The first pairs to join in the words of `text`: `learn_merges`."""
     return learn_merges(word_counts(text), merges)

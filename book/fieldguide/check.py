@@ -130,11 +130,16 @@ def is_finite(value: object) -> bool:
     return number and math.isfinite(value)
 
 
+def is_stored(x: torch.Tensor) -> bool:
+    """Floats of 8 bits, which torch stores and does not compute with."""
+    return x.is_floating_point() and x.element_size() == 1
+
+
 def is_all_finite(x: object) -> bool:
     """A tensor of one number or more, all finite as far as torch knows them."""
     if not isinstance(x, NonEmpty):
         return False
-    known = x.is_floating_point() and x.element_size() > 1 and not x.is_meta
+    known = x.is_floating_point() and not is_stored(x) and not x.is_meta
     return not known or bool(x.detach().abs().max() < math.inf)
 
 
@@ -170,7 +175,7 @@ def Below(limit: int) -> type:
     """A type for tensors of numbers from 0 to below `limit`, at least one."""
 
     def fits(x: object) -> bool:
-        real = isinstance(x, NonEmpty) and not x.is_complex()
+        real = isinstance(x, NonEmpty) and not x.is_complex() and not is_stored(x)
         return real and bool(((x >= 0) & (x < limit)).all())
 
     return values(f"{EACH} from 0 to below {limit}", fits)
@@ -185,6 +190,8 @@ def Having(*names: str) -> type:
 
 def are_probabilities(value: object) -> bool:
     ok = isinstance(value, torch.Tensor) and value.is_floating_point()
+    if ok and is_stored(value):
+        return False
     if not ok or not value.numel() or value.is_meta:  # it has no values to ask
         return ok and value.numel() > 0
     total = value.sum(-1)
@@ -247,15 +254,13 @@ def answer_of(fn, *arguments, like: object = None, **options) -> object:
 
     The sentence names the call and what happened: an error, nothing returned, another
     type or shape, or no end after `ANSWER_S` seconds of the processor, however busy
-    it is. Arguments are handed over as copies. Where there is no alarm (Windows,
-    another thread), a loop is not stopped.
+    it is. Where there is no alarm (Windows, another thread), a loop is not stopped.
     """
     assert callable(fn), f"{shown(fn)} is no function. Hand over its name, without ()"
     call = f"{getattr(fn, '__name__', 'your function')}({listed(arguments, options)})"
-    copies = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
     try:
         with time_limit(ANSWER_S):
-            answer = fn(*copies, **options)
+            answer = fn(*arguments, **options)
     except TimeLimit:
         text = f"{call} has no answer after {ANSWER_S} s. Does your loop end?"
         raise AssertionError(text) from None

@@ -611,7 +611,7 @@ WRONG = [
     ("reviewed", reviewed(transposed=True), "isn't weights @ value"),
     ("reviewed", lambda q, k, v, *, mask: (v, q.softmax(-1)), "have the shapes"),
     ("reviewed", lambda q, k, v, *, mask: v, "should return"),
-    ("reviewed", lambda q, k, v, *, mask: ~mask, "mask=None) fails. TypeError"),
+    ("reviewed", lambda q, k, v, *, mask: ~mask, "fails. TypeError"),
     ("look_back", lookback(lambda T: 20 * torch.eye(T)), "looks at itself"),
     ("look_back", lookback(lambda T: 20 * torch.eye(T).roll(-1, 0)), "one ahead"),
     ("look_back", lookback(lambda T: torch.eye(T).roll(1, 0)), "ask louder"),

@@ -38,7 +38,7 @@ def wrong_answers(book):
             ("without a label", lambda e, w: prompt(e, w + ": thing")),
             ("at the examples", lambda e, w: prompt(e[:1], w)),
             ("a string is wanted", lambda e, w: [prompt(e, w)]),
-            ("does your loop end", forever),
+            ("Does your loop end", forever),
         ],
         "majority": [
             ("the pair itself", lambda right: (lead(right) > 0).long()),

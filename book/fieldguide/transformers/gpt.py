@@ -135,7 +135,7 @@ class MLP(nn.Module):
         self.down = nn.Linear(4 * width, width, bias=bias)
 
     @checked
-    def forward(self, x: Float[Tensor, "*b {self.up.in_features}"]):
+    def forward(self, x: Float[Tensor, "*b D"]):
         hidden = F.gelu(self.up(x), approximate=self.approximate)  # (..., 4 D)
         return self.down(hidden)  # (..., D)
 
@@ -186,7 +186,7 @@ class Block(nn.Module):
     @checked
     def forward(
         self,
-        x: Float[Tensor, "*b T {self.mlp.up.in_features}"],
+        x: Float[Tensor, "*b T D"],
         mask: Bool[Tensor, "..."] | None,
     ):
         mixed, _ = self.attention(self.norm_attention(x), mask)

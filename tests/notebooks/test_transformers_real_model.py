@@ -584,7 +584,7 @@ SLIPS = {  # solution: (what the check says, a damage to the solution)
         ("an int is wanted", "//", "/"),
         ("fails. NameError", "batch=1", "copies=1"),
         ("not None", "return", "fits ="),
-        ("endless loop", "return", "while True: fits += 0\n    return"),
+        ("Does your loop end", "return", "while True: fits += 0\n    return"),
     ],
     "no_repeat": [
         ("have changed", "logits.clone()", "logits"),

@@ -14,6 +14,10 @@ from sphinx_external_toc.parsing import parse_toc_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_BYTES, MOST_BYTES_OF_PICTURES = 350_000, 600_000
+HEAVIER = {  # each may only become lighter
+    "transformers/tokens.html": 415_000,  # every merge of SmolLM2, for readers' own text
+    "multimodal/text-to-image.html": 630_000,
+}
 MOST_REQUESTS = 12
 
 
@@ -144,6 +148,7 @@ def test_a_page_is_light(site, visit, capsys):
         heaviest.append((size, len(addresses), str(path.relative_to(site))))
         pictures = path.parent.name == "multimodal"
         most = MOST_BYTES_OF_PICTURES if pictures else MOST_BYTES
+        most = HEAVIER.get(str(path.relative_to(site)), most)
         assert size <= most, heaviest[-1]
         page.context.close()
     with capsys.disabled():

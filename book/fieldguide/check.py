@@ -68,7 +68,7 @@ def checked(target):
     """
     guarded = jaxtyped(target, typechecker=beartype)
     words = str(inspect.signature(target))
-    sizes = re.findall(r"{self\.([\w.]+)}", words)  # of this object: "{self.width}"
+    sizes = re.findall(r"{self\.([\w.]+)(?:\[0\])?}", words)  # such as "{self.width}"
     if isinstance(target, type) or words.count("{") > len(sizes) or EACH in words:
         return guarded
     own = operator.attrgetter(*sizes) if sizes else lambda *_: None

@@ -186,7 +186,7 @@ class Block(nn.Module):
     @checked
     def forward(
         self,
-        x: Float[Tensor, "*b T D"],
+        x: Float[Tensor, "*b T {self.norm_mlp.normalized_shape[0]}"],
         mask: Bool[Tensor, "..."] | None,
     ):
         mixed, _ = self.attention(self.norm_attention(x), mask)

@@ -104,12 +104,17 @@ def test_export_lines_stay_in_the_notebooks(pages, site):
         assert not any("#|" in re.sub("<[^>]*>", "", cell)[:4] for cell in cells), path
 
 
-def test_exercises_are_numbered_anew_on_each_page(pages):
+def test_exercises_are_numbered_anew_and_give_nothing_away(pages):
     counts = set()
     for path in pages:
-        found = re.findall(r"Exercise (\d+)", path.read_text("utf8"))
+        text = path.read_text("utf8")
+        found = re.findall(r"Exercise (\d+)", text)
         assert [int(n) for n in found] == [*range(1, len(found) + 1)], path
         counts.add(len(found))
+        in_view = re.sub(r"<details.*?</details>", "", text, flags=re.DOTALL)
+        assert len(re.findall(r"\w is right\W", text)) >= len(found), path
+        assert not re.search(r"\w is right\W", in_view), path
+        assert not found or f"_sources/{path.parent.name}/{path.stem}.ipynb" in text
     assert max(counts) > 2
 
 

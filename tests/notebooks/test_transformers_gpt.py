@@ -450,7 +450,7 @@ def test_a_model_refuses_what_does_not_fit():
     refuses_all(
         gpt.Block(config()).forward, {"x": HEADS, "mask": mask}, x=[ONE, HEADS[..., :6]]
     )
-    refuses_all(gpt.MLP(8).forward, {"x": HEADS}, x=[HEADS[0, 0, 0]])
+    refuses_all(gpt.MLP(8).forward, {"x": HEADS}, x=[HEADS[0, 0, 0], HEADS[..., :6]])
     x, short = torch.randn(3, 4), torch.randn(2, 4)
     good = {"query": x, "key": x, "value": x}
     refuses_all(attend, good, query=[x[:, :2]], key=[x[:, :2], short])

@@ -3,18 +3,28 @@
 import ast
 import contextlib
 import inspect
+import json
 import math
 import re
 
 import digest
+import hypothesis
 import notebooks
 import sources
 import torch
-from assets import load as module_at  # noqa: F401, for the tests
+from assets import load as module_at
 from beartype.door import is_bearable
+from hypothesis import strategies as st
 from jaxtyping import AnnotationError, TypeCheckError
 
+from fieldguide import data
+from fieldguide.data import files
 from fieldguide.transformers.training import rate_share
+
+seeds = st.integers(0, 10_000)
+quick = hypothesis.settings(
+    max_examples=25, deadline=None, derandomize=True, database=None
+)
 
 
 def generator(seed=0):
@@ -45,6 +55,24 @@ def adamw(parameters, loss, plan, **options):
         optimizer.param_groups[0]["lr"] = plan.rate * rate_share(step, plan)
         optimizer.step()
     return torch.stack(losses).detach()
+
+
+def script(folder):
+    """The program that made what a folder of the book's assets holds."""
+    return module_at(files.ASSETS / folder / "make.py")
+
+
+def record(folder, name):
+    """What a JSON file holds that the book ships."""
+    return json.loads(data.asset(folder, name).read_text(encoding="utf-8"))
+
+
+def kept(load):
+    """The module that `load` gives: one and the same, not to be trained."""
+    model = load()
+    assert load() is model and not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    return model
 
 
 @contextlib.contextmanager
@@ -166,7 +194,6 @@ def run_exercises(name, module=None, **names):
     notebook = notebooks.read(sources.ROOT / "book" / f"{name}.ipynb")
     names = {**(vars(module) if module else {}), "__name__": "exercises", **names}
     names = Names(notebook, names)
-    vars(names)["cells"] = {cell.id: cell.source for cell in sources.code(notebook)}
     for cell in sources.code(notebook):
         if cell.id.startswith(("check-", "solution-")):
             exec(cell.source, names)
@@ -189,8 +216,7 @@ def notices(names, answer, slips):
 
     names: of `run_exercises`. slips: of a piece of the solution, what stands there.
     """
-    solution = vars(names)["cells"][f"solution-{answer.replace('_', '-')}"]
-    right = names[answer]
+    solution, right = vars(names)["sources"][answer], names[answer]
     for piece, slip in [(old, new) for old, some in slips.items() for new in some]:
         assert piece in solution, piece
         exec(solution.replace(piece, slip), names)

@@ -22,9 +22,13 @@ from fieldguide.data import files
 from fieldguide.transformers.training import rate_share
 
 seeds = st.integers(0, 10_000)
-quick = hypothesis.settings(
-    max_examples=25, deadline=None, derandomize=True, database=None
-)
+
+
+def cases(*strategies, **named):
+    """Call a test with 25 draws from hypothesis' strategies, the same each time."""
+    same = {"deadline": None, "derandomize": True, "database": None}
+    few = hypothesis.settings(max_examples=25, **same)
+    return lambda test: few(hypothesis.given(*strategies, **named)(test))
 
 
 def generator(seed=0):
@@ -194,6 +198,7 @@ def run_exercises(name, module=None, **names):
     notebook = notebooks.read(sources.ROOT / "book" / f"{name}.ipynb")
     names = {**(vars(module) if module else {}), "__name__": "exercises", **names}
     names = Names(notebook, names)
+    vars(names)["cells"] = {cell.id: cell.source for cell in sources.code(notebook)}
     for cell in sources.code(notebook):
         if cell.id.startswith(("check-", "solution-")):
             exec(cell.source, names)
@@ -216,7 +221,8 @@ def notices(names, answer, slips):
 
     names: of `run_exercises`. slips: of a piece of the solution, what stands there.
     """
-    solution, right = vars(names)["sources"][answer], names[answer]
+    solution = vars(names)["cells"][f"solution-{answer.replace('_', '-')}"]
+    right = names[answer]
     for piece, slip in [(old, new) for old, some in slips.items() for new in some]:
         assert piece in solution, piece
         exec(solution.replace(piece, slip), names)

@@ -11,26 +11,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import close, fails, generator, random, refuses, refuses_all
-from hypothesis import given, settings
+from cells import cases, close, fails, generator, random, refuses, refuses_all
 
 from fieldguide.multimodal import contrastive, sound_video
 from fieldguide.transformers import training
 from fieldguide.transformers.gpt import GPTConfig
 
-quick = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 
-
-@quick
-@given(seed=st.integers(0, 999), T=st.integers(1, 40), rows=st.integers(1, 3))
+@cases(seed=st.integers(0, 999), T=st.integers(1, 40), rows=st.integers(1, 3))
 def test_fourier_is_the_transform(seed, T, rows):
     x = random(rows, 2, T, seed=seed)
     close(sound_video.fourier(x), torch.fft.rfft(x), 1e-10)
     assert sound_video.fourier(x.float()).dtype == torch.complex128
 
 
-@quick
-@given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 4), st.integers(0, 99))
+@cases(st.integers(1, 5), st.integers(1, 6), st.integers(0, 4), st.integers(0, 99))
 def test_frames_are_centred_windows(hops, hop, half, seed):
     T, window = hops * hop, hop + 2 * half
     x = random(2, T, seed=seed)
@@ -176,8 +171,7 @@ def test_films_are_what_loops_make_of_the_same_draws():
     close(sound_video.films(choices, generator(2), noise=2), clean + 2 * hiss, 1e-9)
 
 
-@quick
-@given(st.data())
+@cases(st.data())
 def test_cut_reads_blocks_in_order(data):
     pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
     pairs = data.draw(st.lists(pair, min_size=1, max_size=3))

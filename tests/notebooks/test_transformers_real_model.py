@@ -5,43 +5,30 @@ Functions are looked up in the module at each call: a damaged cell can take thei
 
 import dataclasses
 import functools
-import json
 import math
 import re
 import tempfile
 import weakref
 from pathlib import Path
 
+import cells
 import gguf
 import hypothesis.strategies as st
 import jinja2
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import (
-    close,
-    fails,
-    generator,
-    module_at,
-    random,
-    refuses,
-    refuses_all,
-    run_exercises,
-)
-from hypothesis import given, settings
+from cells import cases, close, fails, generator, random, refuses, refuses_all, seeds
 from rivals import decode
 from torch.utils.flop_counter import FlopCounterMode
 
 from fieldguide import data
-from fieldguide.data import files
 from fieldguide.transformers import real_model
 
 SIZES = {"vocab": 23, "context": 40, "width": 24, "layers": 3, "heads": 6}
 SIZES |= {"kv_heads": 2, "hidden": 20, "eps": 1e-3, "base": 100.0}
 TEXTS = ["def add(a, b):\n    return", "naïve 東京 42"]
 
-quick = settings(max_examples=20, deadline=None, derandomize=True, database=None)
-seeds = st.integers(0, 10_000)
 HEADS = [(6, 2), (6, 6), (3, 1), (2, 1)]
 heads_of_both = st.sampled_from(HEADS)
 
@@ -84,8 +71,7 @@ def token(number):
 # Parts
 
 
-@given(*(st.integers(1, most) for most in (4, 3, 3, 9, 3)))
-@quick
+@cases(*(st.integers(1, most) for most in (4, 3, 3, 9, 3)))
 def test_parameters_are_counted_without_a_model(kv, group, pairs, hidden, layers):
     heads = kv * group
     more = {"hidden": hidden, "layers": layers, "width": heads * 2 * pairs}
@@ -104,8 +90,7 @@ def test_parameters_are_counted_without_a_model(kv, group, pairs, hidden, layers
 MASKS = st.sampled_from([None, (3, 5), (5,), (2, 1, 3, 5), (2, "H_kv", 3, 5)])
 
 
-@given(seeds, st.integers(1, 3), st.integers(1, 3), MASKS, st.sampled_from([None, 0.3]))
-@quick
+@cases(seeds, st.integers(1, 3), st.integers(1, 3), MASKS, st.sampled_from([None, 0.3]))
 def test_grouped_attention_is_torchs(seed, H_kv, group, shape, scale):
     """With no mask, one for all, one for each text, one for each key head."""
     heads, mask, masks = ((H_kv * group, 3, 4), (H_kv, 5, 4), (H_kv, 5, 6)), None, None
@@ -189,8 +174,7 @@ def test_weights_of_earlier_layers_are_forgotten():
 PIECES = st.lists(st.sampled_from([1, 1, 2, 3]), min_size=1, max_size=6)
 
 
-@given(seeds, heads_of_both, st.sampled_from([1, 1, 3]), PIECES)
-@quick
+@cases(seeds, heads_of_both, st.sampled_from([1, 1, 3]), PIECES)
 def test_cached_is_uncached(seed, heads, B, pieces):
     """In 64 bits, of both forms, however the text is cut; no future is seen."""
     model = llama(seed, heads=heads[0], kv_heads=heads[1])
@@ -210,8 +194,7 @@ def test_cached_is_uncached(seed, heads, B, pieces):
     close(*stores)
 
 
-@given(st.integers(1, 9), st.integers(1, 4), heads_of_both)
-@quick
+@cases(st.integers(1, 9), st.integers(1, 4), heads_of_both)
 def test_cache_is_as_large_as_counted(tokens, batch, heads):
     config = sizes(heads=heads[0], kv_heads=heads[1])
     for dtype in (torch.float32, torch.bfloat16, torch.double):
@@ -260,8 +243,7 @@ def test_a_text_must_not_outgrow_cache_or_context(room, most):
         refuses("key", form.residual, token(1), cache_of(model, room, 2))
 
 
-@given(st.integers(1, 6), st.integers(0, 6), heads_of_both)
-@quick
+@cases(st.integers(1, 6), st.integers(0, 6), heads_of_both)
 def test_flops_are_torchs_count(new, before, heads):
     model = llama(dtype=torch.float32, heads=heads[0], kv_heads=heads[1])
     cache = cache_of(model, 12)
@@ -329,10 +311,8 @@ def test_any_float_type_is_completed(kind):
         text = torch.tensor([ids + made[:-1]])
         assert apart(steps, model(text)[0, len(ids) - 1 :]) < KINDS[kind]
         for kept in KINDS:
-            cache, pieces = (
-                cache_of(model, 13, dtype=kept),
-                text.split([3] + 10 * [1], 1),
-            )
+            cache = cache_of(model, 13, dtype=kept)
+            pieces = text.split([3] + 10 * [1], 1)
             parts = [form.logits(form.residual(piece, cache)) for piece in pieces]
             assert {part.dtype for part in parts} == {kind}
             limit = max(KINDS[kind], KINDS[kept])
@@ -429,8 +409,7 @@ def test_a_foreign_file_is_refused_with_what_is_read():
 
 # The stored answers
 
-make = module_at(files.ASSETS / "two-am" / "make.py")
-stored = json.loads(data.asset("two-am", "answers.json").read_text("utf-8"))
+make, stored = cells.script("two-am"), cells.record("two-am", "answers.json")
 
 
 def test_each_line_mends_its_program_and_not_the_twin():
@@ -476,8 +455,7 @@ def test_an_answer_is_judged_by_what_it_prints():
         assert judge("age = 41", "print(age + 1)", answer) == verdict, answer
 
 
-@given(st.integers(1, 300), st.floats(0, 1), st.sampled_from([1.0, 1.96, 2.6]))
-@quick
+@cases(st.integers(1, 300), st.floats(0, 1), st.sampled_from([1.0, 1.96, 2.6]))
 def test_the_ends_are_the_rates_that_lie_z_deviations_away(tries, share, z):
     hits = round(share * tries)
     more = () if z == 1.96 else (z,)
@@ -559,9 +537,8 @@ def test_what_does_not_fit_a_model_is_refused():
 
 
 def exercises():
-    model, tokenizer = real_model.load_smollm2(), data.smollm2_tokenizer()
-    names = {"model": model, "tokenizer": tokenizer}
-    return run_exercises("transformers/real-model", real_model, **names)
+    names = {"model": real_model.load_smollm2(), "tokenizer": data.smollm2_tokenizer()}
+    return cells.run_exercises("transformers/real-model", real_model, **names)
 
 
 def test_a_question_has_the_form_that_the_file_gives():

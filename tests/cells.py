@@ -1,4 +1,7 @@
-"""What the tests of a notebook's cells share: draws, comparisons, refusals, more."""
+"""What the tests of a notebook's cells share: draws, comparisons, refusals, more.
+
+Tests look a function up in its module at each call: `mutation.py` damages it there.
+"""
 
 import ast
 import contextlib
@@ -198,10 +201,11 @@ def run_exercises(name, module=None, **names):
     notebook = notebooks.read(sources.ROOT / "book" / f"{name}.ipynb")
     names = {**(vars(module) if module else {}), "__name__": "exercises", **names}
     names = Names(notebook, names)
-    vars(names)["cells"] = {cell.id: cell.source for cell in sources.code(notebook)}
-    for cell in sources.code(notebook):
-        if cell.id.startswith(("check-", "solution-")):
-            exec(cell.source, names)
+    code = {cell.id: cell.source for cell in sources.code(notebook)}
+    vars(names)["solutions"] = [s for n, s in code.items() if n.startswith("solution-")]
+    for name, source in code.items():
+        if name.startswith(("check-", "solution-")):
+            exec(source, names)
     return names
 
 
@@ -221,7 +225,7 @@ def notices(names, answer, slips):
 
     names: of `run_exercises`. slips: of a piece of the solution, what stands there.
     """
-    solution = vars(names)["cells"][f"solution-{answer.replace('_', '-')}"]
+    (solution,) = (s for s in vars(names)["solutions"] if f"def {answer}(" in s)
     right = names[answer]
     for piece, slip in [(old, new) for old, some in slips.items() for new in some]:
         assert piece in solution, piece

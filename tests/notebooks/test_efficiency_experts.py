@@ -235,6 +235,7 @@ def test_capacity_is_the_fair_share_rounded_up(tokens, E, factor, data):
     most = 1.5 * 2**62
     for factor, right in (1 + 2e-9, 2), (1 + 2e-10, 1), (5e-324, 1), (most, most):
         assert capacity(1, 1, 1, factor) == right
+    refuses("k", capacity, 4, 2, 3)
     refuses("factor", capacity, 2, 2, 2, 2.0**62)
 
 
@@ -328,12 +329,6 @@ def test_a_shape_counts_what_it_says():
     assert replace(shape, looked_up=0) == experts.MixtureShape(3, 5, 2, 7, 2, 11, 1000)
 
 
-@functools.cache
-def book():
-    """The exercises, and the notebook's cells of published shapes and variants."""
-    return cells.run_exercises("efficiency/experts", experts)
-
-
 def test_published_models_are_counted_to_the_last_parameter():
     import transformers as hub
 
@@ -376,6 +371,8 @@ def test_records_fit_together():
     assert (chosen[..., 0] != chosen[..., 1]).all()
 
 
+# The exercises, and the notebook's cells of published shapes and variants
+book = functools.cache(lambda: cells.run_exercises("efficiency/experts", experts))
 SLIPS = [
     ("update_bias", "return bias", "return bias.add_(1)"),  # in place
     ("update_bias", "chosen.flatten()", "chosen[:, 0]"),

@@ -180,6 +180,14 @@ def test_the_articles_call():
         assert (layer.rank, layer.alpha) == (16, 32) and not layer.lora_B.weight.any()
 
 
+def test_a_state_tells_alpha_and_whether_it_is_merged():
+    layer, other = lora.AdapterState(), lora.AdapterState()
+    layer.alpha, layer.merged = 0.1, True
+    with torch.device("meta"):  # where a layer without weights is made
+        other.load_state_dict(layer.state_dict())
+    assert (other.alpha, other.merged) == (0.1, True) and type(other.alpha) is float
+
+
 @both
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
 def test_an_adapter_has_32_bits_at_least(kind, dtype):
@@ -319,11 +327,9 @@ def test_a_whole_state_is_loaded_as_it_was_saved(alpha, merged):
     right = model(IDS)
     if merged:
         lora.merge(model)
-    with torch.device("meta"):  # where a layer without weights is made
-        state = model.state_dict()
-    torch.save(state, file)
+    torch.save(model.state_dict(), file)
     file.seek(0)
-    again = safetensors.load(safetensors.save(state))
+    again = safetensors.load(safetensors.save(model.state_dict()))
     for state in torch.load(file, weights_only=True), again:
         other = adapted_gpt(alpha=3, seed=5)
         for _ in range(2):

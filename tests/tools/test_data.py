@@ -7,11 +7,11 @@ import sys
 import unicodedata
 from pathlib import Path
 
+import cells
 import gguf
 import numpy as np
 import pytest
 import torch
-from cells import module_at
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -94,9 +94,6 @@ def test_every_tensor_and_every_entry_equals_the_reference_to_the_bit(model):
         assert np.array_equal(ours.numpy().view("u4"), theirs.view("u4")), tensor.name
     fields = {k: v for k, v in reference.fields.items() if not k.startswith("GGUF.")}
     assert model.metadata == {name: field.contents() for name, field in fields.items()}
-
-
-def test_the_model_is_the_one_that_the_book_describes(model):
     count = sum(np.prod(entry.shape) for entry in model.entries.values())
     assert count == 134_515_008
     kinds = collections.Counter(entry.kind for entry in model.entries.values())
@@ -121,9 +118,13 @@ def test_each_kind_of_metadata_and_of_tensor(tmp_path):
         assert np.array_equal(file.tensor(name).numpy(), theirs), name
     assert file.tensor("scalar") == 2.5 and file.tensor("scalar").shape == ()
     assert Gguf(gguf_file(tmp_path / "v2.gguf", version=2)).names == []
+    pairs = [pair("general.alignment", 4, struct.pack("<I", 8))]
+    tensors = [(name, (1,), 0, struct.pack("<f", at)) for at, name in enumerate("abc")]
+    file = Gguf(gguf_file(tmp_path / "a.gguf", tensors, pairs, align=8))
+    assert [file.tensor(name).item() for name in "abc"] == [0, 1, 2]
 
 
-def test_a_tensor_is_a_copy_and_raw_is_the_file(model):
+def test_a_tensor_is_a_copy_and_raw_is_the_file_and_no_other_name_is_known(model):
     name = "output_norm.weight"
     first = model.tensor(name)
     first.zero_()
@@ -132,13 +133,9 @@ def test_a_tensor_is_a_copy_and_raw_is_the_file(model):
     assert raw.shape == (576 * 576 // 32, 20) and raw.dtype == np.uint8
     with pytest.raises(ValueError, match="read-only"):
         raw[0, 0] = 0
-
-
-def test_alignment_is_read_from_the_file(tmp_path):
-    pairs = [pair("general.alignment", 4, struct.pack("<I", 8))]
-    tensors = [(name, (1,), 0, struct.pack("<f", at)) for at, name in enumerate("abc")]
-    file = Gguf(gguf_file(tmp_path / "a.gguf", tensors, pairs, align=8))
-    assert [file.tensor(name).item() for name in "abc"] == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"name = 'blk\.30") as error:
+        model.tensor("blk.30.attn_q.weight")
+    assert model.path.name in str(error.value)
 
 
 # --- bad files ------------------------------------------------------------------
@@ -195,22 +192,18 @@ def test_each_kind_of_bad_file(tmp_path, change, match):
     refused(tmp_path, "cannot be read")
 
 
-def test_a_foreign_tensor_is_refused_when_it_is_asked_for(tmp_path):
+def test_a_foreign_tensor_or_tokenizer_is_refused_when_it_is_asked_for(tmp_path):
     tensors = [("w", (256,), 12, b"\0" * 144), ("v", (1,), 0, b"\0\0\x80\x3f")]
     file = Gguf(gguf_file(tmp_path / "k.gguf", tensors))
     assert file.tensor("v").item() == 1 and file.entries["w"].kind == "type 12"
     with pytest.raises(DataError, match=r"w as type 12; what is read: F32, F16, Q4_1"):
         file.tensor("w")
-
-
-def test_an_unknown_name_is_refused(model):
-    with pytest.raises(ValueError, match=r"name = 'blk\.30") as error:
-        model.tensor("blk.30.attn_q.weight")
-    assert model.path.name in str(error.value)
+    pairs = [pair("tokenizer.ggml.model", 8, text("llama"))]
+    with pytest.raises(DataError, match="tokenizer of kind 'llama', None"):
+        Tokenizer(Gguf(gguf_file(tmp_path / "t.gguf", pairs=pairs)))
 
 
 # --- packages ----------------------------------------------------------------------
-
 
 FOUND = corpora.SMOLLM2_PACKAGE, corpora.SMOLLM2_FILE
 
@@ -229,12 +222,9 @@ def test_what_a_package_lacks_is_named_with_the_command_that_brings_it(asked, ma
         locate(*asked)
 
 
-def test_the_package_is_the_one_that_set_up_installs():
+def test_the_package_is_that_of_set_up_and_is_never_imported():
     lines = (ROOT / "book/_tools/weights.txt").read_text().splitlines()
     assert corpora.SMOLLM2_PACKAGE in lines
-
-
-def test_the_package_itself_is_never_imported():
     code = "import sys, fieldguide.data as d; d.smollm2(); print(*sys.modules)"
     found = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert "fieldguide.data" in found
@@ -284,13 +274,10 @@ def unspelled(sample):
     return bool(set(lost + bytes(range(0xF5, 256))) & set(sample.encode()))
 
 
-def test_each_digit_is_a_token_of_its_own(tokenizer):
+def test_pieces_can_be_read_and_each_digit_is_one(tokenizer):
     """llama.cpp splits at \\p{N} for "smollm", so a space never joins a numeral."""
     assert tokenizer.pieces("in 2024") == ["in", "␣", "2", "0", "2", "4"]
     assert tokenizer.encode(" ½") == [216, 16738]
-
-
-def test_pieces_can_be_read(tokenizer):
     assert tokenizer.pieces("a b\n\tc") == ["a", "␣b", "\\n", "\\t", "c"]
     assert tokenizer.pieces("<|im_start|>é") == ["<|im_start|>", "é"]
     split = tokenizer.pieces("\U0001d504")
@@ -306,30 +293,17 @@ def test_any_ids_give_text(tokenizer, ids):
     assert isinstance(text, str) and text == tokenizer.decode(ids)
 
 
-@pytest.mark.parametrize("bad", [None, 3, b"bytes", ["a"], "\ud800", "a\x04b"])
-def test_bad_text_is_refused(tokenizer, bad):
-    with pytest.raises(ValueError, match="text = "):
-        tokenizer.encode(bad)
-
-
-@pytest.mark.parametrize("bad", [[-1], [49_152], [0.5], ["a"], 3, [[1]], None])
-def test_bad_ids_are_refused(tokenizer, bad):
+def test_bad_text_and_bad_ids_are_refused(tokenizer):
     assert len(tokenizer) == 49_152
-    with pytest.raises(ValueError, match=r"(?s)ids = .*from 0 to 49151"):
-        tokenizer.decode(bad)
-
-
-def test_another_kind_of_vocabulary_is_refused(tmp_path):
-    pairs = [pair("tokenizer.ggml.model", 8, text("llama"))]
-    with pytest.raises(DataError, match="tokenizer of kind 'llama', None"):
-        Tokenizer(Gguf(gguf_file(tmp_path / "t.gguf", pairs=pairs)))
+    for bad in None, 3, b"bytes", ["a"], "\ud800", "a\x04b":
+        with pytest.raises(ValueError, match="text = "):
+            tokenizer.encode(bad)
+    for bad in [-1], [49_152], [0.5], ["a"], 3, [[1]], None:
+        with pytest.raises(ValueError, match=r"(?s)ids = .*from 0 to 49151"):
+            tokenizer.decode(bad)
 
 
 # --- pictures and encoders --------------------------------------------------------
-
-
-def make_emoji():
-    return module_at(files.ASSETS / "emoji" / "make.py")
 
 
 def test_emoji_are_pictures_with_names():
@@ -357,7 +331,7 @@ def test_emoji_are_pictures_with_names():
 
 
 def test_near_relatives_are_held_out_together():
-    found, make = data.emoji(), make_emoji()
+    found, make = data.emoji(), cells.script("emoji")
     assert found.drawers == list(make.DRAWERS)
     named = zip(found.captions, found.subgroups, strict=True)
     families = [make.family({"caption": c, "subgroup": s}) for c, s in named]
@@ -381,7 +355,7 @@ def test_near_relatives_are_held_out_together():
 def test_emoji_are_drawn_on_white():
     half = '<rect width="5" height="10" fill="#f00"/>'
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10">{half}</svg>'
-    picture = make_emoji().draw(svg, 8)
+    picture = cells.script("emoji").draw(svg, 8)
     assert picture.shape == (8, 8, 3) and picture.dtype == np.uint8
     assert (picture[:, :4] == [255, 0, 0]).all() and (picture[:, 4:] == 255).all()
 

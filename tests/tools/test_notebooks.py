@@ -89,10 +89,11 @@ def files(root):
     return found | {p: p.read_bytes() for p in root.rglob("fieldguide/**/*.py")}
 
 
-def main(*arguments):
+def run(book, *options):
     """`notebooks.main` in a thread: the browser's checks keep a loop in this one."""
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(notebooks.main, list(arguments)).result()
+        given = ["--root", str(book.parent), *options]
+        return pool.submit(notebooks.main, given).result()
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def first_run(tmp_path_factory):
     write(root / "book" / "b" / "second.ipynb", SECOND)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(root / "book"))
-        assert main("--root", str(root)) == 0
+        assert run(root / "book") == 0
     return root
 
 
@@ -126,16 +127,12 @@ def book(first_run, tmp_path, monkeypatch):
     return root / "book"
 
 
-def run(book, *options):
-    return main("--root", str(book.parent), *options)
-
-
 def outputs(path):
     notebook = nbformat.read(path, as_version=4)
     return {c.id: c.outputs for c in notebook.cells if c.cell_type == "code"}
 
 
-def test_the_first_run_exports_and_stores(book):
+def test_the_first_run_exports_and_stores_normalised(book):
     module = (book / "fieldguide" / "a" / "first.py").read_text()
     assert "from ..check import require" in module
     assert "return x / 2" in module and "half(3)" not in module
@@ -145,9 +142,6 @@ def test_the_first_run_exports_and_stores(book):
     second = outputs(book / "b" / "second.ipynb")
     assert [output.text for output in second["run"]] == ["0.5\n1.0\n"]
     assert list(second["widget"][0].data) == ["text/plain"]
-
-
-def test_what_is_stored_is_normalised(book):
     for path in book.rglob("*.ipynb"):
         notebook = json.loads(path.read_text())
         kept = {"fieldguide", "kernelspec", "language_info"}
@@ -159,20 +153,17 @@ def test_what_is_stored_is_normalised(book):
         assert counts == list(range(1, len(counts) + 1))
 
 
-def test_a_second_run_runs_nothing(book, capsys):
-    before = files(book)
-    assert run(book) == 0
-    assert "Every notebook is current" in capsys.readouterr().out
-    assert files(book) == before
-
-
-def test_force_mends_an_altered_digit_and_changes_no_other_byte(book):
+def test_what_is_stored_stays_or_comes_back_to_the_byte(book, capsys):
     """A measured value that moved within its tolerance keeps its stored bytes."""
     before = files(book)
+    assert run(book) == 0 and files(book) == before
+    assert "Every notebook is current" in capsys.readouterr().out
     change(book / "b" / "second.ipynb", '"0.5\\n"', '"0.6\\n"')
     assert files(book) != before
-    assert run(book, "--force") == 0
-    assert files(book) == before
+    assert run(book, "--force") == 0 and files(book) == before
+    cleared = {"outputs": [], "execution_count": None}
+    edit(book / "a" / "first.ipynb", imports=cleared, half=cleared, run=cleared)
+    assert run(book) == 0 and files(book) == before
 
 
 def test_a_change_runs_the_notebook_and_those_that_import_it(book, capsys):
@@ -201,14 +192,6 @@ def test_a_change_of_text_or_of_editor_runs_nothing(book, capsys):
     assert "running" not in capsys.readouterr().out
     assert [p for p, content in files(book).items() if before[p] != content] == [path]
     assert "scrolled" not in path.read_text()
-
-
-def test_cleared_outputs_are_run_again(book):
-    before = files(book)
-    cleared = {"outputs": [], "execution_count": None}
-    edit(book / "a" / "first.ipynb", imports=cleared, half=cleared, run=cleared)
-    assert run(book) == 0
-    assert files(book) == before
 
 
 def test_a_failing_cell_is_named_and_leaves_the_notebook_alone(book, capsys):
@@ -263,7 +246,7 @@ def prose(text):
         ({"id": ...}, "the id ''; give it a readable"),
         ({"source": "half("}, "cell run: '('"),
         (
-            {"source": "from fieldguide.b.second import x"},
+            {"source": "import fieldguide.b.second"},
             "imports b.second, which comes later",
         ),
     ],
@@ -279,18 +262,14 @@ def test_a_notebook_is_refused(book, spoilt, message, capsys):
     assert second.read_bytes() == notebook
 
 
-def test_a_notebook_outside_the_contents_is_refused(book, capsys):
-    write(book / "b" / "third.ipynb", {"run": "1"})
-    assert run(book) == 1
-    assert "book/b/third.ipynb is not in _toc.yml" in capsys.readouterr().err
-
-
-def test_a_module_that_is_no_export_is_not_overwritten(book, capsys):
-    """Such as `explore/views.py`, by a notebook `explore/views`."""
+def test_no_other_notebook_is_run_and_no_other_module_overwritten(book, capsys):
+    """Outside the contents; `explore/views.py` by a notebook `explore/views`."""
     module = book / "fieldguide" / "c" / "third.py"
     module.parent.mkdir()
     module.write_text("by hand\n")
     write(book / "c" / "third.ipynb", FIRST)
+    assert run(book) == 1
+    assert "book/c/third.ipynb is not in _toc.yml" in capsys.readouterr().err
     change(book.parent / "_toc.yml", "b/second", "c/third")
     (book / "b" / "second.ipynb").unlink()
     before = files(book)

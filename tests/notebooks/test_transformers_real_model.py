@@ -582,18 +582,18 @@ SLIPS = {  # solution: (what the check says, a damage to the solution)
         ("both kept", "number=2", "number=1"),
         ("query heads", "number=2", "number=6"),
         ("an int is wanted", "//", "/"),
-        ("fails. NameError", "batch=1", "copies=1"),
         ("not None", "return", "fits ="),
-        ("Does your loop end", "return", "while True: fits += 0\n    return"),
     ],
-    "no_repeat": [
-        ("have changed", "logits.clone()", "logits"),
-        ("counts once", "set()", "[]", "add", "append", "lowered[list(chosen)] -=",
-         "for one in chosen: lowered[one] -="),
-        ("memory of its own", "chosen = set()", "chosen = SHARED"),
-        ("add .item()", "return greedy(lowered)", "return lowered.argmax()"),
-        ("nothing is remembered", "chosen.add", "str"),
-        ("a function is wanted", "return choose", "return 3"),
+    "unshare": [
+        ("neighbours share", ".repeat_interleave(times, 0)", ".repeat(times, 1, 1)"),
+        ("repeat whole heads", "heads.repeat_interleave(times, 0).flatten(0, 1)",
+         "weight.repeat_interleave(times, 0)"),
+    ],
+    "multiplier": [
+        ("only one gate", "[[1, -1]]", "[[1, 0]]"),
+        ("subtract one", "[[1, -1]]", "[[1, 1]]"),
+        ("sign is wrong", "[[1, -1]]", "[[-1, 1]]"),
+        ("should have the shape", "[[1, -1]]", "[1, -1]"),
     ],
     "settled": [
         ("it must stay", "return layer", "return said.index(said[-1])"),
@@ -614,7 +614,7 @@ def test_a_wrong_answer_is_told_its_cause(name):
         for old, new in zip(damage[::2], damage[1::2], strict=True):
             assert old in source, words
             source = source.replace(old, new)
-        names = {**vars(real_model), **book, "SHARED": set()}
+        names = {**vars(real_model), **book}
         exec(source, names)
         with pytest.raises(AssertionError, match=re.escape(words)):
             book[f"check_{name}"](names[name])

@@ -524,24 +524,22 @@ def test_a_question_has_the_form_that_the_file_gives():
         assert data.smollm2_tokenizer().decode(ids) == expected
 
 
-SLIPS = [  # (what the check says, damages to the solution)
+SLIPS = [  # (solution, what the check says, damages to the solution)
     ("longest_text", "longer than the context", "min(fits, config.context)", "fits"),
     ("longest_text", "forgot the batch", "1, batch", "1, 1"),
     ("longest_text", "2 bytes here, not 4", "number=2", "number=4"),
     ("longest_text", "both kept", "number=2", "number=1"),
     ("longest_text", "query heads", "number=2", "number=6"),
     ("longest_text", "an int is wanted", "//", "/"),
-    ("longest_text", "fails. NameError", "batch=1", "copies=1"),
     ("longest_text", "not None", "return", "fits ="),
-    ("longest_text", "Does your loop end", "return",
-     "while True: fits += 0\n    return"),
-    ("no_repeat", "have changed", "logits.clone()", "logits"),
-    ("no_repeat", "counts once", "set()", "[]", "add", "append",
-     "lowered[list(chosen)] -=", "for one in chosen: lowered[one] -="),
-    ("no_repeat", "memory of its own", "chosen = set()", "chosen = SHARED"),
-    ("no_repeat", "add .item()", "return greedy(lowered)", "return lowered.argmax()"),
-    ("no_repeat", "nothing is remembered", "chosen.add", "str"),
-    ("no_repeat", "a function is wanted", "return choose", "return 3"),
+    ("unshare", "neighbours share", ".repeat_interleave(times, 0)",
+     ".repeat(times, 1, 1)"),
+    ("unshare", "repeat whole heads", "heads.repeat_interleave(times, 0).flatten(0, 1)",
+     "weight.repeat_interleave(times, 0)"),
+    ("multiplier", "only one gate", "[[1, -1]]", "[[1, 0]]"),
+    ("multiplier", "subtract one", "[[1, -1]]", "[[1, 1]]"),
+    ("multiplier", "sign is wrong", "[[1, -1]]", "[[-1, 1]]"),
+    ("multiplier", "should have the shape", "[[1, -1]]", "[1, -1]"),
     ("settled", "it must stay", "return layer", "return said.index(said[-1])"),
     ("settled", "take the last", "0, -1]", "0, 0]"),
     ("settled", "norm is missing", "model.logits(stream)",
@@ -558,7 +556,7 @@ def test_a_wrong_answer_is_told_its_cause():
         for old, new in zip(damage[::2], damage[1::2], strict=True):
             assert old in source, words
             source = source.replace(old, new)
-        names = {**vars(real_model), **book, "SHARED": set()}
+        names = {**vars(real_model), **book}
         exec(source, names)
         with pytest.raises(AssertionError, match=re.escape(words)):
             book[f"check_{name}"](names[name])

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FACTS', 'NAMES', 'LlamaConfig', 'read_config', 'llama_parameters', 'grouped_query_attention', 'GroupedAttention',
            'SwiGLU', 'RMSNorm', 'LlamaBlock', 'first_place', 'run_layers', 'Llama', 'file_name', 'load_llama',
-           'load_smollm2', 'KVCache', 'cache_bytes', 'llama_flops', 'greedy', 'complete', 'side_by_side', 'norm_fast',
-           'all_turns', 'LayerFast', 'LlamaFast', 'wilson_interval', 'Trace', 'trace_layers']
+           'load_smollm2', 'Trace', 'trace_layers', 'KVCache', 'cache_bytes', 'llama_flops', 'greedy', 'complete',
+           'side_by_side', 'norm_fast', 'all_turns', 'LayerFast', 'LlamaFast', 'wilson_interval']
 
 # %% ../../transformers/real-model.ipynb #imports
 import functools
@@ -155,10 +155,7 @@ def grouped_query_attention(
 class GroupedAttention(nn.Module):
     """Self-attention with rotary positions and shared keys, without biases.
 
-    Called on x (B, T, D), places (T,) in the text and a boolean mask (T, S).
-    `remember`, if given, takes the new keys and values, (B, H_kv, T, K) each,
-    and returns all so far, (B, H_kv, S, K). Returns (output (B, T, D),
-    weights (B, H, T, S)).
+    `remember` takes a layer's new keys and values, and returns all so far.
     """
 
     @checked
@@ -192,10 +189,7 @@ class GroupedAttention(nn.Module):
 
 # %% ../../transformers/real-model.ipynb #swiglu
 class SwiGLU(nn.Module):
-    """A network of three matrices: down(silu(gate(x)) * up(x)), no biases.
-
-    `hidden` wide inside. Source: Shazeer 2020.
-    """
+    """down(silu(gate(x)) * up(x)), without biases. Source: Shazeer 2020."""
 
     @checked
     def __init__(self, width: Size, hidden: Size):
@@ -223,10 +217,7 @@ class RMSNorm(nn.Module):
 
 # %% ../../transformers/real-model.ipynb #llama-block
 class LlamaBlock(nn.Module):
-    """One layer: attention, then SwiGLU, each normed before, added after.
-
-    Takes what `GroupedAttention` takes, returns what it returns.
-    """
+    """One layer: attention, then SwiGLU, each normed before, added after."""
 
     def __init__(self, config):
         super().__init__()
@@ -267,9 +258,9 @@ def first_place(ids: Int64[Tensor, "B T"], config, cache):
 # %% ../../transformers/real-model.ipynb #run-layers
 @checked
 def run_layers(model: Model, ids: Int64[Tensor, "B T"], cache=None):
-    """Yield (residual (B, T, D), weights (B, H, T, S)) layer by layer.
+    """Yield (residual (B, T, D), attention weights (B, H, T, S)) by layer.
 
-    First the embedding, with None for weights; then what each layer leaves.
+    First comes the embedding, with None for weights.
     """
     start, T = first_place(ids, model.config, cache), ids.size(-1)
     places = torch.arange(start, start + T, device=ids.device)
@@ -289,7 +280,6 @@ class Llama(nn.Module):
     """A language model: ids (B, T) -> logits (B, T, V).
 
     With a `KVCache` the ids follow what the cache holds, and are added to it.
-    Sources: Touvron et al. 2023; Ainslie et al. 2023 (shared keys).
     """
 
     @checked
@@ -368,6 +358,25 @@ def load_llama(gguf: Gguf):
 def load_smollm2():
     """SmolLM2-135M-Instruct as a `Llama` in float32, read once."""
     return load_llama(smollm2())
+
+# %% ../../transformers/real-model.ipynb #trace
+class Trace(NamedTuple):
+    """What every layer did to a batch of texts of one length.
+
+    residuals (L + 1, B, T, D): the embedding, then what each layer left.
+    weights (L, B, H, T, T): where each head of each layer looked.
+    """
+
+    residuals: Tensor
+    weights: Tensor
+
+# %% ../../transformers/real-model.ipynb #trace-layers
+@torch.inference_mode()
+@checked
+def trace_layers(model: Model, ids: Int64[Tensor, "B T"]):
+    """Run ids (B, T) through the model and keep everything: a Trace."""
+    residuals, weights = zip(*run_layers(model, ids))
+    return Trace(torch.stack(residuals), torch.stack(weights[1:]))
 
 # %% ../../transformers/real-model.ipynb #kv-cache
 class KVCache:
@@ -574,22 +583,3 @@ def wilson_interval(hits: Finite, tries: Positive, z: Positive = 1.96):
     room = hits * (tries - hits) / tries + z**2 / 4
     half = z / (tries + z**2) * math.sqrt(room)
     return middle - half, middle + half
-
-# %% ../../transformers/real-model.ipynb #trace
-class Trace(NamedTuple):
-    """What every layer did to a batch of texts of one length.
-
-    residuals (L + 1, B, T, D): the embedding, then what each layer left.
-    weights (L, B, H, T, T): where each head of each layer looked.
-    """
-
-    residuals: Tensor
-    weights: Tensor
-
-# %% ../../transformers/real-model.ipynb #trace-layers
-@torch.inference_mode()
-@checked
-def trace_layers(model: Model, ids: Int64[Tensor, "B T"]):
-    """Run ids (B, T) through the model and keep everything: a Trace."""
-    residuals, weights = zip(*run_layers(model, ids))
-    return Trace(torch.stack(residuals), torch.stack(weights[1:]))

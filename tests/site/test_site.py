@@ -74,7 +74,7 @@ def test_internal_links_and_anchors_lead_somewhere(pages, site):
                 continue
             target = (path.parent / unquote(parts.path)).resolve()
             target = path if not parts.path else target
-            anchor = unquote(parts.fragment)
+            anchor = unquote(parts.fragment).removeprefix("fg=").split("&")[0]
             known = pages[target].ids if target in pages else set()
             if not target.is_file() or (anchor and anchor not in known):
                 dead.append(f"{path.relative_to(site)}: {link}")

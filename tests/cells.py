@@ -14,7 +14,10 @@ from assets import load as module_at  # noqa: F401, for the tests
 from beartype.door import is_bearable
 from jaxtyping import AnnotationError, TypeCheckError
 
+from fieldguide.explore import explore
 from fieldguide.transformers.training import rate_share
+
+KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
 def generator(seed=0):
@@ -128,6 +131,25 @@ def refused_with(function, arguments):
     except (TypeCheckError, ValueError) as error:
         return str(error)
     return ""
+
+
+def stays(calls, kind):
+    """Results stay on the device of the input, and have the type that is promised.
+
+    calls(device, kind): {what: (a call, the type that it gives)}. A meta tensor has
+    a shape and no values.
+    """
+    here = calls("cpu", kind)
+    for name, (call, right) in calls("meta", kind).items():
+        result, known = call(), here[name][0]()
+        assert result.is_meta and result.dtype == known.dtype == right, name
+        assert result.shape == known.shape and known.isfinite().all(), name
+
+
+def explored(views, **given):
+    """`explore` of a function without a caption, which is given one."""
+    views.__doc__ = "Title.\n\nLook."
+    return explore(views, **given)
 
 
 class Names(dict):

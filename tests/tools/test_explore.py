@@ -7,6 +7,7 @@ import ipywidgets
 import numpy as np
 import pytest
 import torch
+from cells import explored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -140,65 +141,67 @@ def test_too_many_values_are_refused_before_they_are_listed(passed, monkeypatch)
 
 
 def test_a_caption_is_required():
-    def bare(x):
-        return {"a": number(x)}
-
     with pytest.raises(ValueError, match="__doc__"):
-        explore(bare, x=(0, 1))
+        explore(lambda x: {"a": number(x)}, x=(0, 1))
 
 
-def test_controls_must_match_the_parameters():
-    with pytest.raises(ValueError, match=r"doubled takes \['x', 'on'\]"):
-        explore(doubled, x=(0, 1))
-    with pytest.raises(ValueError, match="y"):
-        explore(doubled, x=(0, 1), on=True, y=3)
+@pytest.mark.parametrize(
+    ("controls", "says"),
+    [
+        ({"x": (0, 1)}, r"doubled takes \['x', 'on'\]"),
+        ({"x": (0, 1), "on": True, "y": 3}, "y"),
+        ({"x": (0, 16_000), "on": True}, r"32,002 settings.*coarsen 'x'"),
+    ],
+)
+def test_controls_must_fit_the_function(controls, says):
+    with pytest.raises(ValueError, match=says):
+        explore(doubled, **controls)
 
 
-def test_a_control_may_not_hide_a_widget_attribute():
-    def laid_out(layout):
-        """Title.
-
-        Look."""
-        return {"a": number(layout)}
-
-    with pytest.raises(ValueError, match="layout"):
-        explore(laid_out, layout=(0, 1))
-
-
-def test_a_control_that_moves_nothing_is_refused():
-    def deaf(x, y):
-        """Title.
-
-        Look."""
-        return {"a": number(x)}
-
-    with pytest.raises(ValueError, match="control = 'y'"):
-        explore(deaf, x=(0, 3), y=(0, 3))
-
-
-def test_nan_in_a_view_names_the_setting():
-    def poisoned(x):
-        """Title.
-
-        Look."""
-        return {"a": heatmap([[0.0, float("nan") if x == 2 else 1.0]])}
-
-    with pytest.raises(ValueError, match=r"poisoned\(x=2\).*NaN"):
-        explore(poisoned, x=(0, 3))
+@pytest.mark.parametrize(
+    ("views", "controls", "says"),
+    [
+        (lambda layout: {"a": number(layout)}, {"layout": (0, 1)}, "layout"),
+        # A control that moves nothing.
+        (lambda x, y: {"a": number(x)}, {"x": (0, 3), "y": (0, 3)}, "control = 'y'"),
+        (lambda x: {"a": x}, {"x": (0, 1)}, "heatmap"),
+        (
+            lambda x: {"a": heatmap([[0.0, float("nan") if x == 2 else 1.0]])},
+            {"x": (0, 3)},
+            r"<lambda>\(x=2\).*NaN",
+        ),
+        (
+            lambda x: {"a": bars(range(x + 1), range(x + 1))},
+            {"x": (0, 3)},
+            "keeps its kind and shape",
+        ),
+        (
+            lambda x, on: {"a": heatmap(torch.rand(200, 200))},
+            {"x": (0, 400), "on": True},
+            r"16,000,000 bytes: coarsen 'x'",
+        ),
+        (
+            lambda x: {"a": heatmap(torch.rand(100, 100))},
+            {"x": (0, 99)},
+            r"bytes compressed.*coarsen 'x'",
+        ),
+        (
+            lambda x: {"a": bars("ab", [x, 1], sets="x" if x < 3 else "y")},
+            {"x": (0, 3)},
+            r"sets\['bar'\] of the view 'a' = 'y'",
+        ),
+    ],
+)
+def test_views_must_fit_the_grid(views, controls, says):
+    with pytest.raises(ValueError, match=says):
+        explored(views, **controls)
 
 
 def test_any_error_says_at_which_setting():
     """Its kind and its message stay; a note says where it was."""
-
-    def broken(x):
-        """Title.
-
-        Look."""
-        return {"a": number(1 / (2 - x))}
-
     with pytest.raises(ZeroDivisionError) as error:
-        explore(broken, x=(0, 3))
-    assert error.value.__notes__ == ["in broken(x=2)"]
+        explored(lambda x: {"a": number(1 / (2 - x))}, x=(0, 3))
+    assert error.value.__notes__ == ["in <lambda>(x=2)"]
     twin = Twin("attention", ("x",), lambda x: {0: {"width": 1}}[x])
     with pytest.raises(KeyError) as error:
         explore(doubled, twin=twin, x=(0, 3), on=True)
@@ -230,51 +233,6 @@ def test_whatever_can_be_called_can_be_explored(fn, name, title, last):
     assert stored["fields"]["0.value"][-1] == last
     with pytest.raises(ValueError, match=rf"{name} takes \['x'"):
         explore(fn, y=(0, 3))
-
-
-def test_two_shapes_for_one_view_names_both():
-    def growing(x):
-        """Title.
-
-        Look."""
-        return {"a": bars(range(x + 1), range(x + 1))}
-
-    with pytest.raises(ValueError, match="keeps its kind and shape"):
-        explore(growing, x=(0, 3))
-
-
-def test_a_grid_too_large_says_how_large_and_what_to_coarsen():
-    with pytest.raises(ValueError, match=r"32,002 settings.*coarsen 'x'"):
-        explore(doubled, x=(0, 16_000), on=True)
-
-    def wide(x, on):
-        """Title.
-
-        Look."""
-        return {"a": heatmap(torch.rand(200, 200))}
-
-    with pytest.raises(ValueError, match=r"16,000,000 bytes: coarsen 'x'"):
-        explore(wide, x=(0, 400), on=True)
-
-    def noise(x):
-        """Title.
-
-        Look."""
-        return {"a": heatmap(torch.rand(100, 100))}
-
-    with pytest.raises(ValueError, match=r"bytes compressed.*coarsen 'x'"):
-        explore(noise, x=(0, 99))
-
-
-def test_what_is_not_a_view_is_refused():
-    def number_only(x):
-        """Title.
-
-        Look."""
-        return {"a": x}
-
-    with pytest.raises(ValueError, match="heatmap"):
-        explore(number_only, x=(0, 1))
 
 
 @pytest.mark.parametrize(
@@ -339,19 +297,13 @@ def test_views_refuse_bad_input_by_name(make, names):
 # ---- what a click sets, what plays, what is asked ---------------------------
 
 
-def shown_with(view):
-    """A function of three controls that shows one view."""
-
-    def shown(head, query, soft):
-        """Title.
-
-        Look."""
-        return {"Where": view, "More": number(head + query + soft)}
-
-    return shown
-
-
-SETTABLE = {"head": (0, 3), "query": [5, 7], "soft": False}
+def set_by(view):
+    """An explorer that shows the view, with three controls that it may set."""
+    controls = {"head": (0, 3), "query": [5, 7], "soft": False}
+    return explored(
+        lambda head, query, soft: {"Where": view, "More": number(head + query + soft)},
+        **controls,
+    )
 
 
 def test_what_a_view_sets_is_stored_by_its_parts():
@@ -371,7 +323,7 @@ def test_what_a_view_sets_is_stored_by_its_parts():
         (flow({"a": 1, "b": 2}, [("a", "b")], sets="head"), {"box": "head"}),
     ]:
         assert view.props["sets"] == sets
-        stored = payload.read(explore(shown_with(view), **SETTABLE).html())
+        stored = payload.read(set_by(view).html())
         assert stored["fields"]["0.props"][0]["sets"] == sets
     assert "sets" not in heatmap(square).props, "a stored figure stays as it is"
 
@@ -405,52 +357,25 @@ def test_what_a_view_sets_is_stored_by_its_parts():
 )
 def test_what_a_view_sets_must_be_a_control_with_that_value(view, says):
     with pytest.raises(ValueError, match=says):
-        explore(shown_with(view), **SETTABLE)
+        set_by(view)
 
 
-def test_each_setting_of_a_grid_is_asked_what_it_sets():
-    def fickle(x):
-        """Title.
-
-        Look."""
-        return {"a": bars("ab", [x, 1], sets="x" if x < 3 else "y")}
-
-    with pytest.raises(ValueError, match=r"sets\['bar'\] of the view 'a' = 'y'"):
-        explore(fickle, x=(0, 3))
+def square(x):
+    """Data for the attention twin, of a shape that the control gives."""
+    return {"scores": np.full((x, x), x), "width": 4, "pieces": ["a"] * x}
 
 
 def test_a_twins_view_may_set_a_control_and_is_asked_too():
-    def words(x, on):
-        """Title.
-
-        Look."""
-        return {"a": tokens("ab", [x, 1], sets="x")}
-
-    def data(x):
-        return {"scores": np.zeros((x, x)), "width": 1, "pieces": ["a"] * x}
-
-    twin = Twin("attention", ("x",), data)
-    spec = explore(words, twin=twin, x=(1, 3), on=True).spec
+    given = {"twin": Twin("attention", ("x",), square), "x": (1, 3), "on": True}
+    spec = explored(lambda x, on: {"a": tokens("ab", [x, 1], sets="x")}, **given).spec
     assert spec["views"][0]["props"]["sets"] == {"word": "x"}
-
-    def longer(x, on):
-        """Title.
-
-        Look."""
-        return {"a": tokens("abcd", [x, 1, 1, 1], sets="x")}
-
     with pytest.raises(ValueError, match=r"4 places.*3 values: 1 \.\. 3"):
-        explore(longer, twin=twin, x=(1, 3), on=True)
+        explored(lambda x, on: {"a": tokens("abcd", [x] * 4, sets="x")}, **given)
 
 
 def test_a_control_that_only_chooses_a_place_is_no_dead_one():
-    def stepped(step):
-        """Title.
-
-        Look."""
-        return {"a": flow({"in": [1, 2], "out": None}, [("in", "out")], sets="step")}
-
-    assert explore(stepped, step=["first", "second"]).spec["fields"]
+    boxes = flow({"in": [1, 2], "out": None}, [("in", "out")], sets="step")
+    assert explored(lambda step: {"a": boxes}, step=["first", "second"]).spec["fields"]
 
 
 def test_boxes_stand_to_the_right_of_what_points_at_them():
@@ -527,14 +452,8 @@ def test_quantization_is_within_half_a_step(low, width, bits, seed):
 
 def stored_fields(**views):
     """What is read back of an explorer that shows `views(x)` at x = 1 and 2."""
-
-    def shown(x):
-        """Title.
-
-        Look."""
-        return {name: view(x) for name, view in views.items()}
-
-    return payload.read(explore(shown, x=[1, 2]).html())["fields"]
+    shown = explored(lambda x: {n: view(x) for n, view in views.items()}, x=[1, 2])
+    return payload.read(shown.html())["fields"]
 
 
 def test_a_log_axis_keeps_every_decade():
@@ -542,19 +461,15 @@ def test_a_log_axis_keeps_every_decade():
     x, y = np.logspace(-8, 0, 25), np.logspace(3, -5, 25)
     whole = 2.0 ** np.arange(25) + 1
     both = {"x_log": True, "y_log": True}
-    curves = [("down", y), ("up", whole), ("tiny", y * 1e-60), ("vast", y * 1e60)]
-    for name, curve in curves:
-
-        def view(k, curve=curve):
-            return lines(x, {"first": curve * k, "other": x}, **both)
-
-        fields = stored_fields(a=view)
-        np.testing.assert_allclose(fields["0.x"][0], x, rtol=1e-7, err_msg=name)
+    for curve in y, whole, y * 1e-60, y * 1e60:
+        fields = stored_fields(
+            a=lambda k, curve=curve: lines(x, {"first": curve * k, "other": x}, **both)
+        )
+        np.testing.assert_allclose(fields["0.x"][0], x, rtol=1e-7)
         wanted = [[curve * k, x] for k in (1, 2)]
-        np.testing.assert_allclose(fields["0.y"], wanted, rtol=1e-7, err_msg=name)
-    assert stored_fields(a=lambda k: lines(whole, {"y": y * k}, x_log=True))["0.x"][
-        0
-    ].tolist() == list(whole)
+        np.testing.assert_allclose(fields["0.y"], wanted, rtol=1e-7)
+    fields = stored_fields(a=lambda k: lines(whole, {"y": y * k}, x_log=True))
+    assert fields["0.x"][0].tolist() == list(whole)
 
 
 def test_an_axis_that_a_control_makes_logarithmic_is_kept_as_one():
@@ -660,29 +575,24 @@ def test_who_waits_sees_how_far_the_grid_is(monkeypatch):
     shown, seen = [], []
 
     def slow(x):
-        """Title.
-
-        Look."""
         seen.extend((bar.value, bar.max) for bar in shown)
         return {"a": number(x)}
 
     monkeypatch.setattr(explorer, "display", shown.append)
     monkeypatch.setattr(explorer, "PATIENCE_S", -1)
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    explore(slow, x=(0, 3))
+    explored(slow, x=(0, 3))
     assert not shown
     monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
-    explore(slow, x=(0, 3))
+    explored(slow, x=(0, 3))
     assert seen == [(0, 4), (1, 4), (2, 4), (3, 4)]
     assert [bar.comm for bar in shown] == [None], "the bar stays"
     monkeypatch.setattr(explorer, "PATIENCE_S", 1e9)
-    explore(slow, x=(0, 3))
+    explored(slow, x=(0, 3))
     assert len(shown) == 1
 
 
 def test_every_view_has_a_still_picture():
-    from matplotlib.figure import Figure
-
     def everything(x):
         """All kinds.
 
@@ -757,24 +667,21 @@ def test_off_the_grid_the_kernel_answers(monkeypatch):
     assert "error" in sent[-1]
 
 
-def test_a_twin_must_exist_and_name_its_controls():
-    def data(x):
-        return {"scores": np.zeros((x, x)), "width": 1, "pieces": ["a"] * x}
-
-    for twin, says in [
-        (Twin("atention", ("x",), data), "one of attention"),
-        (Twin("attention", ("y",), data), "Twin.by"),
-        (Twin("attention", ("x",), data, bits=7), "Twin.bits"),
-    ]:
-        with pytest.raises(ValueError, match=says):
-            explore(doubled, twin=twin, x=(1, 3), on=True)
+@pytest.mark.parametrize(
+    ("twin", "says"),
+    [
+        (Twin("atention", ("x",), square), "one of attention"),
+        (Twin("attention", ("y",), square), "Twin.by"),
+        (Twin("attention", ("x",), square, bits=7), "Twin.bits"),
+    ],
+)
+def test_a_twin_must_exist_and_name_its_controls(twin, says):
+    with pytest.raises(ValueError, match=says):
+        explore(doubled, twin=twin, x=(1, 3), on=True)
 
 
 def test_twin_data_of_several_shapes_is_kept():
-    def data(x):
-        return {"scores": np.full((x, x), x), "width": 4, "pieces": ["a"] * x}
-
-    twin = Twin("attention", ("x",), data)
+    twin = Twin("attention", ("x",), square)
     stored = payload.read(explore(doubled, twin=twin, x=(1, 3), on=True).html())
     assert stored["fields"]["scores.shape"] == [[1, 1], [2, 2], [3, 3]]
     assert stored["fields"]["scores"].shape == (3, 9)
@@ -783,20 +690,17 @@ def test_twin_data_of_several_shapes_is_kept():
 
 def test_what_selects_no_data_of_a_twin_may_take_any_value(monkeypatch):
     """A number or a text that the reader types is the browser's to answer."""
+    data = {"left": [104], "right": [105], "alphabet": range(256), "special": []}
 
     def pieces(words, merges, big):
-        """Pieces.
-
-        Look at them."""
         return {"Token numbers": text(f"{words} {merges} {big}")}
-
-    def data(big):
-        return {"left": [104], "right": [105], "alphabet": range(256), "special": []}
 
     controls = {"words": ipywidgets.Combobox(options=["hi", "ho"], value="hi")}
     controls |= {"merges": (0, 1), "big": [1, 2]}
     free = {"words": True, "merges": True, "big": False}
-    explorer = explore(pieces, twin=Twin("bpe", ("big",), data), **controls)
+    explorer = explored(
+        pieces, twin=Twin("bpe", ("big",), lambda big: data), **controls
+    )
     stored = payload.read(explorer.html())["spec"]["controls"]
     assert {c["name"]: c["free"] for c in stored} == free
     sent = []
@@ -808,7 +712,7 @@ def test_what_selects_no_data_of_a_twin_may_take_any_value(monkeypatch):
     explorer.words = "ho"
     explorer.big = 3  # selects data that was never stored
     assert len(sent) == 2
-    plain = explore(pieces, **controls)
+    plain = explored(pieces, **controls)
     monkeypatch.setattr(plain, "send", sent.append)
     plain.words = "typed"  # without a twin, only the kernel knows
     assert sent[2]["views"]["Token numbers"]["text"] == "typed 0 1"

@@ -45,6 +45,29 @@ def doubled(x, on):
     return {"Double": number(2 * x if on else -2 * x, "m")}
 
 
+def doubling(x=(0, 3), **given):
+    return explore(doubled, x=x, on=True, **given)
+
+
+def set_by(view):
+    """An explorer that shows the view, with three controls that it may set."""
+    return explored(
+        lambda head, query, soft: {"Where": view, "More": number(head + query + soft)},
+        head=(0, 3),
+        query=[5, 7],
+        soft=False,
+    )
+
+
+def square(x):
+    """Data for the attention twin, of a shape that the control gives."""
+    return {"scores": np.full((x, x), x), "width": 4, "pieces": ["a"] * x}
+
+
+def squared(name="attention", by=("x",), **given):
+    return doubling(x=(1, 3), twin=Twin(name, by, square, **given))
+
+
 # ---- controls ---------------------------------------------------------------
 
 
@@ -137,107 +160,13 @@ def test_too_many_values_are_refused_before_they_are_listed(passed, monkeypatch)
         read_control("x", passed)
 
 
-# ---- errors at the call -----------------------------------------------------
-
-
-def test_a_caption_is_required():
-    with pytest.raises(ValueError, match="__doc__"):
-        explore(lambda x: {"a": number(x)}, x=(0, 1))
+# ---- what is refused --------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("controls", "says"),
+    ("make", "says"),
     [
-        ({"x": (0, 1)}, r"doubled takes \['x', 'on'\]"),
-        ({"x": (0, 1), "on": True, "y": 3}, "y"),
-        ({"x": (0, 16_000), "on": True}, r"32,002 settings.*coarsen 'x'"),
-    ],
-)
-def test_controls_must_fit_the_function(controls, says):
-    with pytest.raises(ValueError, match=says):
-        explore(doubled, **controls)
-
-
-@pytest.mark.parametrize(
-    ("views", "controls", "says"),
-    [
-        (lambda layout: {"a": number(layout)}, {"layout": (0, 1)}, "layout"),
-        # A control that moves nothing.
-        (lambda x, y: {"a": number(x)}, {"x": (0, 3), "y": (0, 3)}, "control = 'y'"),
-        (lambda x: {"a": x}, {"x": (0, 1)}, "heatmap"),
-        (
-            lambda x: {"a": heatmap([[0.0, float("nan") if x == 2 else 1.0]])},
-            {"x": (0, 3)},
-            r"<lambda>\(x=2\).*NaN",
-        ),
-        (
-            lambda x: {"a": bars(range(x + 1), range(x + 1))},
-            {"x": (0, 3)},
-            "keeps its kind and shape",
-        ),
-        (
-            lambda x, on: {"a": heatmap(torch.rand(200, 200))},
-            {"x": (0, 400), "on": True},
-            r"16,000,000 bytes: coarsen 'x'",
-        ),
-        (
-            lambda x: {"a": heatmap(torch.rand(100, 100))},
-            {"x": (0, 99)},
-            r"bytes compressed.*coarsen 'x'",
-        ),
-        (
-            lambda x: {"a": bars("ab", [x, 1], sets="x" if x < 3 else "y")},
-            {"x": (0, 3)},
-            r"sets\['bar'\] of the view 'a' = 'y'",
-        ),
-    ],
-)
-def test_views_must_fit_the_grid(views, controls, says):
-    with pytest.raises(ValueError, match=says):
-        explored(views, **controls)
-
-
-def test_any_error_says_at_which_setting():
-    """Its kind and its message stay; a note says where it was."""
-    with pytest.raises(ZeroDivisionError) as error:
-        explored(lambda x: {"a": number(1 / (2 - x))}, x=(0, 3))
-    assert error.value.__notes__ == ["in <lambda>(x=2)"]
-    twin = Twin("attention", ("x",), lambda x: {0: {"width": 1}}[x])
-    with pytest.raises(KeyError) as error:
-        explore(doubled, twin=twin, x=(0, 3), on=True)
-    assert error.value.__notes__ == ["in <lambda>(x=1)"]
-
-
-class Multiplied:
-    """A number, multiplied.
-
-    Look for the sign.
-    """
-
-    def __call__(self, x, by=3):
-        return {"Product": number(x * by)}
-
-
-@pytest.mark.parametrize(
-    ("fn", "name", "title", "last"),
-    [
-        (partial(doubled, on=False), "doubled", "Twice a number.", -6),
-        (Multiplied(), "Multiplied", "A number, multiplied.", 9),
-        (partial(Multiplied(), by=2), "Multiplied", "A number, multiplied.", 6),
-    ],
-)
-def test_whatever_can_be_called_can_be_explored(fn, name, title, last):
-    stored = payload.read(explore(fn, x=(0, 3)).html())
-    assert stored["spec"]["id"] == f"fg-{name}"
-    assert stored["spec"]["title"] == title
-    assert stored["fields"]["0.value"][-1] == last
-    with pytest.raises(ValueError, match=rf"{name} takes \['x'"):
-        explore(fn, y=(0, 3))
-
-
-@pytest.mark.parametrize(
-    ("make", "names"),
-    [
+        # A view.
         (lambda: heatmap([1, 2]), "values"),
         (lambda: heatmap([[1, 2]], rows=["a", "b"]), "rows"),
         (lambda: heatmap([[1, 2]], low=1, high=1), "low"),
@@ -287,23 +216,147 @@ def test_whatever_can_be_called_can_be_explored(fn, name, title, last):
         (lambda: scatter([1], [1], sets={"x": "x"}), "sets"),
         (lambda: bands("a", "b", [1], sets={"row": "x"}), "sets"),
         (lambda: flow({"a": 1}, [], sets={"row": "x"}), "sets"),
+        # A function and its controls.
+        (lambda: explore(lambda x: {"a": number(x)}, x=(0, 1)), "__doc__"),
+        (lambda: explore(doubled, x=(0, 1)), r"doubled takes \['x', 'on'\]"),
+        (lambda: doubling(y=3), r"doubled takes \['x', 'on'\].*'y'"),
+        (
+            lambda: explored(lambda layout: {"a": number(layout)}, layout=[1, 2]),
+            "layout",
+        ),
+        (lambda: explored(lambda x, y: {"a": number(x)}, x=[1, 2], y=[1, 2]), "= 'y'"),
+        # What it returns.
+        (lambda: explored(lambda x: {"a": x}, x=(0, 1)), "heatmap"),
+        (
+            lambda: explored(
+                lambda x: {"a": heatmap([[0.0, float("nan") if x == 2 else 1.0]])},
+                x=(0, 3),
+            ),
+            r"<lambda>\(x=2\).*NaN",
+        ),
+        (
+            lambda: explored(lambda x: {"a": bars(range(x), range(x))}, x=(1, 3)),
+            "keeps its kind and shape",
+        ),
+        # A grid that is too large.
+        (lambda: doubling(x=(0, 16_000)), r"32,002 settings.*coarsen 'x'"),
+        (
+            lambda: explored(
+                lambda x, on: {"a": heatmap(torch.rand(200, 200))}, x=(0, 400), on=True
+            ),
+            r"16,000,000 bytes: coarsen 'x'",
+        ),
+        (
+            lambda: explored(lambda x: {"a": heatmap(torch.rand(100, 100))}, x=(0, 99)),
+            r"bytes compressed.*coarsen 'x'",
+        ),
+        # What a view sets must be a control with that value, at each setting.
+        (
+            lambda: set_by(heatmap(np.eye(2), sets={"column": "haed"})),
+            r"sets\['column'\] of the view 'Where' = 'haed'.*'head', 'query', 'soft'",
+        ),
+        (
+            lambda: set_by(heatmap(np.eye(3), sets={"row": "head", "column": "query"})),
+            r"'column'.* view 'Where' = 'query' has 3 places.*2 values: 5 \.\. 7",
+        ),
+        (
+            lambda: set_by(tokens("abcde", range(5), sets="head")),
+            r"5 places.*'head'.*4 values: 0 \.\. 3",
+        ),
+        (
+            lambda: set_by(heatmaps(np.zeros((3, 1, 1)), sets="soft")),
+            r"3 places.*2 values: off \.\. on",
+        ),
+        (lambda: set_by(lines([1, 2, 3], {"a": [1, 2, 3]}, sets="query")), "3 places"),
+        (
+            lambda: set_by(bands("abc", "d", [1, 1, 1], sets={"left": "query"})),
+            "'left'.*3 places",
+        ),
+        (
+            lambda: set_by(flow({"a": 1, "b": 1, "c": 1}, [], sets="query")),
+            "'box'.*3 places",
+        ),
+        # Called by the control's own values, but not in its order.
+        (
+            lambda: set_by(bars([1, 2, 3], [1, 1, 1], sets="head")),
+            r"bar '1' stands where .* has 0",
+        ),
+        (
+            lambda: set_by(heatmap(np.eye(2), rows=[7, 5], sets={"row": "query"})),
+            "row '7'.*has 5",
+        ),
+        (
+            lambda: explored(
+                lambda x: {"a": bars("ab", [x, 1], sets="x" if x < 3 else "y")},
+                x=(0, 3),
+            ),
+            r"sets\['bar'\] of the view 'a' = 'y'",
+        ),
+        # A question, and what plays.
+        (lambda: doubling(predict="Which?"), "given together"),
+        (lambda: doubling(answer="This."), "given together"),
+        (lambda: doubling(predict="", answer="This."), "predict"),
+        (lambda: doubling(predict="Which?", answer=" "), "answer"),
+        (lambda: doubling(predict="Which?", answer=3), "answer"),
+        (lambda: doubling(predict="Which?", answer="This.", moves=0), "moves"),
+        (lambda: doubling(play="y"), r"play = 'y'.*\['x'\]"),
+        (lambda: doubling(play="on"), r"play = 'on'.*\['x'\]"),
+        (lambda: doubling(play=True), "play"),
+        # A twin.
+        (lambda: squared("atention"), "one of attention"),
+        (lambda: squared(by=("y",)), "Twin.by"),
+        (lambda: squared(bits=7), "Twin.bits"),
+        # What is no stored explorer.
+        (lambda: payload.read("<figure></figure>"), "not a stored explorer"),
     ],
 )
-def test_views_refuse_bad_input_by_name(make, names):
-    with pytest.raises(ValueError, match=names):
+def test_bad_input_is_refused_by_name(make, says):
+    with pytest.raises(ValueError, match=says):
         make()
 
 
+# ---- the call ---------------------------------------------------------------
+
+
+def test_any_error_says_at_which_setting():
+    """Its kind and its message stay; a note says where it was."""
+    with pytest.raises(ZeroDivisionError) as error:
+        explored(lambda x: {"a": number(1 / (2 - x))}, x=(0, 3))
+    assert error.value.__notes__ == ["in <lambda>(x=2)"]
+    twin = Twin("attention", ("x",), lambda x: {0: {"width": 1}}[x])
+    with pytest.raises(KeyError) as error:
+        doubling(twin=twin)
+    assert error.value.__notes__ == ["in <lambda>(x=1)"]
+
+
+class Multiplied:
+    """A number, multiplied.
+
+    Look for the sign.
+    """
+
+    def __call__(self, x, by=3):
+        return {"Product": number(x * by)}
+
+
+@pytest.mark.parametrize(
+    ("fn", "name", "title", "last"),
+    [
+        (partial(doubled, on=False), "doubled", "Twice a number.", -6),
+        (Multiplied(), "Multiplied", "A number, multiplied.", 9),
+        (partial(Multiplied(), by=2), "Multiplied", "A number, multiplied.", 6),
+    ],
+)
+def test_whatever_can_be_called_can_be_explored(fn, name, title, last):
+    stored = payload.read(explore(fn, x=(0, 3)).html())
+    assert stored["spec"]["id"] == f"fg-{name}"
+    assert stored["spec"]["title"] == title
+    assert stored["fields"]["0.value"][-1] == last
+    with pytest.raises(ValueError, match=rf"{name} takes \['x'"):
+        explore(fn, y=(0, 3))
+
+
 # ---- what a click sets, what plays, what is asked ---------------------------
-
-
-def set_by(view):
-    """An explorer that shows the view, with three controls that it may set."""
-    controls = {"head": (0, 3), "query": [5, 7], "soft": False}
-    return explored(
-        lambda head, query, soft: {"Where": view, "More": number(head + query + soft)},
-        **controls,
-    )
 
 
 def test_what_a_view_sets_is_stored_by_its_parts():
@@ -326,43 +379,6 @@ def test_what_a_view_sets_is_stored_by_its_parts():
         stored = payload.read(set_by(view).html())
         assert stored["fields"]["0.props"][0]["sets"] == sets
     assert "sets" not in heatmap(square).props, "a stored figure stays as it is"
-
-
-@pytest.mark.parametrize(
-    ("view", "says"),
-    [
-        (
-            heatmap(np.eye(2), sets={"column": "haed"}),
-            r"sets\['column'\] of the view 'Where' = 'haed'.*'head', 'query', 'soft'",
-        ),
-        (
-            heatmap(np.eye(3), sets={"row": "head", "column": "query"}),
-            r"'column'.* view 'Where' = 'query' has 3 places.*2 values: 5 \.\. 7",
-        ),
-        (
-            tokens("abcde", range(5), sets="head"),
-            r"5 places.*'head'.*4 values: 0 \.\. 3",
-        ),
-        (
-            heatmaps(np.zeros((3, 1, 1)), sets="soft"),
-            r"3 places.*2 values: off \.\. on",
-        ),
-        (lines([1, 2, 3], {"a": [1, 2, 3]}, sets="query"), "3 places"),
-        (bands("abc", "d", [1, 1, 1], sets={"left": "query"}), "'left'.*3 places"),
-        (flow({"a": 1, "b": 1, "c": 1}, [], sets="query"), "'box'.*3 places"),
-        # Called by the control's own values, but not in its order.
-        (bars([1, 2, 3], [1, 1, 1], sets="head"), r"bar '1' stands where .* has 0"),
-        (heatmap(np.eye(2), rows=[7, 5], sets={"row": "query"}), "row '7'.*has 5"),
-    ],
-)
-def test_what_a_view_sets_must_be_a_control_with_that_value(view, says):
-    with pytest.raises(ValueError, match=says):
-        set_by(view)
-
-
-def square(x):
-    """Data for the attention twin, of a shape that the control gives."""
-    return {"scores": np.full((x, x), x), "width": 4, "pieces": ["a"] * x}
 
 
 def test_a_twins_view_may_set_a_control_and_is_asked_too():
@@ -388,41 +404,22 @@ def test_boxes_stand_to_the_right_of_what_points_at_them():
     assert shapes == {"box0": (), "box1": (2,), "box2": (1, 2)}
 
 
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        ({"predict": "Which?"}, "given together"),
-        ({"answer": "This."}, "given together"),
-        ({"predict": "", "answer": "This."}, "predict"),
-        ({"predict": "Which?", "answer": " "}, "answer"),
-        ({"predict": "Which?", "answer": 3}, "answer"),
-        ({"predict": "Which?", "answer": "This.", "moves": 0}, "moves"),
-        ({"play": "y"}, r"play = 'y'.*\['x'\]"),
-        ({"play": "on"}, r"play = 'on'.*\['x'\]"),
-        ({"play": True}, "play"),
-    ],
-)
-def test_what_is_asked_and_what_plays_is_checked(given, says):
-    with pytest.raises(ValueError, match=says):
-        explore(doubled, x=(0, 3), on=True, **given)
-
-
 def test_what_is_asked_and_what_plays_is_stored():
     given = {"predict": "Which?", "answer": "This.", "play": "x"}
-    spec = payload.read(explore(doubled, x=(0, 3), on=True, **given).html())["spec"]
+    spec = payload.read(doubling(**given).html())["spec"]
     assert spec["quiz"] == ["Which?", "This.", 1]
     assert [c.get("play") for c in spec["controls"]] == [True, None]
-    bare = payload.read(explore(doubled, x=(0, 3), on=True).html())["spec"]
+    bare = payload.read(doubling().html())["spec"]
     assert "quiz" not in bare and "play" not in bare["controls"][0]
     # In JupyterLab the runtime reads the same spec.
-    assert explore(doubled, x=(0, 3), on=True, **given).spec["quiz"] == spec["quiz"]
+    assert doubling(**given).spec["quiz"] == spec["quiz"]
 
 
 # ---- the stored figure ------------------------------------------------------
 
 
 def test_every_setting_is_stored_and_read_back():
-    explorer = explore(doubled, x=(0, 3), on=True)
+    explorer = doubling()
     stored = payload.read(explorer.html())
     expected = [[-2 * x, 2 * x] for x in range(4)]
     np.testing.assert_array_equal(stored["fields"]["0.value"].reshape(4, 2), expected)
@@ -535,20 +532,12 @@ def test_labels_cannot_break_the_page():
     assert payload.read(html)["spec"]["views"][0]["title"] == evil
 
 
-def test_a_figure_that_is_not_an_explorer_is_refused():
-    with pytest.raises(ValueError, match="not a stored explorer"):
-        payload.read("<figure></figure>")
-
-
-def test_the_runtime_is_one_classic_script():
+def test_the_runtime_is_one_small_classic_script():
     html = runtime_html()
     assert html.count("<script>") == html.count("</script>") == 1
     for forbidden in ("import(", "import ", "fetch(", "http://", "https://"):
         rest = html.replace("http://www.w3.org/2000/svg", "")
         assert forbidden not in rest.replace("no imports", "")
-
-
-def test_the_runtime_is_small():
     assert len(gzip.compress(runtime_html().encode(), 9)) <= 25_000
 
 
@@ -556,18 +545,15 @@ def test_the_runtime_is_small():
 
 
 def test_the_bundle_holds_text_html_and_a_picture():
-    bundle, _ = explore(doubled, x=(0, 3), on=True)._repr_mimebundle_()
+    explorer = doubling()
+    assert explorer.html() == doubling().html(), "the same twice"
+    bundle, _ = explorer._repr_mimebundle_()
     assert bundle["text/plain"] == (
         "Explorer: Twice a number. At x 1, on on: Double (number)."
     )
     assert bundle["text/html"].startswith('<figure class="fg"')
     assert bundle["image/png"][:4] == b"\x89PNG"
     assert "application/vnd.jupyter.widget-view+json" in bundle
-
-
-def test_the_stored_figure_is_the_same_twice():
-    first, second = (explore(doubled, x=(0, 3), on=True).html() for _ in range(2))
-    assert first == second
 
 
 def test_who_waits_sees_how_far_the_grid_is(monkeypatch):
@@ -641,7 +627,7 @@ def test_a_still_marks_what_is_chosen(view):
 
 def test_controls_are_traits_that_follow_their_widgets():
     slider = ipywidgets.FloatSlider(1, min=0, max=3, step=1)
-    explorer = explore(doubled, x=slider, on=True)
+    explorer = doubling(x=slider)
     assert isinstance(explorer, ipywidgets.DOMWidget)
     seen = []
     explorer.observe(lambda change: seen.append(change["new"]), "x")
@@ -654,7 +640,7 @@ def test_controls_are_traits_that_follow_their_widgets():
 
 
 def test_off_the_grid_the_kernel_answers(monkeypatch):
-    explorer = explore(doubled, x=(0, 3), on=True)
+    explorer = doubling()
     sent = []
     monkeypatch.setattr(explorer, "send", sent.append)
     explorer.x = 2
@@ -667,22 +653,8 @@ def test_off_the_grid_the_kernel_answers(monkeypatch):
     assert "error" in sent[-1]
 
 
-@pytest.mark.parametrize(
-    ("twin", "says"),
-    [
-        (Twin("atention", ("x",), square), "one of attention"),
-        (Twin("attention", ("y",), square), "Twin.by"),
-        (Twin("attention", ("x",), square, bits=7), "Twin.bits"),
-    ],
-)
-def test_a_twin_must_exist_and_name_its_controls(twin, says):
-    with pytest.raises(ValueError, match=says):
-        explore(doubled, twin=twin, x=(1, 3), on=True)
-
-
 def test_twin_data_of_several_shapes_is_kept():
-    twin = Twin("attention", ("x",), square)
-    stored = payload.read(explore(doubled, twin=twin, x=(1, 3), on=True).html())
+    stored = payload.read(squared().html())
     assert stored["fields"]["scores.shape"] == [[1, 1], [2, 2], [3, 3]]
     assert stored["fields"]["scores"].shape == (3, 9)
     assert stored["spec"]["by"] == ["x"]

@@ -3,7 +3,7 @@
 import gzip
 from functools import partial
 
-import ipywidgets
+import ipywidgets as widgets
 import numpy as np
 import pytest
 import torch
@@ -80,29 +80,14 @@ def squared(name="attention", by=("x",), **given):
         ([3, 1, 2], "choice", [3, 1, 2], 3),
         ({"one": 1, "two": 2}, "choice", [1, 2], 1),
         (True, "check", [False, True], True),
-        (ipywidgets.IntSlider(5, 4, 6), "range", [4, 5, 6], 5),
-        (
-            ipywidgets.FloatLogSlider(1.0, base=10, min=-1, max=1, step=1),
-            "range",
-            [0.1, 1.0, 10.0],
-            1.0,
-        ),
-        (
-            ipywidgets.SelectionSlider(options=[1, 8, 64], value=8),
-            "range",
-            [1, 8, 64],
-            8,
-        ),
-        (ipywidgets.Dropdown(options=["a", "b"], value="b"), "choice", ["a", "b"], "b"),
-        (ipywidgets.ToggleButtons(options=["a", "b"]), "choice", ["a", "b"], "a"),
-        (ipywidgets.Combobox(options=["a", "b"], value="b"), "text", ["a", "b"], "b"),
+        (widgets.IntSlider(5, 4, 6), "range", [4, 5, 6], 5),
+        (widgets.FloatLogSlider(1, min=-1, max=1, step=1), "range", [0.1, 1, 10], 1),
+        (widgets.SelectionSlider(options=[1, 8, 64], value=8), "range", [1, 8, 64], 8),
+        (widgets.Dropdown(options=["a", "b"], value="b"), "choice", ["a", "b"], "b"),
+        (widgets.ToggleButtons(options=["a", "b"]), "choice", ["a", "b"], "a"),
+        (widgets.Combobox(options=["a", "b"], value="b"), "text", ["a", "b"], "b"),
         # A start off the grid joins it.
-        (
-            ipywidgets.FloatSlider(0.3, min=0, max=1, step=0.5),
-            "range",
-            [0, 0.3, 0.5, 1],
-            0.3,
-        ),
+        (widgets.FloatSlider(0.3, max=1, step=0.5), "range", [0, 0.3, 0.5, 1], 0.3),
     ],
 )
 def test_controls_are_read_as_interact_reads_them(passed, kind, values, start):
@@ -113,14 +98,14 @@ def test_controls_are_read_as_interact_reads_them(passed, kind, values, start):
 
 def test_abbreviations_start_where_interact_starts():
     for short in [(0, 7), (1.0, 2.0), [4, 5], True, 3, -2.5]:
-        reference = ipywidgets.interactive.widget_from_abbrev(short)
+        reference = widgets.interactive.widget_from_abbrev(short)
         control = read_control("x", short)
         assert control.values[control.start] == reference.value
 
 
 def test_objects_are_known_to_the_browser_by_their_label():
     one, two = object(), object()
-    control = read_control("x", ipywidgets.Dropdown(options=[("a", one), ("b", two)]))
+    control = read_control("x", widgets.Dropdown(options=[("a", one), ("b", two)]))
     assert control.keys == ["a", "b"]
     assert control.value("b") is two and control.key(two) == "b"
 
@@ -130,11 +115,11 @@ def test_objects_are_known_to_the_browser_by_their_label():
     [
         ("words", "Combobox"),
         (object(), "IntSlider"),
-        (ipywidgets.Text("a"), "Combobox"),
-        (ipywidgets.Play(), "IntSlider"),
-        (ipywidgets.IntText(1), "BoundedIntText"),
-        (ipywidgets.Combobox(options=[]), "not empty"),
-        (ipywidgets.Combobox(options=["a", "b"], value="c"), "one of its options"),
+        (widgets.Text("a"), "Combobox"),
+        (widgets.Play(), "IntSlider"),
+        (widgets.IntText(1), "BoundedIntText"),
+        (widgets.Combobox(options=[]), "not empty"),
+        (widgets.Combobox(options=["a", "b"], value="c"), "one of its options"),
         ([1], "two values or more"),
         ({"one": 1, "uno": 1.0}, "distinct"),
     ],
@@ -150,8 +135,8 @@ def test_an_unknown_control_is_named_with_what_is_allowed(passed, says):
     [
         (0, 10**6),
         (0.0, 1.0, 1e-6),
-        ipywidgets.FloatLogSlider(1, min=-1, max=1, step=1e-5),
-        ipywidgets.Dropdown(options=range(20_001)),
+        widgets.FloatLogSlider(1, min=-1, max=1, step=1e-5),
+        widgets.Dropdown(options=range(20_001)),
     ],
 )
 def test_too_many_values_are_refused_before_they_are_listed(passed, monkeypatch):
@@ -250,41 +235,7 @@ def test_too_many_values_are_refused_before_they_are_listed(passed, monkeypatch)
             lambda: explored(lambda x: {"a": heatmap(torch.rand(100, 100))}, x=(0, 99)),
             r"bytes compressed.*coarsen 'x'",
         ),
-        # What a view sets must be a control with that value, at each setting.
-        (
-            lambda: set_by(heatmap(np.eye(2), sets={"column": "haed"})),
-            r"sets\['column'\] of the view 'Where' = 'haed'.*'head', 'query', 'soft'",
-        ),
-        (
-            lambda: set_by(heatmap(np.eye(3), sets={"row": "head", "column": "query"})),
-            r"'column'.* view 'Where' = 'query' has 3 places.*2 values: 5 \.\. 7",
-        ),
-        (
-            lambda: set_by(tokens("abcde", range(5), sets="head")),
-            r"5 places.*'head'.*4 values: 0 \.\. 3",
-        ),
-        (
-            lambda: set_by(heatmaps(np.zeros((3, 1, 1)), sets="soft")),
-            r"3 places.*2 values: off \.\. on",
-        ),
-        (lambda: set_by(lines([1, 2, 3], {"a": [1, 2, 3]}, sets="query")), "3 places"),
-        (
-            lambda: set_by(bands("abc", "d", [1, 1, 1], sets={"left": "query"})),
-            "'left'.*3 places",
-        ),
-        (
-            lambda: set_by(flow({"a": 1, "b": 1, "c": 1}, [], sets="query")),
-            "'box'.*3 places",
-        ),
-        # Called by the control's own values, but not in its order.
-        (
-            lambda: set_by(bars([1, 2, 3], [1, 1, 1], sets="head")),
-            r"bar '1' stands where .* has 0",
-        ),
-        (
-            lambda: set_by(heatmap(np.eye(2), rows=[7, 5], sets={"row": "query"})),
-            "row '7'.*has 5",
-        ),
+        # What a view sets, asked at each setting.
         (
             lambda: explored(
                 lambda x: {"a": bars("ab", [x, 1], sets="x" if x < 3 else "y")},
@@ -313,6 +264,32 @@ def test_too_many_values_are_refused_before_they_are_listed(passed, monkeypatch)
 def test_bad_input_is_refused_by_name(make, says):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+@pytest.mark.parametrize(
+    ("view", "says"),
+    [
+        (
+            heatmap(np.eye(2), sets={"column": "haed"}),
+            r"sets\['column'\] of the view 'Where' = 'haed'.*'head', 'query', 'soft'",
+        ),
+        (
+            heatmap(np.eye(3), sets={"row": "head", "column": "query"}),
+            r"'column'.* view 'Where' = 'query' has 3 places.*2 values: 5 \.\. 7",
+        ),
+        (tokens("abcde", range(5), sets="head"), r"5 .*'head'.*4 values: 0 \.\. 3"),
+        (heatmaps(np.zeros((3, 1, 1)), sets="soft"), r"3 .*2 values: off \.\. on"),
+        (lines([1, 2, 3], {"a": [1, 2, 3]}, sets="query"), "3 places"),
+        (bands("abc", "d", [1, 1, 1], sets={"left": "query"}), "'left'.*3 places"),
+        (flow({"a": 1, "b": 1, "c": 1}, [], sets="query"), "'box'.*3 places"),
+        # Called by the control's own values, but not in its order.
+        (bars([1, 2, 3], [1, 1, 1], sets="head"), r"bar '1' stands where .* has 0"),
+        (heatmap(np.eye(2), rows=[7, 5], sets={"row": "query"}), "row '7'.*has 5"),
+    ],
+)
+def test_what_a_view_sets_must_be_a_control_with_that_value(view, says):
+    with pytest.raises(ValueError, match=says):
+        set_by(view)
 
 
 # ---- the call ---------------------------------------------------------------
@@ -626,9 +603,9 @@ def test_a_still_marks_what_is_chosen(view):
 
 
 def test_controls_are_traits_that_follow_their_widgets():
-    slider = ipywidgets.FloatSlider(1, min=0, max=3, step=1)
+    slider = widgets.FloatSlider(1, min=0, max=3, step=1)
     explorer = doubling(x=slider)
-    assert isinstance(explorer, ipywidgets.DOMWidget)
+    assert isinstance(explorer, widgets.DOMWidget)
     seen = []
     explorer.observe(lambda change: seen.append(change["new"]), "x")
     slider.value = 3
@@ -636,7 +613,7 @@ def test_controls_are_traits_that_follow_their_widgets():
     explorer.x = 0
     assert slider.value == 0
     assert explorer.views["Double"].arrays["value"] == 0
-    assert len(ipywidgets.HBox([slider, explorer]).children) == 2
+    assert len(widgets.HBox([slider, explorer]).children) == 2
 
 
 def test_off_the_grid_the_kernel_answers(monkeypatch):
@@ -667,7 +644,7 @@ def test_what_selects_no_data_of_a_twin_may_take_any_value(monkeypatch):
     def pieces(words, merges, big):
         return {"Token numbers": text(f"{words} {merges} {big}")}
 
-    controls = {"words": ipywidgets.Combobox(options=["hi", "ho"], value="hi")}
+    controls = {"words": widgets.Combobox(options=["hi", "ho"], value="hi")}
     controls |= {"merges": (0, 1), "big": [1, 2]}
     free = {"words": True, "merges": True, "big": False}
     explorer = explored(

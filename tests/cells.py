@@ -134,10 +134,9 @@ def refused_with(function, arguments):
 
 
 def stays(calls, kind):
-    """Results stay on the device of the input, and have the type that is promised.
+    """Results stay on the device and have the type that is promised.
 
-    calls(device, kind): {what: (a call, the type that it gives)}. A meta tensor has
-    a shape and no values.
+    calls(device, kind): {what: (a call, the type that it gives)}.
     """
     here = calls("cpu", kind)
     for name, (call, right) in calls("meta", kind).items():

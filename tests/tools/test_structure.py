@@ -87,9 +87,7 @@ def test_two_opening_cells(notebook):
 
 @EACH
 def test_it_closes_with_limits_summary_exercises_and_reading(notebook):
-    headings = re.findall(
-        r"^## (.+)$", "\n".join(c.source for c in notebook.cells), re.M
-    )
+    headings = re.findall(r"^## (.+)$", words(notebook.cells), re.M)
     assert [h for h in headings if h in CLOSING] == CLOSING
     assert headings[-len(CLOSING) :] == CLOSING, "nothing comes after or between"
     assert "{cite}" in closing(notebook, "What the toy does not show")
@@ -281,10 +279,8 @@ def users_of(exported):
 def test_what_is_exported_is_used():
     """By another notebook, an exercise, a tool, a test, or other exported code."""
     exported, unknown = exports(), "_".join(["nobody", "asks"])
-    unused = [
-        f"{exported[n]}: {n}" for n, used in users_of(exported).items() if not used
-    ]
-    assert unused == [], "drop the line `#| export` of these cells"
+    unused = {n: exported[n] for n, used in users_of(exported).items() if not used}
+    assert unused == {}, "drop the line `#| export` of these cells"
     assert not users_of({unknown: "a/b"})[unknown]
 
 
@@ -502,30 +498,18 @@ def is_code(cell):
     return cell.cell_type == "code" and cell.outputs and not sources.is_exported(cell)
 
 
-def add(text, wanted=is_code):
-    """A damage: `text` goes below the source of the first wanted cell."""
-
-    def damage(notebook):
-        cell = first(notebook, wanted)
-        cell.source += f"\n{text}"
-
-    return damage
+def add(notebook, text, wanted=is_code):
+    first(notebook, wanted).source += f"\n{text}"
 
 
-def replace(old, new):
-    def damage(notebook):
-        assert any(old in cell.source for cell in notebook.cells), old
-        for cell in notebook.cells:
-            cell.source = cell.source.replace(old, new)
-
-    return damage
+def replace(notebook, old, new):
+    assert any(old in cell.source for cell in notebook.cells), old
+    for cell in notebook.cells:
+        cell.source = cell.source.replace(old, new)
 
 
-def change(wanted, **fields):
-    def damage(notebook):
-        first(notebook, wanted).update(fields)
-
-    return damage
+def change(notebook, wanted=is_code, **fields):
+    first(notebook, wanted).update(fields)
 
 
 def is_exercise(cell):
@@ -536,12 +520,9 @@ def is_picture(cell):
     return cell.cell_type == "code" and "mystnb" in cell.metadata
 
 
-def store(kind, **fields):
-    def damage(notebook):
-        output = nbformat.v4.new_output(kind, **fields)
-        first(notebook, is_code).outputs.append(output)
-
-    return damage
+def store(notebook, kind, **fields):
+    output = nbformat.v4.new_output(kind, **fields)
+    first(notebook, is_code).outputs.append(output)
 
 
 def without_docstring(notebook):
@@ -558,53 +539,63 @@ def unchecked(notebook):
         cell.source = re.sub(r"^check_", "try_", cell.source, flags=re.M)
 
 
+def damage(how, *given, **fields):
+    return lambda notebook: how(notebook, *given, **fields)
+
+
 DAMAGES = {
-    test_it_opens_with_what_it_is_for: [replace("*Needs", "*Wants"), untitled],
+    test_it_opens_with_what_it_is_for: [damage(replace, "*Needs", "*Wants"), untitled],
     test_two_opening_cells: [
-        replace("torch.set_num_threads(1)", "pass"),
-        replace("\nbegin()", "\nbegin"),
+        damage(replace, "torch.set_num_threads(1)", "pass"),
+        damage(replace, "\nbegin()", "\nbegin"),
     ],
     test_it_closes_with_limits_summary_exercises_and_reading: [
-        replace("## Summary", "## Sum")
+        damage(replace, "## Summary", "## Sum")
     ],
-    test_the_reader_predicts_before_each_explorer: [replace("predict=", "note=")],
-    test_cells_are_short: [add("x = 1\n" * 25)],
+    test_the_reader_predicts_before_each_explorer: [
+        damage(replace, "predict=", "note=")
+    ],
+    test_cells_are_short: [damage(add, "x = 1\n" * 25)],
     test_a_cell_defines_or_runs: [
-        add("def f(): pass\nprint(1)"),
-        add("print(1)", sources.is_exported),
+        damage(add, "def f(): pass\nprint(1)"),
+        damage(add, "print(1)", sources.is_exported),
     ],
-    test_machinery_is_folded: [replace("#| fold:", "# fold:")],
+    test_machinery_is_folded: [damage(replace, "#| fold:", "# fold:")],
     test_no_magic_install_or_hidden_state: [
-        *map(add, ["%matplotlib inline", "x;", "exec('1')"])
+        damage(add, "%matplotlib inline"),
+        damage(add, "x;"),
+        damage(add, "exec('1')"),
     ],
     test_exported_functions_say_what_they_do: [without_docstring],
     test_outputs_are_stored: [
-        change(is_code, execution_count=None),
-        change(is_code, outputs=[]),
+        damage(change, execution_count=None),
+        damage(change, outputs=[]),
     ],
     test_no_error_is_stored_and_no_cell_is_excused: [
-        store("error", ename="E", evalue="1", traceback=[]),
-        add("# NBVAL_SKIP"),
-        change(is_code, metadata={"tags": ["nbval-ignore-output"]}),
+        damage(store, "error", ename="E", evalue="1", traceback=[]),
+        damage(add, "# NBVAL_SKIP"),
+        damage(change, metadata={"tags": ["nbval-ignore-output"]}),
     ],
-    test_no_path_of_this_machine_is_stored: [store("stream", text="/home/me/book/a")],
-    test_pictures_have_alternative_text: [change(is_picture, metadata={})],
+    test_no_path_of_this_machine_is_stored: [
+        damage(store, "stream", text="/home/me/book/a")
+    ],
+    test_pictures_have_alternative_text: [damage(change, is_picture, metadata={})],
     test_exercises_can_be_tried_and_checked: [
-        replace("minutes\n:label", "moments\n:label"),
-        add("x = 1", is_exercise),
-        change(is_hidden, metadata={}),
+        damage(replace, "minutes\n:label", "moments\n:label"),
+        damage(add, "x = 1", is_exercise),
+        damage(change, is_hidden, metadata={}),
         unchecked,
     ],
 }
 
 
 @pytest.mark.parametrize(
-    ("check", "damage"), [(c, damage) for c, some in DAMAGES.items() for damage in some]
+    ("check", "harm"), [(check, harm) for check in DAMAGES for harm in DAMAGES[check]]
 )
-def test_a_damaged_notebook_fails(check, damage):
+def test_a_damaged_notebook_fails(check, harm):
     notebook = next(iter(BOOK.values()))
     check(notebook)
     damaged = copy.deepcopy(notebook)
-    damage(damaged)
+    harm(damaged)
     with pytest.raises((AssertionError, SyntaxError)):
         check(nbformat.from_dict(damaged))

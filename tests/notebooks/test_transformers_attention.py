@@ -10,11 +10,12 @@ import types
 from pathlib import Path
 from unittest import mock
 
+import cells
 import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import KINDS, close, generator, random, refuses_all, run_exercises, stays
+from cells import KINDS, close, generator, random, refuses, refuses_all, stays
 from hypothesis import given, settings
 from torch import nn
 
@@ -417,12 +418,19 @@ def test_bad_input_is_refused_by_name(name, good, bad):
     refuses_all(function, good, **bad)
 
 
+def test_an_error_names_what_does_not_fit_and_what_would():
+    attend, layer = attention.simple_attention, attention.MultiHeadAttention(4, 2)
+    refuses("query", attend, X[:, :0], X[:, :0], X, says="at least 1 wide")
+    refuses("value", attend, X, X, X.double(), says="float32, as query is")
+    refuses("mask", layer.forward, WORDS, SHORT, says="broadcastable to (2, 3, 3)")
+
+
 # The exercises
 
 
 @functools.cache
 def exercises():
-    return run_exercises("transformers/attention", attention)
+    return cells.run_exercises("transformers/attention", attention)
 
 
 def test_a_list_is_as_good_as_a_pair():

@@ -285,6 +285,9 @@ def test_progress_rewrites_one_line_and_leaves_one():
     texts = [printed(training.progress, step, recipe, 1.234)[1] for step in steps]
     last = "\r1,040 steps of 3 windows are done.\n"
     assert texts == ["", "", "\rstep 20: 1.23 nats", "", last]
+    with mock.patch("builtins.print") as shown:
+        training.progress(20, recipe, 1.234)
+    assert shown.call_args.kwargs["flush"], "a line without an end waits otherwise"
 
 
 @pytest.mark.parametrize("given", [True, False])

@@ -338,13 +338,13 @@ def test_whatever_can_be_called_can_be_explored(fn, name, title, last):
 
 def test_what_a_view_sets_is_stored_by_its_parts():
     row, both = {"row": "head"}, {"row": "head", "column": "query"}
-    square = np.eye(2)
+    eye = np.eye(2)
     for view, sets in [
-        (heatmap(square, sets=row), row),
-        (heatmap(square, sets=both), both),
-        (heatmap(square, sets="head"), row),
-        (heatmaps([square], sets="query"), {"map": "query"}),
-        (heatmaps([square], sets={"column": "head"}), {"column": "head"}),
+        (heatmap(eye, sets=row), row),
+        (heatmap(eye, sets=both), both),
+        (heatmap(eye, sets="head"), row),
+        (heatmaps([eye], sets="query"), {"map": "query"}),
+        (heatmaps([eye], sets={"column": "head"}), {"column": "head"}),
         (tokens("ab", [0, 1], sets="query"), {"word": "query"}),
         (bars("ab", [0, 1], sets="soft"), {"bar": "soft"}),
         (lines([1, 2], {"a": [1, 2]}, sets="head"), {"x": "head"}),
@@ -355,7 +355,7 @@ def test_what_a_view_sets_is_stored_by_its_parts():
         assert view.props["sets"] == sets
         stored = payload.read(set_by(view).html())
         assert stored["fields"]["0.props"][0]["sets"] == sets
-    assert "sets" not in heatmap(square).props, "a stored figure stays as it is"
+    assert "sets" not in heatmap(eye).props, "a stored figure stays as it is"
 
 
 def test_a_twins_view_may_set_a_control_and_is_asked_too():

@@ -418,8 +418,9 @@ def test_bad_input_is_refused_by_name(name, good, bad):
     refuses_all(function, good, **bad)
 
 
-def test_an_error_names_what_does_not_fit_and_what_would():
-    attend, layer = attention.simple_attention, attention.MultiHeadAttention(4, 2)
+@pytest.mark.parametrize("form", FORMS)
+def test_an_error_names_what_does_not_fit_and_what_would(form):
+    attend, layer = getattr(attention, form), attention.MultiHeadAttention(4, 2)
     refuses("query", attend, X[:, :0], X[:, :0], X, says="at least 1 wide")
     refuses("value", attend, X, X, X.double(), says="float32, as query is")
     refuses("mask", layer.forward, WORDS, SHORT, says="broadcastable to (2, 3, 3)")

@@ -327,14 +327,13 @@ def calls_on(device, kind):
     """{what: (a call, what type it gives)} on a device, from a float type."""
     made = {"device": device, "dtype": kind}
     x, ids = torch.ones(2, 5, 8, **made), torch.zeros(2, 5, device=device).long()
-    row = x[0, 0]
     rotary = gpt.rotary(attention.simple_attention)
     models = [gpt.GPT(config(positions=p)).to(**made) for p in ("learned", "rotary")]
     return {
         "turns": (lambda: gpt.turns(ids[0], 8, 1e4), torch.complex128),
         "turn_pairs": (lambda: turned(x, ids[0], 1e4), kind),
         "rotary": (lambda: rotary(x, x, x)[0], kind),
-        "layer_norm": (lambda: gpt.layer_norm(x, row, row), kind),
+        "layer_norm": (lambda: gpt.layer_norm(x, x[0, 0], x[0, 0]), kind),
         "gelu": (lambda: gpt.gelu(x), kind),
         "gelu, tanh": (lambda: gpt.gelu(x, "tanh"), kind),
         "MLP": (lambda: gpt.MLP(8).to(**made)(x), kind),

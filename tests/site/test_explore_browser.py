@@ -183,13 +183,10 @@ def typing(text, merges):
 
 def test_a_text_that_is_typed_is_answered_by_a_twin(show):
     """Letter by letter, in a page without a kernel; a refusal is said."""
-
-    def data():
-        pairs = {"left": [ord("h"), 256], "right": [ord("i"), ord("p")]}
-        return {**pairs, "alphabet": range(256), "special": []}
-
+    data = {"left": [ord("h"), 256], "right": [ord("i"), ord("p")]}
+    data |= {"alphabet": range(256), "special": []}
     sentence = ipywidgets.Combobox(options=["hi", "ho"], value="hi")
-    twin = Twin("bpe", (), data)
+    twin = Twin("bpe", (), lambda: data)
     explorer = explored(typing, twin=twin, text=sentence, merges=(0, 2))
     page = show(explorer, explored(everything, **GRID))
     box = page.locator("[data-fg-control=text] input")

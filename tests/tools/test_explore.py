@@ -525,9 +525,8 @@ def test_the_bundle_holds_text_html_and_a_picture():
     explorer = doubling()
     assert explorer.html() == doubling().html(), "the same twice"
     bundle, _ = explorer._repr_mimebundle_()
-    assert bundle["text/plain"] == (
-        "Explorer: Twice a number. At x 1, on on: Double (number)."
-    )
+    shown = "Explorer: Twice a number. At x 1, on on: Double (number)."
+    assert bundle["text/plain"] == shown
     assert bundle["text/html"].startswith('<figure class="fg"')
     assert bundle["image/png"][:4] == b"\x89PNG"
     assert "application/vnd.jupyter.widget-view+json" in bundle

@@ -512,14 +512,6 @@ def change(notebook, wanted=is_code, **fields):
     first(notebook, wanted).update(fields)
 
 
-def is_exercise(cell):
-    return "exercise" in sources.tags(cell)
-
-
-def is_picture(cell):
-    return cell.cell_type == "code" and "mystnb" in cell.metadata
-
-
 def store(notebook, kind, **fields):
     output = nbformat.v4.new_output(kind, **fields)
     first(notebook, is_code).outputs.append(output)
@@ -579,10 +571,12 @@ DAMAGES = {
     test_no_path_of_this_machine_is_stored: [
         damage(store, "stream", text="/home/me/book/a")
     ],
-    test_pictures_have_alternative_text: [damage(change, is_picture, metadata={})],
+    test_pictures_have_alternative_text: [
+        damage(change, lambda cell: "mystnb" in cell.metadata, metadata={})
+    ],
     test_exercises_can_be_tried_and_checked: [
         damage(replace, "minutes\n:label", "moments\n:label"),
-        damage(add, "x = 1", is_exercise),
+        damage(add, "x = 1", lambda cell: "exercise" in sources.tags(cell)),
         damage(change, is_hidden, metadata={}),
         unchecked,
     ],

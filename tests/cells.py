@@ -22,8 +22,10 @@ from jaxtyping import AnnotationError, TypeCheckError
 
 from fieldguide import data
 from fieldguide.data import files
+from fieldguide.explore import explore
 from fieldguide.transformers.training import rate_share
 
+KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 seeds = st.integers(0, 10_000)
 
 
@@ -163,6 +165,24 @@ def refused_with(function, arguments):
     except (TypeCheckError, ValueError) as error:
         return str(error)
     return ""
+
+
+def stays(calls, kind):
+    """Results stay on the device and have the type that is promised.
+
+    calls(device, kind): {what: (a call, the type that it gives)}.
+    """
+    here = calls("cpu", kind)
+    for name, (call, right) in calls("meta", kind).items():
+        result, known = call(), here[name][0]()
+        assert result.is_meta and result.dtype == known.dtype == right, name
+        assert result.shape == known.shape and known.isfinite().all(), name
+
+
+def explored(views, **given):
+    """`explore` of a function without a caption, which is given one."""
+    views.__doc__ = "Title.\n\nLook."
+    return explore(views, **given)
 
 
 class Names(dict):

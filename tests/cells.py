@@ -8,6 +8,7 @@ import re
 
 import digest
 import notebooks
+import pytest
 import sources
 import torch
 from assets import load as module_at  # noqa: F401, for the tests
@@ -173,6 +174,12 @@ def run_exercises(name, module=None, **names):
     return names
 
 
+def forever(*_):
+    """An answer whose loop never ends."""
+    while True:
+        pass
+
+
 def fails(check, *answers):
     """The check refuses the empty stub and each of the wrong `answers`."""
     for answer in (lambda *_, **__: None, *answers):
@@ -196,3 +203,16 @@ def notices(names, answer, slips):
         exec(solution.replace(piece, slip), names)
         wrong, names[answer] = names[answer], right
         fails(names[f"check_{answer}"], wrong)
+
+
+def each_slip_noticed(book, slips):
+    """A test for each answer in `slips`: its check notices all of them.
+
+    book: gives the names of `run_exercises`. slips: as `notices` wants them, by answer.
+    """
+
+    @pytest.mark.parametrize("answer", slips)
+    def test(answer):
+        notices(book(), answer, slips[answer])
+
+    return test

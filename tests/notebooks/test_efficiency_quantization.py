@@ -591,10 +591,7 @@ SLIPS = {
     },
 }
 
-
-@pytest.mark.parametrize("answer", SLIPS)
-def test_a_slip_in_an_answer_is_noticed(answer):
-    cells.notices(book(), answer, SLIPS[answer])
+test_a_slip_in_an_answer_is_noticed = cells.each_slip_noticed(book, SLIPS)
 
 
 def test_answers_by_other_means_pass():

@@ -229,6 +229,12 @@ def run_exercises(name, module=None, **names):
     return names
 
 
+def forever(*_):
+    """An answer whose loop never ends."""
+    while True:
+        pass
+
+
 def fails(check, *answers):
     """The check refuses the empty stub and each of the wrong `answers`."""
     for answer in (lambda *_, **__: None, *answers):

@@ -201,8 +201,10 @@ def test_a_text_that_is_typed_is_answered_by_a_twin(browser, tmp_path):
     ]:
         box.fill(typed)
         assert shown.inner_text() == ids
-    box.fill("x" * 1001)
     status = page.locator("[aria-live]").first
+    box.fill("")
+    assert "type something" in status.inner_text()
+    box.fill("x" * 1001)
     assert status.inner_text() == "text is longer than 1,000 characters"
     assert shown.inner_text() == "195 169"
     box.fill("hip")
@@ -291,7 +293,8 @@ def test_the_training_twin_agrees_with_the_notebooks_own_function(browser, tmp_p
             compare(page.evaluate(READ, [0, params]), learning(given, merges), {})
     for typed, says in (
         ("'\\ud800'", "half a character"),
-        ("'x'.repeat(301)", "1 to 300"),
+        ("'x'.repeat(301)", "longer than 300"),
+        ("''", "Nothing to count"),
     ):
         page.evaluate(f"fieldguide.figures[0].set({{text: {typed}}})")
         assert says in page.locator("[aria-live]").inner_text()

@@ -18,7 +18,6 @@ HEAVIER = {  # each may only become lighter
     "multimodal/clip.html": 725_000,
     "multimodal/text-to-image.html": 807_000,
     "transformers/induction.html": 360_000,
-    "transformers/tokens.html": 415_000,  # every merge of SmolLM2
 }
 MOST_REQUESTS = 12
 

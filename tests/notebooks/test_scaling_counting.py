@@ -196,7 +196,7 @@ def test_bad_input_is_refused_by_name():
 
 
 def test_the_models_of_the_figure_keep_their_proportions():
-    book = page()
+    book = cells.run_exercises("scaling/counting")
     wide, palm = book.resized("PaLM", width=2), counting.published()["PaLM"]
     assert (wide.width, wide.inner) == (2 * palm.width, 2 * palm.inner)
     assert book.resized("GPT-3", layers=0.5).layers == 48

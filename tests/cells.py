@@ -1,20 +1,39 @@
-"""What the tests of a notebook's cells share: draws, comparisons, refusals, more."""
+"""What the tests of a notebook's cells share: draws, comparisons, refusals, more.
+
+Tests look a function up in its module at each call: `mutation.py` damages it there.
+"""
 
 import ast
 import contextlib
 import inspect
+import json
 import math
 import re
 
 import digest
+import hypothesis
 import notebooks
 import sources
 import torch
-from assets import load as module_at  # noqa: F401, for the tests
+from assets import load as module_at
 from beartype.door import is_bearable
+from hypothesis import strategies as st
 from jaxtyping import AnnotationError, TypeCheckError
 
+from fieldguide import data
+from fieldguide.data import files
+from fieldguide.explore import explore
 from fieldguide.transformers.training import rate_share
+
+KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+seeds = st.integers(0, 10_000)
+
+
+def cases(*strategies, **named):
+    """Call a test with 25 draws from hypothesis' strategies, the same each time."""
+    same = {"deadline": None, "derandomize": True, "database": None}
+    few = hypothesis.settings(max_examples=25, **same)
+    return lambda test: few(hypothesis.given(*strategies, **named)(test))
 
 
 def generator(seed=0):
@@ -45,6 +64,24 @@ def adamw(parameters, loss, plan, **options):
         optimizer.param_groups[0]["lr"] = plan.rate * rate_share(step, plan)
         optimizer.step()
     return torch.stack(losses).detach()
+
+
+def script(folder):
+    """The program that made what a folder of the book's assets holds."""
+    return module_at(files.ASSETS / folder / "make.py")
+
+
+def record(folder, name):
+    """What a JSON file holds that the book ships."""
+    return json.loads(data.asset(folder, name).read_text(encoding="utf-8"))
+
+
+def kept(load):
+    """The module that `load` gives: one and the same, not to be trained."""
+    model = load()
+    assert load() is model and not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    return model
 
 
 @contextlib.contextmanager
@@ -130,6 +167,24 @@ def refused_with(function, arguments):
     return ""
 
 
+def stays(calls, kind):
+    """Results stay on the device and have the type that is promised.
+
+    calls(device, kind): {what: (a call, the type that it gives)}.
+    """
+    here = calls("cpu", kind)
+    for name, (call, right) in calls("meta", kind).items():
+        result, known = call(), here[name][0]()
+        assert result.is_meta and result.dtype == known.dtype == right, name
+        assert result.shape == known.shape and known.isfinite().all(), name
+
+
+def explored(views, **given):
+    """`explore` of a function without a caption, which is given one."""
+    views.__doc__ = "Title.\n\nLook."
+    return explore(views, **given)
+
+
 class Names(dict):
     """What a notebook's cells define; a cell runs when a name of it is asked for."""
 
@@ -166,11 +221,18 @@ def run_exercises(name, module=None, **names):
     notebook = notebooks.read(sources.ROOT / "book" / f"{name}.ipynb")
     names = {**(vars(module) if module else {}), "__name__": "exercises", **names}
     names = Names(notebook, names)
-    vars(names)["cells"] = {cell.id: cell.source for cell in sources.code(notebook)}
-    for cell in sources.code(notebook):
-        if cell.id.startswith(("check-", "solution-")):
-            exec(cell.source, names)
+    code = {cell.id: cell.source for cell in sources.code(notebook)}
+    vars(names)["solutions"] = [s for n, s in code.items() if n.startswith("solution-")]
+    for name, source in code.items():
+        if name.startswith(("check-", "solution-")):
+            exec(source, names)
     return names
+
+
+def forever(*_):
+    """An answer whose loop never ends."""
+    while True:
+        pass
 
 
 def fails(check, *answers):
@@ -189,7 +251,7 @@ def notices(names, answer, slips):
 
     names: of `run_exercises`. slips: of a piece of the solution, what stands there.
     """
-    solution = vars(names)["cells"][f"solution-{answer.replace('_', '-')}"]
+    (solution,) = (s for s in vars(names)["solutions"] if f"def {answer}(" in s)
     right = names[answer]
     for piece, slip in [(old, new) for old, some in slips.items() for new in some]:
         assert piece in solution, piece

@@ -109,10 +109,6 @@ class Mutant:
     line: str
     tree: ast.Module
 
-    @property
-    def key(self) -> tuple[str, str, str]:
-        return self.cell, self.operator, self.line
-
 
 # Making them
 
@@ -122,20 +118,19 @@ def mutants(cell: str, source: str) -> Iterator[Mutant]:
     for statement in ast.parse(source).body:
         if isinstance(statement, (ast.Import, ast.ImportFrom)):
             continue
-        seen = {ast.unparse(statement)}
-        sacred = untouched(statement)
-        for index, node in enumerate(ast.walk(statement)):
+        whole = ast.Module([statement], [])
+        seen, sacred = {ast.unparse(whole)}, untouched(statement)
+        for index, node in enumerate(ast.walk(whole)):
             if id(node) in sacred:
                 continue
-            for operator, change in damages(node):
-                twin = copy.deepcopy(statement)
-                target = next(itertools.islice(ast.walk(twin), index, None))
-                line = apply(twin, target, change)
-                text = ast.unparse(ast.fix_missing_locations(twin))
+            for operator, new in damages(node):
+                tree = copy.deepcopy(whole)
+                target = next(itertools.islice(ast.walk(tree), index, None))
+                line = exchange(tree, target, new)
+                text = ast.unparse(ast.fix_missing_locations(tree))
                 if text not in seen:
                     seen.add(text)
-                    name, module = name_of(statement), ast.Module([twin], [])
-                    yield Mutant(cell, name, operator, line, module)
+                    yield Mutant(cell, name_of(statement), operator, line, tree)
 
 
 def name_of(statement: ast.stmt) -> str:
@@ -158,29 +153,24 @@ def untouched(statement: ast.stmt) -> set[int]:
     return {id(n) for top in found if top is not None for n in ast.walk(top)}
 
 
-def apply(tree: ast.stmt, target: ast.AST, change: Callable) -> str:
-    """Replace `target` in `tree`; return the statement that it is in, as text."""
-    statement = statement_of(tree, target)
+def exchange(tree: ast.Module, target: ast.AST, new: ast.AST | None) -> str:
+    """Put `new` in the place of `target`; the text of the statement that it is in."""
+    # The innermost one: `walk` comes to what lies deeper later.
+    holders = [n for n in ast.walk(tree) if isinstance(n, ast.stmt)]
+    statement = [n for n in holders if target in ast.walk(n)][-1]
     deleted = f"deleted: {heading(statement)}"
-    new = change(target)
     for parent in ast.walk(tree):
         for field, value in ast.iter_fields(parent):
             if value is target:
                 setattr(parent, field, new)
-            elif isinstance(value, list) and any(item is target for item in value):
-                place = next(i for i, item in enumerate(value) if item is target)
-                last = len(value) == 1 and field in ("body", "finalbody")
-                empty = [ast.Pass()] if last else []
-                value[place : place + 1] = [new] if new is not None else empty
-    if statement is target:
-        return heading(new) if new is not None else deleted
-    return heading(statement)
-
-
-def statement_of(tree: ast.stmt, target: ast.AST) -> ast.stmt:
-    """The innermost statement of `tree` that holds `target`."""
-    holders = (n for n in ast.walk(tree) if isinstance(n, ast.stmt))
-    return [n for n in holders if any(m is target for m in ast.walk(n))][-1]
+            elif isinstance(value, list) and target in value:
+                place = value.index(target)
+                alone = len(value) == 1 and field in ("body", "finalbody")
+                left = [ast.Pass()] if alone else []
+                value[place : place + 1] = left if new is None else [new]
+    if statement is not target:
+        return heading(statement)
+    return deleted if new is None else heading(new)
 
 
 def heading(statement: ast.stmt) -> str:
@@ -189,65 +179,78 @@ def heading(statement: ast.stmt) -> str:
     return next(line for line in lines if not line.startswith("@"))
 
 
-def damages(node: ast.AST) -> Iterator[tuple[str, Callable]]:
-    """(operator, change) for each way to damage `node` itself."""
-    kind = type(node)
+def damages(node: ast.AST) -> Iterator[tuple[str, ast.AST | None]]:
+    """(operator, what stands in its place) for each way to damage `node` itself."""
     if isinstance(node, ast.Constant):
         for value in altered(node.value):
-            yield "alter a constant", lambda n, v=value: ast.Constant(v)
+            yield "alter a constant", ast.Constant(value)
     elif isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant):
         for step in (-1, 1):
-            value = -node.operand.value + step
-            yield "alter a constant", lambda n, v=value: ast.Constant(v)
+            yield "alter a constant", ast.Constant(-node.operand.value + step)
     elif isinstance(node, ast.UnaryOp):
-        yield "drop a sign", lambda n: n.operand
+        yield "drop a sign", node.operand
     elif isinstance(node, (ast.BinOp, ast.BoolOp)) and type(node.op) in EXCHANGED:
-        yield "exchange an operator", exchange_operator
+        yield "exchange an operator", having(node, op=EXCHANGED[type(node.op)]())
     elif isinstance(node, ast.Compare):
         for new in COMPARED[type(node.ops[0])]:
-            yield "exchange a comparison", functools.partial(compare_by, new)
+            yield "exchange a comparison", having(node, ops=[new(), *node.ops[1:]])
     elif isinstance(node, ast.Call):
         yield from damages_of_call(node)
     elif isinstance(node, ast.Attribute):
         if node.attr in NEIGHBOUR:
-            yield "take a neighbour", rename
+            yield "take a neighbour", having(node, attr=NEIGHBOUR[node.attr])
         if node.attr in ("T", "mT"):
-            yield "drop a transpose", lambda n: n.value
-    elif kind is ast.Return and isinstance(node.value, ast.Tuple):
-        yield "swap what is returned", swap_returned
+            yield "drop a transpose", node.value
+    elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple):
+        backwards = having(node.value, elts=node.value.elts[::-1])
+        yield "swap what is returned", having(node, value=backwards)
     elif isinstance(node, ast.Return) and node.value:
-        yield "return nothing", lambda n: ast.Return()
+        yield "return nothing", ast.Return()
     elif isinstance(node, DELETED) or updates(node):
-        yield "delete a statement", lambda n: None
+        yield "delete a statement", None
     if isinstance(node, (ast.BinOp, ast.BoolOp)):
-        yield "keep the left side", lambda n: operands(n)[0]
-        yield "keep the right side", lambda n: operands(n)[-1]
+        sides = getattr(node, "values", None) or [node.left, node.right]
+        yield "keep the left side", sides[0]
+        yield "keep the right side", sides[-1]
     if isinstance(node, ast.BinOp) and type(node.op) in (ast.Sub, ast.Div, ast.MatMult):
-        yield "swap the sides", swap_sides
+        yield "swap the sides", having(node, left=node.right, right=node.left)
     if isinstance(node, (ast.If, ast.IfExp, ast.While)):
-        yield "negate a condition", negate
+        yield "negate a condition", having(node, test=ast.UnaryOp(ast.Not(), node.test))
     if isinstance(node, ast.comprehension) and node.ifs:
-        yield "drop a filter", drop_filter
+        yield "drop a filter", having(node, ifs=[])
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         for place, decorator in enumerate(node.decorator_list):
             if getattr(decorator, "id", "") != "cache":
-                yield "drop a decorator", functools.partial(drop_decorator, place)
+                left = without(node.decorator_list, place)
+                yield "drop a decorator", having(node, decorator_list=left)
 
 
-def damages_of_call(node: ast.Call) -> Iterator[tuple[str, Callable]]:
+def damages_of_call(node: ast.Call) -> Iterator[tuple[str, ast.AST]]:
     for place in range(len(node.keywords)):
-        yield "drop a keyword", functools.partial(drop_keyword, place)
+        yield "drop a keyword", having(node, keywords=without(node.keywords, place))
     name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-    for place in range(len(node.args) - 1):
+    for place, pair in enumerate(itertools.pairwise(node.args)):
         if name != "transpose" and (name, place) != ("require", 2):
-            yield "swap arguments", functools.partial(swap_arguments, place)
+            swapped = [*node.args[:place], *pair[::-1], *node.args[place + 2 :]]
+            yield "swap arguments", having(node, args=swapped)
     if isinstance(node.func, ast.Attribute):
         root = node.func.value
         if not (isinstance(root, ast.Name) and root.id in LIBRARIES):
-            yield "leave out a method", lambda n: n.func.value
+            yield "leave out a method", root
         if node.func.attr in ("tril", "triu") and not node.args:
             for diagonal in (-1, 1):
-                yield "shift a diagonal", functools.partial(shift, diagonal)
+                yield "shift a diagonal", having(node, args=[ast.Constant(diagonal)])
+
+
+def having(node: ast.AST, **fields) -> ast.AST:
+    """The same node with other fields."""
+    new = copy.copy(node)
+    vars(new).update(fields)
+    return new
+
+
+def without(items: list, place: int) -> list:
+    return items[:place] + items[place + 1 :]
 
 
 def altered(value: object) -> list:
@@ -266,65 +269,6 @@ def updates(node: ast.AST) -> bool:
         return False
     names = {n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name)}
     return any(isinstance(n, ast.Name) and n.id in names for n in ast.walk(node.value))
-
-
-def operands(node: ast.BinOp | ast.BoolOp) -> list[ast.expr]:
-    return node.values if isinstance(node, ast.BoolOp) else [node.left, node.right]
-
-
-def exchange_operator(node):
-    node.op = EXCHANGED[type(node.op)]()
-    return node
-
-
-def compare_by(new, node):
-    node.ops[0] = new()
-    return node
-
-
-def rename(node):
-    node.attr = NEIGHBOUR[node.attr]
-    return node
-
-
-def swap_returned(node):
-    node.value.elts.reverse()
-    return node
-
-
-def swap_sides(node):
-    node.left, node.right = node.right, node.left
-    return node
-
-
-def negate(node):
-    node.test = ast.UnaryOp(ast.Not(), node.test)
-    return node
-
-
-def drop_filter(node):
-    node.ifs = []
-    return node
-
-
-def drop_decorator(place, node):
-    del node.decorator_list[place]
-    return node
-
-
-def drop_keyword(place, node):
-    del node.keywords[place]
-    return node
-
-
-def swap_arguments(place, node):
-    node.args[place], node.args[place + 1] = node.args[place + 1], node.args[place]
-    return node
-
-
-def shift(diagonal, node):
-    node.args = [ast.Constant(diagonal)]
-    return node
 
 
 # Trying them
@@ -490,26 +434,6 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def of_notebook(notebook) -> list[Mutant]:
-    cells = filter(sources.is_exported, sources.code(notebook))
-    return [mutant for cell in cells for mutant in mutants(cell.id, cell.source)]
-
-
-def undamaged(notebook) -> Mutant:
-    """All exported cells as they are: every test must pass on them."""
-    cells = filter(sources.is_exported, sources.code(notebook))
-    tree = ast.parse("\n".join(cell.source for cell in cells))
-    return Mutant("all", "", "none", "", tree)
-
-
-def trial_of(name: str) -> Trial:
-    """Of a notebook by its `chapter/name`."""
-    if not tests_of(name).exists():
-        raise ValueError(f"{name} has no tests: write {tests_of(name)}")
-    module = importlib.import_module(f"fieldguide.{dotted(name)}")
-    return Trial(module, load(tests_of(name)))
-
-
 def dotted(name: str) -> str:
     return name.replace("/", ".").replace("-", "_")
 
@@ -546,11 +470,16 @@ class Report:
 def report(name: str) -> Report:
     """Try every mutant of the notebook `chapter/name`, after the cells as they are."""
     start = time.perf_counter()
-    trial, notebook = trial_of(name), sources.in_order()[name]
-    made, whole = of_notebook(notebook), undamaged(notebook)
-    failed = trial.verdict(whole)
+    if not tests_of(name).exists():
+        raise ValueError(f"{name} has no tests: write {tests_of(name)}")
+    module = importlib.import_module(f"fieldguide.{dotted(name)}")
+    trial, notebook = Trial(module, load(tests_of(name))), sources.in_order()[name]
+    code = {c.id: c.source for c in sources.code(notebook) if sources.is_exported(c)}
+    whole = ast.parse("\n".join(code.values()))
+    failed = trial.verdict(Mutant("all", "", "none", "", whole))
     if failed:
         raise ValueError(f"{name}: {failed} fails on the cells as they are")
+    made = (mutant for cell in code for mutant in mutants(cell, code[cell]))
     verdicts = {mutant: trial.verdict(mutant) for mutant in made}
     return Report(name, verdicts, time.perf_counter() - start)
 

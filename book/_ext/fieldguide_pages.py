@@ -155,6 +155,11 @@ class Source(Map):
         return [folded]
 
 
+OFFER = """This page has no cell to type in. <a href="{0}_sources/{1}.ipynb">Download the
+notebook</a>, put it into the book's folder and open it with <code>make lab</code>
+(<a href="{0}index.html#run">the front page</a> says how)."""
+
+
 def offer_notebook(app: Sphinx, doctree: nodes.document) -> None:
     """Above a page's exercises: where their cells can be filled in."""
     docname = app.env.docname
@@ -162,18 +167,8 @@ def offer_notebook(app: Sphinx, doctree: nodes.document) -> None:
         return
     for title in doctree.findall(nodes.title):
         if title.astext() == "Exercises":
-            up = "../" * docname.count("/")
-            link = nodes.reference(
-                "",
-                "Download the notebook",
-                refuri=f"{up}_sources/{docname}.ipynb",
-                internal=True,
-            )
-            text = "This page has no cell to type in. "
-            rest = ", put it into the book's folder and open it with "
-            said = [nodes.Text(text), link, nodes.Text(rest)]
-            said += [nodes.literal(text="make lab"), nodes.Text(".")]
-            title.parent.insert(1, nodes.paragraph("", "", *said))
+            words = OFFER.format("../" * docname.count("/"), docname)
+            title.parent.insert(1, nodes.raw("", f"<p>{words}</p>", format="html"))
 
 
 def setup(app: Sphinx) -> dict:

@@ -84,6 +84,17 @@ def dress_cells(app: Sphinx, doctree: nodes.document) -> None:
         label = digest.directives(text).get("fold")
         if label:
             hide(cell, label)
+    for cell in list(doctree.findall(is_solution)):
+        page = cell.parent
+        after = page[page.index(cell) + 1 :][:1]
+        if after and after[0].astext().startswith("check_"):
+            page.remove(*after)
+            cell += after[0].children
+
+
+def is_solution(node: nodes.Node) -> bool:
+    """Is it a cell that is folded whole? The call that checks it folds with it."""
+    return isinstance(node, nodes.container) and node.get("hide_mode") == "all"
 
 
 def hide(code: nodes.container, label: str) -> None:

@@ -1,15 +1,10 @@
-"""The cells of efficiency/architectures against torch, loops in Python and counts.
-
-Functions are looked up at each call: `mutation.py` swaps damaged cells in.
-"""
+"""The cells of efficiency/architectures against torch, loops in Python and counts."""
 
 import copy
 import functools
 import inspect
 import itertools
-import json
 import math
-from pathlib import Path
 from unittest import mock
 
 import cells
@@ -17,20 +12,15 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import close, generator, random, refuses
-from hypothesis import given, settings
+from cells import cases, close, generator, random, refuses, seeds
 from torch import nn
 
 from fieldguide.efficiency import architectures as arch
 from fieldguide.memory import SavedBytes
 from fieldguide.transformers import attention, gpt
 
-ROOT = Path(__file__).parents[2]
-MAKE = ROOT / "book" / "_assets" / "architectures" / "make.py"
 TINY = gpt.GPTConfig(7, 4, width=8, heads=2, layers=4, bias=False)
 
-quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
-seeds = st.integers(0, 10_000)
 sizes = st.integers(1, 6)
 
 
@@ -53,11 +43,7 @@ def each(names):
     return [getattr(arch, name) for name in names]
 
 
-@functools.cache
-def small_gpt():
-    return gpt.GPT(TINY, generator=generator())
-
-
+SMALL = gpt.GPT(TINY, generator=generator())
 X, GATES = random(4, 2), torch.full((4,), 0.5).double()
 THREE = {"query": X, "key": X, "value": X}
 UNFIT = {"query": [X[:0]], "key": [X[:, :1], X[:0]], "value": [X[:3]]}
@@ -79,7 +65,7 @@ REFUSALS = [
     *((name, OPTIONS, UNFIT | {"mask": BAD_MASKS, "scale": [math.nan]})
       for name in TILED),
     ("Forgetful", {"blocks": [nn.ReLU()]}, {"blocks": [9 * [nn.ReLU()] + [1]]}),
-    ("checkpointed", {"model": small_gpt(), "every": 2}, {}),
+    ("checkpointed", {"model": SMALL, "every": 2}, {}),
     ("Rounded", {"dtype": torch.half}, {"dtype": [torch.int8]}),
     ("round_products", {"model": nn.Linear(1, 1), "dtype": torch.half}, {}),
     ("positive", {"x": X}, {}),
@@ -115,8 +101,7 @@ def test_modules_refuse_what_is_not_floats():
         refuses("x", layer, bad)
 
 
-@quick
-@given(seed=seeds, sizes=st.lists(sizes, min_size=1, max_size=4), kind=kinds)
+@cases(seed=seeds, sizes=st.lists(sizes, min_size=1, max_size=4), kind=kinds)
 def test_merged_answers_are_softmax(seed, sizes, kind):
     q, S = random(3, 2, seed=seed), sum(sizes)
     k, v = random(S, 2, seed=seed + 1), random(S, 4, seed=seed + 2)
@@ -140,9 +125,8 @@ def test_merged_answers_are_softmax(seed, sizes, kind):
 @pytest.mark.parametrize("dtype, large", [(torch.float, 1e6), (torch.half, 60_000.0)])
 def test_a_look_is_relative_to_the_largest_score(dtype, large):
     one, values = torch.ones(1, 1, dtype=dtype), torch.tensor([[2.0], [5.0]]).to(dtype)
-    top, total, blend = arch.look(
-        one.requires_grad_(), torch.cat([3 * one, one]), values
-    )
+    keys = torch.cat([3 * one, one])
+    top, total, blend = arch.look(one.requires_grad_(), keys, values)
     assert top.item() == 3 and not top.requires_grad
     close(total.item(), 1 + math.exp(-2), 1e-3)
     close(blend.item(), 2 + 5 * math.exp(-2), 1e-3)
@@ -179,8 +163,7 @@ def test_tiles_that_nobody_sees_are_left_out():
 scales = st.sampled_from([None, 0.3, -2.0])
 
 
-@quick
-@given(seeds, sizes, sizes, sizes, sizes, kinds, scales)
+@cases(seeds, sizes, sizes, sizes, sizes, kinds, scales)
 def test_tiles_have_the_answers_and_slopes_of_attention(
     seed, T, S, rows, columns, kind, scale
 ):
@@ -204,8 +187,7 @@ def test_tiles_have_the_answers_and_slopes_of_attention(
         assert sides["rows"].default == sides["columns"].default == 64
 
 
-@quick
-@given(T=sizes, S=sizes, rows=sizes, columns=sizes)
+@cases(T=sizes, S=sizes, rows=sizes, columns=sizes)
 def test_what_crosses_is_each_band_with_all_keys_and_the_output(T, S, rows, columns):
     q, k, v, seen = random(T, 2), random(S, 2), random(S, 3), []
 
@@ -231,22 +213,15 @@ def test_the_formula_of_fast_memory_counts_what_a_tile_holds():
     assert arch.tile_bytes(2, 7, 2, 3) == 4 * arch.tile_bytes(2, 7, 2, 3, 1) == 4 * held
 
 
-@pytest.mark.parametrize("name", ["Again", "frugal_attention"])
-def test_what_is_made_again_has_no_second_derivative(name):
+def test_what_is_made_again_has_no_second_derivative():
     """Nothing of the backward pass is recorded, so it would be wrong."""
     x = random(3, 2).requires_grad_()
-    if name == "Again":
-        y, right = arch.Again.apply(torch.square, x), x.square()
-    else:
-        y, _ = arch.frugal_attention(x, x, x)
-        right, _ = attention.simple_attention(x, x, x)
-    (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-    (first,) = torch.autograd.grad(right.square().sum(), x)
-    close(slope.detach(), first)
-    # nor where the slope comes in by another way as well
-    for loss in slope.sum(), (slope * x).sum():
-        with pytest.raises(RuntimeError, match="differentiate twice"):
-            loss.backward(retain_graph=True)
+    for y in arch.Again.apply(torch.square, x), arch.frugal_attention(x, x, x)[0]:
+        (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        # nor where the slope comes in by another way as well
+        for loss in slope.sum(), (slope * x).sum():
+            with pytest.raises(RuntimeError, match="differentiate twice"):
+                loss.backward(retain_graph=True)
 
 
 def test_again_gives_the_same_and_calls_twice():
@@ -267,7 +242,7 @@ def test_again_gives_the_same_and_calls_twice():
 
 
 def a_step(every=None):
-    model = copy.deepcopy(small_gpt()).double()
+    model = copy.deepcopy(SMALL).double()
     parameters = list(model.parameters())
     model = arch.checkpointed(model, every) if every else model
     with SavedBytes(parameters) as kept:
@@ -329,8 +304,7 @@ def test_positive_is_elu_plus_1():
     x = torch.tensor([-1e4, -3.0, -1e-3, 0.0, 1e-3, 2.0, 1e4]).double().requires_grad_()
     y, right = arch.positive(x), F.elu(x) + 1
     close(y, right)
-    slope, other = (torch.autograd.grad(each.sum(), x)[0] for each in (y, right))
-    close(slope, other)
+    close(*(torch.autograd.grad(each.sum(), x)[0] for each in (y, right)))
 
 
 def squares(x):
@@ -358,8 +332,7 @@ def gated_by_hand(q, k, v, keep):
     return torch.stack(output)
 
 
-@quick
-@given(seed=seeds, T=sizes)
+@cases(seed=seeds, T=sizes)
 def test_linear_and_gated_layers_are_recurrences(seed, T):
     q, k, v = random(T, 3, seed=seed), random(2, T, 3, seed=seed + 1), random(T, 4)
     keep, one = random(2, T, seed=seed).sigmoid(), torch.ones(T, 1).double()
@@ -374,17 +347,16 @@ def test_linear_and_gated_layers_are_recurrences(seed, T):
         for function in each(LINEAR):
             found = function(q, k, v, **options)
             for b in range(2):
-                blend, total = (
-                    gated_by_hand(features(q), features(k[b]), x, one) for x in (v, one)
-                )
+                given_ = features(q), features(k[b])
+                blend, total = (gated_by_hand(*given_, x, one) for x in (v, one))
                 close(found[b], blend / total, 1e-9)
 
 
 def test_the_fading_mask_is_a_product_of_gates():
     mask = arch.fading_mask(torch.tensor([0.5, 0.25, 0.5]).double())
     close(mask.tolist(), [[1.0, 0.0, 0.0], [0.25, 1.0, 0.0], [0.125, 0.5, 1.0]])
-    strong = arch.fading_mask(torch.full((5,), 1e-300, dtype=torch.double))
-    close(strong, torch.eye(5).double())
+    strong = torch.full((5,), 1e-300, dtype=torch.double)
+    close(arch.fading_mask(strong), torch.eye(5).double())
     assert arch.fading_mask(torch.ones(2, 3, device="meta")).is_meta
 
 
@@ -405,8 +377,7 @@ def test_strong_gates_cost_the_later_ones_no_digits():
         assert (ours - theirs).norm() / theirs.norm() < 2e-6
 
 
-@quick
-@given(seed=seeds, T=st.integers(1, 40))
+@cases(seed=seeds, T=st.integers(1, 40))
 def test_a_scan_is_the_loop_in_log2_rounds(seed, T):
     keep, note = random(T, 2, 3, seed=seed), random(T, 2, 3, seed=seed + 1)
     with mock.patch.object(torch, "cat", wraps=torch.cat) as joined:
@@ -433,41 +404,34 @@ def test_a_selective_layer_by_hand():
             close(found[b], gated_by_hand(q[b], k[b], v[b], keep[b]), 1e-9)
 
 
-@functools.cache
-def book():
-    return cells.run_exercises("efficiency/architectures", arch, F=F)
+book = functools.cache(
+    lambda: cells.run_exercises("efficiency/architectures", arch, F=F)
+)
+SLIPS = [
+    ("tallest", "+ 2 +", "+", "+ 1 +"),
+    ("tallest", "columns * (K + V)", "columns * (K + K)", "columns * (V + V)"),
+    ("tallest", "// (K", "/ (K"),
+    ("tallest", "max(0, room", "max(0, 1 + room", "(room", "max(1, room"),
+    ("together", "zip(*answers)", "zip(*answers[:1])"),
+    ("together", "levels.softmax(0)", "1 / len(levels)",
+     "(levels - levels.amax()).exp()"),
+    ("together", "levels.logsumexp(0)", "levels.mean(0)", "levels.amax(0)"),
+    ("together", "return (shares * outputs).sum(0),", "return shares.sum(0),",
+     "return "),
+    ("next_scale", "scale / 2", "scale // 2", "scale - 4"),
+    ("next_scale", "/ 2, 0", "/ 2, quiet"),
+    ("next_scale", "scale * 2, 0", "scale * 2, quiet + 1"),
+    ("next_scale", "quiet + 1 == 2000", "quiet == 2000", "quiet + 2 == 2000", "False"),
+    ("delta_write", " - key @ state", ""),
+    ("delta_write", "zip(keys, values)", "zip(keys.flip(0), values.flip(0))"),
+    ("delta_write", "return state", "return torch.linalg.pinv(keys) @ values",
+     "return state.T"),
+]  # fmt: skip
 
 
-SLIPS = {
-    "tallest": {
-        "+ 2 +": ["+", "+ 1 +"],
-        "columns * (K + V)": ["columns * (K + K)", "columns * (V + V)"],
-        "// (K": ["/ (K"],
-        "max(0, room": ["max(0, 1 + room", "(room", "max(1, room"],
-    },
-    "together": {
-        "zip(*answers)": ["zip(*answers[:1])"],
-        "levels.softmax(0)": ["1 / len(levels)", "(levels - levels.amax()).exp()"],
-        "levels.logsumexp(0)": ["levels.mean(0)", "levels.amax(0)"],
-        "return (shares * outputs).sum(0),": ["return shares.sum(0),", "return "],
-    },
-    "next_scale": {
-        "scale / 2": ["scale // 2", "scale - 4"],
-        "/ 2, 0": ["/ 2, quiet"],
-        "scale * 2, 0": ["scale * 2, quiet + 1"],
-        "quiet + 1 == 2000": ["quiet == 2000", "quiet + 2 == 2000", "False"],
-    },
-    "delta_write": {
-        " - key @ state": [""],
-        "zip(keys, values)": ["zip(keys.flip(0), values.flip(0))"],
-        "return state": ["return torch.linalg.pinv(keys) @ values", "return state.T"],
-    },
-}
-
-
-@pytest.mark.parametrize("answer", SLIPS)
-def test_a_slip_in_an_answer_is_noticed(answer):
-    cells.notices(book(), answer, SLIPS[answer])
+def test_a_slip_in_an_answer_is_noticed():
+    for answer, piece, *slips in SLIPS:
+        cells.notices(book(), answer, {piece: slips})
 
 
 def test_an_answer_in_32_bits_passes():
@@ -481,14 +445,12 @@ def test_an_answer_in_32_bits_passes():
     book().check_together(into_zeros)
 
 
-@functools.cache
-def make():
-    return cells.module_at(MAKE)
+make = functools.cache(functools.partial(cells.script, "architectures"))
 
 
 def test_the_stored_runs_are_those_of_the_grid_which_is_wide_enough():
     """No rate that was chosen is the largest that was tried."""
-    made, stored = make(), json.loads(MAKE.with_name("recall.json").read_text("utf-8"))
+    made, stored = make(), cells.record("architectures", "recall.json")
     names, runs, count = made.book(), stored["runs"], len(made.RATES)
     tried = [(r["kind"], r["state"], r["rate"]) for r in runs]
     assert tried == [*itertools.product(names["KINDS"], made.STATES, made.RATES)]

@@ -1,16 +1,11 @@
-"""The cells of efficiency/experts against loops in Python, and transformers' own.
-
-Functions are looked up at each call: `mutation.py` swaps damaged cells in.
-"""
+"""The cells of efficiency/experts against loops in Python, and transformers' own."""
 
 import collections
 import functools
 import itertools
-import json
 import math
 from dataclasses import asdict, replace
 from fractions import Fraction
-from pathlib import Path
 from unittest import mock
 
 import cells
@@ -18,21 +13,16 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import close, generator, random, refuses
-from hypothesis import given, settings
+from cells import cases, close, generator, random, refuses, seeds
 from safetensors.torch import load_file
 
 from fieldguide import data
 from fieldguide.efficiency import experts
 from fieldguide.transformers import gpt, training
 
-ROOT = Path(__file__).parents[2]
-MAKE = ROOT / "book" / "_assets" / "experts" / "make.py"
 FORMS = ["mixture_by_token", "mixture_dense", "mixture_sorted", "mixture_fast"]
 TINY = gpt.GPTConfig(7, 4, width=8, heads=2, layers=2, bias=False)
 
-quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
-seeds = st.integers(0, 10_000)
 sizes = st.integers(1, 6)
 
 
@@ -92,33 +82,25 @@ REFUSALS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("place", range(len(REFUSALS)))
-def test_bad_input_is_refused(place):
-    name, good, bad = REFUSALS[place]
+@pytest.mark.parametrize("name, good, bad", REFUSALS)
+def test_bad_input_is_refused(name, good, bad):
     good = {n: x() if isinstance(x, Late) else x for n, x in good.items()}
     cells.refuses_all(getattr(experts, name), good, **bad)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_form_says_which_numbers_are_of_another_type(form):
-    for name, told in {
-        "x": "x",
-        "weights": "weights",
-        "down": "down",
-        "up": "x",
-    }.items():
-        mixed = MIX | {name: MIX[name].float()}
+    for name in "x", "weights", "down", "up":
+        mixed, told = MIX | {name: MIX[name].float()}, "x" if name == "up" else name
         refuses(told, getattr(experts, form), **mixed, says="torch.float")
 
 
-def test_a_layer_and_a_shape_refuse_what_does_not_fit():
+def test_a_layer_refuses_what_does_not_fit():
     layer, x = experts.Mixture(4, CONFIG()), random(2, 3, 4, dtype=torch.float32)
     bad = [x[..., :3], x[0, 0, 0], x[:0], math.nan * x]
     cells.refuses_all(layer.forward, {"x": x}, inner_names=["logits"], x=bad)
     layer.router.weight.data[0, 0] = math.nan
     refuses("logits", layer, x, says="no NaN")
-    shape = experts.MixtureShape(**SHAPE)
-    cells.refuses_all(shape.parameters, {"counted": 2}, counted=[0])
 
 
 def queued(weights, chosen, capacity):
@@ -132,8 +114,7 @@ def queued(weights, chosen, capacity):
     return right
 
 
-@quick
-@given(seed=seeds, N=sizes, E=sizes, capacity=st.integers(1, 4), data=st.data())
+@cases(seed=seeds, N=sizes, E=sizes, capacity=st.integers(1, 4), data=st.data())
 def test_routing_queue_and_balance_are_by_hand(seed, N, E, capacity, data):
     k, logits = data.draw(st.integers(1, E)), random(N, E, seed=seed)
     weights, chosen, shares = experts.top_k_routing(logits, k)
@@ -175,8 +156,7 @@ def by_hand(x, weights, chosen, up, down):
     return torch.stack(rows)
 
 
-@quick
-@given(seed=seeds, N=sizes, D=sizes, H=sizes, E=sizes, data=st.data())
+@cases(seed=seeds, N=sizes, D=sizes, H=sizes, E=sizes, data=st.data())
 def test_forms_agree_on_gradients_and_on_what_is_dropped(seed, N, D, H, E, data):
     k, capacity = data.draw(st.integers(1, E)), data.draw(st.integers(1, N + 1))
     x, weights, chosen, up, down = problem(seed, N, D, H, E, k)
@@ -242,26 +222,24 @@ def test_slots_are_sorted_by_expert_and_keep_their_order():
     assert torch.equal(token, torch.arange(5000))
 
 
-limits = st.sampled_from([None, 0.5, 1.0])
 factors = st.sampled_from(["0.5", "1", "1.1", "1.15", "1.25", "2", "3.3"])
 
 
-@quick
-@given(st.integers(1, 3000), st.integers(1, 64), factors, st.data())
+@cases(st.integers(1, 3000), st.integers(1, 64), factors, st.data())
 def test_capacity_is_the_fair_share_rounded_up(tokens, E, factor, data):
-    k = data.draw(st.integers(1, E))
-    right = math.ceil(Fraction(factor) * k * tokens / E)
-    found = experts.expert_capacity(tokens, E, k, float(factor))
-    assert found == right and isinstance(found, int)
-
-
-def test_capacity_has_its_defaults_and_its_ends():
-    capacity, most = experts.expert_capacity, 1.5 * 2**62
+    k, capacity = data.draw(st.integers(1, E)), experts.expert_capacity
+    found = capacity(tokens, E, k, float(factor))
+    assert found == math.ceil(Fraction(factor) * k * tokens / E)
+    assert isinstance(found, int)
     assert capacity(100, 10) == 13 and capacity(10, 1, 1, 1.1) == 11
+    most = 1.5 * 2**62
     for factor, right in (1 + 2e-9, 2), (1 + 2e-10, 1), (5e-324, 1), (most, most):
         assert capacity(1, 1, 1, factor) == right
     refuses("k", capacity, 4, 2, 3)
     refuses("factor", capacity, 2, 2, 2, 2.0**62)
+
+
+limits = st.sampled_from([None, 0.5, 1.0])
 
 
 def test_a_loss_is_added_on_the_way_back():
@@ -273,8 +251,7 @@ def test_a_loss_is_added_on_the_way_back():
     close(w.grad, 7 * x.detach() + w.detach())
 
 
-@quick
-@given(seeds, st.integers(1, 4), st.sampled_from([0, 0.5]), limits, st.data())
+@cases(seeds, st.integers(1, 4), st.sampled_from([0, 0.5]), limits, st.data())
 def test_the_layer_is_the_sum_of_its_parts(seed, E, balance, factor, data):
     k = data.draw(st.integers(1, E))
     config = experts.MixtureConfig(8, E, k, balance, factor)
@@ -313,9 +290,8 @@ def test_a_gpt_of_mixtures_has_them_in_place_of_its_mlps():
     for block in model.blocks:
         assert isinstance(block.mlp, experts.Mixture) and block.mlp.config is mixture
         for weights, std in (block.mlp.up, 0.02), (block.mlp.down, 0.01):
-            assert (
-                abs(torch.stack(list(weights)).std() / std - 1) < 0.1
-            )  # sqrt(2 L) = 2
+            spread = torch.stack(list(weights)).std()
+            assert abs(spread / std - 1) < 0.1  # sqrt(2 L) = 2
             assert all(p.requires_grad for p in weights)
     plain = training.new_gpt(TINY, recipe, generator())
     attention = [m.blocks[1].attention.query.weight for m in (model, plain)]
@@ -326,11 +302,9 @@ def test_a_gpt_of_mixtures_has_them_in_place_of_its_mlps():
 
 
 def test_routes_are_what_the_layers_chose():
-    model, choose = (
-        tiny(experts.MixtureConfig(8, experts=5, k=2)),
-        experts.top_k_routing,
-    )
+    model = tiny(experts.MixtureConfig(8, experts=5, k=2))
     ids, seen = torch.randint(7, (3, 4), generator=generator()), []
+    choose = experts.top_k_routing
 
     def watched(logits, k):
         seen.append((choose(logits, k)[1], torch.is_grad_enabled()))
@@ -349,15 +323,10 @@ def test_a_shape_counts_what_it_says():
     shape = experts.MixtureShape(**SHAPE)
     assert shape.parameters(7) == 1000 + 11 * (7 * 2 * 3 * 5 + 3 * 7)
     assert shape.parameters(2) == 1000 + 11 * (2 * 2 * 3 * 5 + 3 * 7)
+    cells.refuses_all(shape.parameters, {"counted": 2}, counted=[0])
     assert shape.token_flops() == 2 * (shape.parameters(2) - 100)
     assert replace(shape, k=7).k == 7 and len({shape, replace(shape)}) == 1
     assert replace(shape, looked_up=0) == experts.MixtureShape(3, 5, 2, 7, 2, 11, 1000)
-
-
-@functools.cache
-def book():
-    """The exercises, and the notebook's cells of published shapes and variants."""
-    return cells.run_exercises("efficiency/experts", experts)
 
 
 def test_published_models_are_counted_to_the_last_parameter():
@@ -379,11 +348,8 @@ def test_published_models_are_counted_to_the_last_parameter():
 
 
 def test_records_fit_together():
-    script = cells.module_at(MAKE)
-    rates, routes = (
-        json.loads(data.asset("experts", f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("rates", "routes")
-    )
+    script, rates = cells.script("experts"), cells.record("experts", "rates.json")
+    routes = cells.record("experts", "routes.json")
     both = book().variants, script.VARIANTS
     here, there = ({n: asdict(v) for n, v in variants.items()} for variants in both)
     assert here == there, "the notebook trains what the script does"
@@ -405,37 +371,30 @@ def test_records_fit_together():
     assert (chosen[..., 0] != chosen[..., 1]).all()
 
 
-SLIPS = {
-    "update_bias": {
-        "return bias": ["return bias.add_(1)"],  # in place
-        "chosen.flatten()": ["chosen[:, 0]"],
-        "load.mean() - load": ["load - load.mean()", "load.std() - load"],
-        "load.mean()": ["len(chosen) / len(bias)"],  # right for k = 1 only
-        ".sign()": ["", ".abs()"],
-        "rate *": ["0 *", "0.25 *"],
-    },
-    "expert_choice": {
-        "dim=0": ["dim=1", "dim=0, largest=False"],
-        "return shares * taken": [
-            "return shares",
-            "return taken",
-            "return (shares * taken).softmax(-1) * taken",
-        ],
-    },
-    "finer": {
-        "require(whole": ["require(True"],
-        "shape.hidden % cuts": ["shape.experts % cuts"],
-        "cuts * shape.k": ["shape.k"],
-        "shape.hidden // cuts": ["shape.hidden"],
-        "cuts * shape.experts": ["shape.experts"],
-        "**sizes": ["**sizes, looked_up=0"],
-    },
-}
+# The exercises, and the notebook's cells of published shapes and variants
+book = functools.cache(lambda: cells.run_exercises("efficiency/experts", experts))
+SLIPS = [
+    ("update_bias", "return bias", "return bias.add_(1)"),  # in place
+    ("update_bias", "chosen.flatten()", "chosen[:, 0]"),
+    ("update_bias", "load.mean() - load", "load - load.mean()", "load.std() - load"),
+    ("update_bias", "load.mean()", "len(chosen) / len(bias)"),  # right for k = 1 only
+    ("update_bias", ".sign()", "", ".abs()"),
+    ("update_bias", "rate *", "0 *", "0.25 *"),
+    ("expert_choice", "dim=0", "dim=1", "dim=0, largest=False"),
+    ("expert_choice", "shares * taken", "shares", "taken",
+     "(shares * taken).softmax(-1) * taken"),
+    ("finer", "require(whole", "require(True"),
+    ("finer", "shape.hidden % cuts", "shape.experts % cuts"),
+    ("finer", "cuts * shape.k", "shape.k"),
+    ("finer", "shape.hidden // cuts", "shape.hidden"),
+    ("finer", "cuts * shape.experts", "shape.experts"),
+    ("finer", "**sizes", "**sizes, looked_up=0"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("answer", SLIPS)
-def test_a_slip_in_an_answer_is_noticed(answer):
-    cells.notices(book(), answer, SLIPS[answer])
+def test_a_slip_in_an_answer_is_noticed():
+    for answer, piece, *slips in SLIPS:
+        cells.notices(book(), answer, {piece: slips})
 
 
 def test_an_answer_in_64_bits_passes():

@@ -6,7 +6,7 @@ import notebooks
 import pytest
 import sources
 import torch
-from cells import fails, generator, run_exercises
+from cells import fails, forever, generator, run_exercises
 
 from fieldguide.transformers import in_context
 
@@ -14,11 +14,6 @@ from fieldguide.transformers import in_context
 @functools.cache
 def exercises():
     return run_exercises("transformers/in-context", in_context)
-
-
-def forever(*_):
-    while True:
-        pass
 
 
 def wrong_answers(book):

@@ -14,7 +14,7 @@ import pytest
 import sources
 import torch
 import torch.nn.functional as F
-from cells import close, fails, generator, refuses_all, run_exercises
+from cells import close, fails, forever, generator, refuses_all, run_exercises
 from hypothesis import given, settings
 
 from fieldguide.data import smollm2_tokenizer
@@ -294,11 +294,6 @@ def cell(name, **names):
 @functools.cache
 def exercises():
     return run_exercises("transformers/induction", induction)
-
-
-def forever(*_):
-    while True:
-        pass
 
 
 def wrong_answers(book):

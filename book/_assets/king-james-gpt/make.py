@@ -1,25 +1,31 @@
 """Train the GPT that `trained_gpt` loads, record the run, and try learning rates.
 
-.venv/bin/python book/_tools/assets.py king-james-gpt (ten minutes of one core)
+.venv/bin/python book/_tools/assets.py king-james-gpt (a quarter of an hour of one core)
 
 Writes beside this file weights.safetensors, the trained weights in 16 bits; run.json
-and run.safetensors, the run at each of STEPS: losses, a sample, attention; and
-rates.json, the losses of short runs of a tiny model, and how the notebook's live runs
-end at other rates and from other seeds. Each record holds the digest of the code that
-made it.
+and run.safetensors, the run at each of STEPS: losses, a sample, attention; rates.json,
+the losses of short runs of a tiny model, and how the notebook's live runs end at other
+rates and from other seeds; belts.json, the losses of one run at two rates, with and
+without warm-up, clipping and cooling down; and times.json, how much longer a modern
+step takes. Each record holds the digest of the code that made it.
 """
 
+import math
 import sys
+import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from statistics import median
 
 import torch
+import torch.nn.functional as F
 from digest import digest_of, exported
 
 from fieldguide.data import king_james, store
 from fieldguide.introduction.next_word import characters, split_text, to_ids, to_text
 from fieldguide.transformers import training
-from fieldguide.transformers.attention import simple_attention
+from fieldguide.transformers.attention import simple_attention, simple_attention_fast
 from fieldguide.transformers.gpt import GPT, GPTConfig, generate
 
 HERE = Path(__file__).parent
@@ -40,12 +46,14 @@ SHORT = training.Recipe(steps=100, final=0.0)
 LIVE = GPTConfig(65, context=64, width=64, heads=4, layers=3, bias=False)
 TUNED_RATES = [0.0025, 0.005, 0.01, 0.02, 0.04, 0.08]
 SEEDS = range(7)
+BELTED = replace(LIVE, positions="rotary")
 
 
 def digests() -> dict[str, str]:
     """Of each record: the digest of the definitions that make it today."""
     made = digest_of(exported(NOTEBOOK), MADE_BY)
-    return dict.fromkeys(["run.json", "rates.json"], made)
+    names = ["run.json", "rates.json", "belts.json", "times.json"]
+    return dict.fromkeys(names, made)
 
 
 def texts():
@@ -180,8 +188,63 @@ def record_rates() -> None:
     store(HERE / "rates.json", record)
 
 
+def belted_run(rate, warm, clip, cool, ids, held_out):
+    """The held-out loss of the notebook's run of 400 steps, after each 25."""
+    start = torch.Generator().manual_seed(0)
+    model = GPT(BELTED, attend=simple_attention_fast, generator=start)
+    options = {"betas": (0.9, 0.99), "weight_decay": 0.1, "fused": True}
+    optimizer = torch.optim.AdamW(model.parameters(), **options)
+    losses = [training.held_out_loss(model, held_out)]
+    for step in range(400):
+        draw = torch.Generator().manual_seed(step)
+        inputs, targets = training.windows(ids, 16, BELTED.context, draw)
+        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        longest = 1.0 if clip else math.inf
+        torch.nn.utils.clip_grad_norm_(model.parameters(), longest)
+        up, down = (step + 1) / 50 if warm else 1, (400 - step) / 100 if cool else 1
+        optimizer.param_groups[0]["lr"] = rate * min(up, 1, down)
+        optimizer.step()
+        if (step + 1) % 25 == 0:
+            losses.append(training.held_out_loss(model, held_out))
+    return [round(loss, 3) for loss in losses]
+
+
+def record_belts() -> None:
+    """By "rate warm-up clipping cooling-down", such as "0.01 101"."""
+    _, ids, held_out = texts()
+    record = {"digest": digests()["belts.json"]}
+    for rate, *belts in product([0.001, 0.01], *[[0, 1]] * 3):
+        name = "{} {}{}{}".format(rate, *belts)
+        record[name] = belted_run(rate, *belts, ids, held_out)
+    store(HERE / "belts.json", record)
+
+
+def record_times(rounds=9, steps=30) -> None:
+    """Processor time of a modern step, of a step of each rival's, taken in turn."""
+    _, ids, _ = texts()
+    ratios = {name: [] for name in ("plain", "tuned, rotary")}
+    for number in range(rounds + 1):
+        spent = {}
+        for name in *ratios, "modern":
+            recipe, start = LIVE_RUNS[name], torch.Generator().manual_seed(0)
+            model = training.new_gpt(LIVE, recipe, start)
+            before = time.process_time()
+            training.train(model, ids, replace(recipe, steps=steps), generator=start)
+            spent[name] = time.process_time() - before
+        for name, found in ratios.items() if number else ():  # the first is cold
+            found.append(spent["modern"] / spent[name])
+    middle = {name: round(median(found), 2) for name, found in ratios.items()}
+    record = {"digest": digests()["times.json"], "of a step": middle}
+    record["lowest"] = {name: round(min(found), 2) for name, found in ratios.items()}
+    record["highest"] = {name: round(max(found), 2) for name, found in ratios.items()}
+    store(HERE / "times.json", record)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)  # a second thread changes the last digits
     parts = {"rates": record_rates, "run": record_run}
+    parts |= {"belts": record_belts, "times": record_times}
     for part in sys.argv[1:] or parts:
         parts[part]()

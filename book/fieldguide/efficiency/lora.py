@@ -133,6 +133,10 @@ def thaw(module: nn.Module):
 class AdapterState(nn.Module):
     """A layer whose `state_dict` also says alpha and whether it is merged."""
 
+    @property
+    def in_features(self):
+        return self.lora_A.in_features
+
     def get_extra_state(self):
         told = [self.alpha, self.merged]
         return torch.tensor(told, dtype=torch.double, device="cpu")

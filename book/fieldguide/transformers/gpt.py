@@ -135,7 +135,7 @@ class MLP(nn.Module):
         self.down = nn.Linear(4 * width, width, bias=bias)
 
     @checked
-    def forward(self, x: Float[Tensor, "*b D"]):
+    def forward(self, x: Float[Tensor, "*b {self.up.in_features}"]):
         hidden = F.gelu(self.up(x), approximate=self.approximate)  # (..., 4 D)
         return self.down(hidden)  # (..., D)
 

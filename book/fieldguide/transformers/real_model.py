@@ -199,7 +199,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     @checked
-    def forward(self, x: Float[Tensor, "*b D"]):
+    def forward(self, x: Float[Tensor, "*b {self.gate.in_features}"]):
         return self.down(F.silu(self.gate(x)) * self.up(x))  # (..., D)
 
 # %% ../../transformers/real-model.ipynb #rms-norm-module

@@ -46,7 +46,8 @@ class Explorer {
     this.showParams();
   }
 
-  // A question, whose answer opens when it is asked for or after some moves.
+  // A question, whose answer opens when it is asked for or after some moves; where
+  // no room is kept for it, on a phone, only when it is asked for: nothing moves.
   quiz(question, answer, after) {
     const words = html("p", { class: "fg-answer", tabindex: -1 }, answer);
     const slot = html("div", { class: "fg-slot", role: "status" }, words);
@@ -54,6 +55,7 @@ class Explorer {
     const open = () => node.classList.add("fg-open");
     const ask = this.button("answer", "Show the answer", () => {
       open();
+      node.classList.add("fg-asked");
       words.focus();
     });
     slot.prepend(ask);

@@ -195,8 +195,10 @@ def test_a_text_that_is_typed_is_answered_by_a_twin(show):
     for given, ids in typed.items():
         box.fill(given)
         assert shown.inner_text() == ids
-    box.fill("x" * 1001)
     status = page.locator("[aria-live]").first
+    box.fill("")
+    assert "type something" in status.inner_text()
+    box.fill("x" * 1001)
     assert status.inner_text() == "text is longer than 1,000 characters"
     assert shown.inner_text() == "195 169"
     box.fill("hip")
@@ -271,7 +273,8 @@ def test_the_training_twin_agrees_with_the_notebooks_own_function(show):
             params = {"text": given, "merges": merges + 0.5 * (k % 2)}
             compare(page.evaluate(READ, [0, params]), learning(given, merges))
     assert "half a character" in said_of(page, "'\\ud800'")
-    assert "1 to 300" in said_of(page, "'x'.repeat(301)")
+    assert "longer than 300" in said_of(page, "'x'.repeat(301)")
+    assert "Nothing to count" in said_of(page, "''")
 
 
 def test_the_bpe_twin_refuses_what_python_refuses(show):

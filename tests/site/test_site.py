@@ -17,7 +17,6 @@ MOST_BYTES, MOST_BYTES_OF_PICTURES = 350_000, 600_000
 HEAVIER = {  # each may only become lighter
     "multimodal/clip.html": 725_000,
     "multimodal/text-to-image.html": 807_000,
-    "transformers/tokens.html": 415_000,  # every merge of SmolLM2
 }
 MOST_REQUESTS = 12
 

@@ -15,7 +15,7 @@
 //            whole item, or for each of its rows (each curve of `lines`);
 //            low and high are the ends over every setting; json is a list;
 //            log: floats, for a logarithmic axis
-//   twin     source of (params, data) => {title: changes to the view}, or null
+//   twin     source of (params, data, readable) => {title: changes to the view}, or null
 //            (a RangeError that it throws is said to the reader)
 //   by       with a twin: the controls that select its data
 //   quiz     [question, answer, moves after which the answer opens], or nothing
@@ -76,6 +76,19 @@ function format(value, digits = 4) {
   const plain = value.toPrecision(digits);
   if (plain.includes("e")) return String(Number(plain));
   return plain.includes(".") ? plain.replace(/\.?0+$/, "") : plain;
+}
+
+// The bytes of a token to look at; as Python's `readable` in transformers/tokens.
+function readable(bytes) {
+  const piece = Uint8Array.from(bytes);
+  let plain = "\0";
+  try {
+    plain = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(piece);
+  } catch {} // no text
+  for (const [blank, shown] of [[" ", "␣"], ["\n", "\\n"], ["\t", "\\t"]]) // prettier-ignore
+    plain = plain.replaceAll(blank, shown);
+  const hex = Array.from(piece, (byte) => byte.toString(16).padStart(2, "0").toUpperCase());
+  return /\p{Cc}/u.test(plain) ? `<${hex.join(" ")}>` : plain;
 }
 
 function base64(text) {

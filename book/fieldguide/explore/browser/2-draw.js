@@ -203,9 +203,10 @@ function beside(buttons, from, key) {
 }
 
 // A frame with axes, for lines and scatter: its SVG node and the two scales.
-function plot(box, label, [x0, x1], [y0, y1], { x_axis, y_axis, x_log, y_log }) {
-  const width = Math.min(box.room, 720);
-  const height = Math.round(clamp(width * 0.62, 190, 320));
+function plot(box, label, [x0, x1], [y0, y1], { x_axis, y_axis, x_log, y_log, equal }) {
+  const width = Math.min(box.room, equal ? 330 : 720);
+  const even = ((width - 58) * (y1 - y0)) / (x1 - x0) + 58;
+  const height = Math.round(equal ? even : clamp(width * 0.62, 190, 320));
   const [left, right, top, bottom] = [48, width - 10, 20, height - 38];
   const scale = (from, to, a, b, log) => {
     const f = log ? Math.log10 : (value) => value;

@@ -102,14 +102,25 @@ function wire(wires, labels, view, nodes) {
     let [x0, y0, x1, y1] = [a.x + a.wide, a.y + a.tall / 2, b.x - 2, b.y + b.tall / 2];
     let bend = `C${(x0 + x1) / 2},${y0} ${(x0 + x1) / 2},${y1} `;
     let tip = `M${x1 - 7},${y1 - 4}L${x1},${y1}L${x1 - 7},${y1 + 4}`;
+    const down = () => `M${x1 - 4},${y1 - 7}L${x1},${y1}L${x1 + 4},${y1 - 7}`;
+    const passed = around.filter((c) => {
+      const f = (c.x + c.wide / 2 - x0) / (x1 - x0);
+      const y = y0 + (y1 - y0) * f * f * (3 - 2 * f);
+      return c !== a && c !== b && f > 0 && f < 1 && y > c.y && y < c.y + c.tall;
+    });
     if (a.x === b.x) {
       // One below the other, on a phone: down, or past others along the left edge.
       [x0, x1] = [a.x, b.x - 2];
       bend = `C${x0 - 22},${y0} ${x0 - 22},${y1} `;
       if (to === from + 1) {
         [x0, y0, x1, y1] = [a.x + a.wide / 2, a.y + a.tall, b.x + b.wide / 2, b.y - 2];
-        [bend, tip] = ["L", `M${x1 - 4},${y1 - 7}L${x1},${y1}L${x1 + 4},${y1 - 7}`];
+        [bend, tip] = ["L", down()];
       }
+    } else if (passed.length) {
+      // Over the boxes that it would run behind.
+      const top = Math.min(a.y, b.y, ...passed.map((c) => c.y)) - 18;
+      [x0, y0, x1, y1] = [a.x + 0.6 * a.wide, a.y, b.x + 0.4 * b.wide, b.y - 2];
+      [bend, tip] = [`C${x0},${top} ${x1},${top} `, down()];
     }
     put(wires[n], { d: `M${x0},${y0}${bend}${x1},${y1}${tip}` });
     // Its words stand at its tip: left of a box, or above the left end of one below.

@@ -129,15 +129,16 @@ class Explorer {
     const label = `${c.label}: ${type === "text" ? "your own text" : "exact value"}`;
     const field = html("input", { type, step: "any", class: "fg-exact", "aria-label": label });
     if (type === "text") field.placeholder = "or type your own text";
+    const live = type === "text" && c.free; // answered letter by letter, down to none
     const take = () => {
       const key = type === "number" ? Number(field.value) : field.value;
-      if (field.value === "" || key === this.params[c.name]) return;
+      if ((field.value === "" && !live) || key === this.params[c.name]) return;
       this.pause(c);
       this.set({ [c.name]: key });
       this.moved();
     };
-    field.addEventListener(type === "text" && c.free ? "input" : "change", take);
-    field.addEventListener("keydown", (event) => event.key === "Enter" && take());
+    field.addEventListener(live ? "input" : "change", take);
+    field.addEventListener("keydown", (event) => event.key === "Enter" && field.value && take());
     return field;
   }
 
@@ -253,6 +254,7 @@ class Explorer {
       views = this.views();
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
+      this.element.dataset.fgRefused = "";
       return this.say(error.message); // the twin refuses what was typed
     }
     this.paint(views);
@@ -267,7 +269,7 @@ class Explorer {
   // The current setting's views: {title: {kind, labels ..., arrays ...}}.
   views() {
     const { spec, fields, params } = this;
-    const changes = this.twin?.(params, this.twinData());
+    const changes = this.twin?.(params, this.twinData(), readable);
     const entries = spec.views.map(({ title, kind, props, arrays }, i) => {
       if (changes) return [title, { title, kind, ...props, ...changes[title] }];
       const view = { title, kind, ...fields.get(`${i}.props`, params) };
@@ -293,6 +295,7 @@ class Explorer {
     this.shown = views;
     this.repaint(!this.look);
     this.element.removeAttribute("aria-busy");
+    delete this.element.dataset.fgRefused;
     this.element.dataset.fgDraws = ++this.draws;
     if (this.draws === 1) {
       this.still?.remove();

@@ -3,9 +3,10 @@
 // data: special (what the first numbers stand for), alphabet (bytes: the next ones),
 // left and right (numbers; merge i makes the next number after these, in order).
 // params: text, and merges (so many of them count; all where it is not a control).
-(params, data) => {
+(params, data, readable) => {
   const [text, special] = [params.text, data.special];
   if (/\p{Cs}/u.test(text)) throw new RangeError("text holds half a character (a lone surrogate)");
+  if (!text) throw new RangeError("Nothing to read yet: type something.");
   if ([...text].length > 1000) throw new RangeError("text is longer than 1,000 characters");
   const [alphabet, left, right] = [data.alphabet.values, data.left.values, data.right.values];
   const first = special.length + alphabet.length;
@@ -16,18 +17,7 @@
 
   const bytes = (id) =>
     id >= first ? [...bytes(left[id - first]), ...bytes(right[id - first])] : [alphabet[id - special.length]];
-  const readable = (id) => {
-    if (id < special.length) return special[id];
-    const piece = Uint8Array.from(bytes(id));
-    let plain = "\0";
-    try {
-      plain = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(piece);
-    } catch {} // no text
-    for (const [blank, shown] of [[" ", "␣"], ["\n", "\\n"], ["\t", "\\t"]]) // prettier-ignore
-      plain = plain.replaceAll(blank, shown);
-    const hex = Array.from(piece, (byte) => byte.toString(16).padStart(2, "0").toUpperCase());
-    return /\p{Cc}/u.test(plain) ? `<${hex.join(" ")}>` : plain;
-  };
+  const shown = (id) => (id < special.length ? special[id] : readable(bytes(id)));
 
   const joined = (word) => {
     const parts = Array.from(new TextEncoder().encode(word), (byte) => {
@@ -62,12 +52,12 @@
 
   const comma = (whole) => String(whole).replace(/\B(?=(\d{3})+$)/g, ",");
   const sizes = ids.map((id) => (id < special.length ? new TextEncoder().encode(special[id]).length : bytes(id).length));
-  const names = [left, right].map((side) => count && readable(side[count - 1]));
+  const names = [left, right].map((side) => count && shown(side[count - 1]));
   return {
-    Pieces: { pieces: ids.map(readable), values: { shape: [ids.length], values: sizes } },
+    Pieces: { pieces: ids.map(shown), values: { shape: [ids.length], values: sizes } },
     Tokens: { value: { shape: [], values: [ids.length] } },
     "Characters per token": { value: { shape: [], values: [[...text].length / ids.length] } },
     "Token numbers": { text: ids.join(" ") },
-    "Last merge": { text: count ? `${comma(count)}: ${names.join(" + ")} → ${readable(first + count - 1)}` : "none yet" },
+    "Last merge": { text: count ? `${comma(count)}: ${names.join(" + ")} → ${shown(first + count - 1)}` : "none yet" },
   };
 };

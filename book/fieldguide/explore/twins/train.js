@@ -2,25 +2,16 @@
 // pairs of neighbours, join the most frequent one (the smaller numbers where it is a
 // draw) and give it the next number; `merges` times, or until no pair comes twice.
 // params: text, merges. data: none.
-(params) => {
+(params, data, readable) => {
   const text = params.text;
   if (/\p{Cs}/u.test(text)) throw new RangeError("text holds half a character (a lone surrogate)");
-  if (!text || [...text].length > 300) throw new RangeError("text must be 1 to 300 characters long");
+  if (!text) throw new RangeError("Nothing to count yet: type something.");
+  if ([...text].length > 300) throw new RangeError("text is longer than 300 characters");
   const made = Array.from({ length: 256 }, (_, byte) => [byte]);
   const number = new Map(made.map((bytes, id) => [String(bytes), id]));
   let ids = Array.from(new TextEncoder().encode(text));
 
-  const readable = (id) => {
-    const piece = Uint8Array.from(made[id]);
-    let plain = "\0";
-    try {
-      plain = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(piece);
-    } catch {} // no text
-    for (const [blank, shown] of [[" ", "␣"], ["\n", "\\n"], ["\t", "\\t"]]) // prettier-ignore
-      plain = plain.replaceAll(blank, shown);
-    const hex = Array.from(piece, (byte) => byte.toString(16).padStart(2, "0").toUpperCase());
-    return /\p{Cc}/u.test(plain) ? `<${hex.join(" ")}>` : plain;
-  };
+  const shown = (id) => readable(made[id]);
 
   const counted = () => {
     const pairs = new Map();
@@ -32,7 +23,7 @@
     return often.map(([pair, count]) => [Math.floor(pair / 65536), pair % 65536, count]);
   };
 
-  const named = (left, right) => `${readable(left)} + ${readable(right)}`;
+  const named = (left, right) => `${shown(left)} + ${shown(right)}`;
   let [often, last] = [counted(), "none yet"];
   for (let merge = 1; merge <= Math.floor(params.merges) && often[0]?.[2] > 1; merge++) {
     const [left, right] = often[0];
@@ -46,14 +37,14 @@
       i += found;
     }
     ids = joined;
-    last = `${merge}: ${named(left, right)} → ${readable(id)}`;
+    last = `${merge}: ${named(left, right)} → ${shown(id)}`;
     often = counted();
   }
 
   const five = Array.from({ length: 5 }, (_, k) => often[k] ?? [0, 0, 0]);
   const sizes = ids.map((id) => made[id].length);
   return {
-    Pieces: { pieces: ids.map(readable), values: { shape: [ids.length], values: sizes } },
+    Pieces: { pieces: ids.map(shown), values: { shape: [ids.length], values: sizes } },
     "Most frequent pairs": {
       labels: five.map(([left, right, count], k) => (count ? named(left, right) : "–".repeat(k + 1))),
       values: { shape: [5], values: five.map(([, , count]) => count) },

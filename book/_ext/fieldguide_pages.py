@@ -155,8 +155,9 @@ class Source(Map):
         return [folded]
 
 
-OFFER = """This page has no cell to type in. <a href="{0}_sources/{1}.ipynb">Download the
-notebook</a>, put it into the book's folder and open it with <code>make lab</code>
+OFFER = """This page has no cell to type in.
+<a href="{0}_sources/{1}.ipynb">Download the notebook</a>, put it
+into the book's folder and open it with <code>make lab</code>
 (<a href="{0}index.html#run">the front page</a> says how)."""
 
 

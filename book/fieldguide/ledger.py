@@ -84,7 +84,10 @@ class Claim:
             if value is not None
         )
         words = self.name.replace("-", " ")
-        other = "" if self.null is None else f", without the effect {number(self.null)}"
+        other = ""
+        if self.null is not None:
+            null = number(float(f"{self.null:.3g}"))
+            other = f". If there were no effect, it would be {null}."
         return (
             f'<p class="fg-claim" id="claim-{self.name}"{data}>'
             f'<span aria-hidden="true">✓</span> <span class="fg-claim-name">{words}'

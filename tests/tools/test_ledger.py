@@ -175,7 +175,7 @@ def test_the_page_carries_the_measured_value_and_every_fact():
         "value": "0.875",
         "data-tol": "0.1",
     }
-    assert page.text == "✓ effect: 0.875, without the effect 0.1"
+    assert page.text == ("✓ effect: 0.875. If there were no effect, it would be 0.1.")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FACTS', 'NAMES', 'LlamaConfig', 'read_config', 'llama_parameters', 'grouped_query_attention', 'GroupedAttention',
-           'SwiGLU', 'RMSNorm', 'LlamaBlock', 'first_place', 'run_layers', 'Llama', 'file_name', 'load_llama',
+           'SwiGLU', 'LlamaBlock', 'run_layers', 'Llama', 'RMSNorm', 'first_place', 'file_name', 'load_llama',
            'load_smollm2', 'Trace', 'trace_layers', 'KVCache', 'cache_bytes', 'llama_flops', 'greedy', 'complete',
            'side_by_side', 'norm_fast', 'all_turns', 'LayerFast', 'LlamaFast', 'wilson_interval']
 
@@ -202,19 +202,6 @@ class SwiGLU(nn.Module):
     def forward(self, x: Float[Tensor, "*b {self.gate.in_features}"]):
         return self.down(F.silu(self.gate(x)) * self.up(x))  # (..., D)
 
-# %% ../../transformers/real-model.ipynb #rms-norm-module
-class RMSNorm(nn.Module):
-    """`rms_norm` with its trained weights (D,)."""
-
-    @checked
-    def __init__(self, config: LlamaConfig):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(config.width))
-        self.eps = config.eps
-
-    def forward(self, x):
-        return rms_norm(x, self.weight, self.eps)
-
 # %% ../../transformers/real-model.ipynb #llama-block
 class LlamaBlock(nn.Module):
     """One layer: attention, then SwiGLU, each normed before, added after."""
@@ -237,23 +224,6 @@ class LlamaBlock(nn.Module):
         change, weights = self.attention(normed, places, mask, remember)
         x = x + change  # (B, T, D)
         return x + self.mlp(self.mlp_norm(x)), weights
-
-# %% ../../transformers/real-model.ipynb #first-place
-@checked
-def first_place(ids: Int64[Tensor, "B T"], config, cache):
-    """The place of the first of ids (B, T) in the text.
-
-    Raises ValueError for ids that the model does not know, or more than its
-    context or the cache has room for.
-    """
-    start, room = 0, config.context
-    if cache is not None:
-        start, room = cache.length, min(room, cache.store.size(-2))
-    left, V = room - start, config.vocab
-    fits = ids.numel() > 0 and ids.size(-1) <= left
-    known = ids.is_meta or ((ids >= 0) & (ids < V)).all()
-    require(fits and known, "ids", ids, f"1 to {left}, each 0 to {V - 1}")
-    return start
 
 # %% ../../transformers/real-model.ipynb #run-layers
 @checked
@@ -305,6 +275,36 @@ class Llama(nn.Module):
     def logits(self, x: Float[Tensor, "*b {self.config.width}"]):
         """A residual (..., D) -> logits (..., V), by the embedding's rows."""
         return F.linear(self.norm(x), self.embedding.weight)
+
+# %% ../../transformers/real-model.ipynb #rms-norm-module
+class RMSNorm(nn.Module):
+    """`rms_norm` with its trained weights (D,)."""
+
+    @checked
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(config.width))
+        self.eps = config.eps
+
+    def forward(self, x):
+        return rms_norm(x, self.weight, self.eps)
+
+# %% ../../transformers/real-model.ipynb #first-place
+@checked
+def first_place(ids: Int64[Tensor, "B T"], config, cache):
+    """The place of the first of ids (B, T) in the text.
+
+    Raises ValueError for ids that the model does not know, or more than its
+    context or the cache has room for.
+    """
+    start, room = 0, config.context
+    if cache is not None:
+        start, room = cache.length, min(room, cache.store.size(-2))
+    left, V = room - start, config.vocab
+    fits = ids.numel() > 0 and ids.size(-1) <= left
+    known = ids.is_meta or ((ids >= 0) & (ids < V)).all()
+    require(fits and known, "ids", ids, f"1 to {left}, each 0 to {V - 1}")
+    return start
 
 # %% ../../transformers/real-model.ipynb #file-name
 NAMES = {  # ours -> the file's

@@ -1,0 +1,254 @@
+"""The cells of scaling/counting against real modules, torch's counter and papers.
+
+Functions are looked up in the module at each call: a damaged cell can take their place.
+"""
+
+import dataclasses
+import functools
+import math
+
+import cells
+import pytest
+import torch
+from cells import refuses, refuses_all
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fieldguide.scaling import counting
+from fieldguide.transformers.gpt import GPT, GPTConfig, count_parameters
+from fieldguide.transformers.real_model import Llama, LlamaConfig, load_smollm2
+
+TOTALS = {
+    "GPT-1": 116_534_784,
+    "GPT-2 small": 124_439_808,
+    "GPT-3": 174_604_259_328,
+    "PaLM": 540_354_281_472,
+    "SmolLM2": 134_515_008,
+    "Llama 3": 405_853_388_800,
+}
+LLAMA = {"gated": True, "positions": False, "biases": False}
+LLAMA |= {"norms": 2, "last_norm": 1}
+BARE = {"positions": False, "biases": False, "norms": 2, "last_norm": 1}
+
+
+@functools.cache
+def page():
+    return cells.run_exercises("scaling/counting")
+
+
+def total(shape):
+    return sum(counting.parameters(shape).values())
+
+
+def counted(run):
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def gpt(V, T, D, H, L, **options):
+    with torch.device("meta"):
+        return GPT(GPTConfig(V, T, D, H, L, **options))
+
+
+def llama(V, T, D, H, L, kv, hidden):
+    with torch.device("meta"):
+        return Llama(LlamaConfig(V, T, D, L, H, kv, hidden, 1e-5, 1e4))
+
+
+def shape(*sizes, **options):
+    return counting.Shape(*sizes, **options)
+
+
+PAIRS = {  # every dense architecture of the book, in sizes that differ from each other
+    "a GPT": (lambda: gpt(31, 13, 12, 3, 2), lambda: shape(31, 13, 12, 3, 2)),
+    "of one head": (lambda: gpt(7, 5, 6, 1, 3), lambda: shape(7, 5, 6, 1, 3)),
+    "rotary, no biases": (
+        lambda: gpt(31, 13, 12, 3, 2, positions="rotary", bias=False),
+        lambda: shape(31, 13, 12, 3, 2, **BARE),
+    ),
+    "a Llama": (
+        lambda: llama(29, 11, 24, 6, 2, 2, 40),
+        lambda: shape(29, 11, 24, 6, 2, kv_heads=2, hidden=40, **LLAMA),
+    ),
+    "one key head": (
+        lambda: llama(29, 11, 16, 4, 3, 1, 24),
+        lambda: shape(29, 11, 16, 4, 3, kv_heads=1, hidden=24, **LLAMA),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_counts_are_the_modules_and_torchs_to_the_unit(name):
+    model, sizes = (make() for make in PAIRS[name])
+    assert total(sizes) == count_parameters(model)
+    for B, T in (1, sizes.context), (3, 4), (2, 1):
+        ids = torch.zeros(B, T, dtype=torch.long, device="meta")
+        forward = counted(lambda i=ids: model(i))
+        assert forward == B * T * counting.token_flops(sizes, T)
+        trained = counted(lambda i=ids: model(i).sum().backward())
+        assert trained == counting.training_flops(sizes, B * T, T)
+    assert counting.token_flops(sizes) == counting.token_flops(sizes, sizes.context)
+    once = counting.training_flops(sizes, 1)
+    assert once == counting.training_flops(sizes, 1, sizes.context)
+    assert counting.training_flops(sizes, 2.5e9) == 2.5e9 * once
+
+
+def test_the_parts_are_those_of_the_module():
+    model, sizes = (make() for make in PAIRS["a GPT"])
+    counts, named = counting.parameters(sizes), dict(model.named_parameters())
+    assert list(counts) == ["tokens", "positions", "attention", "MLP", "vectors"]
+    matrix = {n: p.numel() for n, p in named.items() if p.dim() == 2}
+    for part, word in {"attention": "attention", "MLP": "mlp"}.items():
+        right = sum(size for n, size in matrix.items() if f".{word}." in n)
+        assert counts[part] == right
+    assert counts["tokens"] == matrix["token.weight"]
+    assert counts["positions"] == matrix["place.weight"]
+    assert counts["vectors"] == sum(p.numel() for p in named.values() if p.dim() == 1)
+
+
+def test_the_ledger_lists_each_matrix():
+    sizes = shape(31, 13, 12, 3, 2, kv_heads=1, inner=6, gated=True, tied=False)
+    assert counting.ledger(sizes) == [
+        ("tokens", 31, 12, 2),
+        ("positions", 13, 12, 1),
+        ("attention", 12, 6, 2),
+        ("attention", 12, 2, 4),
+        ("attention", 6, 12, 2),
+        ("MLP", 12, 48, 4),
+        ("MLP", 48, 12, 2),
+        ("vectors", 1, 12, 10),
+        ("vectors", 1, 6 + 2 * 2 + 12 + 2 * 48 + 12, 2),
+    ]
+    assert counting.token_flops(sizes, 5) == 2 * (
+        2 * (12 * 6 + 2 * 12 * 2 + 6 * 12 + 3 * 12 * 48) + 31 * 12
+    ) + 4 * (2 * 5 * 6)
+    defaults = shape(31, 13, 12, 3, 2)
+    said = shape(31, 13, 12, 3, 2, kv_heads=3, inner=12, hidden=48)
+    assert counting.ledger(defaults) == counting.ledger(said)
+
+
+def test_published_sizes_give_the_published_totals():
+    known = counting.published()
+    assert {name: total(sizes) for name, sizes in known.items()} == TOTALS
+    contexts = [512, 1024, 2048, 2048, 8192, 8192]
+    assert [sizes.context for sizes in known.values()] == contexts
+    heads = [(s.heads, s.kv_heads) for s in known.values()]
+    assert heads[:3] == [(12, None), (12, None), (96, None)]
+    assert heads[3:] == [(48, 1), (9, 3), (128, 8)]
+    rule = 6 * TOTALS["GPT-3"] * 300e9
+    assert math.isclose(rule, 3.14e23, rel_tol=2e-3)
+    assert math.isclose(6 * 70e9 * 1.4e12, 5.76e23, rel_tol=0.03)
+    exact = counting.training_flops(known["GPT-3"], 300e9)
+    assert 1.02 < exact / rule < 1.03
+
+
+@pytest.mark.parametrize("name", ["GPT-1", "GPT-2 small", "SmolLM2"])
+def test_published_sizes_are_those_of_the_libraries(name):
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        OpenAIGPTConfig,
+        OpenAIGPTLMHeadModel,
+    )
+
+    with torch.device("meta"):
+        model = {
+            "GPT-1": lambda: OpenAIGPTLMHeadModel(OpenAIGPTConfig()),
+            "GPT-2 small": lambda: GPT2LMHeadModel(GPT2Config()),
+            "SmolLM2": load_smollm2,
+        }[name]()
+    assert total(counting.published()[name]) == count_parameters(model)
+
+
+GOOD = {"vocab": 31, "context": 13, "width": 12, "heads": 4, "layers": 2}
+MORE = {"kv_heads": 2, "inner": 8, "hidden": 5}
+BAD = {"heads": [5, 24], "kv_heads": [3, 8], "inner": [6]}
+
+
+def test_a_shape_that_no_model_can_have_is_refused():
+    named = ["heads", "kv_heads"]  # of LlamaConfig, which compares them
+    refuses_all(counting.Shape, GOOD | MORE, inner_names=named, **BAD)
+    for name in "norms", "last_norm":
+        for value in (-1, 2.5, None):
+            refuses(name, counting.Shape, **GOOD, **{name: value})
+    for name in "gated", "positions", "biases", "tied":
+        refuses(name, counting.Shape, **GOOD, **{name: 2})
+    for sizes in (12, 5), (12, 7), (4, 8):
+        width, heads = sizes
+        says = f"a divisor of {width}"
+        bad = GOOD | {"width": width, "heads": heads}
+        refuses("heads", counting.Shape, **bad, shown=str(heads), says=says)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        shape(31, 13, 12, 3, 2).width = 24
+
+
+def test_bad_input_is_refused_by_name():
+    sizes = shape(31, 13, 12, 3, 2)
+    for function in counting.ledger, counting.parameters:
+        refuses_all(function, {"shape": sizes})
+    refuses_all(counting.token_flops, {"shape": sizes, "context": 5})
+    good = {"shape": sizes, "tokens": 7, "context": 5}
+    refuses_all(counting.training_flops, good, tokens=[0, -1])
+
+
+# The page's own cells
+
+
+def test_the_models_of_the_figure_keep_their_proportions():
+    book = cells.run_exercises("scaling/counting")
+    wide, palm = book.resized("PaLM", width=2), counting.published()["PaLM"]
+    assert (wide.width, wide.inner) == (2 * palm.width, 2 * palm.inner)
+    assert book.resized("GPT-3", layers=0.5).layers == 48
+    for model in book.MODELS:
+        counts = book.built.parameters(book.resized(model))
+        assert sum(counts.values()) == TOTALS[model]
+
+
+def test_the_palm_block_is_multi_query_attention_beside_an_mlp():
+    torch.manual_seed(0)
+    block = page().PalmBlock(D=12, H=3, K=4).double()
+    x = cells.random(5, 12)
+    q, k, v = (block.into[name](x) for name in ("query", "key", "value"))
+    heads = nn.functional.scaled_dot_product_attention(
+        q.view(5, 3, 4).transpose(0, 1), k[None], v[None], scale=1
+    )
+    mixed = block.output(heads.transpose(0, 1).flatten(1))
+    hidden = nn.functional.silu(block.into["gate"](x)) * block.into["up"](x)
+    cells.close(block(x), x + mixed + block.down(hidden))
+
+
+# Exercises
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "cause"),
+    [
+        ("modern_size", "V * D + L * D * (2 * H * K + 2 * G * K + 3 * F)", "output's"),
+        ("modern_size", "2 * V * D + L * D * (2 * (H + G) * K + 2 * F)", "three"),
+        ("modern_size", "2 * V * D + L * D * (4 * H * K + 3 * F)", "G heads"),
+        ("modern_size", "2 * V * D + L * D * (2 * H * K + G * K + 3 * F)", "are two"),
+        ("modern_size", "2 * V * D + L * D * (H * K + 2 * G * K + 3 * F)", "after the"),
+        ("modern_size", "2 * V * D + L * D * (2 * D + 2 * G * K + 3 * F)", "H K wide"),
+        ("modern_size", "2 * V * D + D * (2 * (H + G) * K + 3 * F)", "one layer"),
+        ("modern_size", "7", "is right, not 7"),
+        ("modern_size", "None", "returns None"),
+        ("training_days", "2 * N * t / (p * f * u) / 86400", "training six"),
+        ("training_days", "6 * N * t / (p * f) / 86400", "the fraction"),
+        ("training_days", "6 * N * t / (p * f) * u / 86400", "divide by"),
+        ("training_days", "6 * N * t / (f * u) / 86400", "same time"),
+        ("training_days", "6 * N * t / (p * f * u)", "seconds"),
+        ("training_days", "6 * N * t / (p * f * u) / 3600", "hours"),
+        ("training_days", "1.0", "days is right, not 1"),
+        ("crossover", "12 * D", "two products"),
+        ("crossover", "3 * D", "two operations"),
+        ("crossover", "2 * D", "MLP's"),
+        ("crossover", "4 * D", "attention's four"),
+        ("crossover", "D", "is right, not 768"),
+    ],
+)
+def test_a_wrong_answer_is_told_its_cause(check, answer, cause):
+    names = {"modern_size": "V, D, L, H, G, K, F", "training_days": "N, t, p, f, u"}
+    fn = eval(f"lambda {names.get(check, 'D')}: {answer}")
+    with pytest.raises(AssertionError, match=cause):
+        page()[f"check_{check}"](fn)

@@ -248,9 +248,10 @@ def require_tokens(ids: Int64[Tensor, "*b T"], config: GPTConfig):
 @torch.no_grad()
 @checked
 def initialise(model: Model, generator: torch.Generator | None = None):
-    """GPT-2's start: normal weights of deviation 0.02, biases 0, gains 1.
+    """Normal weights of deviation 0.02, biases 0, gains 1: GPT-2's start.
 
     The matrices that write to the stream are smaller by 1 / sqrt(2 L).
+    In GPT-2's code, positions have 0.01.
     Sources: GPT-2's code, and Radford et al. 2019, section 2.3.
     """
     branches = 2 * model.config.layers

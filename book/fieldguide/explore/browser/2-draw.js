@@ -340,13 +340,19 @@ const draw = {
     const frame = plot(box, explorer.describe(view), ends({}, view.x), ends({}, view.y), view);
     const dot = (cx, cy, s) => svg("circle", { cx, cy, r: 4, fill: paint(s), "fill-opacity": 0.8 });
     const keys = keysOf(view.labels);
-    for (let k = 0; k < x.length; k++) {
+    const line = (d, s) => svg("path", { d, fill: "none", stroke: paint(s), "stroke-width": 3 });
+    if (view.joined)
+      names.forEach((name, s) => {
+        const spots = [...x.keys()].filter((k) => view.groups[k] === name);
+        frame.node.append(line(`M${spots.map((k) => `${frame.x(x[k])},${frame.y(y[k])}`).join("L")}`, s));
+      });
+    for (let k = 0; k < x.length && !view.joined; k++) {
       const node = dot(frame.x(x[k]), frame.y(y[k]), names.indexOf(view.groups?.[k] ?? ""));
       if (keys) node.dataset.fgKey = keys[k];
       if (k === explorer.chosen(view, "point")) put(node, { r: 7, class: "fg-chosen" });
       frame.node.append(node);
     }
-    legend(box, names, (s) => dot(11, 5, s));
+    legend(box, names, (s) => (view.joined ? line("M0,5H22", s) : dot(11, 5, s)));
     const far = (px, py) => (k) => (frame.x(x[k]) - px) ** 2 + (frame.y(y[k]) - py) ** 2;
     const find = (px, py) => [0, nearest(x.length, far(px, py))];
     const words = ([, k]) => {

@@ -77,7 +77,7 @@ draw.flow = (box, view, explorer) => {
     if (!canvas || canvas.drawn === array) return;
     canvas.drawn = array;
     const rows = array.shape.length > 1 ? array.shape[0] : 1;
-    const range = ends({}, array);
+    const range = ends(view, array);
     pixels(canvas, rows, array.shape.at(-1), array.values, ...range);
     const tall = digits(canvas.nextSibling, array, ...range) ? 20 : 12;
     put(canvas, { style: `height:${clamp(rows * tall, 16, 120)}px`, "aria-label": sayBox(view, k) });

@@ -272,12 +272,9 @@ def _bars(ax, view):
 def _scatter(ax, view):
     x, y = view.arrays["x"], view.arrays["y"]
     groups = view.props["groups"] or [""] * len(x)
-    for n, name in enumerate(dict.fromkeys(groups)):
+    for name in dict.fromkeys(groups):
         here = np.array([g == name for g in groups])
-        if name in view.props.get("trails", {}):
-            ax.plot(x[here], y[here], color=f"C{n}", label=name)
-        else:
-            ax.scatter(x[here], y[here], s=14, color=f"C{n}", label=name)
+        ax.scatter(x[here], y[here], s=14, label=name)
     if view.props.get("chosen", {}).get("point", len(x)) < len(x):
         k = view.props["chosen"]["point"]
         ax.scatter(x[k], y[k], s=60, facecolor="none", edgecolor="0.2")

@@ -10,7 +10,7 @@ import torch
 from cells import close, fails, random, refuses_all
 from hypothesis import given, settings
 
-from fieldguide.transformers import optimizers, training
+from fieldguide.transformers import optimizers
 
 quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
@@ -54,7 +54,14 @@ def test_adamw_keeps_the_device_and_the_type_and_refuses_the_rest_by_name():
     refuses_all(optimizers.AdamW, good, **bad)
 
 
-svd = functools.partial(torch.linalg.svd, full_matrices=False)
+def exact_muon(p, slope, mean, rate, momentum=0.95, ahead=0.95, full=False, long=True):
+    """The solution, with room for mistakes."""
+    new = mean.lerp(slope, 1 - momentum)
+    u, _, v = torch.linalg.svd(slope.lerp(new, ahead), full_matrices=full)
+    longer = math.sqrt(max(1, p.size(0) / p.size(1))) if long else 1
+    return p - rate * longer * u @ v, new
+
+
 WRONG = {  # likely wrong answers, by a word of what the check says about each
     "largest_rate": {
         "flattest": lambda c: 2 / min(c),
@@ -70,13 +77,16 @@ WRONG = {  # likely wrong answers, by a word of what the check says about each
         "changed": lambda x, g, r: x.sub_(r * g.sign()),
         "not the new": lambda x, g, r: -r * g.sign(),
     },
-    "nearest_orthogonal": {
-        "full_matrices": lambda m: torch.linalg.svd(m)[0] @ torch.linalg.svd(m)[2],
-        "other way": lambda m: -svd(m)[0] @ svd(m)[2],
-        "length": lambda m: m / m.norm(),
-        "near 1": lambda m: training.orthogonalize(m, dtype=torch.double),
-        "transposed": lambda m: svd(m)[0] @ svd(m)[2].mT,
-        "tensor": lambda m: m.tolist(),
+    "exact_muon": {
+        "full_matrices": lambda *a: exact_muon(*a, full=True),
+        "uphill": lambda p, g, m, r: exact_muon(p, g, m, -r),
+        "rate": lambda p, g, m, r: exact_muon(p, g, m, 1),
+        "`longer`": lambda *a: exact_muon(*a, long=False),
+        "look ahead": lambda *a: exact_muon(*a, ahead=1),
+        "without its mean": lambda *a: exact_muon(*a, ahead=0),
+        "not changed": lambda p, g, m, r: (exact_muon(p, g, m, r)[0], m),
+        "two|wanted": lambda *a: exact_muon(*a)[0],
+        "you changed": lambda p, g, m, r: exact_muon(p, g, m.lerp_(g, 0.05), r),
     },
 }
 

@@ -204,7 +204,7 @@ function beside(buttons, from, key) {
 
 // A frame with axes, for lines and scatter: its SVG node and the two scales.
 function plot(box, label, [x0, x1], [y0, y1], { x_axis, y_axis, x_log, y_log, equal }) {
-  const width = Math.min(box.room, equal ? 330 : 720);
+  const width = Math.min(box.room, equal > 1 ? equal : equal ? 330 : 720);
   const even = ((width - 58) * (y1 - y0)) / (x1 - x0) + 58;
   const height = Math.round(equal ? even : clamp(width * 0.62, 190, 320));
   const [left, right, top, bottom] = [48, width - 10, 20, height - 38];
@@ -340,19 +340,22 @@ const draw = {
     const frame = plot(box, explorer.describe(view), ends({}, view.x), ends({}, view.y), view);
     const dot = (cx, cy, s) => svg("circle", { cx, cy, r: 4, fill: paint(s), "fill-opacity": 0.8 });
     const keys = keysOf(view.labels);
-    const line = (d, s) => svg("path", { d, fill: "none", stroke: paint(s), "stroke-width": 3 });
-    if (view.joined)
-      names.forEach((name, s) => {
-        const spots = [...x.keys()].filter((k) => view.groups[k] === name);
-        frame.node.append(line(`M${spots.map((k) => `${frame.x(x[k])},${frame.y(y[k])}`).join("L")}`, s));
-      });
-    for (let k = 0; k < x.length && !view.joined; k++) {
+    // A group in `trails` is joined by a line, and its number is its dots' radius.
+    const trails = view.trails ?? {};
+    const line = (d, s) => svg("path", { d, fill: "none", stroke: paint(s), "stroke-width": 2 });
+    for (const name of Object.keys(trails)) {
+      const spots = [...x.keys()].filter((k) => view.groups[k] === name);
+      const spot = (k) => `${frame.x(x[k]).toFixed(1)},${frame.y(y[k]).toFixed(1)}`;
+      frame.node.append(line(`M${spots.map(spot).join("L")}`, names.indexOf(name)));
+    }
+    for (let k = 0; k < x.length; k++) {
       const node = dot(frame.x(x[k]), frame.y(y[k]), names.indexOf(view.groups?.[k] ?? ""));
+      if (view.groups?.[k] in trails) put(node, { r: trails[view.groups[k]] });
       if (keys) node.dataset.fgKey = keys[k];
       if (k === explorer.chosen(view, "point")) put(node, { r: 7, class: "fg-chosen" });
       frame.node.append(node);
     }
-    legend(box, names, (s) => (view.joined ? line("M0,5H22", s) : dot(11, 5, s)));
+    legend(box, names, (s) => (names[s] in trails ? line("M0,5H22", s) : dot(11, 5, s)));
     const far = (px, py) => (k) => (frame.x(x[k]) - px) ** 2 + (frame.y(y[k]) - py) ** 2;
     const find = (px, py) => [0, nearest(x.length, far(px, py))];
     const words = ([, k]) => {

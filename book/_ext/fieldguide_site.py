@@ -51,6 +51,8 @@ MENDED = {
     'target="_blank"\n   class="btn btn-sm btn-download-': (
         'download\n   class="btn btn-sm btn-download-'
     ),
+    # No page has the list that the theme names; it would follow every link instead.
+    'data-bs-target=".bd-toc-nav"': 'data-bs-target=".bd-toc"',
     '<meta name="viewport" content="width=device-width, initial-scale=1" />\n': "",
     '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n': "",
 }

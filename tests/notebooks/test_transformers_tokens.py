@@ -105,7 +105,8 @@ STEPS = {  # merges of "cdcd abab": pieces, pairs, counts, the last merge
     1: ("c d c d ␣ ab ab", "c + d|␣ + ab|d + ␣|d + c|ab + ab", [2, 1, 1, 1, 1]),
     2: ("cd cd ␣ ab ab", "␣ + ab|ab + ab|cd + ␣|cd + cd|-----", [1, 1, 1, 1, 0]),
 }
-LAST = ["none yet", "1: a + b → ab", "2: c + d → cd"]
+END = ". No pair occurs twice: finished."
+LAST = ["none yet", "1: a + b → ab", "2: c + d → cd" + END]
 
 
 def test_training_is_shown_step_by_step():
@@ -120,11 +121,13 @@ def test_training_is_shown_step_by_step():
         assert views["Last merge"].props["text"] == LAST[min(merges, 2)]
         assert views["Tokens"].arrays["value"] == len(pieces.split())
         units = strip.props["unit"], strip.props["high"], bars.props["unit"]
-        assert units == ("bytes", 10, "")
+        assert units == ("bytes", 10, "") and bars.props["high"] == 2
     assert tokens.learn_merges({(b"\xff", b"a"): 2, (b"b",) * 2: 2}, 1) == [
         (b"b", b"b")
     ]
-    one = tokens.training_views("é", 1)["Most frequent pairs"].props["labels"]
+    one = tokens.training_views("é", 1)
+    assert one["Last merge"].props["text"] == "none" + END
+    one = one["Most frequent pairs"].props["labels"]
     assert one == ["<C3> + <A9>", *("\u2013" * place for place in range(2, 6))]
 
 

@@ -292,13 +292,14 @@ def bpe_data(tokenizer: BytePairTokenizer):
     }
 
 # %% ../../transformers/tokens.ipynb #bpe-views
-def last_merge(merges):
+def last_merge(merges, finished=False):
     """The last of the merges and its place, to look at."""
+    end = ". No pair occurs twice: finished." if finished else ""
     if not merges:
-        return views.text("none yet")
+        return views.text(f"none{end or ' yet'}")
     parts = " + ".join(map(readable, merges[-1]))
     made = readable(b"".join(merges[-1]))
-    return views.text(f"{len(merges):,}: {parts} → {made}")
+    return views.text(f"{len(merges):,}: {parts} → {made}{end}")
 
 
 @checked
@@ -329,6 +330,7 @@ def training_views(
 ):
     """A text of 1 to 300 characters after so many merges of its own."""
     made, pieces = learn_merges({to_bytes(text): 1}, merges), to_bytes(text)
+    most = max(Counter(pairwise(pieces)).values(), default=1)
     numbers = byte_numbers()
     for pair in made:
         pieces = merge_pair(pieces, pair)
@@ -341,8 +343,8 @@ def training_views(
     sizes, shown = [len(piece) for piece in pieces], map(readable, pieces)
     return {
         "Pieces": views.tokens(shown, sizes, unit="bytes", high=10),
-        "Most frequent pairs": views.bars(names, counts),
-        "Last merge": last_merge(made),
+        "Most frequent pairs": views.bars(names, counts, high=most),
+        "Last merge": last_merge(made, counts[0] < 2),
         "Tokens": views.number(len(pieces)),
     }
 

@@ -24,7 +24,8 @@
   };
 
   const named = (left, right) => `${shown(left)} + ${shown(right)}`;
-  let [often, last] = [counted(), "none yet"];
+  let [often, last] = [counted(), ""];
+  const high = often[0]?.[2] ?? 1;
   for (let merge = 1; merge <= Math.floor(params.merges) && often[0]?.[2] > 1; merge++) {
     const [left, right] = often[0];
     const bytes = [...made[left], ...made[right]];
@@ -41,6 +42,8 @@
     often = counted();
   }
 
+  if (often[0]?.[2] > 1) last ||= "none yet";
+  else last = `${last || "none"}. No pair occurs twice: finished.`;
   const five = Array.from({ length: 5 }, (_, k) => often[k] ?? [0, 0, 0]);
   const sizes = ids.map((id) => made[id].length);
   return {
@@ -48,6 +51,7 @@
     "Most frequent pairs": {
       labels: five.map(([left, right, count], k) => (count ? named(left, right) : "–".repeat(k + 1))),
       values: { shape: [5], values: five.map(([, , count]) => count) },
+      high,
     },
     "Last merge": { text: last },
     Tokens: { value: { shape: [], values: [ids.length] } },

@@ -325,11 +325,11 @@ class LowBitLinear(nn.Module):
     def __init__(self, linear: nn.Linear, quantize: Callable):
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
+        self.out_features, self.in_features = linear.weight.shape
         self.quantize = quantize
 
     @checked
-    def forward(self, x: Float[Tensor, "*b D"]):
-        require_width(x, self.weight.size(1))
+    def forward(self, x: Float[Tensor, "*b {self.in_features}"]):
         left = dequantize(*self.quantize(self.weight.detach()))  # (out, in)
         weight = self.weight + (left - self.weight).detach()
         return F.linear(x, weight, self.bias)

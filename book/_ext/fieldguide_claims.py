@@ -218,6 +218,7 @@ class Claims(Table):
         if facts["tol"] not in ("0", "0.0"):
             expected += f" ± {shown(facts['tol'], 4)}"
         null = shown(facts["null"], 4) if "null" in facts else ""
+        null += f" ({facts['against']})" if "against" in facts else ""
         source = nodes.inline("", " (", classes=["fg-source"])
         source += [*self.sources(facts["source"]), nodes.Text(")")]
         texts = [shown(claim.measured, 4), expected, null]

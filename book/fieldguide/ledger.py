@@ -11,11 +11,12 @@ An *exact* claim is a closed form, a count or a published figure:
     claim("leak-of-the-future", leak, expect=0, source="derived, from the mask")
 
 A *trend* is something that was trained, sampled or timed. It says what the value
-would be if the effect were absent (`null`), and how far the values lay apart,
-largest minus smallest, over three seeds and two CPU modes (`spread`):
+would be if the effect were absent (`null`), what stands there in its place
+(`against`), and how far the values lay apart, largest minus smallest, over three
+seeds and two CPU modes (`spread`):
 
     claim("copied-from-far", accuracy, kind="trend", expect=0.97, tol=0.03,
-          null=0.1, spread=0.008, source="derived")
+          null=0.1, against="by guessing", spread=0.008, source="derived")
 
 A table of numbers that were trained, which no claim needs, is `measured`: each of
 them is compared within the same tolerance.
@@ -54,6 +55,7 @@ class Claim:
     source: str
     null: int | float | None = None
     spread: int | float | None = None
+    against: str | None = None
 
     @property
     def allowed(self) -> int | float:
@@ -78,6 +80,7 @@ class Claim:
     def _repr_html_(self) -> str:
         facts = {"kind": self.kind, "expect": self.expect, "tol": self.tol}
         facts |= {"null": self.null, "spread": self.spread, "source": self.source}
+        facts |= {"against": self.against}
         data = "".join(
             f' data-{key}="{escape(str(value))}"'
             for key, value in facts.items()
@@ -88,6 +91,8 @@ class Claim:
         if self.null is not None:
             null = number(float(f"{self.null:.3g}"))
             other = f". If there were no effect, it would be {null}."
+            if self.against is not None:
+                other = f" ({escape(self.against)}: {null})"
         return (
             f'<p class="fg-claim" id="claim-{self.name}"{data}>'
             f'<span aria-hidden="true">✓</span> <span class="fg-claim-name">{words}'
@@ -184,6 +189,7 @@ def claim(
     source: str,
     null=None,
     spread=None,
+    against=None,
 ) -> Claim:
     """Assert that `value` is within `tol` of `expect`, and return what to show.
 
@@ -199,6 +205,8 @@ def claim(
             where in it: "vaswani2017attention, section 3.2.1"; several joined by "; ".
     null    trends only: the value without the effect, at least 2 `tol` away.
     spread  trends only: at most a third of `tol`.
+    against trends only: what `null` is the value of, in the reader's words, such as
+            "with one layer" or "by guessing"; shown beside it.
 
     Raises ClaimError outside the tolerance, ValueError for a claim that says
     nothing (a bad name, NaN, a tolerance as wide as the effect or as the value).
@@ -215,13 +223,16 @@ def claim(
         why = f"at most {most:g}, half of |expect - null|, and above 0"
         require(0 < tol <= most, "tol", tol, why)
         require(0 <= 3 * spread <= tol, "spread", spread, "a third of tol at most")
+        told = against is None or (isinstance(against, str) and against.strip())
+        require(told, "against", against, "a few words, or None")
     else:
-        for key, given in (("null", null), ("spread", spread)):
+        absent = {"null": null, "spread": spread, "against": against}
+        for key, given in absent.items():
             require(given is None, key, given, "left out of an exact claim")
         most = abs(expect) / 100 or 1e-4
         why = f"at most {most:g}, a rounding of what is exact"
         require(tol <= most, "tol", tol, why)
-    made = Claim(name, value, expect, tol, kind, source, null, spread)
+    made = Claim(name, value, expect, tol, kind, source, null, spread, against)
     if abs(value - expect) > made.allowed:
         raise ClaimError(f"Claim {name} fails: measured {value!r}, {made.expected}.")
     return made

@@ -113,6 +113,7 @@ def test_a_trend_holds_within_its_tolerance_only():
         ({"spread": None}, "spread"),
         ({"spread": 0.04}, "spread"),  # more than a third of the tolerance
         ({"spread": -0.01}, "spread"),
+        ({"against": " "}, "against"),
         ({"kind": "hunch"}, "kind"),
         ({"kind": "exact"}, "null"),
         ({"expect": math.inf}, "expect"),
@@ -176,6 +177,9 @@ def test_the_page_carries_the_measured_value_and_every_fact():
         "data-tol": "0.1",
     }
     assert page.text == ("✓ effect: 0.875. If there were no effect, it would be 0.1.")
+    html = claim("effect", 0.875, **TREND, against="R&D < 1")._repr_html_()
+    assert Attributes(html).text == "✓ effect: 0.875 (R&D < 1: 0.1)"
+    assert restored(html)._repr_html_() == html
 
 
 @pytest.mark.parametrize(

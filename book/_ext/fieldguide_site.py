@@ -100,15 +100,16 @@ def is_solution(node: nodes.Node) -> bool:
 
 
 def hide(code: nodes.container, label: str) -> None:
-    """Fold a cell's code below its output, with that of the cell before if it may."""
+    """Fold a cell's code below its output; cells in a row of one label fold as one."""
     cell = code.parent
     cell.remove(code)
     page, place = cell.parent, cell.parent.index(cell)
     before = page[place - 1] if place else None
-    alone = isinstance(before, nodes.container) and len(before) == 1  # no output
-    folded = before[0] if alone else None
+    folded = before[-1] if isinstance(before, nodes.container) and len(before) else None
     if isinstance(folded, fold) and folded["label"] == label:
-        page.remove(before)
+        before.remove(folded)
+        if not len(before):
+            page.remove(before)
     else:
         folded = fold("", label=label)
     folded += code
@@ -225,6 +226,7 @@ def setup(app: Sphinx) -> dict:
     }
     app.add_css_file("fieldguide.css", priority=900)
     app.add_js_file("claims.js", priority=900)
+    app.add_js_file("code.js", priority=900)
     app.add_js_file("quiz.js", priority=900)
     app.connect("config-inited", configure, priority=100)
     html_only = {b: (None, None) for b in ("latex", "text", "man", "texinfo")}

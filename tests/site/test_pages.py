@@ -172,6 +172,33 @@ def test_the_theme_can_be_chosen(visit):
     assert seen == {"light", "dark", "auto"}
 
 
+def test_on_a_phone_code_goes_on_below_its_own_indentation(visit):
+    """A line of code that wraps, and nothing of the code is changed."""
+    wide, phone = (visit("transformers/gpt.html", width=w) for w in (1280, 360))
+    codes = (
+        "Array.from(document.querySelectorAll('.cell_input pre'), c => c.textContent)"
+    )
+    assert wide.evaluate(codes) == phone.evaluate(codes)
+    edges = """line => {
+      const at = new Range(), words = document.createTreeWalker(line, 4);
+      const lefts = [];
+      for (let text; (text = words.nextNode()); )
+        for (let i = 0; i < text.length; i++) {
+          if (text.data[i].trim() === "") continue;
+          at.setStart(text, i);
+          at.setEnd(text, i + 1);
+          const { left, top } = at.getBoundingClientRect();
+          if (top !== lefts.at(-1)?.top) lefts.push({ left, top });
+        }
+      return lefts.map(({ left }) => left);
+    }"""
+    lines = [line for line in phone.locator(".fg-line").all() if line.is_visible()]
+    wrapped = [lefts for lefts in (line.evaluate(edges) for line in lines) if lefts[1:]]
+    assert len(wrapped) > 9
+    for first, *rest in wrapped:
+        assert all(first < left < first + 40 for left in rest)
+
+
 def test_folded_code_opens_by_keyboard_and_in_print(visit):
     page = visit("transformers/attention.html")
     folds = page.locator("details.fg-fold")

@@ -1,0 +1,14 @@
+// On a phone, where lines of code wrap, each goes on below its own indentation.
+addEventListener("DOMContentLoaded", () => {
+  const phone = matchMedia("(max-width: 600px)"); // as in fieldguide.css
+  const dress = () => {
+    for (const code of document.querySelectorAll(".cell_input pre")) {
+      code.innerHTML = code.innerHTML.replace(/.*\n/g, (line) => {
+        const indent = Math.max(line.replace(/<[^>]*>/g, "").search(/\S/), 0);
+        return `<span class="fg-line" style="--indent:${indent + 2}ch">${line}</span>`;
+      });
+    }
+  };
+  if (phone.matches) dress();
+  else phone.addEventListener("change", dress, { once: true });
+});

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FACTS', 'NAMES', 'LlamaConfig', 'read_config', 'llama_parameters', 'grouped_query_attention', 'GroupedAttention',
-           'SwiGLU', 'LlamaBlock', 'run_layers', 'Llama', 'RMSNorm', 'first_place', 'file_name', 'load_llama',
-           'load_smollm2', 'Trace', 'trace_layers', 'KVCache', 'cache_bytes', 'llama_flops', 'greedy', 'complete',
+           'SwiGLU', 'LlamaBlock', 'Llama', 'RMSNorm', 'file_name', 'load_llama', 'load_smollm2', 'Trace',
+           'trace_layers', 'run_layers', 'first_place', 'KVCache', 'cache_bytes', 'llama_flops', 'greedy', 'complete',
            'side_by_side', 'norm_fast', 'all_turns', 'LayerFast', 'LlamaFast', 'wilson_interval']
 
 # %% ../../transformers/real-model.ipynb #imports
@@ -225,26 +225,6 @@ class LlamaBlock(nn.Module):
         x = x + change  # (B, T, D)
         return x + self.mlp(self.mlp_norm(x)), weights
 
-# %% ../../transformers/real-model.ipynb #run-layers
-@checked
-def run_layers(model: Model, ids: Int64[Tensor, "B T"], cache=None):
-    """Yield (residual (B, T, D), attention weights (B, H, T, S)) by layer.
-
-    First comes the embedding, with None for weights.
-    """
-    start, T = first_place(ids, model.config, cache), ids.size(-1)
-    places = torch.arange(start, start + T, device=ids.device)
-    mask = causal_mask(start + T)[start:].to(ids.device)  # (T, S)
-    x, remember = model.embedding(ids), None  # (B, T, D)
-    yield x, None
-    for layer, block in enumerate(model.blocks):
-        if cache is not None:
-            remember = functools.partial(cache.append, layer)
-        x, weights = block(x, places, mask, remember)
-        yield x, weights
-    if cache is not None:
-        cache.length += T
-
 # %% ../../transformers/real-model.ipynb #llama
 class Llama(nn.Module):
     """A language model: ids (B, T) -> logits (B, T, V).
@@ -288,23 +268,6 @@ class RMSNorm(nn.Module):
 
     def forward(self, x):
         return rms_norm(x, self.weight, self.eps)
-
-# %% ../../transformers/real-model.ipynb #first-place
-@checked
-def first_place(ids: Int64[Tensor, "B T"], config, cache):
-    """The place of the first of ids (B, T) in the text.
-
-    Raises ValueError for ids that the model does not know, or more than its
-    context or the cache has room for.
-    """
-    start, room = 0, config.context
-    if cache is not None:
-        start, room = cache.length, min(room, cache.store.size(-2))
-    left, V = room - start, config.vocab
-    fits = ids.numel() > 0 and ids.size(-1) <= left
-    known = ids.is_meta or ((ids >= 0) & (ids < V)).all()
-    require(fits and known, "ids", ids, f"1 to {left}, each 0 to {V - 1}")
-    return start
 
 # %% ../../transformers/real-model.ipynb #file-name
 NAMES = {  # ours -> the file's
@@ -377,6 +340,43 @@ def trace_layers(model: Model, ids: Int64[Tensor, "B T"]):
     """Run ids (B, T) through the model and keep everything: a Trace."""
     residuals, weights = zip(*run_layers(model, ids))
     return Trace(torch.stack(residuals), torch.stack(weights[1:]))
+
+# %% ../../transformers/real-model.ipynb #run-layers
+@checked
+def run_layers(model: Model, ids: Int64[Tensor, "B T"], cache=None):
+    """Yield (residual (B, T, D), attention weights (B, H, T, S)) by layer.
+
+    First comes the embedding, with None for weights.
+    """
+    start, T = first_place(ids, model.config, cache), ids.size(-1)
+    places = torch.arange(start, start + T, device=ids.device)
+    mask = causal_mask(start + T)[start:].to(ids.device)  # (T, S)
+    x, remember = model.embedding(ids), None  # (B, T, D)
+    yield x, None
+    for layer, block in enumerate(model.blocks):
+        if cache is not None:
+            remember = functools.partial(cache.append, layer)
+        x, weights = block(x, places, mask, remember)
+        yield x, weights
+    if cache is not None:
+        cache.length += T
+
+# %% ../../transformers/real-model.ipynb #first-place
+@checked
+def first_place(ids: Int64[Tensor, "B T"], config, cache):
+    """The place of the first of ids (B, T) in the text.
+
+    Raises ValueError for ids that the model does not know, or more than its
+    context or the cache has room for.
+    """
+    start, room = 0, config.context
+    if cache is not None:
+        start, room = cache.length, min(room, cache.store.size(-2))
+    left, V = room - start, config.vocab
+    fits = ids.numel() > 0 and ids.size(-1) <= left
+    known = ids.is_meta or ((ids >= 0) & (ids < V)).all()
+    require(fits and known, "ids", ids, f"1 to {left}, each 0 to {V - 1}")
+    return start
 
 # %% ../../transformers/real-model.ipynb #kv-cache
 class KVCache:

@@ -306,6 +306,12 @@ def wrong_answers(book):
             if seen[at : at + 2] == seen[-2:]:
                 return seen[at + 2]
 
+    def wraps(seen):  # the place before the first is the last
+        for at in reversed(range(len(seen) - 1)):
+            if (seen[at - 1], seen[at]) == tuple(seen[-2:]):
+                return seen[at + 1]
+
+    yield "copy_after_two", "the last item: start", wraps
     yield "copy_after_two", "only the last item", book.copy_next
     yield "copy_after_two", "first match", earliest
     yield "copy_after_two", "stood there before", lambda seen: None
@@ -320,6 +326,8 @@ def wrong_answers(book):
     yield "duplicate_score", "tensor is wanted", lambda w, p: one(w).tolist()
     yield "duplicate_score", "all texts", lambda w, p: copied(w, p).mean()
     yield "duplicate_score", "the shape", lambda w, p: w.diagonal(-p, -2, -1)
+    late = lambda w, p: w.diagonal(-p, -2, -1)[..., 1:].mean(-1)  # noqa: E731
+    yield "duplicate_score", "keep it all", late
     ahead = lambda w, p: w.diagonal(p, -2, -1).mean(-1)  # noqa: E731
     yield "duplicate_score", "look ahead", ahead
     summed = lambda w, p: w.diagonal(-p, -2, -1).sum(-1)  # noqa: E731

@@ -2,10 +2,10 @@
 
     .venv/bin/python book/_tools/assets.py strawberry
 
-writes answers.json beside this file: for each of WORDS, what the model answers when the
-likeliest token is taken each time; and the digest of what computed it. The prompt is the
-model's own chat template. The model is the one that the notebook transformers/real-model
-builds, which its tests compare with the library transformers.
+writes answers.json beside this file: for each of WORDS, what the model answers when
+the likeliest token is taken each time; and the digest of what computed it. The prompt
+is the model's own chat template. The model is the one that the notebook
+transformers/real-model builds, which its tests compare with the library transformers.
 """
 
 from pathlib import Path

@@ -125,6 +125,10 @@ def test_training_is_shown_step_by_step():
     assert tokens.learn_merges({(b"\xff", b"a"): 2, (b"b",) * 2: 2}, 1) == [
         (b"b", b"b")
     ]
+    for size, shown in (12, "abcdefghijkl"), (13, "abcde…hijklm"):
+        views = tokens.training_views("abcdefghijklm"[:size] * 3, size - 1)
+        label = views["Most frequent pairs"].props["labels"][0]
+        assert label == f"{shown} + {shown}"
     one = tokens.training_views("é", 1)
     assert one["Last merge"].props["text"] == "none" + END
     one = one["Most frequent pairs"].props["labels"]
@@ -209,7 +213,8 @@ def test_views_show_the_tokens():
     known["pieces"] = ["ab", "␣ab", "␣", "<E6>", "<9D>", "<B1>"]
     assert (found[0] | known, *found[1:]) == (found[0], [2, 3, 1, 1, 1, 1], 3)
     assert shown["Tokens"].arrays["value"] == 6 and share.arrays["value"] == 7 / 6
-    assert shown["Token numbers"].props["text"] == "256 257 32 230 157 177"
+    numbers = "256=ab 257=␣ab 32=␣ 230=<E6> 157=<9D> 177=<B1>"
+    assert shown["Token numbers"].props["text"] == numbers
     assert shown["Last merge"].props["text"] == "2: ␣ + ab → ␣ab"
 
 
@@ -259,6 +264,10 @@ def test_what_cannot_be_is_refused():
         refuses_all(function, good, **bad)
 
 
+def joined(text, made):
+    return functools.reduce(tokens.merge_pair, made, tokens.to_bytes(text))
+
+
 def stalling(ids, bpe):
     rest = b""
     for n in ids:
@@ -278,9 +287,16 @@ WRONG = {  # wrong answers, by what the check says of them
         "whole": lambda loss, bpe, text: loss * len(bpe.encode(text)) / math.log(2),
         "a number is wanted": lambda loss, bpe, text: "1",
     },
-    "group_digits": {
-        "from the left": lambda text: re.findall(r"[0-9]{1,3}|[^0-9]+", text),
-        "٣": lambda text: re.findall(r"\d{1,3}(?=(?:\d{3})*(?!\d))|\D+", text),
+    "read_across": {
+        "nothing is joined": lambda text, made: tokens.to_bytes(text),
+        "own pairs": lambda text, made: joined(
+            text, tokens.learn_merges({tokens.to_bytes(text): 1}, 9)
+        ),
+        "cut the text into words": lambda text, made: tuple(
+            piece for word in tokens.split_words(text) for piece in joined(word, made)
+        ),
+        "not with the last": lambda text, made: joined(text, made[::-1]),
+        "a tuple is wanted": lambda text, made: list(joined(text, made)),
     },
     "longest_match": {
         "shortest": lambda word, tokens: [bytes([byte]) for byte in word],

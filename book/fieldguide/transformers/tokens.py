@@ -6,7 +6,7 @@
 __all__ = ['SPACE', 'WORD', 'readable', 'utf8', 'to_bytes', 'merge_pair', 'split_words', 'word_counts', 'are_counted',
            'are_merges', 'PairIndex', 'byte_numbers', 'learn_merges', 'train_bpe', 'from_letters', 'join_by_rank',
            'cut_words', 'full_vocabulary', 'bytes_of', 'BytePairTokenizer', 'bpe_data', 'last_merge', 'bpe_views',
-           'is_short', 'training_views', 'smollm2_bpe']
+           'brief', 'is_short', 'training_views', 'smollm2_bpe']
 
 # %% ../../transformers/tokens.ipynb #imports
 import heapq
@@ -308,16 +308,23 @@ def bpe_views(tokenizer: BytePairTokenizer, text: str):
     require(0 < len(text) <= 1000, "text", text, "1 to 1,000 characters long")
     ids = tokenizer.encode(text)
     tokens = [tokenizer.vocabulary[number] for number in ids]
-    sizes, pieces = map(len, tokens), map(readable, tokens)
+    sizes, pieces = map(len, tokens), list(map(readable, tokens))
+    both = " ".join(f"{number}={piece}" for number, piece in zip(ids, pieces))
     return {
         "Pieces": views.tokens(pieces, list(sizes), unit="bytes", high=10),
         "Tokens": views.number(len(ids)),
         "Characters per token": views.number(len(text) / len(ids), digits=3),
-        "Token numbers": views.text(" ".join(map(str, ids))),
+        "Token numbers": views.text(both),
         "Last merge": last_merge([*tokenizer.rank]),
     }
 
 # %% ../../transformers/tokens.ipynb #training-views
+def brief(piece):
+    """A piece to look at, its middle left out if it is long."""
+    shown = readable(piece)
+    return shown if len(shown) < 13 else f"{shown[:5]}…{shown[-6:]}"
+
+
 def is_short(text):
     """Is it a text of 1 to 300 characters?"""
     return isinstance(text, str) and 0 < len(text) <= 300
@@ -337,7 +344,7 @@ def training_views(
         numbers.setdefault(b"".join(pair), len(numbers))
     pairs = Counter(pairwise(pieces))
     often = sorted(pairs, key=lambda p: (-pairs[p], *map(numbers.get, p)))[:5]
-    names = [" + ".join(map(readable, pair)) for pair in often]
+    names = [" + ".join(map(brief, pair)) for pair in often]
     names += ["–" * place for place in range(len(names) + 1, 6)]
     counts = [pairs[pair] for pair in often] + [0] * (5 - len(often))
     sizes, shown = [len(piece) for piece in pieces], map(readable, pieces)

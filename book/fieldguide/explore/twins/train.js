@@ -24,6 +24,10 @@
   };
 
   const named = (left, right) => `${shown(left)} + ${shown(right)}`;
+  const brief = (id) => {
+    const signs = [...shown(id)];
+    return signs.length < 13 ? shown(id) : `${signs.slice(0, 5).join("")}…${signs.slice(-6).join("")}`;
+  };
   let [often, last] = [counted(), ""];
   const high = often[0]?.[2] ?? 1;
   for (let merge = 1; merge <= Math.floor(params.merges) && often[0]?.[2] > 1; merge++) {
@@ -49,7 +53,7 @@
   return {
     Pieces: { pieces: ids.map(shown), values: { shape: [ids.length], values: sizes } },
     "Most frequent pairs": {
-      labels: five.map(([left, right, count], k) => (count ? named(left, right) : "–".repeat(k + 1))),
+      labels: five.map(([left, right, count], k) => (count ? `${brief(left)} + ${brief(right)}` : "–".repeat(k + 1))),
       values: { shape: [5], values: five.map(([, , count]) => count) },
       high,
     },

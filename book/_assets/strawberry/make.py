@@ -1,0 +1,61 @@
+"""Ask SmolLM2 how often the letter r occurs in a word.
+
+    .venv/bin/python book/_tools/assets.py strawberry
+
+writes answers.json beside this file: for each of WORDS, what the model answers when
+the likeliest token is taken each time; and the digest of what computed it. The prompt
+is the model's own chat template. The model is the one that the notebook
+transformers/real-model builds, which its tests compare with the library transformers.
+"""
+
+from pathlib import Path
+
+import torch
+from digest import digest_of, exported
+
+from fieldguide.data import SMOLLM2_SHA256, smollm2_tokenizer, store
+from fieldguide.transformers import real_model
+
+HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "transformers" / "real-model.ipynb"
+WORDS = "strawberry", "mirror", "robot", "house"
+PROMPT = (
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by "
+    "Hugging Face<|im_end|>\n<|im_start|>user\nHow many times does the letter r occur "
+    'in "{word}"?<|im_end|>\n<|im_start|>assistant\n'
+)
+END = "<|im_end|>"
+
+
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
+    names = ["load_smollm2"]
+    made = digest_of(exported(NOTEBOOK), names, SMOLLM2_SHA256, PROMPT, *WORDS)
+    return {"answers.json": made}
+
+
+@torch.no_grad()
+def answer(word):
+    """What the model says, up to the end of its turn."""
+    tokenizer, model = smollm2_tokenizer(), real_model.load_smollm2()
+    ids = tokenizer.encode(PROMPT.format(word=word))
+    start = len(ids)
+    while len(ids) < start + 40:
+        ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+        said = tokenizer.decode(ids[start:])
+        if said.endswith(END):
+            return said.removesuffix(END)
+    raise RuntimeError(f"no end of the answer: {said!r}")
+
+
+def main():
+    torch.set_num_threads(1)
+    answers = {word: answer(word) for word in WORDS}
+    record = {"digest": digests()["answers.json"], "answers": answers}
+    store(HERE / "answers.json", record)
+    for word, said in answers.items():
+        print(f"{word}: {said}")
+
+
+if __name__ == "__main__":
+    main()

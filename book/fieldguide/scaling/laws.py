@@ -18,6 +18,7 @@ from fieldguide.check import (
     Count,
     Float,
     Limit,
+    Positive,
     Size,
     checked,
     require,
@@ -26,8 +27,8 @@ from ..transformers.gpt import GPTConfig
 from fieldguide.transformers.training import (
     Recipe,
     held_out_loss,
+    modern_recipe,
     new_gpt,
-    plain_recipe,
     train,
 )
 
@@ -152,7 +153,7 @@ def spread_of(
     numbers = 1 + 2 * law.exponents.size(-1)
     free = len(sizes) - numbers
     require(free > 0, "sizes", sizes, f"more than {numbers}, the law's numbers")
-    errors = losses / law.at(sizes) - 1  # (*b, n)
+    errors = (losses / law.at(sizes)).log()  # (*b, n)
     return (errors.square().sum(-1) / free).sqrt()
 
 # %% ../../scaling/laws.ipynb #forecast
@@ -174,7 +175,7 @@ def refits(
     chi = torch.randn(draws, free, **double).square().sum(-1)
     spread = spread_of(law, sizes, losses) * (free / chi).sqrt()  # (draws,)
     noise = spread[:, None] * torch.randn(draws, len(sizes), **double)
-    return search(sizes, law.at(sizes) * (1 + noise).clamp(0.5))[0], spread
+    return search(sizes, law.at(sizes) * noise.exp())[0], spread
 
 
 @checked
@@ -189,20 +190,23 @@ def forecast(
     laws, spread = refits(sizes, losses, draws, generator)
     drawn = {"generator": generator, "dtype": torch.double}
     noise = spread[:, None] * torch.randn(draws, len(size), **drawn)
-    return laws.at(size) * (1 + noise)
+    return laws.at(size) * noise.exp()
 
 # %% ../../scaling/laws.ipynb #sweep-config
 @checked
 def sweep_config(width: Size):
-    """The sizes of a GPT of the sweep: only its width differs."""
-    return GPTConfig(65, 64, width, heads=2, layers=2, bias=False)
+    """A GPT of the sweep: only its width differs, and what follows from it."""
+    heads = max(1, round(width / 16))
+    return GPTConfig(65, 64, width, heads=heads, layers=2, bias=False)
 
-
+# %% ../../scaling/laws.ipynb #sweep-recipe
 @checked
-def sweep_recipe(width: Size, steps: Size = 1000):
-    """AdamW; its rate falls as the root of the width."""
-    recipe = plain_recipe(steps, 0.13 / math.sqrt(width))
-    return replace(recipe, positions="rotary")
+def sweep_recipe(steps: Size = 300, factor: Positive = 1.0):
+    """The modern recipe, with both of its rates times the factor."""
+    recipe = modern_recipe(steps)
+    rate, matrix_rate = recipe.rate, recipe.matrix_rate
+    rates = {"rate": factor * rate, "matrix_rate": factor * matrix_rate}
+    return replace(recipe, **rates)
 
 # %% ../../scaling/laws.ipynb #sweep-loss
 @checked

@@ -176,7 +176,7 @@ def test_a_forecast_has_new_scatter_at_each_size():
 
 GOOD = {"sizes": SIZES, "losses": LOSSES}
 BAD = {"sizes": [SIZES - 2e3, -SIZES, SIZES[:5]]}
-BAD["losses"] = [0 * LOSSES, LOSSES - LOSSES.min(), LOSSES[:4], 10 * LOSSES - 18]
+BAD["losses"] = [0 * LOSSES, LOSSES - LOSSES.min(), LOSSES[:4]]
 
 
 def test_bad_input_is_refused_by_name():

@@ -1,0 +1,134 @@
+"""Train the sweep of scaling/laws, forecast a larger model, then train that one.
+
+.venv/bin/python book/_tools/assets.py laws (three minutes of two cores)
+
+Writes three files beside this one, in this order. sweep.json: how GPTs of WIDTHS end
+at the recipe's rates from SEEDS, at half and at twice these rates from the first seed,
+and the processor time of the quickest run. forecast.json: what the law that is fitted
+to sweep.json says of a model of the width LARGER. larger.json: how that model ends,
+with the SHA-256 of the forecast that lay there before it was trained. Each holds the
+digest of the code that made it. A name, such as `forecast`, makes that part alone.
+"""
+
+import contextlib
+import io
+import json
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+from statistics import mean
+
+import torch
+from digest import digest_of, exported
+
+from fieldguide.data import king_james, store
+from fieldguide.data.files import sha256_of
+from fieldguide.introduction.next_word import characters, split_text, to_ids
+from fieldguide.scaling import laws
+from fieldguide.transformers.gpt import count_parameters
+from fieldguide.transformers.training import new_gpt
+
+HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "scaling" / "laws.ipynb"
+RUN_BY = ["sweep_config", "sweep_recipe", "sweep_loss"]
+
+WIDTHS = [8, 12, 16, 24, 32, 40, 48]
+LARGER = 96
+FACTORS = [0.5, 2.0]  # of the recipe's rates, from the first seed
+SEEDS = [0, 1, 2]
+DRAWS = 10_000
+LEVEL = [0.025, 0.5, 0.975]
+CORES = 2
+
+
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
+    source = exported(NOTEBOOK)
+    ran = digest_of(source, RUN_BY)
+    fitted = digest_of(source, [*RUN_BY, "forecast"])
+    return {"sweep.json": ran, "forecast.json": fitted, "larger.json": ran}
+
+
+def read(name: str) -> dict:
+    return json.loads((HERE / name).read_text(encoding="utf-8"))
+
+
+def parameters(width: int) -> int:
+    model = new_gpt(laws.sweep_config(width), laws.sweep_recipe(), None)
+    return count_parameters(model)
+
+
+def run(width: int, factor: float, seed: int) -> tuple[float, float]:
+    """How a run ends, nats, and the processor time that it took, seconds."""
+    torch.set_num_threads(1)  # a second thread changes the last digits
+    text = king_james()
+    alphabet = characters(text)
+    ids, held_out = (to_ids(part, alphabet) for part in split_text(text))
+    recipe = laws.sweep_recipe(factor=factor)
+    start = time.process_time()
+    with contextlib.redirect_stdout(io.StringIO()):
+        loss = laws.sweep_loss(laws.sweep_config(width), recipe, ids, held_out, seed)
+    took = time.process_time() - start
+    print(f"{width:3} {factor:4} {seed}: {loss:.4f} nats, {took:.0f} s", flush=True)
+    return round(loss, 4), round(took, 1)
+
+
+def trained(jobs: list[tuple[int, float, int]]) -> list[tuple[float, float]]:
+    """The runs of all jobs, the longest first, so that no core waits for another."""
+    order = sorted(jobs, reverse=True)
+    with multiprocessing.get_context("fork").Pool(CORES) as pool:
+        ends = dict(zip(order, pool.starmap(run, order, chunksize=1), strict=True))
+    return [ends[job] for job in jobs]
+
+
+def rows(widths: list[int], factors: list[float]) -> list[dict]:
+    """A row a width: its size, how its runs ended, how long the quickest took."""
+    seeds = [(1.0, seed) for seed in SEEDS]
+    each = [*seeds, *((factor, SEEDS[0]) for factor in factors)]
+    ends = iter(trained([(width, *one) for width in widths for one in each]))
+    found = []
+    for width in widths:
+        losses, took = zip(*(next(ends) for _ in each), strict=True)
+        row = {"width": width, "parameters": parameters(width)}
+        row["losses"] = list(losses[: len(SEEDS)])
+        row["at other rates"] = list(losses[len(SEEDS) :])
+        found.append(row | {"cpu_s": min(took)})
+    return found
+
+
+def record_sweep() -> None:
+    made = {"digest": digests()["sweep.json"], "seeds": SEEDS, "factors": FACTORS}
+    store(HERE / "sweep.json", made | {"runs": rows(WIDTHS, FACTORS)})
+
+
+def record_forecast() -> None:
+    runs, size = read("sweep.json")["runs"], parameters(LARGER)
+    sizes = torch.tensor([r["parameters"] for r in runs], dtype=torch.double)
+    losses = torch.tensor([mean(r["losses"]) for r in runs], dtype=torch.double)
+    larger, draw = torch.tensor([size]).double(), torch.Generator().manual_seed(0)
+    drawn = laws.forecast(sizes, losses, larger, draw, DRAWS).flatten()
+    levels = torch.tensor(LEVEL, dtype=torch.double)
+    low, middle, high = (round(x, 4) for x in drawn.quantile(levels).tolist())
+    made = {"digest": digests()["forecast.json"]}
+    made |= {"sweep": sha256_of(HERE / "sweep.json")}
+    said = {"low": low, "middle": middle, "high": high, "level": 0.95}
+    store(HERE / "forecast.json", made | {"width": LARGER, "parameters": size} | said)
+    print(said)
+
+
+def record_larger() -> None:
+    made = {"digest": digests()["larger.json"]}
+    made |= {"forecast": sha256_of(HERE / "forecast.json")}  # it lies there before
+    store(HERE / "larger.json", made | rows([LARGER], [])[0])
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    parts = {
+        "sweep": record_sweep,
+        "forecast": record_forecast,
+        "larger": record_larger,
+    }
+    for part in sys.argv[1:] or parts:
+        parts[part]()

@@ -1,0 +1,297 @@
+"""The cells of scaling/laws against closed forms, numpy, and laws that are known.
+
+Functions are looked up in the module at each call: a damaged cell can take their place.
+"""
+
+import functools
+import math
+
+import cells
+import numpy as np
+import pytest
+import torch
+from cells import refuses, refuses_all
+
+from fieldguide.scaling import laws
+from fieldguide.transformers import training
+from fieldguide.transformers.gpt import GPT, GPTConfig, count_parameters
+
+DOUBLE = torch.double
+SIZES = torch.tensor([2e3, 5e3, 1e4, 3e4, 6e4, 1e5], dtype=DOUBLE)
+LAW = 1.7, 12.0, 0.35
+LOSSES = LAW[0] + LAW[1] * SIZES ** -LAW[2]
+NOISE = torch.tensor([3.0, -2.0, 1.0, -4.0, 2.0, -1.0], dtype=DOUBLE) / 1000
+KINDS = torch.cartesian_prod(SIZES[:4], torch.tensor([1e5, 3e5, 2e6], dtype=DOUBLE))
+BOTH = 1.6 + 9 * KINDS[:, 0] ** -0.33 + 70 * KINDS[:, 1] ** -0.45
+
+
+@functools.cache
+def page():
+    return cells.run_exercises("scaling/laws")
+
+
+def numbers(law):
+    """Floor, scales and exponents in one list."""
+    return torch.cat([law.floor[None], law.scales, law.exponents]).tolist()
+
+
+def brute_force(sizes, losses):
+    """Least squares of relative errors by numpy, over a fine grid: (cost, E, A, a)."""
+    sizes, losses, best = sizes.numpy(), losses.numpy(), (math.inf,)
+    for a in np.arange(0.011, 2.999, 0.0005):
+        rows = np.stack([1 / losses, sizes**-a / losses], 1)
+        line, *_ = np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)
+        if line[0] < 0:
+            line = np.array([0, rows[:, 1].sum() / (rows[:, 1] ** 2).sum()])
+        cost = ((rows @ line - 1) ** 2).sum() / 2
+        best = min(best, (cost, *line, a))
+    return best
+
+
+def test_a_law_is_found_again():
+    found = numbers(laws.fit_law(SIZES, LOSSES))
+    assert found == pytest.approx(list(LAW), rel=1e-4)
+    for exponent in 0.05, 1.0, 2.5:
+        law = laws.fit_law(SIZES, 2 + (SIZES / 5e3) ** -exponent)
+        assert law.exponents.item() == pytest.approx(exponent, rel=1e-4)
+        assert law.floor.item() == pytest.approx(2, rel=1e-3)
+
+
+def test_a_law_of_two_kinds_is_found_again():
+    found = numbers(laws.fit_law(KINDS, BOTH))
+    assert found == pytest.approx([1.6, 9, 70, 0.33, 0.45], rel=1e-3)
+    again = laws.fit_law(KINDS.flip(1), BOTH)
+    assert numbers(again) == pytest.approx([1.6, 70, 9, 0.45, 0.33], rel=1e-3)
+
+
+@pytest.mark.parametrize("factor", [1.0, -1.0, 8.0])
+def test_the_fit_is_that_of_a_fine_grid(factor):
+    losses = LOSSES * (1 + factor * NOISE)
+    cost, *line = brute_force(SIZES, losses)
+    law = laws.fit_law(SIZES, losses)
+    assert numbers(law) == pytest.approx(line, rel=0.02, abs=1e-9)
+    errors = law.at(SIZES) / losses - 1
+    assert errors.square().sum().item() / 2 <= cost * (1 + 1e-9)
+
+
+def test_no_floor_is_below_0():
+    losses = 12 - SIZES.log()  # bends down even on logarithmic axes
+    law, line = laws.fit_law(SIZES, losses), brute_force(SIZES, losses)
+    assert law.floor == 0 and line[1] == 0
+    assert numbers(law)[1:] == pytest.approx(line[2:], rel=0.02)
+
+
+def test_hubers_cost_leaves_an_outlier_aside():
+    losses = LOSSES.clone()
+    losses[2] *= 1.2
+    robust = numbers(laws.fit_law(SIZES, losses, 1e-5))
+    assert robust == pytest.approx(list(LAW), rel=0.02)
+    assert abs(numbers(laws.fit_law(SIZES, losses))[2] - LAW[2]) > 0.1
+    close = laws.fit_law(SIZES, LOSSES * (1 + NOISE), 1.0)  # nothing is that far off
+    assert numbers(close) == pytest.approx(
+        numbers(laws.fit_law(SIZES, LOSSES * (1 + NOISE))), rel=1e-4
+    )
+
+
+def test_hubers_cost_is_torchs():
+    falling = (SIZES[:, None] / 1e4) ** -torch.tensor([0.2, 0.9], dtype=DOUBLE)
+    falling, delta = falling.T[..., None], 0.002
+    losses = LOSSES * (1 + 2 * NOISE)
+    lines, cost, moved = laws.straight_lines(falling, losses[None], delta)
+    rows = torch.cat([torch.ones_like(falling), falling], -1) / losses[:, None]
+    lines = lines.clone().requires_grad_()
+    errors = (rows @ lines[..., None]).squeeze(-1) - 1
+    right = torch.nn.functional.huber_loss(
+        errors, torch.zeros_like(errors), reduction="none", delta=delta
+    ).sum(-1)
+    cells.close(cost, right.detach())
+    slopes = torch.autograd.grad(right.sum(), lines)[0]
+    assert slopes.abs().max() < 1e-6 and moved.max() < 1e-6  # at its minimum
+
+
+def test_many_laws_at_once():
+    many = torch.stack([LOSSES, LOSSES * (1 + NOISE), LOSSES * (1 - NOISE)])
+    law = laws.fit_law(SIZES, many)
+    assert law.floor.shape == (3,) and law.scales.shape == law.exponents.shape == (3, 1)
+    for k, losses in enumerate(many):
+        cells.close(law.at(SIZES)[k], laws.fit_law(SIZES, losses).at(SIZES), 1e-9)
+    right = law.floor[:, None] + law.scales * SIZES**-law.exponents
+    cells.close(law.at(SIZES), right, 1e-9)
+    cells.close(law.at(SIZES[:, None]), right, 1e-9)
+
+
+def test_the_scatter_counts_what_is_free():
+    law = laws.fit_law(SIZES, LOSSES)
+    errors = NOISE * math.sqrt(6)
+    spread = laws.spread_of(law, SIZES, law.at(SIZES) * errors.exp())
+    assert spread.item() == pytest.approx((errors.square().sum() / 3).sqrt().item())
+    two = laws.fit_law(KINDS, BOTH)
+    off = torch.full((len(KINDS),), 0.01, dtype=DOUBLE).exp()
+    right = 0.01 * math.sqrt(12 / 7)
+    assert laws.spread_of(two, KINDS, two.at(KINDS) * off).item() == pytest.approx(
+        right
+    )
+
+
+def test_refits_spread_as_the_scatter_allows():
+    losses = LOSSES * (1 + NOISE)
+    law = laws.fit_law(SIZES, losses)
+    found, spread = laws.refits(SIZES, losses, 1000, cells.generator())
+    usual, free = laws.spread_of(law, SIZES, losses), 3
+    assert spread.shape == (1000,) and found.floor.shape == (1000,)
+    chi = free * (usual / spread).square()  # of three degrees of freedom
+    assert chi.mean().item() == pytest.approx(3, abs=0.3)
+    assert chi.var().item() == pytest.approx(6, abs=1.5)
+    middle = found.at(SIZES).median(0).values / law.at(SIZES)
+    assert (middle - 1).abs().max() < usual
+    within = (found.at(SIZES) / law.at(SIZES)).log().square().sum(-1)
+    # of six errors of each draw, the three numbers of the fit take up three
+    assert (within / spread.square()).mean().item() == pytest.approx(3, abs=0.6)
+
+
+def test_an_interval_covers_what_it_says():
+    inside, draw, trials = 0, cells.generator(5), 40
+    larger = torch.tensor([3e5], dtype=DOUBLE)
+    for _ in range(trials):
+        noise = 0.003 * torch.randn(len(SIZES) + 1, generator=draw, dtype=DOUBLE)
+        drawn = laws.forecast(SIZES, LOSSES * noise[:-1].exp(), larger, draw, 200)
+        assert drawn.shape == (200, 1)
+        truth = (LAW[0] + LAW[1] * 3e5 ** -LAW[2]) * noise[-1].exp()
+        inside += 0.025 < (drawn < truth).double().mean() < 0.975
+    assert 0.8 <= inside / trials <= 1
+
+
+def test_a_forecast_has_new_scatter_at_each_size():
+    losses, larger = LOSSES * (1 + NOISE), torch.tensor([1e4, 1e4, 3e5], dtype=DOUBLE)
+    drawn = laws.forecast(SIZES, losses, larger, cells.generator(), 500)
+    assert drawn.shape == (500, 3)
+    assert len(laws.forecast(SIZES, losses, larger, cells.generator())) == 2000
+    found, spread = laws.refits(SIZES, losses, 500, cells.generator())
+    off = (drawn / found.at(larger)).log() / spread[:, None]
+    assert off.std(0).tolist() == pytest.approx([1, 1, 1], abs=0.12)
+    assert abs(torch.corrcoef(off.T)[0, 1]) < 0.15
+    two = laws.forecast(KINDS, BOTH, KINDS[:2], cells.generator(), 5)
+    assert two.shape == (5, 2)
+
+
+GOOD = {"sizes": SIZES, "losses": LOSSES}
+BAD = {"sizes": [SIZES - 2e3, -SIZES, SIZES[:5]]}
+BAD["losses"] = [0 * LOSSES, LOSSES - LOSSES.min(), LOSSES[:4]]
+
+
+def test_bad_input_is_refused_by_name():
+    some = {"generator": cells.generator(), "draws": 5}
+    law = laws.fit_law(SIZES, LOSSES)
+    refuses_all(laws.fit_law, GOOD | {"delta": 0.1}, **BAD)
+    refuses_all(laws.refits, GOOD | some, **BAD)
+    larger = {"larger": SIZES[:2]}
+    bad = BAD | {"larger": [0 * SIZES, KINDS[:2]]}
+    refuses_all(laws.forecast, GOOD | some | larger, inner_names=["sizes"], **bad)
+    refuses_all(laws.spread_of, {"law": law} | GOOD, losses=[-LOSSES, LOSSES[:4]])
+    refuses("sizes", law.at, KINDS, says="of 1 kinds")
+    refuses("sizes", law.at, 0 * SIZES, says="above 0")
+    for width in 0, -8, 2.5, None:
+        refuses("width", laws.sweep_config, width)
+    refuses_all(laws.sweep_recipe, {"steps": 10, "factor": 2.0}, factor=[0])
+
+
+def test_too_few_points_and_no_minimum_are_refused():
+    few = laws.fit_law(SIZES[:3], LOSSES[:3])  # three numbers from three points
+    cells.close(few.at(SIZES[:3]), LOSSES[:3], 1e-6)
+    same = SIZES[[0, 0, 0, 1, 1]]
+    refuses("sizes", laws.fit_law, same, LOSSES[:5], says="3 different ones")
+    refuses("sizes", laws.fit_law, SIZES[:2], LOSSES[:2], says="3 different ones")
+    refuses("sizes", laws.fit_law, KINDS[[0, 4, 8, 11]], BOTH[:4], says="5 or more")
+    refuses("sizes", laws.spread_of, few, SIZES[:3], LOSSES[:3], says="more than 3")
+    refuses("sizes", laws.refits, SIZES[:3], LOSSES[:3], 5, cells.generator())
+    for losses in LOSSES.flip(0), 0 * LOSSES + 2, 2 + (SIZES / 2e3) ** -5.0:
+        refuses("losses", laws.fit_law, SIZES, losses, says="did not converge")
+    many = torch.stack([LOSSES, LOSSES.flip(0)])
+    refuses("losses", laws.fit_law, SIZES, many, says="from 0.01 to 3.0")
+
+
+# The sweep
+
+
+def test_only_the_width_differs():
+    heads = {8: 1, 12: 1, 16: 1, 24: 2, 32: 2, 40: 2, 48: 3, 96: 6}
+    for width, count in heads.items():
+        sizes = laws.sweep_config(width)
+        assert sizes == GPTConfig(65, 64, width, count, 2, bias=False)
+    recipe, half = laws.sweep_recipe(), laws.sweep_recipe(50, 0.5)
+    assert recipe == training.modern_recipe(300) and half.steps == 50
+    assert half.rate == recipe.rate / 2 and half.positions == "rotary"
+    assert half.matrix_rate == recipe.matrix_rate / 2
+
+
+def test_a_point_of_the_sweep_is_a_run_of_the_training_page():
+    ids, held_out = torch.arange(2000) % 65, torch.arange(7, 500) % 65
+    sizes, recipe = GPTConfig(65, 8, 8, 1, 1, bias=False), laws.sweep_recipe(3)
+    for seed in 0, 5:
+        draw = cells.generator(seed)
+        model = training.new_gpt(sizes, recipe, draw)
+        training.train(model, ids, recipe, generator=draw)
+        right = training.held_out_loss(model, held_out, 256)
+        assert laws.sweep_loss(sizes, recipe, ids, held_out, seed) == right
+    assert laws.sweep_loss(sizes, recipe, ids, held_out) != right
+    good = {"config": sizes, "recipe": recipe, "ids": ids, "held_out": held_out}
+    short = torch.arange(8)
+    bad = {"ids": [short], "held_out": [short]}
+    refuses_all(laws.sweep_loss, good | {"seed": 0}, inner_names=["ids"], **bad)
+
+
+def test_the_stored_runs_fit_the_page():
+    sweep, larger = (cells.record("laws", f"{n}.json") for n in ("sweep", "larger"))
+    said = cells.record("laws", "forecast.json")
+    for row in *sweep["runs"], larger:
+        with torch.device("meta"):
+            model = GPT(laws.sweep_config(row["width"]))
+        # learned positions, which the recipe leaves out
+        size = count_parameters(model) - 64 * row["width"]
+        assert row["parameters"] == size and len(row["losses"]) == 3
+    assert said["parameters"] == larger["parameters"]
+    assert said["low"] < said["middle"] < said["high"]
+
+
+# Exercises
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "cause"),
+    [
+        ("three_point_law", "(right(a, b, c, r)[1], right(a, b, c, r)[0])", "first"),
+        ("three_point_law", "(2.0, 0.5)", "is right, not"),
+        ("three_point_law", "(right(a, b, c, r)[0], -right(a, b, c, r)[1])", "above 0"),
+        ("three_point_law", "(c, right(a, b, c, r)[1])", "goes on falling"),
+        (
+            "three_point_law",
+            "(right(a, b, c, r)[0], math.log(b / c) / math.log(r))",
+            "of wh",
+        ),
+        ("three_point_law", "(2 * c - b, right(a, b, c, r)[1])", "than one to come"),
+        ("three_point_law", "2.0", "tuple"),
+        ("three_point_law", "(1.0, 2.0, 3.0)", "two numbers"),
+        ("size_for", "(A / L) ** (1 / a)", "take the floor off"),
+        ("size_for", "(A / (L - E)) ** a if L > E else math.inf", "1 / alpha"),
+        ("size_for", "A / (L - E) if L > E else math.inf", "a power is missing"),
+        ("size_for", "((L - E) / A) ** (1 / a)", "falls as A grows"),
+        ("size_for", "(A * (L - E)) ** (1 / a)", "divide A"),
+        ("size_for", "(A / abs(L - E + 1e-18)) ** (1 / a)", "never gets there"),
+        ("size_for", "7.0", "is right, not 7"),
+        ("verdict_on", "'good'", "wrong"),
+        ("verdict_on", "'wrong' if f > h else 'good'", "too low"),
+        ("verdict_on", "'good' if l <= f <= h else 'wrong'", "said little"),
+        (
+            "verdict_on",
+            "'empty' if l <= b <= h else 'good' if l <= f <= h else 'wrong'",
+            "comes before",
+        ),
+        ("verdict_on", "None", "returns None"),
+    ],
+)
+def test_a_wrong_answer_is_told_its_cause(check, answer, cause):
+    names = {"three_point_law": "a, b, c, r", "size_for": "L, E, A, a"}
+    code = f"lambda {names.get(check, 'l, h, f, b')}: {answer}"
+    fn = eval(code, {"math": math, "right": page()["three_point_law"]})
+    with pytest.raises(AssertionError, match=cause):
+        page()[f"check_{check}"](fn)

@@ -1,0 +1,54 @@
+"""Train the adders of scaling/emergence, at all sizes and from several seeds.
+
+.venv/bin/python book/_tools/assets.py emergence (four minutes of a core)
+
+Writes adders.json beside this file: for each width and seed the number of parameters,
+the share of right digits at each place of the answer, and the share of answers without
+a mistake, on 2,000 sums. It holds the digest of the definitions that train and score.
+"""
+
+from pathlib import Path
+
+import torch
+from digest import digest_of, exported
+
+from fieldguide.data import store
+from fieldguide.scaling import emergence
+from fieldguide.transformers.gpt import count_parameters
+
+HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "scaling" / "emergence.ipynb"
+MADE_BY = ["adder", "adder_recipe", "right_digits", "scores", "draw_sums"]
+
+WIDTHS = [4, 6, 8, 12, 16, 24]
+SEEDS = range(5)
+TESTS, TEST_SEED = 2000, 98
+
+
+def digests() -> dict[str, str]:
+    """Of the record: the digest of the definitions that make it today."""
+    return {"adders.json": digest_of(exported(NOTEBOOK), MADE_BY)}
+
+
+def trained(width: int, seed: int) -> dict:
+    """One run: its size and its two scores, and those of each digit."""
+    drawn = torch.Generator().manual_seed(TEST_SEED)
+    texts = emergence.draw_sums(TESTS, drawn)
+    model = emergence.adder(width, seed, emergence.adder_recipe())
+    right = emergence.right_digits(model, texts)
+    digits, whole = emergence.scores(right)
+    places = [round(share, 4) for share in right.double().mean(0).tolist()]
+    run = {"width": width, "seed": seed, "parameters": count_parameters(model)}
+    run |= {"digits": round(digits, 5), "whole": whole, "places": places}
+    print(run, flush=True)
+    return run
+
+
+def main() -> None:
+    runs = [trained(width, seed) for width in WIDTHS for seed in SEEDS]
+    store(HERE / "adders.json", {"digest": digests()["adders.json"], "runs": runs})
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # a second thread changes the last digits
+    main()

@@ -1,0 +1,233 @@
+"""The cells of scaling/emergence against plain Python, torch and closed forms.
+
+Functions are looked up in the module at each call: a damaged cell can take their place.
+"""
+
+import functools
+import math
+
+import cells
+import pytest
+import torch
+import torch.nn.functional as F
+from cells import generator, refuses, refuses_all
+from torch import nn
+
+from fieldguide.scaling import emergence
+from fieldguide.transformers import training
+from fieldguide.transformers.gpt import GPTConfig, count_parameters
+
+TEXTS = ["123+456=0579", "999+999=1998", "000+001=0001"]
+
+
+@functools.cache
+def page():
+    return cells.run_exercises("scaling/emergence")
+
+
+def test_sums_are_right_and_drawn_over_all_numbers():
+    texts = emergence.draw_sums(5000, generator(3))
+    assert len(texts) == 5000
+    found = []
+    for text in texts:
+        question, answer = text.split("=")
+        a, b = question.split("+")
+        assert [len(a), len(b), len(answer)] == [3, 3, 4]
+        assert int(a) + int(b) == int(answer)
+        found += [int(a), int(b)]
+    assert min(found) < 5 and max(found) > 994 and max(found) <= 999
+    assert math.isclose(sum(found) / len(found), 499.5, abs_tol=12)
+    assert len(set(texts)) > 4950
+    again = emergence.draw_sums(2, generator(3))
+    assert again == emergence.draw_sums(2, generator(3))
+    assert again != emergence.draw_sums(2, generator(4))
+
+
+def test_a_symbol_is_its_digit():
+    ids = emergence.to_symbols(TEXTS)
+    assert ids.dtype == torch.int64 and ids.shape == (3, 12)
+    assert ids[0].tolist() == [1, 2, 3, 10, 4, 5, 6, 11, 0, 5, 7, 9]
+    assert ids[1].tolist() == [9, 9, 9, 10, 9, 9, 9, 11, 1, 9, 9, 8]
+
+
+class Oracle(nn.Module):
+    """Knows all sums; says `wrong` at one place of the answer, or what it read."""
+
+    def __init__(self, place=None, follows=False):
+        super().__init__()
+        self.place, self.follows, self.calls = place, follows, []
+
+    def forward(self, ids):
+        self.calls.append(tuple(ids.shape))
+        k = ids.size(1) - 8  # which digit is asked for
+        logits = torch.zeros(*ids.shape, 12)
+        for row, out in zip(ids.tolist(), logits, strict=True):
+            a, b = (int("".join(map(str, row[i : i + 3]))) for i in (0, 4))
+            digit = int(f"{a + b:04}"[k])
+            slipped = self.follows and k and row[-1] != int(f"{a + b:04}"[k - 1])
+            digit = (digit + 1) % 10 if k == self.place or slipped else digit
+            out[-1, digit] = 1
+            out[:-1, 11] = 2  # only the last place may be asked
+        return logits
+
+
+def test_digits_are_written_one_after_another():
+    perfect = Oracle()
+    right = emergence.right_digits(perfect, TEXTS)
+    assert right.dtype == torch.bool and right.shape == (3, 4) and right.all()
+    assert perfect.calls == [(3, 8), (3, 9), (3, 10), (3, 11)]
+    for place in range(4):
+        right = emergence.right_digits(Oracle(place), TEXTS)
+        assert (~right).nonzero()[:, 1].tolist() == [place] * 3
+    right = emergence.right_digits(Oracle(1, follows=True), TEXTS)
+    assert right[0].tolist() == [True, False, False, False]  # it reads its own digits
+    short = emergence.right_digits(Oracle(0), ["123+456=0"])
+    assert short.tolist() == [[False]]
+
+
+def test_no_gradient_is_kept_by_writing():
+    model = training.new_gpt(
+        GPTConfig(12, 11, 4, 2, 1), emergence.adder_recipe(1), generator()
+    )
+    assert model.token.weight.requires_grad
+    with torch.autograd.graph.saved_tensors_hooks(pytest.fail, lambda x: x):
+        emergence.right_digits(model, TEXTS)
+
+
+def test_two_scores():
+    right = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 0], [1, 0, 1]]).bool()
+    digits, whole = emergence.scores(right)
+    assert math.isclose(digits, 7 / 12, rel_tol=1e-12) and whole == 0.25
+    assert emergence.scores(torch.ones(2, 1).bool()) == (1.0, 1.0)
+
+
+def test_the_recipe():
+    plan = emergence.adder_recipe()
+    assert (plan.steps, plan.batch, plan.positions) == (400, 64, "learned")
+    assert (plan.rate, plan.matrix_rate, plan.final) == (0.02, 0.03, 0.0)
+    assert plan.normed and plan.warmup == 0
+    assert emergence.adder_recipe(7).steps == 7
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_training_is_descent_on_the_answers_alone(seed):
+    """By hand: the same text, and a loss summed over the four places."""
+    plan = emergence.adder_recipe(3)
+    found = emergence.adder(6, seed, plan)
+    sizes = GPTConfig(12, 11, 6, heads=2, layers=2, bias=False)
+    model = training.new_gpt(sizes, plan, generator(seed))
+    made, text = training.optimizers(model, plan), generator(100 + seed)
+    for step in range(3):
+        ids = emergence.to_symbols(emergence.draw_sums(64, text))
+        logits = model(ids[:, :-1])
+        losses = [F.cross_entropy(logits[:, k], ids[:, k + 1]) for k in (7, 8, 9, 10)]
+        model.zero_grad()
+        (sum(losses) / 4).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
+        for optimizer, peak in zip(made, (0.02, 0.03), strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * training.rate_share(step, plan)
+            optimizer.step()
+    for name, value in model.state_dict().items():
+        cells.close(found.state_dict()[name], value, 1e-4)
+    assert not any(p.requires_grad for p in found.parameters())
+    assert count_parameters(found) == 1032
+
+
+def test_bad_input_is_refused_by_name():
+    refuses_all(emergence.draw_sums, {"n": 3, "generator": generator()})
+    refuses_all(emergence.to_symbols, {"texts": TEXTS})
+    for texts in ["12", "123"], ["12x"], ["", "1"]:
+        refuses("texts", emergence.to_symbols, texts)
+    good = {"width": 4, "seed": 0, "recipe": emergence.adder_recipe(1)}
+    refuses_all(emergence.adder, good)
+    refuses_all(emergence.adder_recipe, {"steps": 3})
+    refuses_all(emergence.right_digits, {"model": Oracle(), "texts": TEXTS})
+    says = "longer than 8"
+    refuses("texts", emergence.right_digits, Oracle(), ["123+456="], says=says)
+    refuses_all(emergence.scores, {"right": torch.ones(2, 3).bool()})
+
+
+# The page's own cells
+
+
+def test_the_published_table_is_that_of_the_paper():
+    """Table H.1 and table 3.9, which print the largest model's scores twice."""
+    table = page().GPT3
+    assert {len(row) for rows in table.values() for row in rows} == {8}
+    largest = [[rows[k][-1] for rows in table.values()] for k in range(3)]
+    printed = [
+        [76.9, 34.2, 4.0, 0.7],
+        [99.6, 65.5, 14.0, 3.5],
+        [100.0, 80.4, 25.5, 9.3],
+    ]
+    for mine, paper in zip(largest, printed, strict=True):
+        assert all(abs(a - b) < 0.051 for a, b in zip(mine, paper, strict=True))
+    for rows in table.values():  # of 2,000 sums, printed with three digits
+        for score in rows[0] + rows[1] + rows[2]:
+            assert abs(score * 20 - round(score * 20)) < 0.21
+
+
+def test_implied_digits_undo_the_power():
+    for p in 0.1, 0.5, 0.9:
+        assert math.isclose(page().implied(100 * p**3.5, 3), 100 * p)
+
+
+def test_the_stored_runs_are_complete():
+    book = page()
+    assert len(book.RUNS) == len(book.WIDTHS) * len(book.SEEDS) == 30
+    for run in book.RUNS:
+        assert math.isclose(sum(run["places"]) / 4, run["digits"], abs_tol=1e-4)
+        assert 0 <= run["whole"] <= min(run["places"]) + 1e-9
+
+
+# Exercises
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "cause"),
+    [
+        ("both_scores", "(H / N, H / N)", "no digit is wrong"),
+        ("both_scores", "(W, H / N)", "comes first"),
+        ("both_scores", "(P, W)", "over all digits"),
+        ("both_scores", "(C / N, W)", "place by place"),
+        ("both_scores", "(100 * H / N, 100 * W)", "not percent"),
+        ("both_scores", "(H, W * len(r))", "divide"),
+        ("both_scores", "(0.1, 0.2)", "is right, not"),
+        ("both_scores", "H", "two numbers"),
+        ("questions_needed", "n - 1", "round up"),
+        ("questions_needed", "round(1 / rate)", "on average"),
+        ("questions_needed", "ceil(log(c) / log(1 - rate))", "none may be"),
+        ("questions_needed", "ceil(c / rate)", "add up"),
+        ("questions_needed", "7", "is right, not 7"),
+        ("questions_needed", "None", "returns None"),
+        ("found_in", "sum(s)", "also be swapped"),
+        ("found_in", "sum(t)", "as it stands"),
+        ("found_in", "sum(s) + sum(t)", "counts once"),
+        ("found_in", "-1", "is right, not -1"),
+    ],
+)
+def test_a_wrong_answer_is_told_its_cause(check, answer, cause):
+    def both_scores(w, r):
+        pairs = list(zip(w, r, strict=True))
+        hits = [[a == b for a, b in zip(*pair, strict=True)] for pair in pairs]
+        names = {"H": sum(map(sum, hits)), "N": sum(map(len, r)), "r": r}
+        names["W"] = sum(map(all, hits)) / len(r)
+        names["P"] = sum(sum(h) / len(h) for h in hits) / len(r)
+        names["C"] = sum(c in b for a, b in pairs for c in a)
+        return eval(answer, names)
+
+    def questions_needed(rate, c):
+        n = math.ceil(math.log(1 - c) / math.log(1 - rate))
+        names = {"n": n, "rate": rate, "c": c, "ceil": math.ceil, "log": math.log}
+        return eval(answer, names)
+
+    def found_in(questions, lines):
+        known = {line[:8] for line in lines}
+        turned = [q[4:7] + "+" + q[:3] + "=" for q in questions]
+        names = {"s": [q in known for q in questions]}
+        return eval(answer, names | {"t": [q in known for q in turned]})
+
+    fn = locals()[check]
+    with pytest.raises(AssertionError, match=cause):
+        page()[f"check_{check}"](fn)

@@ -132,7 +132,7 @@ def by_hand(p: Size, k: Size = 1, N: Size = 5):
     adder.vectors.copy_(wheel(p, k).T)  # a hand for each number
     adder.W.copy_(wheel(N, 1))  # each neuron looks in its direction
     adder.U.copy_(wheel(N, 2).T @ wheel(p, k))  # and votes for twice that
-    return adder
+    return adder.requires_grad_(False)
 
 # %% ../../scaling/grokking.ipynb #clock-scores
 @checked
@@ -158,7 +158,9 @@ def shares(table: Float[Tensor, "p D"]):
     p is odd, so that there are (p - 1) / 2 wheels.
     """
     p = len(table)
-    require(p % 2 and p > 2, "table", table, "of an odd number of rows, above 2")
+    require(
+        p % 2 and p > 2, "table", table, "of an odd number of rows, above 2"
+    )
     turns = [wheel(p, k, table.dtype) @ table for k in range(1, p // 2 + 1)]
     found = torch.stack(turns).square().sum((1, 2))  # (F,)
     return found / found.sum()
@@ -172,7 +174,9 @@ def waves(table: Float[Tensor, "p D"], frequencies: ListOf(Size)):
     """
     p, found = len(table), torch.zeros_like(table)
     for k in frequencies:
-        require(2 * k < p and p % 2, "frequencies", k, f"below {p} / 2, {p} odd")
+        require(
+            2 * k < p and p % 2, "frequencies", k, f"below {p} / 2, {p} odd"
+        )
         turning = wheel(p, k, table.dtype)  # (2, p)
         found += 2 / p * turning.T @ (turning @ table)
     return found

@@ -67,11 +67,11 @@ def test_an_adder_begins_as_large_as_said():
         close(table.detach(), scale * torch.randn(table.shape, generator=draw), 1e-6)
 
 
-def test_practise_is_adamw_on_all_sums():
+def test_learning_is_adamw_on_all_sums():
     shown = [column[::2] for column in grokking.sums(7)]
     model, twin, seen = small(), small(), []
     plan = grokking.adder_recipe(6, 0.7)
-    losses = grokking.practise(model, shown, plan, lambda *s: seen.append(s))
+    losses = grokking.learn_sums(model, shown, plan, lambda *s: seen.append(s))
 
     def loss():
         return F.cross_entropy(twin(*shown[:2]), shown[2])
@@ -186,7 +186,7 @@ def test_bad_input_is_refused_by_name():
     refuses_all(grokking.accuracy, {"model": model, "asked": shown}, asked=[[a, b]])
     plan = grokking.adder_recipe(1)
     good = {"model": model, "shown": shown, "recipe": plan, "watch": None}
-    refuses_all(grokking.practise, good, shown=[[a, b]])
+    refuses_all(grokking.learn_sums, good, shown=[[a, b]])
     for bad in a[:3], a.float(), None:
         refuses("b", model, a, bad)
 

@@ -19,7 +19,7 @@ from fieldguide.scaling import grokking
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "scaling" / "grokking.ipynb"
-MADE_BY = ["sums", "hide", "Adder", "adder_recipe", "practise", "accuracy"]
+MADE_BY = ["sums", "hide", "Adder", "adder_recipe", "learn_sums", "accuracy"]
 
 P, D, N = 59, 64, 128
 SHOWN, DECAY = 0.6, 1.0  # of the run that the page is about
@@ -56,7 +56,7 @@ def scored(decay, part, seed):
             for name, asked in ("shown", shown), ("hidden", hidden):
                 found[name].append(round(grokking.accuracy(model, asked), 4))
 
-    grokking.practise(model, shown, grokking.adder_recipe(LENGTH, decay), watch)
+    grokking.learn_sums(model, shown, grokking.adder_recipe(LENGTH, decay), watch)
     print(decay, part, seed, found["hidden"][-1], flush=True)
     return {"decay": decay, "part": part, "seed": seed, **found}
 
@@ -74,7 +74,7 @@ def recorded(seed=0):
 
     watch(0, None)
     recipe = grokking.adder_recipe(STEPS[-1], DECAY)
-    grokking.practise(model, shown, recipe, watch)
+    grokking.learn_sums(model, shown, recipe, watch)
     return {name: torch.stack(tables) for name, tables in kept.items()}
 
 

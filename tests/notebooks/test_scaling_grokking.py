@@ -116,12 +116,12 @@ def test_five_neurons_add_on_each_odd_clock_of_the_page():
     for p, ks in (5, [1, 2]), (59, [1, 2, 17, 29]):
         a, b, answers = grokking.sums(p)
         for k in ks:
-            assert torch.equal(grokking.by_hand(p, k)(a, b).argmax(-1), answers)
-    model = grokking.by_hand(59)
+            assert torch.equal(grokking.hand_adder(p, k)(a, b).argmax(-1), answers)
+    model = grokking.hand_adder(59)
     assert [tuple(t.shape) for t in model.parameters()] == [(59, 2), (2, 5), (5, 59)]
     a, b, answers = grokking.sums(59)
-    assert (grokking.by_hand(59, N=4)(a, b).argmax(-1) != answers).any()
-    assert torch.equal(grokking.by_hand(59, 3, 7)(a, b).argmax(-1), answers)
+    assert (grokking.hand_adder(59, N=4)(a, b).argmax(-1) != answers).any()
+    assert torch.equal(grokking.hand_adder(59, 3, 7)(a, b).argmax(-1), answers)
 
 
 def test_many_neurons_make_the_clock_times_the_length_of_the_sum():
@@ -129,7 +129,7 @@ def test_many_neurons_make_the_clock_times_the_length_of_the_sum():
     a, b, _ = grokking.sums(p)
     half = (math.pi * k * (a - b) / p).double().cos().abs()
     right = half[:, None] * grokking.clock_scores(a, b, p, [k])
-    found = grokking.by_hand(p, k, N).double()(a, b).detach() / N
+    found = grokking.hand_adder(p, k, N).double()(a, b).detach() / N
     close(found, right * 2 * 2 / (3 * math.pi) / 2, 1e-5)
 
 
@@ -178,7 +178,7 @@ def test_bad_input_is_refused_by_name():
     refuses_all(grokking.Adder, {"p": 3, "D": 2, "N": 2, "generator": None})
     refuses_all(grokking.adder_recipe, {"steps": 3, "decay": 0.5})
     refuses_all(grokking.wheel, {"p": 5, "k": 1, "dtype": torch.half})
-    refuses_all(grokking.by_hand, {"p": 5, "k": 1, "N": 5})
+    refuses_all(grokking.hand_adder, {"p": 5, "k": 1, "N": 5})
     refuses_all(grokking.shares, {"table": random(5, 2)})
     refuses_all(grokking.waves, {"table": random(5, 2), "frequencies": [1]})
     clock = {"a": a, "b": b, "p": 7, "frequencies": [1]}

@@ -151,7 +151,7 @@ def test_shares_and_waves_are_the_fourier_transform(p, seed):
     table = random(p, 4, seed=seed)
     spectrum = torch.fft.rfft(table, dim=0)
     power = spectrum.abs().square().sum(1)[1:]
-    close(grokking.shares(table), power / power.sum(), 1e-9)
+    close(grokking.wheel_shares(table), power / power.sum(), 1e-9)
     kept = [k for k in range(1, p // 2 + 1) if k % 2]
     mask = torch.zeros(len(spectrum), 1, dtype=torch.double)
     mask[kept] = 1
@@ -165,7 +165,7 @@ def test_shares_and_waves_are_the_fourier_transform(p, seed):
 
 def test_tables_that_have_no_wheels_are_refused():
     for rows in 1, 2, 4:
-        refuses("table", grokking.shares, random(rows, 2), says="odd")
+        refuses("table", grokking.wheel_shares, random(rows, 2), says="odd")
     for k, p in (4, 7), (2, 3), (1, 4):
         refuses("frequencies", grokking.waves, random(p, 2), [k], says=f"below {p} / 2")
 
@@ -179,7 +179,7 @@ def test_bad_input_is_refused_by_name():
     refuses_all(grokking.adder_recipe, {"steps": 3, "decay": 0.5})
     refuses_all(grokking.wheel, {"p": 5, "k": 1, "dtype": torch.half})
     refuses_all(grokking.hand_adder, {"p": 5, "k": 1, "N": 5})
-    refuses_all(grokking.shares, {"table": random(5, 2)})
+    refuses_all(grokking.wheel_shares, {"table": random(5, 2)})
     refuses_all(grokking.waves, {"table": random(5, 2), "frequencies": [1]})
     clock = {"a": a, "b": b, "p": 7, "frequencies": [1]}
     refuses_all(grokking.clock_scores, clock, b=[b[:3]], frequencies=[[], [0]])

@@ -1,0 +1,95 @@
+"""Train the adders of scaling/grokking, and record them.
+
+.venv/bin/python book/_tools/assets.py grokking (five minutes on two cores)
+
+Writes beside this file run.safetensors: the tables of one network at STEPS, in 16
+bits; and runs.json: its accuracy on shown and on hidden sums, and that of networks
+with other weight decays, parts of the table and seeds. Both are made by the
+notebook's own cells; the record holds their digest.
+"""
+
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+from digest import digest_of, exported
+
+from fieldguide.data import store
+from fieldguide.scaling import grokking
+
+HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "scaling" / "grokking.ipynb"
+MADE_BY = ["sums", "hide", "Adder", "adder_recipe", "learn_sums", "accuracy"]
+
+P, D, N = 59, 64, 128
+SHOWN, DECAY = 0.6, 1.0  # of the run that the page is about
+STEPS = [0, 10, 20, 30, 50, 70, 100, 150, 200, 250, 300, 350, 400, 450, 500]
+STEPS += [600, 700, 800, 1000, 1200]
+LENGTH, EVERY = 2000, 50  # of the other runs
+DECAYS = [0.0, 0.1, 0.3, 1.0, 3.0, 10.0]
+PARTS = [0.3, 0.4, 0.5, 0.6, 0.8]
+SEEDS = [0, 1, 2]
+
+
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
+    return {"runs.json": digest_of(exported(NOTEBOOK), MADE_BY)}
+
+
+def start(part, seed):
+    """A network, the sums that it sees, and those that it doesn't."""
+    draw = torch.Generator().manual_seed(seed)
+    places = grokking.hide(P * (P + 1) // 2, part, draw)
+    both = [[column[at] for column in grokking.sums(P)] for at in places]
+    return grokking.Adder(P, D, N, draw), *both
+
+
+def scored(decay, part, seed):
+    """A run's accuracy on the shown and on the hidden sums, by step."""
+    torch.set_num_threads(1)
+    model, shown, hidden = start(part, seed)
+    found = {"step": [], "shown": [], "hidden": []}
+
+    def watch(step, _loss):
+        if step % EVERY == 0:
+            found["step"].append(step)
+            for name, asked in ("shown", shown), ("hidden", hidden):
+                found[name].append(round(grokking.accuracy(model, asked), 4))
+
+    grokking.learn_sums(model, shown, grokking.adder_recipe(LENGTH, decay), watch)
+    print(decay, part, seed, found["hidden"][-1], flush=True)
+    return {"decay": decay, "part": part, "seed": seed, **found}
+
+
+def recorded(seed=0):
+    """The tables of the page's run at STEPS: {name: (steps, ., .)}."""
+    torch.set_num_threads(1)
+    model, shown, _ = start(SHOWN, seed)
+    kept = {name: [] for name, _ in model.named_parameters()}
+
+    def watch(step, _loss):
+        if step in STEPS:
+            for name, table in model.named_parameters():
+                kept[name].append(table.detach().half())
+
+    watch(0, None)
+    recipe = grokking.adder_recipe(STEPS[-1], DECAY)
+    grokking.learn_sums(model, shown, recipe, watch)
+    return {name: torch.stack(tables) for name, tables in kept.items()}
+
+
+def main() -> None:
+    plans = [(DECAY, part, seed) for seed in SEEDS for part in PARTS]
+    others = [decay for decay in DECAYS if decay != DECAY]
+    plans += [(decay, SHOWN, seed) for seed in SEEDS for decay in others]
+    with ProcessPoolExecutor(2) as workers:
+        tables = workers.submit(recorded)
+        runs = list(workers.map(scored, *zip(*plans, strict=True)))
+    store(HERE / "run.safetensors", tables.result())
+    settings = {"p": P, "D": D, "N": N, "part": SHOWN, "steps": STEPS}
+    made = {"digest": digests()["runs.json"], **settings, "runs": runs}
+    store(HERE / "runs.json", made)
+
+
+if __name__ == "__main__":
+    main()

@@ -37,7 +37,7 @@ def test_licences_are_long_english_and_those_that_the_digest_is_of(monkeypatch):
     assert min(len(each.text) for each in known) >= 300
     assert all(each.text == each.text.strip() for each in known)
     monkeypatch.setattr(corpora, "LICENCES_SHA256", "0" * 64)
-    with pytest.raises(DataError, match="damaged or changed. Install it anew"):
+    with pytest.raises(DataError, match=r"damaged or changed\. Install it anew"):
         licences.__wrapped__()
 
 
@@ -51,9 +51,7 @@ def test_home_is_unread_and_away_has_no_relative_in_legal():
     read = [v for i, v in enumerate(verses) if i // 20 % 10]
     assert "".join(known.passages) == "".join(read)
     assert {len(p.splitlines()) for p in known.passages[:-1]} == {20}
-    assert known.psalms.startswith("Keep me as the apple of the eye") or (
-        known.psalms in "".join(read)
-    )
+    assert known.psalms in "".join(read)
     assert 190_000 < len(known.psalms) < 220_000
     groups = page.licence_families(2, 0.2)
     away, legal = page.split_families(groups, 0.1, generator())[::-1]
@@ -74,7 +72,7 @@ def test_plain_text_has_the_alphabet_only():
 def test_typos_are_as_many_as_asked_for_and_drawn_evenly():
     text = "ab" * 20_000 + "cd"
     spoiled = page.with_typos(text, 0.2, generator())
-    changed = [new for old, new in zip(text, spoiled) if old != new]
+    changed = [new for old, new in zip(text, spoiled, strict=True) if old != new]
     assert len(spoiled) == len(text)
     assert math.isclose(len(changed) / len(text), 0.2 * 3 / 4, rel_tol=0.05)
     counts = collections.Counter(changed)
@@ -89,7 +87,7 @@ def test_typos_are_as_many_as_asked_for_and_drawn_evenly():
     )
 
 
-@cells.cases(cells.seeds, order=cells.st.integers(1, 4))
+@cells.cases(seed=cells.seeds, order=cells.st.integers(1, 4))
 def test_an_imitation_holds_only_runs_of_the_original(seed, order):
     letters = random.Random(seed)
     text = "".join(letters.choice("abc") for _ in range(30))
@@ -121,7 +119,8 @@ def test_what_fills_a_gap_is_as_long_as_it():
     assert copies[:2600] == copies[2600:5200] and copies[:2600] in text[:2600] * 2
     assert page.filling("psalms", text, generator()) in page.sources().psalms * 2
     assert page.filling("licences", text, generator()) in page.sources().legal
-    changed = sum(a != b for a, b in zip(page.filling("typos", text, generator()), text))
+    typos = page.filling("typos", text, generator())
+    changed = sum(a != b for a, b in zip(typos, text, strict=True))
     assert 0.17 < changed / len(text) < 0.2
     last = page.imitate(text, len(text), 4, generator())
     assert page.filling("imitation", text, generator()) == last
@@ -197,7 +196,7 @@ def test_a_signature_holds_the_smallest_value_in_each_order():
     refuses_all(page.signature, {"pieces": pieces, "orders": orders}, pieces=[set()])
 
 
-@cells.cases(cells.seeds, rows=cells.st.sampled_from([1, 2, 3, 6]))
+@cells.cases(seed=cells.seeds, rows=cells.st.sampled_from([1, 2, 3, 6]))
 def test_candidates_agree_in_a_whole_band(seed, rows):
     known = torch.randint(3, (9, 6), generator=generator(seed))
     found = page.candidates(known, rows)

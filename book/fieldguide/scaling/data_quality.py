@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['FILLINGS', 'QUALITY_SIZES', 'PRIME', 'with_typos', 'imitate', 'Sources', 'plain', 'sources', 'filling',
            'training_text', 'learn', 'home_and_away', 'clean_steps', 'shingles', 'jaccard', 'random_orders',
-           'signature', 'candidates', 'families', 'split_families', 'licence_signatures', 'licence_families']
+           'signature', 'candidates', 'licence_signatures', 'families', 'split_families', 'licence_families']
 
 # %% ../../scaling/data-quality.ipynb #imports
 import re
 from collections import defaultdict
 from functools import cache
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -126,7 +127,10 @@ def filling(
 # %% ../../scaling/data-quality.ipynb #training-text
 @checked
 def training_text(
-    kind: Literal[tuple(FILLINGS)], share: Share, seed: int, passages: Size = 40
+    kind: Literal[tuple(FILLINGS)],
+    share: Share,
+    seed: int,
+    passages: Size = 40,
 ):
     """Passages drawn at random, the last of them, that share, replaced.
 
@@ -134,7 +138,9 @@ def training_text(
     """
     generator = torch.Generator().manual_seed(seed)
     known = sources().passages
-    require(passages <= len(known), "passages", passages, f"{len(known)} at most")
+    require(
+        passages <= len(known), "passages", passages, f"{len(known)} at most"
+    )
     order = torch.randperm(len(known), generator=generator)[:passages]
     drawn = [known[i] for i in order.tolist()]
     good = round((1 - share) * passages)
@@ -150,13 +156,18 @@ from fieldguide.transformers.training import (
     train,
 )
 
-QUALITY_SIZES = GPTConfig(65, context=64, width=64, heads=4, layers=2, bias=False)
+QUALITY_SIZES = GPTConfig(
+    65, context=64, width=64, heads=4, layers=2, bias=False
+)
 
 
 @checked
 def learn(text: str, seed: int, steps: Size = 100):
     """A small GPT that has read a text in windows drawn at random."""
-    generator, recipe = torch.Generator().manual_seed(seed), modern_recipe(steps)
+    generator, recipe = (
+        torch.Generator().manual_seed(seed),
+        modern_recipe(steps),
+    )
     model = new_gpt(QUALITY_SIZES, recipe, generator)
     ids = to_ids(text, sources().alphabet)
     train(model, ids, recipe, generator=generator)
@@ -169,19 +180,16 @@ def home_and_away(model):
     return tuple(held_out_loss(model, ids, 256) for ids in held)
 
 # %% ../../scaling/data-quality.ipynb #as-good
-from itertools import pairwise
-
-
 @checked
-def clean_steps(
-    loss: float, steps: ListOf(int, 2), losses: ListOf(float, 2)
-):
+def clean_steps(loss: float, steps: ListOf(int, 2), losses: ListOf(float, 2)):
     """After how many steps a falling curve has reached a loss.
 
     Between two points, the loss is taken to fall evenly with log steps. Above
     the curve the answer is its first step, below it its last.
     """
-    require(len(steps) == len(losses), "losses", losses, f"{len(steps)} numbers")
+    require(
+        len(steps) == len(losses), "losses", losses, f"{len(steps)} numbers"
+    )
     fall = all(a > b for a, b in pairwise(losses))
     rise = all(0 < a < b for a, b in pairwise(steps))
     require(fall, "losses", losses, "a list that falls")
@@ -208,7 +216,7 @@ def jaccard(a: set, b: set):
     require(a | b, "a", a, "such that it or b has something in it")
     return len(a & b) / len(a | b)
 
-# %% ../../scaling/data-quality.ipynb #signature
+# %% ../../scaling/data-quality.ipynb #orders
 from zlib import crc32
 
 PRIME = 2**31 - 1
@@ -216,7 +224,7 @@ PRIME = 2**31 - 1
 
 @checked
 def random_orders(count: Size, generator: torch.Generator):
-    """Numbers that stand for `count` random orders of all shingles, (count, 2).
+    """Numbers that stand for random orders of all shingles, (count, 2).
 
     An order (a, b) sorts whole numbers n by (a n + b) modulo a prime.
     """
@@ -224,7 +232,7 @@ def random_orders(count: Size, generator: torch.Generator):
     b = torch.randint(PRIME, (count, 1), generator=generator)
     return torch.cat([a, b], 1)
 
-
+# %% ../../scaling/data-quality.ipynb #signature
 @checked
 def signature(pieces: set, orders: Int64[Tensor, "K 2"]):
     """The minhash of a set of texts in each of K orders, (K,) of int64."""
@@ -240,7 +248,7 @@ def candidates(signatures: Int64[NonEmpty, "N K"], rows: Size):
 
     A band is `rows` minhashes in a row. Source: Har-Peled et al. 2012.
     """
-    N, K = signatures.shape
+    K = signatures.size(1)
     require(K % rows == 0, "rows", rows, f"a divisor of {K}")
     found = set()
     for band in signatures.split(rows, dim=1):
@@ -249,6 +257,15 @@ def candidates(signatures: Int64[NonEmpty, "N K"], rows: Size):
             found |= {(other, place) for other in buckets[values]}
             buckets[values].append(place)
     return torch.tensor(sorted(found), dtype=torch.long).view(-1, 2)
+
+# %% ../../scaling/data-quality.ipynb #licence-signatures
+@cache
+def licence_signatures():
+    """112 minhashes of each of `licences()`, (N, 112)."""
+    orders = random_orders(112, torch.Generator().manual_seed(0))
+    return torch.stack(
+        [signature(shingles(each.text), orders) for each in licences()]
+    )
 
 # %% ../../scaling/data-quality.ipynb #families
 @checked
@@ -291,15 +308,6 @@ def split_families(
     return sorted(training), sorted(test)
 
 # %% ../../scaling/data-quality.ipynb #licence-families
-@cache
-def licence_signatures():
-    """112 minhashes of each of `licences()`, (N, 112)."""
-    orders = random_orders(112, torch.Generator().manual_seed(0))
-    return torch.stack(
-        [signature(shingles(each.text), orders) for each in licences()]
-    )
-
-
 @checked
 def licence_families(rows: Size, least: Share):
     """Families of `licences()`, lists of their places.

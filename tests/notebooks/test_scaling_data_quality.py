@@ -145,11 +145,11 @@ def test_a_training_text_keeps_the_good_part():
 
 def test_a_model_learns_from_its_text_alone():
     text = page.training_text("nothing", 0.0, 0, 2)
-    first, again = (page.learn(text, 0, 2) for _ in range(2))
+    first, again = (page.learn_from(text, 0, 2) for _ in range(2))
     home, away = page.home_and_away(first)
     assert page.home_and_away(again) == (home, away) and 3 < home < away < 4.5
-    assert page.home_and_away(page.learn(text, 1, 2)) != (home, away)
-    refuses_all(page.learn, {"text": text, "seed": 0, "steps": 1}, steps=[0])
+    assert page.home_and_away(page.learn_from(text, 1, 2)) != (home, away)
+    refuses_all(page.learn_from, {"text": text, "seed": 0, "steps": 1}, steps=[0])
 
 
 def test_the_price_is_read_off_the_curve():
@@ -290,9 +290,9 @@ def test_the_curve_is_that_of_bands():
     ("check", "answer", "cause"),
     [
         ("containment", "len(a & b) / len(a | b)", "Jaccard"),
-        ("containment", "len(a & b) / max(len(a), len(b))", "the larger"),
-        ("containment", "len(a & b) / len(a)", "a isn't always"),
-        ("containment", "len(a & b) / len(b)", "the larger|b isn't always"),
+        ("containment", "len(a & b) / max(len(a), len(b))", "whichever"),
+        ("containment", "len(a & b) / len(a)", "whichever"),
+        ("containment", "len(a & b) / len(b)", "whichever"),
         ("containment", "float(len(a & b))", "How many could"),
         ("containment", "0.123", "is right, not"),
         ("contaminated", "float(sum(bool(s(t, n) & S(r, n)) for t in e))", "number"),

@@ -18,7 +18,7 @@ from fieldguide.scaling import data_quality as page
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "scaling" / "data-quality.ipynb"
-MADE_BY = ["training_text", "learn", "home_and_away"]
+MADE_BY = ["training_text", "learn_from", "home_and_away"]
 
 SHARES = [0.5, 0.9]
 STEPS = [12, 25, 50, 75, 100]  # of clean text; the last is what all others read
@@ -34,7 +34,7 @@ def run(job):
     """The losses of one model, at home and away."""
     kind, share, steps, seed = job
     text = page.training_text(kind, share, seed)
-    losses = page.home_and_away(page.learn(text, seed, steps))
+    losses = page.home_and_away(page.learn_from(text, seed, steps))
     found = [round(loss, 4) for loss in losses]
     print("", *job, found, flush=True)
     return found

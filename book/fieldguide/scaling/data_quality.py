@@ -145,6 +145,9 @@ def training_text(
     drawn = [known[i] for i in order.tolist()]
     good = round((1 - share) * passages)
     bad = "".join(drawn[good:])
+    require(
+        bad or kind == "nothing", "share", share, "such that a passage goes"
+    )
     return "".join(drawn[:good]) + filling(kind, bad, generator)
 
 # %% ../../scaling/data-quality.ipynb #learn

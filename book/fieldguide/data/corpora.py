@@ -47,9 +47,7 @@ EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49c
 # Texts of licences, collected by ScanCode, CC-BY-4.0; each text is its authors'.
 LICENCES_PACKAGE = "licensedcode-data==32.1.0"
 LICENCES_FILE = "licensedcode/data/scancode-data.ABOUT"
-LICENCES_SHA256 = (
-    "c1079f661d8927a6ecaf1406616747ba0c6d7725ea44dfbe5c837ce9fe57a313"
-)
+LICENCES_SHA256 = "c1079f661d8927a6ecaf1406616747ba0c6d7725ea44dfbe5c837ce9fe57a313"
 
 
 @functools.cache

@@ -195,7 +195,7 @@ STAGES = {
         "Jupyter Book, JupyterLab and the rest (about 400 MB)",
         [REQUIREMENTS, CONSTRAINTS, ROOT / "pyproject.toml"],
     ),
-    "weights": (install_weights, "trained weights and a text (200 MB)", [WEIGHTS]),
+    "weights": (install_weights, "trained weights and texts (225 MB)", [WEIGHTS]),
     "tests": (install_tests, "what the checks need", [TEST, CONSTRAINTS]),
     "browser": (install_browser, "a browser for the checks", [TEST]),
     "bench": (install_bench, "the bench's rivals", [BENCH, CONSTRAINTS]),

@@ -16,9 +16,11 @@ A missing or damaged file is a DataError that names it and the command that mend
 from fieldguide.data.corpora import (
     SMOLLM2_SHA256,
     Emoji,
+    Licence,
     efficientnet,
     emoji,
     king_james,
+    licences,
     minilm,
     smollm2,
     smollm2_tokenizer,
@@ -29,4 +31,4 @@ from fieldguide.data.tokenizer import BYTE_OF, Tokenizer
 
 __all__ = ["BYTE_OF", "DataError", "Gguf", "Tokenizer", "asset", "locate", "store"]
 __all__ += ["SMOLLM2_SHA256", "king_james", "smollm2", "smollm2_tokenizer"]
-__all__ += ["Emoji", "efficientnet", "emoji", "minilm"]
+__all__ += ["Emoji", "Licence", "efficientnet", "emoji", "licences", "minilm"]

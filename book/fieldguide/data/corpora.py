@@ -1,7 +1,9 @@
 """The models, texts and pictures that the book uses."""
 
 import functools
+import hashlib
 import json
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +11,7 @@ import tokenizers
 import torch
 from safetensors.torch import load_file
 
-from fieldguide.data.files import asset, locate, mend
+from fieldguide.data.files import DataError, asset, locate, mend
 from fieldguide.data.gguf import Gguf
 from fieldguide.data.tokenizer import Tokenizer
 
@@ -42,6 +44,11 @@ EFFICIENTNET_FILE = (
 )
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
+# Texts of licences, collected by ScanCode, CC-BY-4.0; each text is its authors'.
+LICENCES_PACKAGE = "licensedcode-data==32.1.0"
+LICENCES_FILE = "licensedcode/data/scancode-data.ABOUT"
+LICENCES_SHA256 = "c1079f661d8927a6ecaf1406616747ba0c6d7725ea44dfbe5c837ce9fe57a313"
+
 
 @functools.cache
 def smollm2() -> Gguf:
@@ -62,6 +69,36 @@ def king_james() -> str:
     file = locate(KING_JAMES_PACKAGE, KING_JAMES_FILE, KING_JAMES_SHA256)
     with file.open(encoding="utf-8") as lines:
         return "".join(json.loads(line)["text"] + "\n" for line in lines)
+
+
+class Licence(NamedTuple):
+    """A licence of software or of other works, as ScanCode lists it."""
+
+    key: str  # "apache-2.0"
+    category: str  # one of eleven, such as "Permissive" or "Copyleft"
+    text: str
+
+
+@functools.cache
+def licences() -> list[Licence]:
+    """1,977 licences in English, of 300 characters or more, by key: 14 million.
+
+    Without those that ScanCode calls deprecated or generic.
+    """
+    folder = locate(LICENCES_PACKAGE, LICENCES_FILE).parent / "licenses"
+    found, digest = [], hashlib.sha256()
+    for file in sorted(folder.glob("*.LICENSE")):
+        head, _, text = file.read_text(encoding="utf-8").partition("\n---\n")
+        facts, text = dict(re.findall(r"^(\w+): *(.*)$", head, re.M)), text.strip()
+        left_out = {"is_deprecated", "is_generic"} & set(facts)
+        left_out = left_out or facts.get("language", "en") != "en"
+        if not left_out and len(text) >= 300:
+            found.append(Licence(facts["key"], facts["category"], text))
+            digest.update(text.encode())
+    if digest.hexdigest() != LICENCES_SHA256:
+        problem = f"The texts in {folder} are damaged or changed"
+        raise DataError(f"{problem}. {mend(LICENCES_PACKAGE)}")
+    return found
 
 
 @functools.cache

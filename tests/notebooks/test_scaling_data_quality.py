@@ -1,0 +1,319 @@
+"""The cells of scaling/data-quality against sets, closed forms and plain loops.
+
+Functions are looked up in the module at each call: a damaged cell can take their place.
+"""
+
+import collections
+import functools
+import itertools
+import math
+import random
+import re
+
+import cells
+import pytest
+import torch
+from cells import generator, refuses, refuses_all
+
+from fieldguide.data import DataError, corpora, king_james, licences
+from fieldguide.introduction.next_word import characters, to_ids
+from fieldguide.scaling import data_quality as page
+
+CATS = "The cat sat on the mat", "the cat sat on a Mat!"
+
+
+@functools.cache
+def book():
+    return cells.run_exercises("scaling/data-quality")
+
+
+# The texts
+
+
+def test_licences_are_long_english_and_those_that_the_digest_is_of(monkeypatch):
+    known = licences()
+    assert licences() is known and len({each.key for each in known}) == len(known)
+    assert len(known) == 1977 and len({each.category for each in known}) == 11
+    assert min(len(each.text) for each in known) >= 300
+    assert all(each.text == each.text.strip() for each in known)
+    monkeypatch.setattr(corpora, "LICENCES_SHA256", "0" * 64)
+    with pytest.raises(DataError, match=r"damaged or changed\. Install it anew"):
+        licences.__wrapped__()
+
+
+def test_home_is_unread_and_away_has_no_relative_in_legal():
+    known = page.sources()
+    assert page.sources() is known
+    assert known.alphabet == characters(king_james())
+    verses = king_james().splitlines(keepends=True)
+    home = [v for i, v in enumerate(verses) if i // 20 % 10 == 0]
+    assert torch.equal(known.home, to_ids("".join(home), known.alphabet))
+    read = [v for i, v in enumerate(verses) if i // 20 % 10]
+    assert "".join(known.passages) == "".join(read)
+    assert {len(p.splitlines()) for p in known.passages[:-1]} == {20}
+    assert known.psalms in "".join(read)
+    assert 190_000 < len(known.psalms) < 220_000
+    groups = page.licence_families(2, 0.2)
+    away, legal = page.split_families(groups, 0.1, generator())[::-1]
+    first, last = (
+        page.plain(licences()[i].text, known.alphabet) for i in (away[0], legal[0])
+    )
+    assert known.away[: len(first)].tolist() == to_ids(first, known.alphabet).tolist()
+    assert known.legal.startswith(last)
+    assert set(known.legal) <= set(known.alphabet) and "  " not in known.legal
+    assert known.legal.count("\n") == len(legal)
+
+
+def test_plain_text_has_the_alphabet_only():
+    assert page.plain("A (b)\n\n c1d\t", ["\n", " ", "A", "b", "c", "d"]) == "A b c d\n"
+
+
+# Spoiled texts
+
+
+def test_typos_are_as_many_as_asked_for_and_drawn_evenly():
+    text = "ab" * 20_000 + "cd"
+    spoiled = page.with_typos(text, 0.2, generator())
+    changed = [new for old, new in zip(text, spoiled, strict=True) if old != new]
+    assert len(spoiled) == len(text)
+    assert math.isclose(len(changed) / len(text), 0.2 * 3 / 4, rel_tol=0.05)
+    counts = collections.Counter(changed)
+    assert set(counts) == set("abcd")
+    assert math.isclose(counts["c"], counts["a"] + counts["b"], rel_tol=0.1)
+    assert page.with_typos(text, 0, generator()) == text
+    refuses_all(
+        page.with_typos,
+        {"text": "ab", "share": 0.5, "generator": generator()},
+        share=[-0.1, 1.1],
+        text=[""],
+    )
+
+
+@cells.cases(seed=cells.seeds, order=cells.st.integers(1, 4))
+def test_an_imitation_holds_only_runs_of_the_original(seed, order):
+    letters = random.Random(seed)
+    text = "".join(letters.choice("abc") for _ in range(30))
+    new = page.imitate(text, 50, order, generator(seed))
+    assert len(new) == 50
+    ring = text + text[:order]
+    known = {ring[i : i + order + 1] for i in range(len(text))}
+    whole = text[:order] + new
+    assert {whole[i : i + order + 1] for i in range(50)} <= known
+
+
+def test_an_imitation_follows_the_counts():
+    new = page.imitate("abracadabra", 40_000, 1, generator())
+    after = collections.Counter(b for a, b in itertools.pairwise(new) if a == "a")
+    total = sum(after.values())
+    for letter, part in {"b": 0.4, "c": 0.2, "d": 0.2, "a": 0.2}.items():
+        assert abs(after[letter] / total - part) < 0.02
+    good = {"text": "abcab", "length": 3, "order": 2, "generator": generator()}
+    refuses_all(page.imitate, good, length=[0, -1], order=[0, 5])
+
+
+def test_what_fills_a_gap_is_as_long_as_it():
+    text = "".join(page.sources().passages[:5])
+    for kind in page.FILLINGS:
+        filled = page.filling(kind, text, generator(1))
+        assert filled == page.filling(kind, text, generator(1))
+        assert len(filled) == (0 if kind == "nothing" else len(text))
+    copies = page.filling("copies", text, generator(1))
+    assert copies[:2600] == copies[2600:5200] and copies[:2600] in text[:2600] * 2
+    assert page.filling("psalms", text, generator()) in page.sources().psalms * 2
+    assert page.filling("licences", text, generator()) in page.sources().legal
+    typos = page.filling("typos", text, generator())
+    changed = sum(a != b for a, b in zip(typos, text, strict=True))
+    assert 0.17 < changed / len(text) < 0.2
+    last = page.imitate(text, len(text), 4, generator())
+    assert page.filling("imitation", text, generator()) == last
+    good = {"kind": "typos", "text": text, "generator": generator()}
+    refuses_all(page.filling, good, kind=["clean"])
+
+
+def test_a_training_text_keeps_the_good_part():
+    clean = page.training_text("nothing", 0.0, 3)
+    order = torch.randperm(len(page.sources().passages), generator=generator(3))[:40]
+    drawn = [page.sources().passages[i] for i in order]
+    assert clean == "".join(drawn)
+    half = page.training_text("nothing", 0.5, 3)
+    assert half == "".join(drawn[:20])
+    for kind in set(page.FILLINGS) - {"nothing"}:
+        text = page.training_text(kind, 0.9, 3)
+        assert text.startswith("".join(drawn[:4])) and len(text) == len(clean)
+        assert text != clean
+    good = {"kind": "typos", "share": 0.5, "seed": 0, "passages": 4}
+    refuses_all(page.training_text, good, share=[-0.1, 0.01, 1.1], passages=[0, 10**6])
+
+
+def test_a_model_learns_from_its_text_alone():
+    text = page.training_text("nothing", 0.0, 0, 2)
+    first, again = (page.learn_from(text, 0, 2) for _ in range(2))
+    home, away = page.home_and_away(first)
+    assert page.home_and_away(again) == (home, away) and 3 < home < away < 4.5
+    assert page.home_and_away(page.learn_from(text, 1, 2)) != (home, away)
+    refuses_all(page.learn_from, {"text": text, "seed": 0, "steps": 1}, steps=[0])
+
+
+def test_the_price_is_read_off_the_curve():
+    steps, losses = [10, 20, 80], [3.0, 2.0, 1.0]
+    for loss, right in (3, 10), (2.5, 10 * 2**0.5), (2, 20), (1.5, 40), (1, 80):
+        assert math.isclose(page.clean_steps(float(loss), steps, losses), right)
+    assert page.clean_steps(9.0, steps, losses) == 10
+    assert page.clean_steps(0.5, steps, losses) == 80
+    good = {"loss": 1.5, "steps": steps, "losses": losses}
+    bad_steps = [[10, 20], [10, 10, 80], [0, 20, 80], [10]]
+    bad_losses = [[3.0, 2.0], [3.0, 2.0, 2.0], [3.0]]
+    names = ["steps", "losses"]
+    refuses_all(
+        page.clean_steps, good, inner_names=names, steps=bad_steps, losses=bad_losses
+    )
+
+
+# Near-duplicates
+
+
+def test_shingles_and_their_similarity():
+    a, b = (page.shingles(text, 2) for text in CATS)
+    assert a == {"the cat", "cat sat", "sat on", "on the", "the mat"}
+    assert page.jaccard(a, b) == 3 / 7 and page.jaccard(a, a) == 1
+    assert page.jaccard(a, set()) == 0 and page.shingles("one two", 3) == set()
+    assert page.shingles("a b c d e f") == {"a b c d e", "b c d e f"}
+    refuses_all(page.shingles, {"text": "a b", "n": 2}, n=[0])
+    refuses("a", page.jaccard, set(), set(), says="something in it")
+
+
+def test_a_signature_holds_the_smallest_value_in_each_order():
+    orders = page.random_orders(5, generator())
+    assert orders.shape == (5, 2) and (orders[:, 0] > 0).all()
+    pieces = {"the cat", "cat sat", "on a"}
+    numbers = [page.crc32(p.encode()) % page.PRIME for p in pieces]
+    pairs = orders.tolist()
+    right = [min((a * n + b) % page.PRIME for n in numbers) for a, b in pairs]
+    assert page.signature(pieces, orders).tolist() == right
+    many = page.random_orders(20_000, generator(1))
+    a, b = (page.signature(page.shingles(t, 2), many) for t in CATS)
+    assert abs((a == b).double().mean() - 3 / 7) < 0.02
+    assert len(many.unique()) > 39_000 and many.max() < page.PRIME == 2**31 - 1
+    refuses_all(page.random_orders, {"count": 2, "generator": generator()}, count=[0])
+    refuses_all(page.signature, {"pieces": pieces, "orders": orders}, pieces=[set()])
+
+
+@cells.cases(seed=cells.seeds, rows=cells.st.sampled_from([1, 2, 3, 6]))
+def test_candidates_agree_in_a_whole_band(seed, rows):
+    known = torch.randint(3, (9, 6), generator=generator(seed))
+    found = page.candidates(known, rows)
+    right = [
+        [i, j]
+        for i, j in itertools.combinations(range(9), 2)
+        if (known[i] == known[j]).view(-1, rows).all(1).any()
+    ]
+    assert found.tolist() == right and found.shape == (len(right), 2)
+    refuses("rows", page.candidates, known, 4, says="a divisor of 6")
+    refuses_all(page.candidates, {"signatures": known, "rows": rows}, rows=[0])
+
+
+def test_families_are_what_pairs_join():
+    pairs = torch.tensor([[5, 6], [0, 3], [3, 5], [1, 7], [7, 1]])
+    assert page.families(8, pairs) == [[0, 3, 5, 6], [1, 7], [2], [4]]
+    assert page.families(2, torch.empty(0, 2, dtype=torch.long)) == [[0], [1]]
+    bad = [torch.tensor([[0, 8]]), torch.tensor([[-1, 2]])]
+    refuses_all(page.families, {"count": 8, "pairs": pairs}, count=[0, 7], pairs=bad)
+
+
+@cells.cases(cells.seeds)
+def test_a_split_cuts_no_family(seed):
+    groups = [[0, 1, 2], [3], [4, 5], [6], [7, 8, 9], *([i] for i in range(10, 20))]
+    training, test = page.split_families(groups, 0.2, generator(seed))
+    assert sorted(training + test) == list(range(20)) and test == sorted(test)
+    assert training == sorted(training) and 2 <= len(test) <= 4
+    assert all(set(g) <= set(test) or not set(g) & set(test) for g in groups)
+    good = {"groups": groups, "share": 0.2, "generator": generator()}
+    refuses_all(page.split_families, good, share=[-1, 2], groups=[[[1]]])
+
+
+def test_families_of_licences_hold_close_relatives():
+    known = page.licence_signatures()
+    assert known.shape == (1977, 112) and page.licence_signatures() is known
+    orders = page.random_orders(112, generator())
+    row = page.signature(page.shingles(licences()[5].text), orders)
+    assert torch.equal(known[5], row)
+    place = {each.key: i for i, each in enumerate(licences())}
+    strict, loose = page.licence_families(8, 0.5), page.licence_families(2, 0.2)
+    for groups in strict, loose:
+        home = {i: k for k, group in enumerate(groups) for i in group}
+        assert home[place["bsd-new"]] == home[place["bsd-simplified"]]
+    assert len(strict) > len(loose) == 747
+    refuses_all(page.licence_families, {"rows": 8, "least": 0.5}, least=[-1, 2])
+
+
+# The page's own cells
+
+
+def test_the_stored_runs_are_those_of_the_maker():
+    script = cells.script("data-quality")
+    record = cells.record("data-quality", "runs.json")
+    assert record["shares"] == script.SHARES and record["steps"] == script.STEPS
+    assert list(record["filled"]) == list(page.FILLINGS)
+    assert all(len(rows) == len(script.SHARES) for rows in record["filled"].values())
+    flat = [r for rows in (record["clean"], *record["filled"].values()) for r in rows]
+    assert all(len(seeds) == len(script.SEEDS) for seeds in flat)
+
+
+def test_close_pairs_are_all_that_there_are():
+    sets = [page.shingles(each.text) for each in licences()]
+    holders = collections.defaultdict(list)
+    for place, pieces in enumerate(sets):
+        for piece in pieces:
+            holders[piece].append(place)
+    common = collections.Counter()
+    for places in holders.values():
+        if len(places) < 60:  # pairs of .8 share rarer ones, too
+            common.update(itertools.combinations(places, 2))
+    close = {
+        (i, j)
+        for (i, j), n in common.items()
+        if n >= 5 and page.jaccard(sets[i], sets[j]) >= 0.8
+    }
+    assert close <= book().close and len(book().close) == 630
+
+
+def test_the_curve_is_that_of_bands():
+    draw = generator()
+    met = torch.rand(20_000, 112, generator=draw) < 0.7
+    for rows in (4, 8, 14):
+        found = met.view(-1, 112 // rows, rows).all(2).any(1).double().mean().item()
+        assert abs(book().caught(0.7, rows) - found) < 0.01
+
+
+# Exercises
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "cause"),
+    [
+        ("containment", "len(a & b) / len(a | b)", "Jaccard"),
+        ("containment", "len(a & b) / max(len(a), len(b))", "whichever"),
+        ("containment", "len(a & b) / len(a)", "whichever"),
+        ("containment", "len(a & b) / len(b)", "whichever"),
+        ("containment", "float(len(a & b))", "How many could"),
+        ("containment", "0.123", "is right, not"),
+        ("contaminated", "float(sum(bool(s(t, n) & S(r, n)) for t in e))", "number"),
+        ("contaminated", "sum(s(t, n) <= S(r, n) for t in e) / 5", "enough"),
+        ("contaminated", "sum(t in r for t in e) / 5", "not texts"),
+        ("contaminated", "sum(bool(s(t, 1) & S(r, 1)) for t in e) / 5", "single"),
+        ("contaminated", "0.123", "is right, not"),
+        ("even_chance", "(1 / a) ** (1 / b)", "rule of thumb"),
+        ("even_chance", "(1 - 0.5 ** (1 / b)) ** (1 / a)", "exchanged"),
+        ("even_chance", "0.5 ** (1 / b)", "one band"),
+        ("even_chance", "1 - 0.5 ** (1 / a)", "Take the root"),
+        ("even_chance", "0.123", "is right, not"),
+    ],
+)
+def test_a_wrong_answer_is_told_its_cause(check, answer, cause):
+    names = {"contaminated": "e, r, n"}.get(check, "a, b")
+    known = {"s": page.shingles}
+    known["S"] = lambda texts, n: set().union(*(page.shingles(t, n) for t in texts))
+    fn = eval(f"lambda {names}: {answer}", known)
+    with pytest.raises(AssertionError) as error:
+        book()[f"check_{check}"](fn)
+    assert re.search(cause, str(error.value)), error.value

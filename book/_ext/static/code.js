@@ -1,6 +1,6 @@
-// On a phone, where lines of code wrap, each goes on below its own indentation.
+// On a phone, a wrapped line of code goes on below its indentation.
 addEventListener("DOMContentLoaded", () => {
-  const phone = matchMedia("(max-width: 600px)"); // as in fieldguide.css
+  const phone = matchMedia("(max-width: 600px)");
   const dress = () => {
     for (const code of document.querySelectorAll(".cell_input pre")) {
       code.innerHTML = code.innerHTML.replace(/.*\n/g, (line) => {

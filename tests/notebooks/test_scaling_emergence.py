@@ -87,7 +87,7 @@ def test_digits_are_written_one_after_another():
 
 def test_no_gradient_is_kept_by_writing():
     model = training.new_gpt(
-        GPTConfig(12, 11, 4, 2, 1), emergence.adder_recipe(1), generator()
+        GPTConfig(12, 11, 4, 2, 1), emergence.sums_recipe(1), generator()
     )
     assert model.token.weight.requires_grad
     with torch.autograd.graph.saved_tensors_hooks(pytest.fail, lambda x: x):
@@ -102,17 +102,17 @@ def test_two_scores():
 
 
 def test_the_recipe():
-    plan = emergence.adder_recipe()
+    plan = emergence.sums_recipe()
     assert (plan.steps, plan.batch, plan.positions) == (400, 64, "learned")
     assert (plan.rate, plan.matrix_rate, plan.final) == (0.02, 0.03, 0.0)
     assert plan.normed and plan.warmup == 0
-    assert emergence.adder_recipe(7).steps == 7
+    assert emergence.sums_recipe(7).steps == 7
 
 
 @pytest.mark.parametrize("seed", [0, 3])
 def test_training_is_descent_on_the_answers_alone(seed):
     """By hand: the same text, and a loss summed over the four places."""
-    plan = emergence.adder_recipe(3)
+    plan = emergence.sums_recipe(3)
     found = emergence.adder(6, seed, plan)
     sizes = GPTConfig(12, 11, 6, heads=2, layers=2, bias=False)
     model = training.new_gpt(sizes, plan, generator(seed))
@@ -139,9 +139,9 @@ def test_bad_input_is_refused_by_name():
     refuses_all(emergence.to_symbols, {"texts": TEXTS})
     for texts in ["12", "123"], ["12x"], ["", "1"]:
         refuses("texts", emergence.to_symbols, texts)
-    good = {"width": 4, "seed": 0, "recipe": emergence.adder_recipe(1)}
+    good = {"width": 4, "seed": 0, "recipe": emergence.sums_recipe(1)}
     refuses_all(emergence.adder, good)
-    refuses_all(emergence.adder_recipe, {"steps": 3})
+    refuses_all(emergence.sums_recipe, {"steps": 3})
     refuses_all(emergence.right_digits, {"model": Oracle(), "texts": TEXTS})
     says = "longer than 8"
     refuses("texts", emergence.right_digits, Oracle(), ["123+456="], says=says)

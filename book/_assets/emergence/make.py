@@ -18,7 +18,7 @@ from fieldguide.transformers.gpt import count_parameters
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "scaling" / "emergence.ipynb"
-MADE_BY = ["adder", "adder_recipe", "right_digits", "scores", "draw_sums"]
+MADE_BY = ["adder", "sums_recipe", "right_digits", "scores", "draw_sums"]
 
 WIDTHS = [4, 6, 8, 12, 16, 24]
 SEEDS = range(5)
@@ -34,7 +34,7 @@ def trained(width: int, seed: int) -> dict:
     """One run: its size and its two scores, and those of each digit."""
     drawn = torch.Generator().manual_seed(TEST_SEED)
     texts = emergence.draw_sums(TESTS, drawn)
-    model = emergence.adder(width, seed, emergence.adder_recipe())
+    model = emergence.adder(width, seed, emergence.sums_recipe())
     right = emergence.right_digits(model, texts)
     digits, whole = emergence.scores(right)
     places = [round(share, 4) for share in right.double().mean(0).tolist()]

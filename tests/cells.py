@@ -13,6 +13,7 @@ import re
 import digest
 import hypothesis
 import notebooks
+import pytest
 import sources
 import torch
 from assets import load as module_at
@@ -258,3 +259,10 @@ def notices(names, answer, slips):
         exec(solution.replace(piece, slip), names)
         wrong, names[answer] = names[answer], right
         fails(names[f"check_{answer}"], wrong)
+
+
+def is_told_its_cause(page, check, answer, cause, names, **known):
+    """A check of an exercise refuses `lambda names: answer`, and says why."""
+    fn = eval(f"lambda {names}: {answer}", known)
+    with pytest.raises(AssertionError, match=cause):
+        page[f"check_{check}"](fn)

@@ -92,7 +92,7 @@ def test_greedy_text_is_the_models_own(seed, length, count):
     def noisy(text, n):  # often right, sometimes not, sometimes short
         known = right[len(text) - len(ids) :][:n]
         wrong = torch.rand(len(known), generator=draws) < 0.3
-        guess = [(t + 1) % V if w else t for t, w in zip(known, wrong.tolist(), strict=True)]
+        guess = [(t + w) % V for t, w in zip(known, wrong.tolist(), strict=True)]
         return guess[: torch.randint(n + 1, (), generator=draws).item()], None
 
     for draft in noisy, spec.look_up, oracle(ids + right):

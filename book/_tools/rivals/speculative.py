@@ -26,7 +26,7 @@ ASSISTED_GOAL = 1 / 3  # of the time of transformers' assisted generation
 TEXT = """The little harbour town wakes before the sun does. Fishermen carry their nets
 down to the boats, bakers open their shutters, and the smell of warm bread drifts along
 the narrow streets. By seven o'clock the market is full of people who talk about the
-wether, the price of fish and the news from the city. In the afternoon the streets are
+weather, the price of fish and othr news from the city. In the afternoon the streets are
 quiet again, and only the cats are awake.""".replace("\n", " ")
 REQUEST = f"Correct the spelling mistakes in this text:\n{TEXT}"
 

@@ -109,6 +109,7 @@ class CachedTarget:
 
     @torch.inference_mode()
     def __call__(self, ids, guess):
+        # the last token is read in any case: a guess needs its logits
         keep = shared(self.read, ids[:-1])
         self.cache.length = keep  # what was refused is overwritten
         self.read = [*ids, *guess]

@@ -127,7 +127,7 @@ def requests():
 
 
 def passes_ms(model, ids):
-    """Of passes over so many tokens behind a text, the best try of each or longer, ms."""
+    """Of passes over so many tokens behind a text, the best try of it or longer, ms."""
     cache, tries = KVCache(model.config, 256), {n: [] for n in COUNTS}
     model.residual(torch.tensor([ids]), cache)
     for _ in range(3 * ROUNDS):

@@ -29,7 +29,7 @@ REPORT = Path(__file__).resolve().parents[2] / "BENCH.md"
 
 # modules of rivals/
 GROUPS = ["attention", "training", "decode", "experts", "quantization", "lora"]
-GROUPS += ["contrastive", "slider", "embed", "heads", "page"]
+GROUPS += ["contrastive", "serving", "slider", "embed", "heads", "page"]
 COLUMNS = "  {:<28}{:>10}  {:<45}{:>10}  {:>5} {:>6} {:>5}  {:>12}  {}"
 
 HEADS = "what", "ours", "rival", "theirs", "min", "median", "max", "goal", ""

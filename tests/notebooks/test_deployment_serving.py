@@ -6,6 +6,7 @@ Functions are looked up in the module at each call: a damaged cell can take thei
 import contextlib
 import functools
 import http.client
+import itertools
 import json
 import math
 import socket
@@ -102,7 +103,7 @@ def test_a_slot_is_one_persons_at_a_time():
     for slot in range(3):
         spans = sorted((t.times[0], t.times[-1]) for t in turns if t.slot == slot)
         assert len(spans) > 5
-        assert all(a[1] < b[0] for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a[1] < b[0] for a, b in itertools.pairwise(spans))
 
 
 def test_one_slot_waits_as_theory_says():
@@ -251,7 +252,7 @@ def line(text):
 def test_the_client_reads_a_stream():
     lines = [line(" a"), "", ": a comment", line("b: data: c"), "", "data: [DONE]"]
     with server(says(*lines)) as (port, seen):
-        assert list(serving.ask([5, 6], 2, port)) == [" a", "b: data: c"]
+        assert list(serving.ask_engine([5, 6], 2, port)) == [" a", "b: data: c"]
     head, _, body = seen[0].decode().partition("\r\n\r\n")
     assert head.startswith("POST /v1/completions HTTP/1.1")
     assert json.loads(body) == {"prompt": [5, 6], "max_tokens": 2, "stream": True}
@@ -273,7 +274,7 @@ def test_the_client_reads_a_stream():
 )
 def test_the_client_says_what_went_wrong(answer, message):
     with server(answer) as (port, _), pytest.raises(serving.EngineError) as error:
-        list(serving.ask([5], 2, port, timeout=0.2))
+        list(serving.ask_engine([5], 2, port, timeout=0.2))
     assert message in str(error.value)
 
 
@@ -281,7 +282,7 @@ def test_nobody_answers():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(serving.EngineError, match=f"nobody answers on port {port}"):
-        list(serving.ask([5], 2, port))
+        list(serving.ask_engine([5], 2, port))
 
 
 ENGINE = """
@@ -324,7 +325,7 @@ def test_wrong_answers_are_told_their_cause():
             (lambda s, f, t, n: 60 * s / (f + t) / n, "the step is for all"),
         ],
         "stall": [
-            (lambda o, p, c, f, t: f + (o + p) * t, "only a piece"),
+            (lambda o, p, c, f, t: f + (o + p) * t, "a piece at a time"),
             (lambda o, p, c, f, t: f + (o + c) * t, "may be shorter"),
         ],
     }

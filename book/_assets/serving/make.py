@@ -7,9 +7,9 @@ the number of texts that get a token in it, the best of several rounds; engine.j
 milliseconds of processor time a token when one or eight people ask at once, for the
 book's batcher, for llama.cpp (node-llama-cpp, same GGUF file) and for reading every
 matrix once a step, with the lines that the engine streams to one question; it needs
-`python3 book/_tools/setup.py engine`. And knee.json: waits by load on the virtual clock,
-and the highest load at which 99 of 100 first tokens come within LIMIT_S; these are the
-same on every machine. A name, such as `steps`, makes that part alone.
+`python3 book/_tools/setup.py engine`. And knee.json: waits by load on the virtual
+clock, and the highest load at which 99 of 100 first tokens come within LIMIT_S; these
+are the same on every machine. A name, such as `steps`, makes that part alone.
 """
 
 import http.client
@@ -52,7 +52,7 @@ def digests() -> dict[str, str]:
     """Of each record: the digest of the definitions that make it today."""
     code = exported(NOTEBOOK)
     steps = digest_of(code, ["packed_step"])
-    engine = digest_of(code, ["Batcher", "serve", "RealClock", "ask"])
+    engine = digest_of(code, ["Batcher", "serve", "RealClock"])
     names = ["VirtualClock", "first_waits", "whole_waits", "percentile"]
     knee = digest_of(code, [*names, "poisson_requests", "serve"])
     return {"steps.json": steps, "engine.json": engine, "knee.json": knee}

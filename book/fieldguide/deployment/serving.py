@@ -5,7 +5,7 @@ optimization.*"""
 
 # %% auto #0
 __all__ = ['Request', 'Turn', 'serve', 'VirtualClock', 'packed_step', 'Batcher', 'RealClock', 'poisson_requests', 'percentile',
-           'first_waits', 'whole_waits', 'EngineError', 'streamed', 'ask']
+           'first_waits', 'whole_waits', 'EngineError', 'streamed', 'ask_engine']
 
 # %% ../../deployment/serving.ipynb #imports
 import http.client
@@ -34,7 +34,7 @@ from fieldguide.check import (
 @checked
 @dataclass(frozen=True)
 class Request:
-    """What one person asks: when (s), with which prompt, for how many tokens."""
+    """Who comes when (s), with which prompt, and wants how many tokens."""
 
     arrives: Finite
     prompt: ListOf(Count, 1)  # ids
@@ -46,7 +46,7 @@ class Request:
 # %% ../../deployment/serving.ipynb #turn
 @dataclass(eq=False)
 class Turn:
-    """A request in its slot: the tokens made so far, and when each came (s)."""
+    """A request in its slot: its tokens so far, and when each came (s)."""
 
     request: Request
     slot: int
@@ -228,9 +228,9 @@ def streamed(lines):
             count += 1
     raise EngineError(f"the answer broke off after {count} tokens")
 
-# %% ../../deployment/serving.ipynb #ask
-def ask(prompt, count, port, timeout=30):
-    """Texts of an engine's answer on this machine; EngineError says why not."""
+# %% ../../deployment/serving.ipynb #ask-engine
+def ask_engine(prompt, count, port, timeout=30):
+    """Texts of the answer of an engine here; EngineError says why not."""
     question = {"prompt": prompt, "max_tokens": count, "stream": True}
     link = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:

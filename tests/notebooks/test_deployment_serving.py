@@ -141,6 +141,14 @@ def test_arrivals_are_a_poisson_process():
     assert again == asked
 
 
+def test_a_full_server_takes_what_the_page_says():
+    """36 / slots steps of 100 ms a request, and 10 ms for each of 16 + 35 tokens."""
+    many = [request(36, prompt=[7] * 16) for _ in range(800)]
+    for slots, load in (1, 14.6), (8, 62.5), (16, 81.6):
+        end = serving.serve(many, slots, clock(0.1, 0.01))[-1].times[-1]
+        assert abs(60 * 800 / end / load - 1) < 0.02
+
+
 # The model
 
 
@@ -321,12 +329,16 @@ def test_wrong_answers_are_told_their_cause():
             (lambda counts, slots: max(counts), "only the longest"),
         ],
         "capacity": [
-            (lambda s, f, t, n: s / (f + s * t) / n, "that's a second"),
-            (lambda s, f, t, n: 60 * s / (f + t) / n, "the step is for all"),
+            (lambda s, f, t, p, n: 1 / (f * n / s + t * (p + n - 1)), "a second"),
+            (lambda s, f, t, p, n: 60 / (f * n + t * (p + n - 1)), "share a step"),
+            (lambda s, f, t, p, n: 60 * s / n / f, "token_s is missing"),
+            (lambda s, f, t, p, n: 60 / (f * n / s + t * n), "prompt is missing"),
+            (lambda s, f, t, p, n: 60 / (f * n / s + t * (p + n)), "never read"),
         ],
         "stall": [
             (lambda o, p, c, f, t: f + (o + p) * t, "a piece at a time"),
             (lambda o, p, c, f, t: f + (o + c) * t, "may be shorter"),
+            (lambda o, p, c, f, t: -(-p // c) * (f + o * t) + p * t, "the longest"),
         ],
     }
     for name, answers in wrong.items():
@@ -339,6 +351,7 @@ def test_the_engine_stream_is_the_models_text():
     kept = cells.record("serving", "engine.json")
     pieces = list(serving.streamed(x.encode() for x in kept["lines"]))
     assert len(pieces) == cells.script("serving").COUNT
+    assert pieces == kept["answer"]
     with pytest.raises(serving.EngineError, match="after 3 tokens"):
         list(serving.streamed(x.encode() for x in kept["lines"][:6]))
     assert issubclass(http.client.IncompleteRead, http.client.HTTPException)

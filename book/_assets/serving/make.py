@@ -1,15 +1,16 @@
 """Measure what a step of SmolLM2 costs by the number of texts, beside llama.cpp.
 
-.venv/bin/python book/_tools/assets.py serving (twelve minutes of one core)
+.venv/bin/python book/_tools/assets.py serving (ten minutes of one core)
 
 Writes beside this file steps.json: milliseconds of processor time a `packed_step`, by
-the number of texts that get a token in it, the best of several rounds; engine.json:
-milliseconds of processor time a token when one or eight people ask at once, for the
-book's batcher, for llama.cpp (node-llama-cpp, same GGUF file) and for reading every
-matrix once a step, with the lines that the engine streams to one question; it needs
-`python3 book/_tools/setup.py engine`. And knee.json: waits by load on the virtual
-clock, and the highest load at which 99 of 100 first tokens come within LIMIT_S; these
-are the same on every machine. A name, such as `steps`, makes that part alone.
+the number of texts that get a token in it, the best of several rounds, and of one
+that reads prompts; engine.json: milliseconds of processor time a token when one or
+eight people ask at once, for the book's batcher and for llama.cpp (node-llama-cpp,
+same GGUF file), what reading all weights once takes for each, and what the engine
+answers to one question; it needs `python3 book/_tools/setup.py engine`. And
+knee.json: waits by load on the virtual clock, and the highest load at which 99 of 100
+first tokens come within each of LIMITS_S; these are the same on every machine. A
+name, such as `steps`, makes that part alone.
 """
 
 import http.client
@@ -24,9 +25,10 @@ import torch
 from digest import digest_of, exported
 from rivals import serving as rival
 
-from fieldguide.data import smollm2_tokenizer, store
+from fieldguide.data import store
 from fieldguide.deployment.serving import (
     VirtualClock,
+    ask_engine,
     first_waits,
     packed_step,
     percentile,
@@ -40,11 +42,12 @@ HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "deployment" / "serving.ipynb"
 TEXTS = [1, 2, 4, 8, 12, 16]
 PLACE = 40  # where in its text each new token stands
-ROUNDS = 12
+ROUNDS = 24
+PROMPT_TOKENS = 16  # of each text in a step that reads prompts
 CLOCK = 0.1, 0.01  # seconds of a step, and of each token in it: rounded from steps.json
 SLOTS, LOADS = [1, 4, 8, 16], [*range(5, 85, 5)]  # requests a minute
 PEOPLE, MANY = 800, 1500
-LIMIT_S, LIMIT_SLOTS, SEEDS = 15, 8, range(3)
+LIMITS_S, LIMIT_SLOTS, SEEDS = [12, 15, 30, 60], 8, range(3)
 PROMPT, COUNT = "The best way to learn to program is", 8
 
 
@@ -67,31 +70,36 @@ def machine() -> str:
 
 
 @torch.inference_mode()
-def step_ms(model, texts: int) -> float:
-    """Processor time of one step in which each of so many texts gets a token."""
+def step_ms(model, texts: int, tokens: int = 1, first: int = PLACE) -> float:
+    """Processor time of one step in which so many texts get so many tokens each."""
     c = model.config
-    kept = torch.zeros(2, c.layers, c.kv_heads, PLACE + 1, texts, c.head_width)
-    places = torch.full((texts,), PLACE)
+    room = first + tokens
+    kept = torch.zeros(2, c.layers, c.kv_heads, room, texts, c.head_width)
+    slots = torch.arange(texts).repeat_interleave(tokens)
+    places = torch.arange(first, room).repeat(texts)
     start = time.process_time()
-    x = packed_step(model, kept, torch.arange(texts), torch.arange(texts), places)
-    model.logits(x)
+    x = packed_step(model, kept, torch.arange(texts * tokens), slots, places)
+    model.logits(x[tokens - 1 :: tokens])
     return 1e3 * (time.process_time() - start)
 
 
 def record_steps() -> None:
     model = load_smollm2()
-    tries = [{n: step_ms(model, n) for n in TEXTS} for _ in range(ROUNDS)]
-    best = [round(min(t[n] for t in tries), 1) for n in TEXTS]
+    kinds = [(n,) for n in TEXTS] + [(n, PROMPT_TOKENS, 0) for n in (1, SLOTS[2])]
+    tries = [[step_ms(model, *kind) for kind in kinds] for _ in range(ROUNDS)]
+    best = [round(min(ms), 1) for ms in zip(*tries, strict=True)]
     print(best, flush=True)
     facts = {"digest": digests()["steps.json"], "machine": machine()}
-    store(HERE / "steps.json", facts | {"texts": TEXTS, "step_ms": best})
+    facts |= {"texts": TEXTS, "step_ms": best[: len(TEXTS)]}
+    prompts = dict(zip(("1", str(SLOTS[2])), best[len(TEXTS) :], strict=True))
+    facts |= {"prompt_tokens": PROMPT_TOKENS, "prompt_ms": prompts}
+    store(HERE / "steps.json", facts)
 
 
 def streamed_lines(port: int) -> list[str]:
     """What the engine sends in answer to PROMPT, line by line."""
-    ids = smollm2_tokenizer().encode(PROMPT)
     link = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    question = {"prompt": ids, "max_tokens": COUNT, "stream": True}
+    question = {"prompt": PROMPT, "max_tokens": COUNT, "stream": True}
     link.request("POST", "/v1/completions", json.dumps(question))
     text = link.getresponse().read().decode()
     link.close()
@@ -99,22 +107,26 @@ def streamed_lines(port: int) -> list[str]:
 
 
 def record_engine() -> None:
-    rounds, found, lines = range(rival.ROUNDS), {}, []
+    rounds, found, answer = range(rival.ROUNDS), {}, {}
+    reads = {"ours": rival.limit_ms(1), "llama.cpp": rival.file_ms}
+    read = {name: [measure() for _ in rounds] for name, measure in reads.items()}
     for people in 1, rival.PEOPLE:
-        took = {"ours": [], "limit": [], "llama.cpp": []}
+        took = {"ours": [], "llama.cpp": []}
         with rival.Engine(people, 16 + rival.TOKENS) as engine:
-            lines = streamed_lines(engine.port)
-            limit = rival.limit_ms(people)
+            answer["lines"] = streamed_lines(engine.port)
+            answer["answer"] = list(ask_engine(PROMPT, COUNT, engine.port))
             rival.engine_ms(engine, people)  # warm
             for _ in rounds:
                 took["ours"].append(rival.our_ms(people))
                 took["llama.cpp"].append(rival.engine_ms(engine, people))
-                took["limit"].append(limit())
         found[str(people)] = {name: round(min(ms), 1) for name, ms in took.items()}
         print(people, found[str(people)], flush=True)
     facts = {"digest": digests()["engine.json"], "machine": machine()}
     facts |= {"engine": f"{rival.ENGINE} {rival.VERSION}", "prompt": PROMPT}
-    store(HERE / "engine.json", facts | {"token_ms": found, "lines": lines})
+    facts |= {"token_ms": found, "prompt_tokens": 16, "tokens": rival.TOKENS}
+    facts |= {"read_ms": {name: round(min(ms), 1) for name, ms in read.items()}}
+    print(facts["read_ms"], flush=True)
+    store(HERE / "engine.json", facts | answer)
 
 
 def turns(load, slots, static, seed=0, count=PEOPLE):
@@ -131,24 +143,28 @@ def waits(load, slots, static):
     return [round(percentile(k, share), 3) for k in kinds for share in (0.5, 0.99)]
 
 
-def highest_load(static, seed):
-    """Requests a minute, in whole numbers, from 1 on as long as the limit holds."""
-    load = 0
-    while True:
-        ended = turns(load + 1, LIMIT_SLOTS, static, seed, MANY)
-        if percentile(first_waits(ended), 0.99) > LIMIT_S:
-            return load
+def highest_loads(static, seed):
+    """By limit: requests a minute, in whole numbers, from 1 on while it holds."""
+    held, load = {}, 0
+    while len(held) < len(LIMITS_S):
         load += 1
+        ended = turns(load, LIMIT_SLOTS, static, seed, MANY)
+        tail = percentile(first_waits(ended), 0.99)
+        for limit_s in LIMITS_S:
+            if tail > limit_s:
+                held.setdefault(str(limit_s), load - 1)
+    return held
 
 
 def record_knee() -> None:
     facts = {"digest": digests()["knee.json"], "clock": CLOCK, "loads": LOADS}
-    facts |= {"limit_s": LIMIT_S, "slots": SLOTS, "people": PEOPLE, "many": MANY}
+    facts |= {"limits_s": LIMITS_S, "slots": SLOTS, "people": PEOPLE, "many": MANY}
     for name, static in ("continuous", False), ("static", True):
         facts[name] = {str(n): [waits(x, n, static) for x in LOADS] for n in SLOTS}
         print(name, flush=True)
-        facts[f"{name} limit"] = [highest_load(static, seed) for seed in SEEDS]
-        print(facts[f"{name} limit"], flush=True)
+        held = [highest_loads(static, seed) for seed in SEEDS]
+        facts[f"{name} limits"] = {k: [h[k] for h in held] for k in held[0]}
+        print(facts[f"{name} limits"], flush=True)
     store(HERE / "knee.json", facts)
 
 

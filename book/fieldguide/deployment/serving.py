@@ -5,7 +5,7 @@ optimization.*"""
 
 # %% auto #0
 __all__ = ['Request', 'Turn', 'serve', 'VirtualClock', 'packed_step', 'Batcher', 'RealClock', 'poisson_requests', 'percentile',
-           'first_waits', 'whole_waits', 'EngineError', 'streamed', 'ask_engine']
+           'first_waits', 'whole_waits', 'EngineError', 'causes', 'streamed', 'ask_engine']
 
 # %% ../../deployment/serving.ipynb #imports
 import http.client
@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections import deque
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -123,7 +124,8 @@ def packed_step(model, store, ids, slots, places):
     def remember(layer, key, value):
         kept = store[:, layer]  # (2, H_kv, room, slots, K)
         kept[:, :, places, slots] = torch.stack([key[0], value[0]])
-        return kept[:, None, :, :end].flatten(3, 4)  # (2, 1, H_kv, S, K)
+        row = kept[:, :, :end].flatten(2, 3)  # (2, H_kv, S, K)
+        return row[:, None]  # a batch of one: (2, 1, H_kv, S, K)
 
     x = model.embedding(ids)[None]  # (1, N, D)
     for layer, block in enumerate(model.blocks):
@@ -215,6 +217,19 @@ def whole_waits(turns):
 class EngineError(Exception):
     """The engine did not answer; the message says why."""
 
+# %% ../../deployment/serving.ipynb #engine-causes
+@contextmanager
+def causes(port, timeout):
+    """Whatever goes wrong inside becomes an EngineError that says why."""
+    try:
+        yield
+    except ConnectionRefusedError:
+        raise EngineError(f"nobody answers on port {port}") from None
+    except TimeoutError:
+        raise EngineError(f"no word for {timeout} seconds") from None
+    except (OSError, http.client.HTTPException, LookupError, ValueError) as e:
+        raise EngineError(f"no answer that makes sense: {e!r}") from None
+
 # %% ../../deployment/serving.ipynb #streamed
 def streamed(lines):
     """The texts in an engine's stream, as they come."""
@@ -233,18 +248,10 @@ def ask_engine(prompt, count, port, timeout=30):
     """Texts of the answer of an engine here; EngineError says why not."""
     question = {"prompt": prompt, "max_tokens": count, "stream": True}
     link = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
-    try:
+    with closing(link), causes(port, timeout):
         link.request("POST", "/v1/completions", json.dumps(question))
         answer = link.getresponse()
         if answer.status != 200:
             said = answer.read(200).decode(errors="replace")
             raise EngineError(f"refused with {answer.status}: {said}")
         yield from streamed(answer)
-    except ConnectionRefusedError:
-        raise EngineError(f"nobody answers on port {port}") from None
-    except TimeoutError:
-        raise EngineError(f"no word for {timeout} seconds") from None
-    except (OSError, http.client.HTTPException, LookupError, ValueError) as e:
-        raise EngineError(f"no answer that makes sense: {e!r}") from None
-    finally:
-        link.close()

@@ -2,8 +2,8 @@
 //
 //     node serve.mjs MODEL.gguf PORT SLOTS CONTEXT
 //
-// POST /v1/completions with {"prompt": [ids], "max_tokens": n, "stream": true} answers
-// with lines "data: {...}" and at the end "data: [DONE]". llama.cpp batches the slots
+// POST /v1/completions with {"prompt": text or [ids], "max_tokens": n, "stream": true}
+// answers with lines "data: {...}" and at the end "data: [DONE]". llama.cpp batches the slots
 // continuously; requests beyond them wait. Greedy; one thread; the end of a text is not
 // looked for, so that every request costs what it asks for. GET /usage says how much
 // processor time the process has spent. It ends when its standard input does.
@@ -25,7 +25,8 @@ const give = (slot) => waiting.length ? waiting.shift()(slot) : free.push(slot);
 async function complete(request, response) {
     let body = "";
     for await (const part of request) body += part;
-    const {prompt, max_tokens} = JSON.parse(body);
+    const {prompt: asked, max_tokens} = JSON.parse(body);
+    const prompt = typeof asked === "string" ? model.tokenize(asked) : asked;
     if (prompt.length + max_tokens > Number(contextSize)) {
         response.writeHead(400).end(`a request has room for ${contextSize} tokens`);
         return;

@@ -123,7 +123,7 @@ def test_a_shared_beginning_is_lent_and_what_is_begun_is_copied(length):
     pool.store = pool.store.double().fill_(math.nan)
     first = book.PagedCache(pool)
     read(first, text)
-    second = book.share(first)
+    second = book.fork(first)
     full, rest = divmod(length, 4)
     assert second.length == length and second.pool is pool
     assert second.pages[:full] == first.pages[:full]
@@ -158,14 +158,14 @@ def test_a_freed_page_is_taken_again_and_a_full_pool_refuses():
     with pytest.raises(ValueError, match="the cache is full"):
         read(lone, ids(1))
     with pytest.raises(ValueError, match="the cache is full"):
-        book.share(full)
+        book.fork(full)
     assert full.pool.users == users and lone.length == 0
 
 
 def test_what_is_no_pool_is_refused():
     good = {"config": SIZES, "pages": 3, "size": 4}
     refuses_all(book.PagePool, good, pages=[0, -1], size=[0, -1])
-    for function in book.PagedCache, book.share, book.release:
+    for function in book.PagedCache, book.fork, book.release:
         for wrong in None, SIZES, KVCache(SIZES, 3):
             with pytest.raises(TypeError):
                 function(wrong)

@@ -302,7 +302,8 @@ page = functools.cache(lambda: cells.run_exercises("deployment/cache", book))
         ("still_kept", "list(range(r))[-k:]", "never forgotten"),
         ("still_kept", "[n for n in range(r) if n < s or n >= r - k]", "slots, too"),
         ("still_kept", "list(range(r))[-(k - s):]", "sinks are missing"),
-        ("still_kept", "[n + 1 for n in range(r)]", "is right, not"),
+        ("still_kept", "[n + 1 for n in range(r)]", "count from 0"),
+        ("still_kept", "[0]", "is right, not"),
     ],
 )
 def test_a_wrong_answer_is_told_its_cause(check, answer, cause):

@@ -227,16 +227,34 @@ def test_a_room_for_all_forgets_nothing():
     assert (near[:, 3:] - alone(text)[:, 3:]).abs().amin() > 0
 
 
-@pytest.mark.parametrize(("room", "sinks"), [(1, 0), (4, 0), (4, 1), (5, 3), (20, 2)])
-def test_a_ring_gives_the_logits_of_its_mask(room, sinks):
-    text = ids(13)
-    cache = book.WindowCache(SIZES, room, sinks)
+def ring_of(net, text, room, sinks):
+    cache = book.WindowCache(net.config, room, sinks)
     cache.store = cache.store.double().fill_(math.nan)
-    steps = [book.read_one(model(), token, cache) for token in text[0]]
-    cells.close(torch.stack(steps), book.Nearsighted(model(), room, sinks)(text)[0])
-    assert cache.length == 13 and cache.store.size(-2) == room
+    steps = [book.read_one(net, token, cache) for token in text[0]]
+    assert cache.length == text.size(-1) and cache.store.size(-2) == room
     assert cache.sinks == sinks and steps[0].shape == (31,)
+    return torch.stack(steps)
+
+
+@pytest.mark.parametrize(("room", "sinks"), [(1, 0), (4, 0), (20, 2)])
+def test_a_ring_gives_the_logits_of_its_mask(room, sinks):
+    text = ids(13)  # without sinks, or without forgetting, no key moves
+    right = book.Nearsighted(model(), room, sinks)(text)[0]
+    cells.close(ring_of(model(), text, room, sinks), right)
     assert book.WindowCache(SIZES, 4).sinks == 0
+
+
+@pytest.mark.parametrize(("room", "sinks"), [(4, 1), (5, 3), (2, 1)])
+def test_sinks_follow_as_if_what_is_kept_were_read_anew(room, sinks):
+    text = ids(13)  # in one layer, a key knows its own token alone
+    torch.manual_seed(0)
+    lone = Llama(dataclasses.replace(SIZES, layers=1)).double().eval()
+    found = ring_of(lone, text, room, sinks)
+    for end in range(1, 14):
+        last = range(max(sinks, end - room + sinks), end)
+        held = text[:, [*range(min(sinks, end)), *last]]
+        with torch.inference_mode():
+            cells.close(found[end - 1], lone(held)[0, -1])
 
 
 def test_a_ring_refuses_what_it_cannot_keep():
@@ -273,6 +291,14 @@ def test_the_records_are_whole():
     assert len(others["after"]) == len(script.STARTS) - 1
     for full, window, sink in others["after"]:
         assert full < sink < window
+    for room in script.ROOMS:
+        anew = others["anew"][str(room)]
+        assert len(anew) == script.LENGTH // script.BIN - room // script.BIN
+        assert min(anew) > 1
+    drift = others["drift"]
+    assert drift["later"] == script.LATER and len(drift["loss"]) == len(script.LATER)
+    assert abs(drift["follows"] - drift["loss"][0]) < 0.1
+    assert drift["loss"][3] > drift["follows"] + 0.5
     assert pace["at_once"] == script.AT_ONCE and pace["before"] == script.BEFORE
     for kind in "prompt", "texts":
         assert len(pace[kind]) == len(script.AT_ONCE)

@@ -4,7 +4,8 @@
 
 Writes beside this file windows.json: the loss of SmolLM2 along a text of LENGTH tokens
 when it keeps only some of them, for each of ROOMS and SINKS; others.json: the same on
-other texts, and when it reads the last tokens anew each time; and pace.json: what this
+other texts, when it reads the last tokens anew for each bin, and when the sink is far
+away; and pace.json: what this
 machine's memory and arithmetic do at most, and how many seconds of processor time the
 model takes to read and to write. Each holds the digest of the code that made it. A
 name, such as `pace`, makes that part alone.
@@ -18,9 +19,15 @@ from pathlib import Path
 
 import torch
 from digest import digest_of, exported
+from torch.nn.functional import cross_entropy
 
 from fieldguide.data import king_james, smollm2_tokenizer, store
-from fieldguide.deployment.cache import Nearsighted
+from fieldguide.deployment.cache import (
+    Nearsighted,
+    WindowCache,
+    near_mask,
+    read_one,
+)
 from fieldguide.transformers.induction import token_losses
 from fieldguide.transformers.real_model import KVCache, load_smollm2
 
@@ -41,8 +48,8 @@ STARTS = [1_500_000, 2_500_000, 3_300_000]  # characters; the first text has all
 LENGTH, BIN = 1000, 50  # tokens; neighbours whose losses are averaged
 ROOMS, SINKS = [128, 256, 512], [0, 1, 4]
 ROOM = 256  # on the other texts
-STRIDE = 64  # tokens between two windows that are read anew
-AT_ONCE = [1, 2, 4, 8, 16, 32, 64]
+LATER, NEAR, READ = [0, 2000, 8000, 16_000, 50_000, 200_000], 64, 400  # a far sink
+AT_ONCE = [1, 2, 4, 8, 16, 32]
 BEFORE = 256  # tokens in each text's cache
 TRIES = 3
 
@@ -74,13 +81,33 @@ def row(ids, room, sinks) -> dict:
     return facts
 
 
-def read_anew(ids) -> float:
-    """The loss after ROOM tokens when windows of ROOM are read from scratch."""
-    model, losses = load_smollm2(), []
-    for end in range(ROOM + STRIDE, LENGTH + 1, STRIDE):
-        piece = ids[:, end - ROOM : end + 1]
-        losses.append(token_losses(model, piece)[0, -STRIDE:])
-    return round(torch.cat(losses).mean().item(), 5)
+def read_anew(ids, room) -> list[float]:
+    """The loss in bins when the last tokens are read anew for each: the last bins."""
+    model, along = load_smollm2(), []
+    for end in range(BIN * (room // BIN + 1), LENGTH + 1, BIN):
+        piece = ids[:, end - room : end + 1]
+        along.append(token_losses(model, piece)[0, -BIN:].mean().item())
+    return [round(x, 4) for x in along]
+
+
+@torch.inference_mode()
+def far_from_sink(ids, later) -> float:
+    """The loss after 100 tokens; all but the first stand so many places later."""
+    model, places = load_smollm2(), torch.arange(READ) + later
+    x, places[0] = model.embedding(ids[:, :READ]), 0
+    for block in model.blocks:
+        x, _ = block(x, places, near_mask(READ, NEAR, 1))
+    logits = model.logits(x)[0, 100:]
+    return round(cross_entropy(logits, ids[0, 101 : READ + 1]).item(), 3)
+
+
+def with_a_ring(ids) -> float:
+    """The same with a cache whose sink follows, wherever the text stands."""
+    model = load_smollm2()
+    cache = WindowCache(model.config, NEAR, 1)
+    logits = [read_one(model, token, cache) for token in ids[0, :READ]]
+    logits = torch.stack(logits[100:])
+    return round(cross_entropy(logits, ids[0, 101 : READ + 1]).item(), 3)
 
 
 def record_windows() -> None:
@@ -95,7 +122,12 @@ def record_others() -> None:
     kinds, texts = ((LENGTH, 0), (ROOM, 0), (ROOM, 1)), map(text, STARTS[1:])
     facts = {
         "digest": digests()["others.json"],
-        "anew": read_anew(text(STARTS[0])),
+        "anew": {room: read_anew(text(STARTS[0]), room) for room in ROOMS},
+        "drift": {
+            "later": LATER,
+            "loss": [far_from_sink(text(STARTS[0]), later) for later in LATER],
+            "follows": with_a_ring(text(STARTS[0])),
+        },
         "after": [[row(ids, *kind)["after"] for kind in kinds] for ids in texts],
     }
     store(HERE / "others.json", facts)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..check import Count, Layered, Positive, Size, checked, require
 from ..efficiency.quantization import quantize_absmax
+from ..transformers.attention import rotate
 from fieldguide.transformers.real_model import (
     KVCache,
     LlamaConfig,
@@ -200,14 +201,15 @@ class Nearsighted:
 class WindowCache(KVCache):
     """A `KVCache` that never fills up: new tokens replace the oldest.
 
-    The first `sinks` tokens stay. One token at a time.
+    The first `sinks` tokens stay, and follow the others: no distance
+    reaches the room. One token at a time.
     """
 
     @checked
     def __init__(self, config: LlamaConfig, room: Size, sinks: Count = 0):
         require(sinks < room, "sinks", sinks, f"below {room}, the room")
         super().__init__(config, room)
-        self.sinks = sinks
+        self.sinks, self.base = sinks, config.base
 
     def append(self, layer, key, value):
         """As `KVCache.append`; what is kept comes back in any order."""
@@ -218,7 +220,12 @@ class WindowCache(KVCache):
             slot = self.sinks + (slot - self.sinks) % (room - self.sinks)
         self.store[0, layer, :, :, slot] = key[:, :, 0]
         self.store[1, layer, :, :, slot] = value[:, :, 0]
-        return self.store[:, layer, :, :, : self.length + 1]
+        keys, values = self.store[:, layer, :, :, : self.length + 1]
+        forgotten = max(0, self.length + 1 - room)
+        sinks, others = keys.tensor_split([self.sinks], -2)
+        places = torch.full((sinks.size(-2),), forgotten)
+        sinks = rotate(sinks, places, self.base)  # (1, H_kv, sinks, K)
+        return torch.cat([sinks, others], -2), values
 
 # %% ../../deployment/cache.ipynb #read
 @torch.inference_mode()

@@ -61,6 +61,7 @@ bench:  ## measure the book against its rivals, in one run
 	@$(SETUP) venv torch book weights tests browser
 	-@$(SETUP) bench
 	-@$(SETUP) web
+	-@$(SETUP) engine
 	$(PY) book/_tools/bench.py $(ROWS) $(if $(JSON),--json $(JSON))
 
 clean:  ## remove what was built; `make clean ALL=1` removes .venv too

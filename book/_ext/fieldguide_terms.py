@@ -1,8 +1,8 @@
 """Where a notebook first uses a term of the glossary, the word leads there.
 
 Nothing is written for it: a new line in the glossary links its term on every page.
-Headings, code, formulas, figures, links and words that a page itself puts in bold, to
-explain them there, stay as they are.
+Headings, code, formulas, figures, links, names and words that a page itself puts in
+bold, to explain them there, stay as they are.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 # Words that plain English uses more often than the field does.
-PLAIN = {"block", "capacity", "claim", "code", "explorer", "frozen", "gate", "group"}
-PLAIN |= {"head", "hop", "key", "loss", "merge", "patch", "pitch", "query", "rank"}
-PLAIN |= {"replay", "scale", "scan", "score", "shape", "sound", "surprise", "value"}
-PLAIN |= {"variety", "velocity", "greedy", "expert", "channel", "smoothing", "decoding"}
+PLAIN = {"band", "block", "capacity", "claim", "code", "explorer", "frozen", "gate"}
+PLAIN |= {"group", "head", "hop", "key", "leak", "loss", "merge", "patch", "pitch"}
+PLAIN |= {"query", "rank", "replay", "scale", "scan", "score", "shape", "sound"}
+PLAIN |= {"surprise", "value", "variety", "velocity", "greedy", "expert", "channel"}
+PLAIN |= {"smoothing", "decoding"}
 OUTSIDE = nodes.title, nodes.literal, nodes.literal_block, nodes.reference, nodes.math
 OUTSIDE += nodes.math_block, nodes.raw, nodes.caption, nodes.strong, nodes.term
 OUTSIDE += nodes.Admonition, nodes.table
+NAME = r"[A-Z][\w-]*\s+[A-Z]"  # Epoch AI, or the title of a work
 
 
 def forms(term: str) -> str:
     """A pattern for a term and its plural; a name keeps its capitals."""
     stem = re.escape(term[:-1]) + "(?:y|ies)" if term.endswith("y") else None
     plain = stem or re.escape(term) + ("" if term.endswith("s") else "(?:s|es)?")
-    return plain if term != term.lower() else f"(?i:{plain})"
+    return plain if term != term.lower() else f"(?!{NAME})(?i:{plain})"
 
 
 def linked(terms: list[str]) -> dict[str, str]:

@@ -28,8 +28,9 @@ from rivals.measure import Absent, Row, machine, spread
 REPORT = Path(__file__).resolve().parents[2] / "BENCH.md"
 
 # modules of rivals/
-GROUPS = ["attention", "training", "decode", "speculative", "experts", "quantization"]
-GROUPS += ["lora", "contrastive", "slider", "embed", "heads", "page"]
+GROUPS = ["attention", "training", "decode", "speculative", "serving", "scaling"]
+GROUPS += ["experts", "quantization", "lora", "contrastive", "slider", "embed"]
+GROUPS += ["heads", "page"]
 COLUMNS = "  {:<28}{:>10}  {:<45}{:>10}  {:>5} {:>6} {:>5}  {:>12}  {}"
 
 HEADS = "what", "ours", "rival", "theirs", "min", "median", "max", "goal", ""

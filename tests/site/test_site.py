@@ -245,7 +245,7 @@ def page_of(build, small_book):
 
 def test_a_term_leads_to_the_glossary_where_a_page_first_uses_it(page_of):
     text, _ = page_of(
-        "## The softmax\n\n`softmax`, softmaxes and another softmax.",
+        "## The softmax\n\n`softmax`, Softmax AI, softmaxes and another softmax.",
         "**Logits** are explained here, so logits are no link; a key is plain English.",
         'Large language models are language models. "Softmaxed" is another word.',
     )

@@ -170,20 +170,27 @@ def steps(size: Size) -> Iterator[Row]:
     yield row("its matrix products alone", took["limit"], goal)
 
 
-def plain_run(train_ids: torch.Tensor, seed: int) -> tuple[float, nn.Module]:
+def plain_run(
+    train_ids: torch.Tensor,
+    seed: int,
+    size: Size = SMALL,
+    steps: int = STEPS,
+    warmup: int = WARMUP,
+) -> tuple[float, nn.Module]:
     """nanoGPT's recipe on transformers' GPT-2: seconds, and the model."""
     from fieldguide.transformers.training import windows
 
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
-    model = transformers_gpt2(SMALL)
+    model = transformers_gpt2(size)
+    model.config = SimpleNamespace(context=size.context)
     optimizer = adamw(model)
     start = time.process_time()
-    for step in range(STEPS):
-        done = max(0.0, (step - WARMUP) / (STEPS - WARMUP))
+    for step in range(steps):
+        done = max(0.0, (step - warmup) / (steps - warmup))
         falling = FINAL + (1 - FINAL) * (1 + math.cos(math.pi * done)) / 2
-        optimizer.param_groups[0]["lr"] = PEAK * min((step + 1) / WARMUP, falling)
-        batch = windows(train_ids, SMALL.batch, SMALL.context, rng)
+        optimizer.param_groups[0]["lr"] = PEAK * min((step + 1) / warmup, falling)
+        batch = windows(train_ids, size.batch, size.context, rng)
         optimizer.zero_grad()
         loss_of(model, *batch).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -204,20 +211,25 @@ def our_run(train_ids: torch.Tensor, seed: int) -> tuple[float, nn.Module]:
     return time.process_time() - start, model
 
 
-def to_loss() -> Iterator[Row]:
-    """Seconds to the loss that the rival ends at, on the same text, seed by seed."""
+def texts() -> list[torch.Tensor]:
+    """The ids to train on, and those held out."""
     from fieldguide.data import king_james
     from fieldguide.introduction.next_word import characters, split_text, to_ids
-    from fieldguide.transformers.training import held_out_loss
 
     text = king_james()
     alphabet = characters(text)
-    training, held_out = (to_ids(part, alphabet) for part in split_text(text))
+    return [to_ids(part, alphabet) for part in split_text(text)]
+
+
+def to_loss() -> Iterator[Row]:
+    """Seconds to the loss that the rival ends at, on the same text, seed by seed."""
+    from fieldguide.transformers.training import held_out_loss
+
+    training, held_out = texts()
     measure = partial(held_out_loss, ids=held_out, pieces=512)
     mine, theirs = [], []
     for seed in range(SEEDS):
         seconds, model = plain_run(training, seed)
-        model.config = SimpleNamespace(context=SMALL.context)
         theirs.append(seconds)
         target = measure(model)
         seconds, model = our_run(training, seed)

@@ -98,7 +98,9 @@ def token_flops(shape: Shape, context: Size | None = None):
     counts, T = parameters(shape), context or shape.context
     table = shape.vocab * shape.width  # once, for the output
     weights = counts["attention"] + counts["MLP"] + table
+    # 2: comparing with the context, and blending
     looking = 2 * T * (shape.inner or shape.width) * shape.layers
+    # 2: a multiplication and an addition
     return 2 * weights + 2 * looking
 
 # %% ../../scaling/counting.ipynb #training-flops

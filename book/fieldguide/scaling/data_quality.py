@@ -92,29 +92,34 @@ def sources():
 
 # %% ../../scaling/data-quality.ipynb #fillings
 FILLINGS = {
-    "nothing": "nothing",
+    "nothing": "good part, reread",
+    "echo": "good part, imitated",
+    "imitation": "lost part, imitated",
+    "psalms": "psalms only",
     "copies": "copies",
     "typos": "typos",
-    "psalms": "psalms only",
-    "imitation": "imitations",
     "licences": "licences",
 }
 
 
 @checked
 def filling(
-    kind: Literal[tuple(FILLINGS)], text: str, generator: torch.Generator
+    kind: Literal[tuple(FILLINGS)],
+    text: str,
+    good: str,
+    generator: torch.Generator,
 ):
     """What stands in the place of a text: as long as it, except "nothing".
 
-    kind: a key of FILLINGS.
+    kind: a key of FILLINGS. good: the text beside it, which "echo" imitates.
     """
     if kind == "nothing":
         return ""
     if kind == "typos":
         return with_typos(text, 0.2, generator)
-    if kind == "imitation":
-        return imitate(text, len(text), 4, generator)
+    if kind in ("imitation", "echo"):
+        known = text if kind == "imitation" else good
+        return imitate(known, len(text), 4, generator)
     longer = {
         "copies": text[:2600],
         "psalms": sources().psalms,
@@ -143,12 +148,12 @@ def training_text(
     )
     order = torch.randperm(len(known), generator=generator)[:passages]
     drawn = [known[i] for i in order.tolist()]
-    good = round((1 - share) * passages)
-    bad = "".join(drawn[good:])
+    cut = round((1 - share) * passages)
+    good, bad = "".join(drawn[:cut]), "".join(drawn[cut:])
     require(
         bad or kind == "nothing", "share", share, "such that a passage goes"
     )
-    return "".join(drawn[:good]) + filling(kind, bad, generator)
+    return good + filling(kind, bad, good, generator)
 
 # %% ../../scaling/data-quality.ipynb #learn
 from ..transformers.gpt import GPTConfig
@@ -188,7 +193,7 @@ def home_and_away(model):
 def clean_steps(loss: float, steps: ListOf(int, 2), losses: ListOf(float, 2)):
     """After how many steps a falling curve has reached a loss.
 
-    Between two points, the loss is taken to fall evenly with log steps. Above
+    Between two points, the loss is taken to fall along a straight line. Above
     the curve the answer is its first step, below it its last.
     """
     require(
@@ -200,7 +205,7 @@ def clean_steps(loss: float, steps: ListOf(int, 2), losses: ListOf(float, 2)):
     require(rise, "steps", steps, "a list of positive numbers that rises")
     for (n, high), (m, low) in pairwise(zip(steps, losses)):
         if low <= loss <= high:
-            return n * (m / n) ** ((high - loss) / (high - low))
+            return n + (m - n) * (high - loss) / (high - low)
     return float(steps[0] if loss > losses[0] else steps[-1])
 
 # %% ../../scaling/data-quality.ipynb #shingles

@@ -132,7 +132,7 @@ def hand_adder(p: Size, k: Size = 1, N: Size = 5):
     adder = Adder(p, 2, N, torch.Generator())
     adder.vectors.copy_(wheel(p, k).T)  # a hand for each number
     adder.W.copy_(wheel(N, 1))  # each neuron looks in its direction
-    adder.U.copy_(wheel(N, 2).T @ wheel(p, k))  # and votes for twice that
+    adder.U.copy_(wheel(N, 2).T @ wheel(p, k))  # twice that, times each hand
     return adder.requires_grad_(False)
 
 # %% ../../scaling/grokking.ipynb #clock-scores

@@ -1,0 +1,175 @@
+"""Measure what a step of SmolLM2 costs by the number of texts, beside llama.cpp.
+
+.venv/bin/python book/_tools/assets.py serving (ten minutes of one core)
+
+Writes beside this file steps.json: milliseconds of processor time a `packed_step`, by
+the number of texts that get a token in it, the best of several rounds, and of one
+that reads prompts; engine.json: milliseconds of processor time a token when one or
+eight people ask at once, for the book's batcher and for llama.cpp (node-llama-cpp,
+same GGUF file), what reading all weights once takes for each, and what the engine
+answers to one question; it needs `python3 book/_tools/setup.py engine`. And
+knee.json: waits by load on the virtual clock, and the highest load at which 99 of 100
+first tokens come within each of LIMITS_S; these are the same on every machine. A
+name, such as `steps`, makes that part alone.
+"""
+
+import http.client
+import json
+import platform
+import re
+import sys
+import time
+from pathlib import Path
+
+import torch
+from digest import digest_of, exported
+from rivals import serving as rival
+
+from fieldguide.data import store
+from fieldguide.deployment.serving import (
+    VirtualClock,
+    ask_engine,
+    first_waits,
+    packed_step,
+    percentile,
+    poisson_requests,
+    serve,
+    whole_waits,
+)
+from fieldguide.transformers.real_model import load_smollm2
+
+HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "deployment" / "serving.ipynb"
+TEXTS = [1, 2, 4, 8, 12, 16]
+PLACE = 40  # where in its text each new token stands
+ROUNDS = 24
+PROMPT_TOKENS = 16  # of each text in a step that reads prompts
+CLOCK = 0.1, 0.01  # seconds of a step, and of each token in it: rounded from steps.json
+SLOTS, LOADS = [1, 4, 8, 16], [*range(5, 85, 5)]  # requests a minute
+PEOPLE, MANY = 800, 1500
+LIMITS_S, LIMIT_SLOTS, SEEDS = [12, 15, 30, 60], 8, range(3)
+PROMPT, COUNT = "The best way to learn to program is", 8
+
+
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
+    code = exported(NOTEBOOK)
+    steps = digest_of(code, ["packed_step"])
+    engine = digest_of(code, ["Batcher", "serve", "RealClock"])
+    names = ["VirtualClock", "first_waits", "whole_waits", "percentile"]
+    knee = digest_of(code, [*names, "poisson_requests", "serve"])
+    return {"steps.json": steps, "engine.json": engine, "knee.json": knee}
+
+
+def machine() -> str:
+    """What this processor calls itself, and the instructions torch uses on it."""
+    facts = Path("/proc/cpuinfo")
+    named = facts.exists() and re.search("model name.*: (.*)", facts.read_text())
+    name = named[1] if named else platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+@torch.inference_mode()
+def step_ms(model, texts: int, tokens: int = 1, first: int = PLACE) -> float:
+    """Processor time of one step in which so many texts get so many tokens each."""
+    c = model.config
+    room = first + tokens
+    kept = torch.zeros(2, c.layers, c.kv_heads, room, texts, c.head_width)
+    slots = torch.arange(texts).repeat_interleave(tokens)
+    places = torch.arange(first, room).repeat(texts)
+    start = time.process_time()
+    x = packed_step(model, kept, torch.arange(texts * tokens), slots, places)
+    model.logits(x[tokens - 1 :: tokens])
+    return 1e3 * (time.process_time() - start)
+
+
+def record_steps() -> None:
+    model = load_smollm2()
+    kinds = [(n,) for n in TEXTS] + [(n, PROMPT_TOKENS, 0) for n in (1, SLOTS[2])]
+    tries = [[step_ms(model, *kind) for kind in kinds] for _ in range(ROUNDS)]
+    best = [round(min(ms), 1) for ms in zip(*tries, strict=True)]
+    print(best, flush=True)
+    facts = {"digest": digests()["steps.json"], "machine": machine()}
+    facts |= {"texts": TEXTS, "step_ms": best[: len(TEXTS)]}
+    prompts = dict(zip(("1", str(SLOTS[2])), best[len(TEXTS) :], strict=True))
+    facts |= {"prompt_tokens": PROMPT_TOKENS, "prompt_ms": prompts}
+    store(HERE / "steps.json", facts)
+
+
+def streamed_lines(port: int) -> list[str]:
+    """What the engine sends in answer to PROMPT, line by line."""
+    link = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    question = {"prompt": PROMPT, "max_tokens": COUNT, "stream": True}
+    link.request("POST", "/v1/completions", json.dumps(question))
+    text = link.getresponse().read().decode()
+    link.close()
+    return text.splitlines()
+
+
+def record_engine() -> None:
+    rounds, found, answer = range(rival.ROUNDS), {}, {}
+    reads = {"ours": rival.limit_ms(1), "llama.cpp": rival.file_ms}
+    read = {name: [measure() for _ in rounds] for name, measure in reads.items()}
+    for people in 1, rival.PEOPLE:
+        took = {"ours": [], "llama.cpp": []}
+        with rival.Engine(people, 16 + rival.TOKENS) as engine:
+            answer["lines"] = streamed_lines(engine.port)
+            answer["answer"] = list(ask_engine(PROMPT, COUNT, engine.port))
+            rival.engine_ms(engine, people)  # warm
+            for _ in rounds:
+                took["ours"].append(rival.our_ms(people))
+                took["llama.cpp"].append(rival.engine_ms(engine, people))
+        found[str(people)] = {name: round(min(ms), 1) for name, ms in took.items()}
+        print(people, found[str(people)], flush=True)
+    facts = {"digest": digests()["engine.json"], "machine": machine()}
+    facts |= {"engine": f"{rival.ENGINE} {rival.VERSION}", "prompt": PROMPT}
+    facts |= {"token_ms": found, "prompt_tokens": 16, "tokens": rival.TOKENS}
+    facts |= {"read_ms": {name: round(min(ms), 1) for name, ms in read.items()}}
+    print(facts["read_ms"], flush=True)
+    store(HERE / "engine.json", facts | answer)
+
+
+def turns(load, slots, static, seed=0, count=PEOPLE):
+    """What becomes of `count` requests, so many a minute."""
+    draw = torch.Generator().manual_seed(seed)
+    asked = poisson_requests(load / 60, count, draw)
+    return serve(asked, slots, VirtualClock(*CLOCK), static=static)
+
+
+def waits(load, slots, static):
+    """The median and the 99 % of the two waits, in seconds."""
+    ended = turns(load, slots, static)
+    kinds = first_waits(ended), whole_waits(ended)
+    return [round(percentile(k, share), 3) for k in kinds for share in (0.5, 0.99)]
+
+
+def highest_loads(static, seed):
+    """By limit: requests a minute, in whole numbers, from 1 on while it holds."""
+    held, load = {}, 0
+    while len(held) < len(LIMITS_S):
+        load += 1
+        ended = turns(load, LIMIT_SLOTS, static, seed, MANY)
+        tail = percentile(first_waits(ended), 0.99)
+        for limit_s in LIMITS_S:
+            if tail > limit_s:
+                held.setdefault(str(limit_s), load - 1)
+    return held
+
+
+def record_knee() -> None:
+    facts = {"digest": digests()["knee.json"], "clock": CLOCK, "loads": LOADS}
+    facts |= {"limits_s": LIMITS_S, "slots": SLOTS, "people": PEOPLE, "many": MANY}
+    for name, static in ("continuous", False), ("static", True):
+        facts[name] = {str(n): [waits(x, n, static) for x in LOADS] for n in SLOTS}
+        print(name, flush=True)
+        held = [highest_loads(static, seed) for seed in SEEDS]
+        facts[f"{name} limits"] = {k: [h[k] for h in held] for k in held[0]}
+        print(facts[f"{name} limits"], flush=True)
+    store(HERE / "knee.json", facts)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # what is compared has one thread, too
+    parts = {"steps": record_steps, "engine": record_engine, "knee": record_knee}
+    for part in sys.argv[1:] or parts:
+        parts[part]()

@@ -1,0 +1,341 @@
+"""The cells of deployment/cache against sums by hand, masks and the model itself.
+
+Functions are looked up in the module at each call: a damaged cell can take their place.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+
+import cells
+import pytest
+import torch
+from cells import refuses, refuses_all
+
+from fieldguide import data
+from fieldguide.deployment import cache as book
+from fieldguide.transformers.real_model import KVCache, Llama, LlamaConfig
+
+SIZES = LlamaConfig(31, 64, 24, 2, 6, 2, 40, 1e-5, 1e4)  # K = 4, 3 queries a key
+NUMBERS = 2 * 2 * 2 * 4  # of a token
+
+
+@functools.cache
+def model():
+    torch.manual_seed(0)
+    return Llama(SIZES).double().eval()
+
+
+def ids(count, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(31, (1, count), generator=draw)
+
+
+def read(cache, *pieces):
+    """The logits of ids that are read piece by piece."""
+    with torch.inference_mode():
+        return torch.cat([model()(piece, cache) for piece in pieces], 1)
+
+
+def alone(text):
+    with torch.inference_mode():
+        return model()(text)
+
+
+# What fits
+
+
+def serving(**changes):
+    return dataclasses.replace(book.Serving(SIZES, weights=1000, fixed=10), **changes)
+
+
+def test_the_bytes_of_a_text_are_those_of_its_tensors():
+    for tokens, bits, dtype in (1, 16, torch.half), (64, 32, torch.float):
+        tensor = KVCache(SIZES, tokens, dtype=dtype).store
+        plain = book.Serving(SIZES, weights=1)
+        assert plain.fixed == 0
+        assert book.text_bytes(plain, tokens, bits) == tensor.nbytes
+    assert book.text_bytes(serving(), 7) == 2 * (7 * NUMBERS + 10)
+    assert book.text_bytes(serving(), 7, 4) == (7 * NUMBERS + 10) / 2
+
+
+def test_texts_fit_beside_the_weights():
+    each = 2 * (7 * NUMBERS + 10)
+    for card, fit in (1000, 0), (1000 + each - 1, 0), (1000 + each, 1), (1e6, None):
+        right = int((card - 1000) / each) if fit is None else fit
+        assert book.texts_beside(serving(), 7, card) == right
+    found = book.texts_beside(serving(), 7, 1000 + 2 * each, 8)
+    assert found == 4 and type(found) is int
+
+
+def test_what_cannot_fit_is_refused():
+    good = {"model": serving(), "tokens": 7, "bits": 16}
+    refuses_all(book.text_bytes, good, tokens=[0, -1, 65], bits=[0, -8])
+    refuses("tokens", book.text_bytes, serving(), 65, shown="65", says="at most 64")
+    more = {"model": serving(), "tokens": 7, "card": 2000, "bits": 16}
+    refuses_all(book.texts_beside, more, tokens=[0, 65], card=[0, 999], bits=[0])
+    refuses("card", book.texts_beside, serving(), 7, 999, says="at least 1000")
+    refuses_all(
+        book.Serving,
+        {"config": SIZES, "weights": 5.0, "fixed": 0},
+        weights=[0, -1],
+        fixed=[-1, 0.5],
+    )
+
+
+def test_the_slower_of_two_sets_the_pace():
+    for flops, moved, seconds in (100, 1, 10), (1, 100, 50), (10, 2, 1):
+        assert book.least_time(flops, moved, peak=10, bandwidth=2) == seconds
+    good = {"flops": 1, "moved": 1, "peak": 1, "bandwidth": 1}
+    refuses_all(book.least_time, good, **{name: [0, -1] for name in good})
+
+
+# Pages
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 16])
+def test_pages_change_no_logit(size):
+    pool, text, other = book.PagePool(SIZES, 40, size), ids(11), ids(9, seed=1)
+    pool.store = pool.store.double().fill_(math.nan)
+    assert pool.store.nbytes == 8 * NUMBERS * 40 * size
+    first, second = book.PagedCache(pool), book.PagedCache(pool)
+    parts = [read(first, text[:, :5])]  # two texts take turns
+    others = read(second, other[:, :4], other[:, 4:])
+    parts.append(read(first, text[:, 5:6], text[:, 6:]))
+    cells.close(torch.cat(parts, 1), alone(text))
+    cells.close(others, alone(other))
+    pages = [math.ceil(11 / size), math.ceil(9 / size)]
+    assert [len(first.pages), len(second.pages)] == pages
+    assert sum(pool.users) == sum(pages) and max(pool.users) == 1
+    assert not set(first.pages) & set(second.pages)
+
+
+def test_slots_follow_the_list_of_pages():
+    cache = book.PagedCache(book.PagePool(SIZES, 6, 4))
+    cache.pages = [5, 0, 2]
+    assert cache.slots(10).tolist() == [20, 21, 22, 23, 0, 1, 2, 3, 8, 9]
+
+
+@pytest.mark.parametrize("length", [1, 4, 7, 8])
+def test_a_shared_beginning_is_lent_and_what_is_begun_is_copied(length):
+    pool, text, other = book.PagePool(SIZES, 12, 4), ids(length), ids(6, seed=2)
+    pool.store = pool.store.double().fill_(math.nan)
+    first = book.PagedCache(pool)
+    read(first, text)
+    second = book.fork(first)
+    full, rest = divmod(length, 4)
+    assert second.length == length and second.pool is pool
+    assert second.pages[:full] == first.pages[:full]
+    assert pool.users == [2] * full + [1, 1] * bool(rest) + [0] * (
+        12 - full - 2 * bool(rest)
+    )
+    mine, ours = read(first, text[:, :1].expand(1, 5)), read(second, other)
+    cells.close(ours, alone(torch.cat([text, other], 1))[:, length:])
+    again = torch.cat([text, text[:, :1].expand(1, 5)], 1)
+    cells.close(mine, alone(again)[:, length:])
+    book.release(first)
+    assert (first.pages, first.length) == ([], 0)
+    assert sum(pool.users) == len(second.pages) and max(pool.users) == 1
+    book.release(second)
+    assert set(pool.users) == {0}
+
+
+def test_a_freed_page_is_taken_again_and_a_full_pool_refuses():
+    pool = book.PagePool(SIZES, 3, 4)
+    assert [pool.take() for _ in range(3)] == [0, 1, 2]
+    refuses(
+        "pages in use", pool.take, shown="3", says="fewer than 3: the cache is full"
+    )
+    pool.users[1] = 0
+    assert pool.take() == 1 and pool.users == [1, 1, 1]
+    full = book.PagedCache(book.PagePool(SIZES, 2, 4))
+    full.store = full.pool.store = full.store.double()
+    read(full, ids(6))
+    users = list(full.pool.users)
+    refuses("ids", model(), ids(3), full, says="1 to 2")  # by the model itself
+    lone = book.PagedCache(full.pool)
+    with pytest.raises(ValueError, match="the cache is full"):
+        read(lone, ids(1))
+    with pytest.raises(ValueError, match="the cache is full"):
+        book.fork(full)
+    assert full.pool.users == users and lone.length == 0
+
+
+def test_what_is_no_pool_is_refused():
+    good = {"config": SIZES, "pages": 3, "size": 4}
+    refuses_all(book.PagePool, good, pages=[0, -1], size=[0, -1])
+    for function in book.PagedCache, book.fork, book.release:
+        for wrong in None, SIZES, KVCache(SIZES, 3):
+            with pytest.raises(TypeError):
+                function(wrong)
+    two = torch.zeros(2, 2, 1, 4)
+    cache = book.PagedCache(book.PagePool(SIZES, 3, 4))
+    refuses("key", cache.append, 0, two, two, says="of one text")
+
+
+# Eight bits
+
+
+def test_an_8_bit_cache_is_off_by_half_a_step_at_most():
+    cache, draw = book.EightBitCache(SIZES, 9, batch=3), cells.random
+    assert cache.store.nbytes == NUMBERS * 9 * 3 and cache.store.dtype == torch.int8
+    assert cache.scales.nbytes == 2 * (NUMBERS // 4) * 9 * 3
+    key, value = draw(3, 2, 9, 4).float(), 100 * draw(3, 2, 9, 4, seed=1).float()
+    for start, end in (0, 4), (4, 9):
+        cache.length = start
+        for layer in 0, 1:
+            times = layer + 1
+            new = times * key[:, :, start:end], value[:, :, start:end]
+            kept = cache.append(layer, *new)
+            assert kept.shape == (2, 3, 2, end, 4) and kept.dtype == torch.float32
+            for found, exact in zip(kept, (times * key, value), strict=True):
+                exact = exact[:, :, :end]
+                step = exact.abs().amax(-1, keepdim=True) / 127
+                assert ((found - exact).abs() <= step * (0.5 + 127 / 2000)).all()
+    assert cache.length == 4
+    assert book.EightBitCache(SIZES, 1).store.size(2) == 1
+    good = {"config": SIZES, "room": 3, "batch": 1}
+    refuses_all(book.EightBitCache, good, room=[0, -1], batch=[0])
+
+
+# Forgetting
+
+
+def test_the_mask_is_who_is_kept():
+    page = cells.run_exercises("deployment/cache", book)
+    for T, room, sinks in (9, 4, 0), (9, 4, 1), (9, 4, 3), (3, 5, 1), (1, 1, 0):
+        mask = book.near_mask(T, room, sinks)
+        assert mask.dtype == torch.bool and mask.shape == (T, T)
+        for i in range(T):
+            assert mask[i].nonzero().flatten().tolist() == page.still_kept(
+                i + 1, room, sinks
+            )
+    assert book.near_mask(5, 2).equal(book.near_mask(5, 2, 0))
+    good = {"T": 5, "room": 3, "sinks": 1}
+    refuses_all(book.near_mask, good, T=[0], room=[0, 1], sinks=[-1, 3])
+    refuses("sinks", book.near_mask, 5, 3, 3, says="below 3, the room")
+
+
+def test_a_room_for_all_forgets_nothing():
+    text = torch.cat([ids(9), ids(9, seed=1)])
+    sighted = book.Nearsighted(model(), 9)
+    assert sighted.config is SIZES
+    cells.close(sighted(text), alone(text))
+    near = book.Nearsighted(model(), 3, 1)(text)
+    cells.close(near[:, :3], alone(text)[:, :3])
+    assert (near[:, 3:] - alone(text)[:, 3:]).abs().amin() > 0
+
+
+def ring_of(net, text, room, sinks):
+    cache = book.WindowCache(net.config, room, sinks)
+    cache.store = cache.store.double().fill_(math.nan)
+    steps = [book.read_one(net, token, cache) for token in text[0]]
+    assert cache.length == text.size(-1) and cache.store.size(-2) == room
+    assert cache.sinks == sinks and steps[0].shape == (31,)
+    return torch.stack(steps)
+
+
+@pytest.mark.parametrize(("room", "sinks"), [(1, 0), (4, 0), (20, 2)])
+def test_a_ring_gives_the_logits_of_its_mask(room, sinks):
+    text = ids(13)  # without sinks, or without forgetting, no key moves
+    right = book.Nearsighted(model(), room, sinks)(text)[0]
+    cells.close(ring_of(model(), text, room, sinks), right)
+    assert book.WindowCache(SIZES, 4).sinks == 0
+
+
+@pytest.mark.parametrize(("room", "sinks"), [(4, 1), (5, 3), (2, 1)])
+def test_sinks_follow_as_if_what_is_kept_were_read_anew(room, sinks):
+    text = ids(13)  # in one layer, a key knows its own token alone
+    torch.manual_seed(0)
+    lone = Llama(dataclasses.replace(SIZES, layers=1)).double().eval()
+    found = ring_of(lone, text, room, sinks)
+    for end in range(1, 14):
+        last = range(max(sinks, end - room + sinks), end)
+        held = text[:, [*range(min(sinks, end)), *last]]
+        with torch.inference_mode():
+            cells.close(found[end - 1], lone(held)[0, -1])
+
+
+def test_a_ring_refuses_what_it_cannot_keep():
+    good = {"config": SIZES, "room": 3, "sinks": 1}
+    refuses_all(book.WindowCache, good, room=[0, -1, 1], sinks=[-1, 3, 4])
+    refuses("sinks", book.WindowCache, SIZES, 3, 3, says="below 3, the room")
+    refuses_all(
+        book.Nearsighted,
+        {"model": model(), "room": 3, "sinks": 1},
+        room=[0],
+        sinks=[-1],
+    )
+    two = torch.zeros(1, 2, 2, 4)
+    refuses("key", book.WindowCache(SIZES, 3).append, 0, two, two, says="of one token")
+
+
+# What is stored
+
+
+def test_the_records_are_whole():
+    script = cells.script("cache")
+    names = "windows.json", "others.json", "pace.json"
+    windows, others, pace = (cells.record("cache", name) for name in names)
+    kinds = [(r["room"], r["sinks"]) for r in windows["rows"]]
+    every = [(room, sinks) for room in script.ROOMS for sinks in script.SINKS]
+    assert kinds == [(script.LENGTH, 0), *every]
+    whole = windows["rows"][0]
+    for row in windows["rows"]:
+        assert len(row["along"]) == script.LENGTH // windows["bin"]
+        mean = sum(row["along"]) / len(row["along"])
+        seen = row["room"] // windows["bin"]  # bins in which nothing is forgotten
+        assert row["along"][:seen] == pytest.approx(whole["along"][:seen], abs=2e-3)
+        assert mean >= sum(whole["along"]) / len(whole["along"]) - 0.01
+    assert len(others["after"]) == len(script.STARTS) - 1
+    for full, window, sink in others["after"]:
+        assert full < sink < window
+    for room in script.ROOMS:
+        anew = others["anew"][str(room)]
+        assert len(anew) == script.LENGTH // script.BIN - room // script.BIN
+        assert min(anew) > 1
+    drift = others["drift"]
+    assert drift["later"] == script.LATER and len(drift["loss"]) == len(script.LATER)
+    assert abs(drift["follows"] - drift["loss"][0]) < 0.1
+    assert drift["loss"][3] > drift["follows"] + 0.5
+    assert pace["at_once"] == script.AT_ONCE and pace["before"] == script.BEFORE
+    for kind in "prompt", "texts":
+        assert len(pace[kind]) == len(script.AT_ONCE)
+    assert json.loads(data.asset("cache", "pace.json").read_text())["machine"]
+
+
+# The page's own cells and exercises
+
+page = functools.cache(lambda: cells.run_exercises("deployment/cache", book))
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "cause"),
+    [
+        ("pages_shared", "sum(-(-(p + t) // s) for t in ts)", "held once"),
+        ("pages_shared", "p // s + sum(-(-t // s) for t in ts)", "last tokens"),
+        ("pages_shared", "-(-p // s) + sum(-(-t // s) for t in ts)", "is copied"),
+        ("pages_shared", "p // s + sum((p % s + t) // s for t in ts)", "whole page"),
+        ("pages_shared", "sum(-(-(p % s + t) // s) for t in ts)", "are missing"),
+        ("pages_shared", "1", "is right, not 1"),
+        ("enough_texts", "math.ceil(p * w / b)", "two operations"),
+        ("enough_texts", "math.ceil(p / (2 * b))", "`width` bytes"),
+        ("enough_texts", "math.ceil(p / (2 * b * w))", "multiply"),
+        ("enough_texts", "p * w / (2 * b)", "round up"),
+        ("enough_texts", "p * w // (2 * b)", "round up"),
+        ("enough_texts", "7", "is right, not 7"),
+        ("still_kept", "list(range(r))[-k:]", "never forgotten"),
+        ("still_kept", "[n for n in range(r) if n < s or n >= r - k]", "slots, too"),
+        ("still_kept", "list(range(r))[-(k - s):]", "sinks are missing"),
+        ("still_kept", "[n + 1 for n in range(r)]", "count from 0"),
+        ("still_kept", "[0]", "is right, not"),
+    ],
+)
+def test_a_wrong_answer_is_told_its_cause(check, answer, cause):
+    names = {
+        "pages_shared": "p, ts, s",
+        "enough_texts": "p, b, w",
+        "still_kept": "r, k, s",
+    }
+    cells.is_told_its_cause(page(), check, answer, cause, names[check], math=math)

@@ -1,0 +1,357 @@
+"""The cells of deployment/serving against other simulations, torch and real sockets.
+
+Functions are looked up in the module at each call: a damaged cell can take their place.
+"""
+
+import contextlib
+import functools
+import http.client
+import itertools
+import json
+import math
+import socket
+import sys
+import threading
+
+import cells
+import pytest
+import torch
+from cells import generator, refusal, refuses, refuses_all
+from rivals import serving as rival
+
+from fieldguide.deployment import serving
+from fieldguide.transformers.real_model import Llama, LlamaConfig, complete
+
+SMALL = LlamaConfig(31, 24, 12, 2, 3, 1, 16, 1e-5, 1e4)
+
+
+@functools.cache
+def page():
+    return cells.run_exercises("deployment/serving")
+
+
+@functools.cache
+def small_model():
+    torch.manual_seed(0)
+    return Llama(SMALL).requires_grad_(False).eval()
+
+
+def request(count, arrives=0.0, prompt=(7,)):
+    return serving.Request(arrives, list(prompt), count)
+
+
+def clock(fixed_s=1.0, token_s=0.25):
+    return serving.VirtualClock(fixed_s, token_s)
+
+
+# The scheduler
+
+
+def simulated(requests, slots, fixed_s, token_s, static):
+    """{place in the list: (first, last)}: the same rules, written once more."""
+    order = sorted(range(len(requests)), key=lambda i: requests[i].arrives)
+    left, now, waits = {}, 0.0, {}
+    while order or left:
+        if not left:
+            now = max(now, requests[order[0]].arrives)
+        may = not (static and left)
+        while may and order and len(left) < slots:
+            if requests[order[0]].arrives > now:
+                break
+            left[order[0]] = requests[order[0]].count
+            order.pop(0)
+        fresh = [i for i, n in left.items() if n == requests[i].count]
+        read = sum(len(requests[i].prompt) for i in fresh) + len(left) - len(fresh)
+        now += fixed_s + token_s * read
+        for i in list(left):
+            first = waits.get(i, (now, now))[0]
+            waits[i] = first, now
+            left[i] -= 1
+            if not left[i]:
+                del left[i]
+    return waits
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_it_serves_as_another_simulation_does(slots, static):
+    asked = serving.poisson_requests(0.05, 60, generator(slots))
+    turns = serving.serve(asked[::-1], slots, clock(0.7, 0.3), static=static)
+    expected = simulated(asked, slots, 0.7, 0.3, static)
+    assert len(turns) == len(asked)
+    for turn in turns:
+        first, last = expected[asked.index(turn.request)]
+        assert math.isclose(turn.times[0], first) and math.isclose(turn.times[-1], last)
+        assert len(turn.times) == len(turn.made) == turn.request.count
+        assert 0 <= turn.slot < slots
+    assert [t.times[-1] for t in turns] == sorted(t.times[-1] for t in turns)
+
+
+def test_the_example_by_hand():
+    three = [request(n) for n in (2, 5, 3)]
+    ends = {}
+    for static in False, True:
+        turns = serving.serve(three, 2, clock(1.0, 1e-9), static=static)
+        ends[static] = {t.request.count: round(t.times[-1], 3) for t in turns}
+        assert {t.request.count: t.slot for t in turns} == {2: 0, 5: 1, 3: 0}
+    assert ends == {False: {2: 2, 5: 5, 3: 5}, True: {2: 2, 5: 5, 3: 8}}
+
+
+def test_a_slot_is_one_persons_at_a_time():
+    asked = serving.poisson_requests(0.5, 40, generator())
+    turns = serving.serve(asked, 3, clock(0.1, 0.01))
+    for slot in range(3):
+        spans = sorted((t.times[0], t.times[-1]) for t in turns if t.slot == slot)
+        assert len(spans) > 5
+        assert all(a[1] < b[0] for a, b in itertools.pairwise(spans))
+
+
+def test_one_slot_waits_as_theory_says():
+    """M/M/1 at a utilization of 0.6: 1.5 answers in the queue."""
+    draw = generator(2)
+    gaps = -torch.rand(30_000, generator=draw, dtype=torch.double).log()
+    lengths = -torch.rand(30_000, generator=draw, dtype=torch.double).log() * 500
+    arrives = (gaps.cumsum(0) / 0.6).tolist()
+    spent, free = 0.0, 0.0  # the waits in the queue, by Lindley's recursion
+    for at, n in zip(arrives, lengths.tolist(), strict=True):
+        spent, free = spent + max(0.0, free - at), max(free, at) + n / 500
+    assert abs(spent / 30_000 - 0.6 / 0.4) < 0.2
+
+
+def test_waits_and_percentile():
+    turn = serving.Turn(request(2, arrives=3.0), 0, [1, 2], [4.5, 6.0])
+    assert serving.first_waits([turn]) == [1.5]
+    assert serving.whole_waits([turn]) == [3.0]
+    values = [5.0, 1.0, 4.0, 2.0, 3.0]
+    assert [serving.percentile(values, q) for q in (0.2, 0.5, 0.61, 1)] == [1, 3, 4, 5]
+    assert serving.percentile(list(range(1, 101)), 0.99) == 99
+
+
+def test_arrivals_are_a_poisson_process():
+    asked = serving.poisson_requests(4.0, 20_000, generator())
+    times = torch.tensor([r.arrives for r in asked], dtype=torch.double)
+    gaps = times.diff()
+    assert (gaps > 0).all() and abs(gaps.mean() * 4 - 1) < 0.03
+    assert abs(gaps.std() / gaps.mean() - 1) < 0.03
+    counts = torch.tensor([r.count for r in asked])
+    assert counts.min() == 4 and counts.max() == 127
+    assert abs((counts < 22.63).double().mean() - 0.5) < 0.02
+    assert all(len(r.prompt) == 16 for r in asked[:9])
+    again = serving.poisson_requests(4.0, 20_000, generator())
+    assert again == asked
+
+
+def test_a_full_server_takes_what_the_page_says():
+    """36 / slots steps of 100 ms a request, and 10 ms for each of 16 + 35 tokens."""
+    many = [request(36, prompt=[7] * 16) for _ in range(800)]
+    for slots, load in (1, 14.6), (8, 62.5), (16, 81.6):
+        end = serving.serve(many, slots, clock(0.1, 0.01))[-1].times[-1]
+        assert abs(60 * 800 / end / load - 1) < 0.02
+
+
+# The model
+
+
+def test_sharing_changes_no_token():
+    draw = generator(5)
+    sizes = [(5, 3), (1, 9), (8, 4), (2, 6), (11, 8), (3, 1), (6, 7)]
+    asked = [
+        request(n, 0.0, torch.randint(31, (p,), generator=draw).tolist())
+        for p, n in sizes
+    ]
+    model = small_model()
+    batcher = serving.Batcher(model, 3, 20)
+    for static in False, True:
+        real = serving.RealClock(batcher)
+        turns = serving.serve(asked, 3, real, static=static)
+        assert len(turns) == 7
+        for turn in turns:
+            alone = complete(model, turn.request.prompt, turn.request.count)
+            assert turn.made == alone
+            assert 0 < turn.times[0] <= turn.times[-1] <= real.now
+
+
+def test_a_packed_row_is_two_texts():
+    model, draw = small_model(), generator(3)
+    one, two = (torch.randint(31, (n,), generator=draw) for n in (5, 3))
+    kept = torch.full((2, 2, 1, 6, 2, 4), 9.0)  # what former people left
+    slots = torch.tensor([1] * 5 + [0] * 3)
+    places = torch.tensor([*range(5), *range(3)])
+    x = serving.packed_step(model, kept, torch.cat([one, two]), slots, places)
+    for found, ids in (x[:5], one), (x[5:], two):
+        cells.close(found, model.residual(ids[None])[0], 1e-5)
+    assert (kept[:, :, :, 5] == 9).all() and (kept[:, :, :, 3:, 0] == 9).all()
+
+
+def test_the_real_clock_jumps_over_nothing():
+    times = iter([10.0, 11.0, 11.0, 11.5, 12.0, 12.0])
+    real = serving.RealClock(None, read=lambda: next(times))
+    assert real.now == 1.0
+    real.wait(5.0)  # it is 1.0
+    assert real.now == 5.5
+    real.wait(2.0)
+    assert real.now == 6.0
+
+
+# What is refused
+
+
+def test_refusals():
+    ok = {"arrives": 0.0, "prompt": [1], "count": 1}
+    refuses_all(serving.Request, ok, arrives=[-1.0], prompt=[[]], count=[0])
+    good = {"load": 1.0, "count": 3, "generator": generator()}
+    refuses_all(serving.poisson_requests, good, load=[0, -1.0, math.inf], count=[0])
+    some = {"values": [1.0], "share": 0.5}
+    refuses_all(serving.percentile, some, values=[[]], share=[0, 1.5])
+    refuses_all(serving.VirtualClock, {"fixed_s": 1, "token_s": 1}, fixed_s=[0])
+    refuses("requests", serving.serve, [], 1, clock())
+    refuses("slots", serving.serve, [request(1)], 0, clock())
+
+
+def test_what_does_not_fit_is_refused():
+    model = small_model()
+    refuses("room", serving.Batcher, model, 2, 25, says="at most 24")
+    batcher = serving.Batcher(model, 2, 8)
+    real = serving.RealClock(batcher)
+    assert len(serving.serve([request(3, prompt=[1] * 5)], 2, real)) == 1
+    for prompt, count in (5, 4), (9, 1), (1, 8):
+        with refusal("request = 9, but it must be at most 8|request = 10"):
+            serving.serve([request(count, prompt=[1] * prompt)], 2, real)
+
+
+# The client, against servers that misbehave
+
+
+@contextlib.contextmanager
+def server(answer, chunks=()):
+    """A port at which `answer(connection)` is called for one caller."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+
+        def run():
+            with contextlib.suppress(OSError):
+                link, _ = listener.accept()
+                with link:
+                    link.settimeout(20)
+                    asked = link.recv(65536)
+                    while b"max_tokens" not in asked:
+                        asked += link.recv(65536)
+                    seen.append(asked)
+                    answer(link)
+
+        seen, thread = [], threading.Thread(target=run, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1], seen
+    thread.join(30)
+    assert not thread.is_alive(), "a server is left running"
+
+
+def says(*lines, status="200 OK", length=None):
+    body = "".join(f"{line}\n" for line in lines)
+    head = f"HTTP/1.1 {status}\r\n"
+    head += f"Content-Length: {length}\r\n\r\n" if length else "\r\n"
+    return lambda link: link.sendall((head + body).encode())
+
+
+def line(text):
+    return "data: " + json.dumps({"choices": [{"text": text}]})
+
+
+def test_the_client_reads_a_stream():
+    lines = [line(" a"), "", ": a comment", line("b: data: c"), "", "data: [DONE]"]
+    with server(says(*lines)) as (port, seen):
+        assert list(serving.ask_engine([5, 6], 2, port)) == [" a", "b: data: c"]
+    head, _, body = seen[0].decode().partition("\r\n\r\n")
+    assert head.startswith("POST /v1/completions HTTP/1.1")
+    assert json.loads(body) == {"prompt": [5, 6], "max_tokens": 2, "stream": True}
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (says(line("a"), line("b")), "broke off after 2 tokens"),
+        (says(line("a"), length=500), "broke off after 1 tokens"),
+        (says("too long", status="400 Bad Request"), "refused with 400: too long"),
+        (says("data: {oops"), "no answer that makes sense: JSONDecodeError"),
+        (says('data: {"choices": []}'), "no answer that makes sense: IndexError"),
+        (says('data: {"error": 1}'), "no answer that makes sense: KeyError"),
+        (lambda link: None, "no answer that makes sense: RemoteDisconnected"),
+        (lambda link: link.sendall(b"hello\r\n\r\n"), "no answer that makes sense"),
+        (lambda link: link.recv(1), "no word for 0.2 seconds"),
+    ],
+)
+def test_the_client_says_what_went_wrong(answer, message):
+    with server(answer) as (port, _), pytest.raises(serving.EngineError) as error:
+        list(serving.ask_engine([5], 2, port, timeout=0.2))
+    assert message in str(error.value)
+
+
+def test_nobody_answers():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(serving.EngineError, match=f"nobody answers on port {port}"):
+        list(serving.ask_engine([5], 2, port))
+
+
+ENGINE = """
+import http.server, sys, threading
+try:
+    s = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), None)
+except OSError:
+    print("error EADDRINUSE", flush=True); sys.exit(1)
+print("port", s.server_port, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_an_engine_starts_and_ends():
+    command = [sys.executable, "-c", ENGINE]
+    with rival.Engine(2, 48, command=command) as engine:
+        assert engine.process.poll() is None and engine.port > 0
+        second = rival.Engine(2, 48, engine.port, command)
+        with pytest.raises(RuntimeError, match=f"port {engine.port} is taken"):
+            second.__enter__()
+        assert second.process.returncode == 1
+    assert engine.process.returncode == 0
+    silent = rival.Engine(1, 8, command=[sys.executable, "-c", "pass"])
+    with pytest.raises(RuntimeError, match="it said nothing"):
+        silent.__enter__()
+
+
+# The exercises
+
+
+def test_wrong_answers_are_told_their_cause():
+    checks = page()
+    wrong = {
+        "static_steps": [
+            (lambda counts, slots: sum(counts), "one after another"),
+            (lambda counts, slots: max(counts), "only the longest"),
+        ],
+        "capacity": [
+            (lambda s, f, t, p, n: 1 / (f * n / s + t * (p + n - 1)), "a second"),
+            (lambda s, f, t, p, n: 60 / (f * n + t * (p + n - 1)), "share a step"),
+            (lambda s, f, t, p, n: 60 * s / n / f, "token_s is missing"),
+            (lambda s, f, t, p, n: 60 / (f * n / s + t * n), "prompt is missing"),
+            (lambda s, f, t, p, n: 60 / (f * n / s + t * (p + n)), "never read"),
+        ],
+        "stall": [
+            (lambda o, p, c, f, t: f + (o + p) * t, "a piece at a time"),
+            (lambda o, p, c, f, t: f + (o + c) * t, "may be shorter"),
+            (lambda o, p, c, f, t: -(-p // c) * (f + o * t) + p * t, "the longest"),
+        ],
+    }
+    for name, answers in wrong.items():
+        for answer, cause in answers:
+            with pytest.raises(AssertionError, match=cause):
+                checks[f"check_{name}"](answer)
+
+
+def test_the_engine_stream_is_the_models_text():
+    kept = cells.record("serving", "engine.json")
+    pieces = list(serving.streamed(x.encode() for x in kept["lines"]))
+    assert len(pieces) == cells.script("serving").COUNT
+    assert pieces == kept["answer"]
+    with pytest.raises(serving.EngineError, match="after 3 tokens"):
+        list(serving.streamed(x.encode() for x in kept["lines"][:6]))
+    assert issubclass(http.client.IncompleteRead, http.client.HTTPException)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import platform
 import runpy
 import sys
 from pathlib import Path
@@ -56,6 +57,31 @@ def stale(maker: Path) -> list[str]:
         for name in sorted({*now, *kept})
         if kept.get(name) != now.get(name)
     ]
+
+
+def processor() -> str:
+    """What this machine's processor calls itself."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    models = [line.split(":")[1] for line in lines if line.startswith("model name")]
+    return models[0].strip() if models else platform.processor() or platform.machine()
+
+
+def machine() -> str:
+    """The processor, and the instructions that torch uses on it."""
+    import torch
+
+    return f"{processor()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def king_james_ids() -> list:
+    """The ids of King James to train on, and those held out."""
+    from fieldguide.data import king_james
+    from fieldguide.introduction.next_word import characters, split_text, to_ids
+
+    text = king_james()
+    alphabet = characters(text)
+    return [to_ids(part, alphabet) for part in split_text(text)]
 
 
 def main(arguments: list[str]) -> int:

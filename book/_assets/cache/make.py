@@ -11,13 +11,12 @@ model takes to read and to write. Each holds the digest of the code that made it
 name, such as `pace`, makes that part alone.
 """
 
-import platform
-import re
 import sys
 import time
 from pathlib import Path
 
 import torch
+from assets import machine
 from digest import digest_of, exported
 from torch.nn.functional import cross_entropy
 
@@ -131,14 +130,6 @@ def record_others() -> None:
         "after": [[row(ids, *kind)["after"] for kind in kinds] for ids in texts],
     }
     store(HERE / "others.json", facts)
-
-
-def machine() -> str:
-    """What this processor calls itself, and the instructions torch uses on it."""
-    facts = Path("/proc/cpuinfo")
-    named = facts.exists() and re.search("model name.*: (.*)", facts.read_text())
-    name = named[1] if named else platform.processor() or platform.machine()
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def best(*works) -> list[float]:

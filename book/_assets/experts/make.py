@@ -10,19 +10,17 @@ of the code that made them. A name, such as `times`, makes that part alone.
 """
 
 import json
-import platform
-import re
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from assets import king_james_ids, machine
 from digest import digest_of, exported
 
-from fieldguide.data import king_james, store
+from fieldguide.data import store
 from fieldguide.efficiency import experts
-from fieldguide.introduction.next_word import characters, split_text, to_ids
 from fieldguide.transformers import training
 from fieldguide.transformers.gpt import GPTConfig
 
@@ -53,16 +51,9 @@ def digests() -> dict[str, str]:
     return dict.fromkeys(["rates.json", "routes.json", "times.json"], made)
 
 
-def texts():
-    """The training ids and the held-out ids."""
-    text = king_james()
-    alphabet = characters(text)
-    return [to_ids(part, alphabet) for part in split_text(text)]
-
-
 def run(mixture, rate, seed=0, watch=None):
     """Train from a seed; the model, and its loss on the held-out text."""
-    ids, held_out = texts()
+    ids, held_out = king_james_ids()
     generator = torch.Generator().manual_seed(seed)
     recipe = experts.mixture_recipe(LENGTH, rate)
     model = experts.mixture_gpt(SIZES, recipe, mixture, generator)
@@ -72,7 +63,7 @@ def run(mixture, rate, seed=0, watch=None):
 
 def passages():
     """Windows of the held-out text that lie evenly over it: (PIECES, T)."""
-    _, held_out = texts()
+    _, held_out = king_james_ids()
     starts = torch.linspace(0, len(held_out) - SIZES.context, PIECES).long()
     return held_out[starts[:, None] + torch.arange(SIZES.context)]
 
@@ -131,17 +122,9 @@ def record_routes() -> None:
     store(HERE / "routes.json", facts)
 
 
-def machine() -> str:
-    """What this processor calls itself, and the instructions torch uses on it."""
-    facts = Path("/proc/cpuinfo")
-    named = facts.exists() and re.search("model name.*: (.*)", facts.read_text())
-    name = named[1] if named else platform.processor() or platform.machine()
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
-
-
 def step_s(mixture) -> float:
     """Processor time of a step: forward, backward and the optimizers."""
-    ids, generator = texts()[0], torch.Generator().manual_seed(0)
+    ids, generator = king_james_ids()[0], torch.Generator().manual_seed(0)
     recipe = experts.mixture_recipe(TIMED, RATES[0])
     model = experts.mixture_gpt(SIZES, recipe, mixture, generator)
     start = time.process_time()

@@ -16,15 +16,16 @@ import json
 import multiprocessing
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 
 import torch
+from assets import king_james_ids
 from digest import digest_of, exported
 
-from fieldguide.data import king_james, store
+from fieldguide.data import store
 from fieldguide.data.files import sha256_of
-from fieldguide.introduction.next_word import characters, split_text, to_ids
 from fieldguide.scaling import laws
 from fieldguide.transformers.gpt import count_parameters
 from fieldguide.transformers.training import new_gpt
@@ -59,22 +60,23 @@ def parameters(width: int) -> int:
     return count_parameters(model)
 
 
-def run(width: int, factor: float, seed: int) -> tuple[float, float]:
+def end(width: int, recipe, seed: int, label: object) -> tuple[float, float]:
     """How a run ends, nats, and the processor time that it took, seconds."""
     torch.set_num_threads(1)  # a second thread changes the last digits
-    text = king_james()
-    alphabet = characters(text)
-    ids, held_out = (to_ids(part, alphabet) for part in split_text(text))
-    recipe = laws.sweep_recipe(factor=factor)
+    ids, held_out = king_james_ids()
     start = time.process_time()
     with contextlib.redirect_stdout(io.StringIO()):
         loss = laws.sweep_loss(laws.sweep_config(width), recipe, ids, held_out, seed)
     took = time.process_time() - start
-    print(f"{width:3} {factor:4} {seed}: {loss:.4f} nats, {took:.0f} s", flush=True)
+    print(f"{width:3} {label:4} {seed}: {loss:.4f} nats, {took:.0f} s", flush=True)
     return round(loss, 4), round(took, 1)
 
 
-def trained(jobs: list[tuple[int, float, int]]) -> list[tuple[float, float]]:
+def run(width: int, factor: float, seed: int) -> tuple[float, float]:
+    return end(width, laws.sweep_recipe(factor=factor), seed, factor)
+
+
+def trained(run: Callable, jobs: list[tuple]) -> list[tuple[float, float]]:
     """The runs of all jobs, the longest first, so that no core waits for another."""
     order = sorted(jobs, reverse=True)
     with multiprocessing.get_context("fork").Pool(CORES) as pool:
@@ -86,7 +88,7 @@ def rows(widths: list[int], factors: list[float]) -> list[dict]:
     """A row a width: its size, how its runs ended, how long the quickest took."""
     seeds = [(1.0, seed) for seed in SEEDS]
     each = [*seeds, *((factor, SEEDS[0]) for factor in factors)]
-    ends = iter(trained([(width, *one) for width in widths for one in each]))
+    ends = iter(trained(run, [(width, *one) for width in widths for one in each]))
     found = []
     for width in widths:
         losses, took = zip(*(next(ends) for _ in each), strict=True)

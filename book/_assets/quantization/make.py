@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from assets import machine
 from digest import digest_of, exported
 
 from fieldguide.data import SMOLLM2_SHA256, king_james, smollm2_tokenizer, store
@@ -148,20 +149,15 @@ def milliseconds(product, copies) -> float:
     return 1e3 * (time.process_time() - start) / len(copies)
 
 
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    name = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-    level = torch.backends.cpu.get_cpu_capability()
-    return f"one thread of an {name}, {level}, torch {torch.__version__.split('+')[0]}"
-
-
 @torch.inference_mode()
 def record_speed() -> None:
     start = torch.Generator().manual_seed(0)
     weight = torch.randn(SIDE, SIDE, generator=start) / SIDE**0.5
     x = torch.randn(1, SIDE, generator=start)
     right = x @ weight.T
-    record = {"digest": digests()["speed.json"], "machine": machine(), "rows": {}}
+    versioned = f"torch {torch.__version__.split('+')[0]}"
+    named = f"one thread of an {machine()}, {versioned}"
+    record = {"digest": digests()["speed.json"], "machine": named, "rows": {}}
     for name, parts, product in forms(weight, x):
         total = sum(size_bytes(part) for part in parts)
         count = -(-COLD_BYTES // total)

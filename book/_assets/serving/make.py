@@ -15,13 +15,12 @@ name, such as `steps`, makes that part alone.
 
 import http.client
 import json
-import platform
-import re
 import sys
 import time
 from pathlib import Path
 
 import torch
+from assets import machine
 from digest import digest_of, exported
 from rivals import serving as rival
 
@@ -59,14 +58,6 @@ def digests() -> dict[str, str]:
     names = ["VirtualClock", "first_waits", "whole_waits", "percentile"]
     knee = digest_of(code, [*names, "poisson_requests", "serve"])
     return {"steps.json": steps, "engine.json": engine, "knee.json": knee}
-
-
-def machine() -> str:
-    """What this processor calls itself, and the instructions torch uses on it."""
-    facts = Path("/proc/cpuinfo")
-    named = facts.exists() and re.search("model name.*: (.*)", facts.read_text())
-    name = named[1] if named else platform.processor() or platform.machine()
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 @torch.inference_mode()

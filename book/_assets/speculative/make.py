@@ -10,18 +10,16 @@ and without guessing, in processor time. The records hold the digest of the code
 made them. A name, such as `times`, makes that part alone.
 """
 
-import platform
-import re
 import sys
 import time
 from pathlib import Path
 
 import torch
+from assets import king_james_ids, processor
 from digest import digest_of, exported
 
-from fieldguide.data import king_james, smollm2_tokenizer, store
+from fieldguide.data import smollm2_tokenizer, store
 from fieldguide.deployment import speculative
-from fieldguide.introduction.next_word import characters, split_text, to_ids
 from fieldguide.transformers import training
 from fieldguide.transformers.gpt import GPTConfig
 from fieldguide.transformers.real_model import KVCache, complete, load_smollm2
@@ -48,13 +46,6 @@ def digests() -> dict[str, str]:
     return {"drafts.json": trained, "times.json": timed}
 
 
-def texts():
-    """The training ids and the held-out ids."""
-    text = king_james()
-    alphabet = characters(text)
-    return [to_ids(part, alphabet) for part in split_text(text)]
-
-
 @torch.no_grad()
 def accepted(logits, drafted):
     """The mean acceptance rate of drafts, by their logits (..., V)."""
@@ -78,7 +69,7 @@ def rates(small, head, held_out):
 
 
 def record_drafts() -> None:
-    ids, held_out = texts()
+    ids, held_out = king_james_ids()
     king, record = training.trained_gpt(), {"digest": digests()["drafts.json"]}
     record |= {"steps": HEAD.steps, "rate": HEAD.rate, "warmup": HEAD.warmup}
     record["accepted"] = []
@@ -101,15 +92,6 @@ def record_drafts() -> None:
         }
         store(HERE / "drafts.safetensors", weights)
     store(HERE / "drafts.json", record)
-
-
-def machine() -> str:
-    """The processor's name, as the system gives it."""
-    try:
-        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        return re.search(r"model name\s*: (.*)", facts)[1].strip()
-    except (OSError, TypeError):
-        return platform.processor() or platform.machine()
 
 
 def spent(action) -> float:
@@ -144,7 +126,7 @@ def record_times() -> None:
     """The best try of each; they take turns, so all meet a busy moment."""
     model = speculative.SeveralFast(load_smollm2())
     prompts, stop = requests()
-    facts = {"digest": digests()["times.json"], "machine": machine()}
+    facts = {"digest": digests()["times.json"], "machine": processor()}
     with torch.inference_mode():
         facts["pass_ms"] = passes_ms(model, prompts["story"])
     facts["texts"] = {}

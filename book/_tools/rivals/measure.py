@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+
+from assets import processor
 
 SLACK = 1.15  # a time may exceed its goal by this much before it is missed
 
@@ -158,15 +159,9 @@ def versioned(package: str) -> str:
 
 def machine() -> str:
     """The processor, its cores, the system and the versions, in one line."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        models = [line.split(":")[1] for line in lines if line.startswith("model name")]
-        name = models[0].strip() if models else name
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     python = ".".join(map(str, sys.version_info[:3]))
     return (
-        f"{name}, {os.cpu_count()} cores{load}, {platform.system()}, "
+        f"{processor()}, {os.cpu_count()} cores{load}, {platform.system()}, "
         f"Python {python}, {versioned('torch')}"
     )

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
+from assets import king_james_ids
 
 from rivals.measure import Goal, Row, versioned
-from rivals.training import Size, plain_run, texts
+from rivals.training import Size, plain_run
 
 TITLE = "Scaling: processor time of a point of a sweep"
 STEPS = 300
@@ -49,7 +50,7 @@ def points(width: int) -> Iterator[Row]:
 
     config = sweep_config(width)
     size = Size("", width, config.layers, config.heads, config.context, 16, 0, 0)
-    train_ids, held_out = texts()
+    train_ids, held_out = king_james_ids()
     same, fewer, theirs = [], [], []
     for seed in range(SEEDS):
         seconds, model = plain_run(train_ids, seed, size, STEPS, STEPS // 20)

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
+from assets import king_james_ids
 from torch import nn
 
 from rivals.measure import (
@@ -211,21 +212,11 @@ def our_run(train_ids: torch.Tensor, seed: int) -> tuple[float, nn.Module]:
     return time.process_time() - start, model
 
 
-def texts() -> list[torch.Tensor]:
-    """The ids to train on, and those held out."""
-    from fieldguide.data import king_james
-    from fieldguide.introduction.next_word import characters, split_text, to_ids
-
-    text = king_james()
-    alphabet = characters(text)
-    return [to_ids(part, alphabet) for part in split_text(text)]
-
-
 def to_loss() -> Iterator[Row]:
     """Seconds to the loss that the rival ends at, on the same text, seed by seed."""
     from fieldguide.transformers.training import held_out_loss
 
-    training, held_out = texts()
+    training, held_out = king_james_ids()
     measure = partial(held_out_loss, ids=held_out, pieces=512)
     mine, theirs = [], []
     for seed in range(SEEDS):

@@ -15,11 +15,9 @@ from sphinx_external_toc.parsing import parse_toc_yaml
 ROOT = Path(__file__).resolve().parents[2]
 MOST_BYTES, MOST_BYTES_OF_PICTURES = 350_000, 600_000
 HEAVIER = {  # each may only become lighter
-    "multimodal/clip.html": 728_000,
-    "multimodal/text-to-image.html": 810_000,
-    # the list of all pages, which each page carries, has grown by four
+    "multimodal/clip.html": 725_500,
+    "multimodal/text-to-image.html": 807_000,
     "transformers/optimizers.html": 352_000,
-    "transformers/tokens.html": 352_000,
 }
 MOST_REQUESTS = 12
 

@@ -22,6 +22,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import rjsmin
 import tinycss2
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -141,7 +142,7 @@ def write_bundles(app: Sphinx, exception: Exception | None) -> None:
     css = COMMENT.sub("", "\n".join(map(read, names)))
     parts = [read(name) if name else body for body, name in scripts.items()]
     parts += map(read, THEME_SCRIPTS)
-    script = ";\n".join(parts)
+    script = rjsmin.jsmin(";\n".join(parts), keep_bang_comments=True)  # licences
     (static / "site.js").write_text(script, "utf8")
     pages = [page.read_text("utf8") for page in Path(app.outdir).rglob("*.html")]
     words = set().union(*map(WORD.findall, [script, *pages]))
@@ -226,7 +227,7 @@ def setup(app: Sphinx) -> dict:
     }
     app.add_css_file("fieldguide.css", priority=900)
     app.add_js_file("claims.js", priority=900)
-    app.add_js_file("code.js", priority=900)
+    app.add_js_file("media.js", priority=900)
     app.add_js_file("quiz.js", priority=900)
     app.connect("config-inited", configure, priority=100)
     html_only = {b: (None, None) for b in ("latex", "text", "man", "texinfo")}

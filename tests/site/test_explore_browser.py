@@ -5,11 +5,14 @@ import itertools
 import ipywidgets
 import numpy as np
 import pytest
+import torch
 from axe_playwright_python.sync_playwright import Axe
 from cells import explored
 from matplotlib import colormaps
+from matplotlib.colors import to_rgba
 from playwright.sync_api import expect
 
+from fieldguide.deployment import right_sizing
 from fieldguide.explore import (
     Ready,
     Twin,
@@ -29,6 +32,7 @@ from fieldguide.explore import (
 )
 from fieldguide.explore import text as text_view
 from fieldguide.explore.explorer import _plain
+from fieldguide.style import PALETTE
 from fieldguide.transformers import attention
 from fieldguide.transformers import tokens as bpe
 
@@ -278,6 +282,38 @@ def test_the_training_twin_agrees_with_the_notebooks_own_function(show):
     assert "Nothing to count" in said_of(page, "''")
 
 
+KNOWN = ["a", "heat", "is", "roof", "rot", "what"]
+VOTES = np.random.default_rng(0).normal(0, 1.5, (3, len(KNOWN)))
+DESKS, LEAD = ["taxes", "permits", "repairs"], [0.13, -0.21, 0.0]
+ASKING = [
+    "What is a roof?",
+    "ROT: rot, Rot & new-built heat",
+    "naïve İ ½ — What IS",
+    "nothing 12 known",
+]
+
+
+def voting(question, desk):
+    rows = torch.tensor(VOTES, dtype=torch.float32), torch.tensor(LEAD)
+    return right_sizing.vote_views(question, desk, KNOWN, DESKS, *rows)
+
+
+def test_the_votes_twin_agrees_with_the_notebooks_own_function(show):
+    data = {"words": KNOWN, "desks": DESKS, "weight": VOTES, "bias": np.array(LEAD)}
+    twin = Twin("votes", (), lambda: data, bits=32)
+    asked = ipywidgets.Combobox(options=ASKING, value=ASKING[0])
+    page = show(explored(voting, twin=twin, question=asked, desk=DESKS))
+    random = np.random.default_rng(1)
+    drawn = [" ".join(random.choice([*KNOWN, "new", "Oh!"], 7)) for _ in range(20)]
+    for k, question in enumerate([*ASKING, *drawn]):
+        params = {"question": question, "desk": DESKS[k % 3]}
+        compare(page.evaluate(READ, [0, params]), voting(**params), last_bit=1e-6)
+    long = " ".join("b" * i for i in range(1, 51))
+    for wrong, why in ("12?", "No word"), (long, "more than 49"):
+        page.evaluate("q => fieldguide.figures[0].set({ question: q })", wrong)
+        assert why in page.locator("[aria-live]").inner_text()
+
+
 def test_the_bpe_twin_refuses_what_python_refuses(show):
     whole = Twin("bpe", (), lambda: bpe.bpe_data(bpe.smollm2_bpe()))
     page = show(explored(reading, twin=whole, text=BOX))
@@ -307,6 +343,124 @@ def test_a_canvas_shows_the_colours_of_its_values(show):
         expected = [round(255 * v) for v in colormaps["viridis"](0.5 * x)]
         found = page.evaluate(pixel, x)
         np.testing.assert_allclose(found, expected, atol=3)
+
+
+def test_kinds_have_colours_and_names_of_their_own(show):
+    def shelf(x):
+        held = [[1, 1, 2], [2 * (x > 1), 0, 3]]
+        return {"Shelf": heatmap(held, kinds=["free", "red", "blue", "dust"])}
+
+    page = show(explored(shelf, x=(1, 2)))
+    canvas = page.locator("canvas")
+    counts = "free {}, red 2, blue {}, dust 1"
+    assert counts.format(2, 1) in canvas.get_attribute("aria-label")
+    legend = page.locator(".fg-legend")
+    assert legend.inner_text().split() == ["free", "red", "blue", "dust"]
+    pixel = """([i, j]) => { const c = document.querySelector("canvas"), f = c.place;
+      const at = [f.left + (j + 0.5) * f.cell, f.top + (i + 0.5) * f.tall];
+      const pen = c.getContext("2d");
+      return [...pen.getImageData(...at.map(Math.round), 1, 1).data]; }"""
+    hues = [[round(255 * v) for v in to_rgba(hue)] for hue in PALETTE]
+    found = [page.evaluate(pixel, at) for at in ([0, 0], [0, 2], [1, 2])]
+    assert found == hues[:3]
+    assert page.evaluate(pixel, [1, 1])[3] < 128, "an empty place shines through"
+    canvas.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("[aria-live=polite]").inner_text() == "1, 1: red"
+    page.locator("input[type=range]").press("End")
+    expect(page.locator("[aria-live=polite]")).to_contain_text(
+        counts.format(1, 2), timeout=HANG_MS
+    )
+    assert legend.count() == 1
+
+
+def test_an_interval_is_drawn_over_its_bar(show):
+    def polls(x):
+        spans = [[30 * x, 50 * x], [10, 20]]
+        values = [40 * x, 15]
+        return {"P": bars("ab", values, intervals=spans, unit="%", high=100)}
+
+    page = show(explored(polls, x=(1, 2)))
+    whisker = page.locator(".fg-bar b").first
+    ends = """b => { const bar = b.parentElement.getBoundingClientRect();
+      const { left, right } = b.getBoundingClientRect();
+      return [left, right].map(x => 100 * (x - bar.left) / bar.width); }"""
+    for x in 1, 2:
+        page.evaluate(READ, [0, {"x": x}])
+        value = page.locator(".fg-value").first
+        expect(value).to_have_text(f"{40 * x} % ({30 * x} to {50 * x})")
+        np.testing.assert_allclose(whisker.evaluate(ends), [30 * x, 50 * x], atol=0.1)
+
+
+def test_bars_stand_over_a_scale_with_a_line_at_zero(show):
+    def wide(x):
+        return {"P": bars("ab", [x, -10], low=-20, high=60), "Q": bars("a", [x])}
+
+    page = show(explored(wide, x=(1, 40)))
+    page.locator(".fg-ticks i").first.wait_for()
+    places = """ul => {
+      const bar = ul.querySelector(".fg-bar"), from = bar.getBoundingClientRect();
+      const share = (x) => 100 * (x - from.left) / from.width;
+      const ticks = [...ul.querySelectorAll(".fg-ticks i")].map(i => {
+        const at = i.getBoundingClientRect();
+        return [Number(i.textContent), share((at.left + at.right) / 2)]; });
+      const line = getComputedStyle(bar, "::after").left;
+      return [ticks, share(from.left + parseFloat(line))]; }"""
+    ticks, zero = page.locator(".fg-bars").first.evaluate(places)
+    assert len(ticks) >= 4
+    for value, place in [*ticks, [0, zero]]:
+        assert place == pytest.approx(100 * (value + 20) / 80, abs=0.5)
+    page.set_viewport_size({"width": 360, "height": 800})
+    ends = page.locator(".fg-bars").first.locator(".fg-ticks i")
+    expect(ends).to_have_text(["-20", "60"])
+
+
+def test_a_band_is_the_area_between_two_names(show):
+    x, names = range(20), {"mean": [5] * 20, "low": [2] * 20, "high": [8] * 20}
+
+    def spread(step):
+        return {"L": lines(x, names, low=0, high=10, band=("low", "high"), sets="step")}
+
+    page = show(explored(spread, step=(0, 19)))
+    expect(page.locator(".fg-legend span")).to_have_text(["mean", "low to high"])
+    drawn = page.locator('.fg-view svg path[fill="none"]')
+    area = page.locator(".fg-view svg path[fill-opacity]").first
+    assert drawn.count() == 2  # the curve and its sample in the legend
+    tall = "node => node.getBBox().height"
+    axis = page.locator(".fg-axis").evaluate(tall)
+    assert area.evaluate(tall) == pytest.approx(0.6 * axis, rel=0.01)
+    page.locator(".fg-view svg").first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".fg-pointed")).to_contain_text("low 2, high 8")
+
+
+def test_what_was_pointed_at_is_not_said_of_another_setting(show):
+    page = show(explored(lambda x: {"L": lines([1, 2], {"y": [x, 1]})}, x=(1, 9)))
+    page.locator(".fg-view svg").first.focus()
+    said = page.locator(".fg-pointed")
+    for key in ("ArrowUp", "End"):
+        page.keyboard.press("ArrowRight")
+        expect(said).to_contain_text("y ")
+        slider = page.locator("input[type=range]")
+        slider.focus()
+        page.keyboard.press(key)
+        expect(said).to_have_text("")
+        page.locator(".fg-view svg").first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(said).to_contain_text("y ")
+    page.locator("[data-fg-reset]").click()
+    expect(said).to_have_text("")
+
+
+def test_few_points_of_a_curve_are_dots(show):
+    def curves(x):
+        few, many = np.arange(4), np.arange(99)
+        return {"A": lines(few, {"y": few * x}), "B": lines(many, {"y": many})}
+
+    page = show(explored(curves, x=(0, 1)))
+    page.locator(".fg-axis").first.wait_for()
+    counts = [view.locator("circle").count() for view in page.locator(".fg-view").all()]
+    assert counts == [4, 0]
 
 
 def test_no_value_is_shown_finer_than_it_was_stored(show):

@@ -1,8 +1,14 @@
-"""Every page in a browser without a network: sound, accessible, alive."""
+"""Every page in a browser without a network: sound, light, accessible, alive.
 
+A page is a subtest of its own: what is wrong in one hides nothing in the next.
+"""
+
+import gzip
 import io
 import re
 from collections import Counter
+from functools import cache
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -14,7 +20,12 @@ AXE = {
     "resultTypes": ["violations"],
     "preload": False,
 }
-LOOKS = [(1280, False), (1280, True), (360, False), (360, True)]
+MOST_BYTES, MOST_BYTES_OF_PICTURES = 350_000, 600_000
+HEAVIER = {  # each may only become lighter
+    "multimodal/clip.html": 703_000,
+    "multimodal/text-to-image.html": 793_000,
+}
+MOST_REQUESTS = 12
 MOST_SHIFT = 0.1  # above it, a page counts as jumping (Core Web Vitals)
 # A fingerprint of the data an explorer shows now, and of what its views mark as chosen.
 DATA = """i => {
@@ -50,80 +61,113 @@ def awake(page):
     return count
 
 
-def own(page):
-    """The host and port the page came from, or nothing for a file."""
-    return re.match(r"\w+://[^/]*", page.url)[0]
+def foreign(page):
+    """What the page asked for that is not where it came from, nor part of it."""
+    own = re.match(r"\w+://[^/]*", page.url)[0]  # a file's is "file://"
+    return [url for url in page.requests if not url.startswith((own, "data:"))]
 
 
-# ---- every page, both widths, light and dark --------------------------------
+# ---- every page, both widths, both themes ------------------------------------
 
 
-@pytest.mark.parametrize(("width", "dark"), LOOKS)
-def test_pages_are_sound(addresses, visit, width, dark):
-    for address in addresses:
-        page = visit(address, width=width, dark=dark)
-        theme = page.evaluate("document.documentElement.dataset.theme")
-        assert theme == ("dark" if dark else "light")
-        awake(page)
-        page.evaluate("document.fonts.ready")
-        assert not page.troubles, (address, page.troubles)
-        foreign = [u for u in page.requests if not u.startswith((own(page), "data:"))]
-        assert not foreign, (address, foreign)
-        spare = page.evaluate("innerWidth - document.documentElement.scrollWidth")
-        assert spare >= 0, f"{address} is {-spare} px wider than the screen"
-        assert page.evaluate("worstJump()") < MOST_SHIFT, address
-        wrong = violations(page)
-        assert not wrong, f"{address}: {wrong}"
-        page.context.close()
+def sound(page):
+    """Nothing fails, nothing comes from elsewhere, nothing is too wide or moves."""
+    page.evaluate("document.fonts.ready")
+    assert not page.troubles
+    assert not foreign(page)
+    spare = page.evaluate("innerWidth - document.documentElement.scrollWidth")
+    assert spare >= 0, f"{-spare} px wider than the screen"
+    assert page.evaluate("worstJump()") < MOST_SHIFT
+    assert not page.evaluate(BLANK)
+    assert not page.evaluate(SILENT)
 
 
-# A page has thousands of coloured words of code in some thirty colours. One of each
-# is looked at, which takes a tenth of the time.
-THIN = """() => {
-  const seen = new Set();
-  for (const word of document.querySelectorAll(".highlight span[class]")) {
-    if (seen.has(word.className)) word.replaceWith(...word.childNodes);
-    seen.add(word.className);
+@cache
+def sent(file):
+    """The bytes that a server with gzip sends of a file."""
+    return min(file.stat().st_size, len(gzip.compress(file.read_bytes(), 6)))
+
+
+def light(page, site, address):
+    """Few requests, and few bytes as a server with gzip sends them; returns these."""
+    loaded = {url.split("?")[0] for url in page.requests if url[:5] != "data:"}
+    assert len(loaded) <= MOST_REQUESTS, loaded
+    size = sum(sent(site / unquote(urlsplit(url).path)[1:]) for url in loaded)
+    pictures = address.startswith("multimodal/")
+    most = MOST_BYTES_OF_PICTURES if pictures else MOST_BYTES
+    assert size <= HEAVIER.get(address, most)
+    return size
+
+
+# The theme's icon font is gone: each icon must be drawn by the style sheet.
+BLANK = """[...document.querySelectorAll("i[class*=fa-], span[class*=fa-]")]
+  .filter(icon => !getComputedStyle(icon).maskImage.startsWith("url("))
+  .map(icon => icon.outerHTML)"""
+
+# An explorer has a caption, and one place where it says aloud what it shows. (That
+# controls and buttons have names is one of axe's rules.)
+SILENT = """[...document.querySelectorAll("[data-fg-explore]")]
+  .filter(figure => !figure.querySelector("figcaption")?.innerText.includes(".")
+    || figure.querySelectorAll("[aria-live]").length !== 1)
+  .map(figure => figure.id)"""
+
+# Contrast takes axe most of its time. It depends on a text's colour, size and weight
+# and on what lies behind, so one text of each kind is marked to be looked at.
+KINDS = """() => {
+  document.querySelectorAll("[data-kind]").forEach(e => e.removeAttribute("data-kind"));
+  const behind = new Map([[null, ""]]), seen = new Set();
+  for (const element of document.querySelectorAll("*")) {
+    const { color, backgroundColor, backgroundImage, opacity, fontSize, fontWeight } =
+      getComputedStyle(element);
+    const paint = [backgroundColor, backgroundImage, opacity].join();
+    const under = behind.get(element.parentElement) ?? "";
+    const over = paint === "rgba(0, 0, 0, 0),none,1" ? under : under + paint;
+    behind.set(element, over);
+    if (![...element.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
+    if (!element.checkVisibility()) continue;
+    const kind = [over, color, fontSize, fontWeight].join();
+    if (!seen.has(kind)) element.dataset.kind = "";
+    seen.add(kind);
   }
+  return seen.size;
+}"""
+
+
+# Three quarters of a page's elements are words of code, which have no roles and no
+# names: those that are not marked become plain text, and axe takes half its time.
+THIN = """() => {
+  for (const part of [...document.querySelectorAll("pre span")].reverse())
+    if (!part.children.length && !("kind" in part.dataset))
+      part.replaceWith(part.textContent);
 }"""
 
 
 def violations(page):
-    """What axe finds wrong in the page as it is now."""
+    """What axe finds wrong in the page as it is now; its code loses its colours."""
+    assert page.evaluate(KINDS)
     page.evaluate(THIN)
+    every = AXE | {"rules": {"color-contrast": {"enabled": False}}}
+    contrast = AXE | {"runOnly": ["color-contrast"]}
+    kinds = {"include": [["[data-kind]"]]}
+    found = [Axe().run(page, options=every), Axe().run(page, kinds, options=contrast)]
     return [
         f"{violation['id']} in {node['html'][:150]}"
-        for violation in Axe().run(page, options=AXE).response["violations"]
+        for result in found
+        for violation in result.response["violations"]
         for node in violation["nodes"][:3]
     ]
 
 
-def test_a_page_needs_no_server(addresses, site, visit):
+def test_a_page_needs_no_server(addresses, site, visit, subtests):
     for address in addresses:
-        page = visit((site / address).as_uri())
-        for k in range(awake(page)):
-            name = page.evaluate(f"fieldguide.figures[{k}].spec.controls[0].name")
-            assert moves(page, k, name, by_mouse), (address, name)
-        assert not page.troubles, (address, page.troubles)
-        assert all(url.startswith(("file:", "data:")) for url in page.requests)
-        page.context.close()
-
-
-def test_buttons_have_a_glyph_and_a_name(addresses, visit):
-    """The theme's icon font is gone: each icon must be drawn by the style sheet."""
-    for address in addresses:
-        page = visit(address)
-        blank = page.evaluate("""
-            [...document.querySelectorAll("i[class*=fa-], span[class*=fa-]")].filter(
-              icon => !getComputedStyle(icon).maskImage.startsWith("url(")
-            ).map(icon => icon.outerHTML)""")
-        assert not blank, address
-        nameless = page.evaluate("""
-            [...document.querySelectorAll("button, a.btn")].filter(button =>
-              !(button.ariaLabel || button.title || button.textContent).trim()
-            ).map(button => button.outerHTML)""")
-        assert not nameless, address
-        page.context.close()
+        with subtests.test(address):
+            page = visit((site / address).as_uri())
+            for k in range(awake(page)):
+                name = page.evaluate(f"fieldguide.figures[{k}].spec.controls[0].name")
+                assert moves(page, k, name, by_mouse), name
+            assert not page.troubles
+            assert not foreign(page)
+            page.context.close()
 
 
 def test_formulas_are_set_in_their_typeface(visit):
@@ -179,21 +223,23 @@ def test_on_a_phone_code_goes_on_below_its_own_indentation(visit):
         "Array.from(document.querySelectorAll('.cell_input pre'), c => c.textContent)"
     )
     assert wide.evaluate(codes) == phone.evaluate(codes)
-    edges = """line => {
-      const at = new Range(), words = document.createTreeWalker(line, 4);
-      const lefts = [];
-      for (let text; (text = words.nextNode()); )
-        for (let i = 0; i < text.length; i++) {
-          if (text.data[i].trim() === "") continue;
-          at.setStart(text, i);
-          at.setEnd(text, i + 1);
-          const { left, top } = at.getBoundingClientRect();
-          if (top !== lefts.at(-1)?.top) lefts.push({ left, top });
-        }
-      return lefts.map(({ left }) => left);
-    }"""
-    lines = [line for line in phone.locator(".fg-line").all() if line.is_visible()]
-    wrapped = [lefts for lefts in (line.evaluate(edges) for line in lines) if lefts[1:]]
+    edges = """[...document.querySelectorAll(".fg-line")]
+      .filter(line => line.checkVisibility())
+      .map(line => {
+        const at = new Range(), words = document.createTreeWalker(line, 4);
+        const lefts = [];
+        for (let text, last; (text = words.nextNode()); )
+          for (let i = 0; i < text.length; i++) {
+            if (text.data[i].trim() === "") continue;
+            at.setStart(text, i);
+            at.setEnd(text, i + 1);
+            const { left, top } = at.getBoundingClientRect();
+            if (top !== last) lefts.push(left);
+            last = top;
+          }
+        return lefts;
+      })"""
+    wrapped = [lefts for lefts in phone.evaluate(edges) if lefts[1:]]
     assert len(wrapped) > 9
     for first, *rest in wrapped:
         assert all(first < left < first + 40 for left in rest)
@@ -214,6 +260,26 @@ def test_folded_code_opens_by_keyboard_and_in_print(visit):
         expect(code).to_be_visible()
 
 
+def test_a_name_in_code_opens_the_fold_where_it_is_made(visit):
+    page = visit("transformers/attention.html")
+    name = page.locator('a.fg-name[href^="#"]').first
+    place = page.locator(name.get_attribute("href"))
+    expect(place).to_be_hidden()
+    name.click()
+    expect(place).to_be_visible()
+    assert place.inner_text() == name.inner_text()
+
+
+def test_paper_is_never_dark(visit):
+    page = visit("transformers/attention.html", dark=True)
+    theme = "document.documentElement.dataset.theme"
+    assert page.evaluate(theme) == "dark"
+    page.emulate_media(media="print")
+    page.wait_for_function(f"{theme} === 'light'")
+    page.emulate_media(media="screen")
+    page.wait_for_function(f"{theme} === 'dark'")
+
+
 def test_the_keyboard_reaches_the_content(visit):
     """The first stop skips to the content; what has the focus can be seen."""
     page = visit("notation.html")
@@ -231,23 +297,22 @@ def test_the_keyboard_reaches_the_content(visit):
 BLIND = "IntersectionObserver = class { observe() {} unobserve() {} disconnect() {} }"
 
 
-@pytest.mark.parametrize(("width", "media"), [(1280, "screen"), (360, "print")])
-def test_no_figure_is_blank_before_it_is_in_view(lively, visit, width, media):
+def test_no_figure_is_blank_before_it_is_in_view(lively, visit, subtests):
     """In a picture of the whole page, or on paper, where nobody scrolls."""
     asleep = 0
     for address in lively:
-        page = visit(address, width=width)
-        page.add_init_script(BLIND)
-        page.reload()
-        page.emulate_media(media=media)
-        page.add_style_tag(content=".fg-view h4 { color: transparent !important }")
-        page.evaluate("Promise.all([...document.images].map(i => i.decode()))")
-        for place in page.locator(".fg-stage").all():
-            stage = Image.open(io.BytesIO(place.screenshot())).convert("RGB")
-            colours = stage.getcolors(stage.width * stage.height)
-            assert len(colours or []) > 8, f"{address}: a figure is blank"
-        asleep += page.locator("[data-fg-explore]:not([data-fg-ready])").count()
-        page.context.close()
+        with subtests.test(address):
+            page = visit(address, width=360, first=BLIND)
+            page.add_style_tag(content=".fg-view h4 { color: transparent !important }")
+            page.evaluate("Promise.all([...document.images].map(i => i.decode()))")
+            for media in ("screen", "print"):
+                page.emulate_media(media=media)
+                for place in page.locator(".fg-stage").all():
+                    stage = Image.open(io.BytesIO(place.screenshot())).convert("RGB")
+                    colours = stage.getcolors(stage.width * stage.height)
+                    assert len(colours or []) > 8, f"{address}: a figure is blank"
+            asleep += page.locator("[data-fg-explore]:not([data-fg-ready])").count()
+            page.context.close()
     assert asleep
 
 
@@ -352,9 +417,13 @@ def place(page, k, setting):
     settle(page)
 
 
+# What an explorer's views draw: shapes, words, and the pixels of each canvas.
+DRAWN = """views => views.innerHTML + [...views.querySelectorAll("canvas")]
+  .map(canvas => canvas.toDataURL())"""
+
+
 def drawn(page, k):
-    """The picture of an explorer's views, as pixels."""
-    return explorer(page, k).locator(".fg-views").screenshot()
+    return explorer(page, k).locator(".fg-views").evaluate(DRAWN)
 
 
 def settle(page):
@@ -370,69 +439,91 @@ def reset(page, k):
     settle(page)
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (360, True)])
-@pytest.mark.parametrize("way", [by_mouse, by_keyboard, by_number])
-def test_every_control_moves_what_it_should(lively, visit, width, dark, way):
-    dead, tried = [], Counter()
-    for address in lively:
-        page = visit(address, width=width, dark=dark)
-        for k in range(awake(page)):
-            for spec in page.evaluate(f"fieldguide.figures[{k}].spec.controls"):
-                name, box = spec["name"], control(page, k, spec["name"])
-                if way is by_number and not box.locator("input[type=number]").count():
+def dead_controls(page, count, ways, tried):
+    """The controls that move nothing; `tried` counts the ways and kinds."""
+    dead = []
+    for k in range(count):
+        for spec in page.evaluate(f"fieldguide.figures[{k}].spec.controls"):
+            typed = control(page, k, spec["name"]).locator("[type=number]").count()
+            for way in ways:
+                if way is by_number and not typed:
                     continue
-                tried[spec["kind"]] += 1
-                if not moves(page, k, name, way):
-                    dead.append(f"{address}: {page.evaluate(ID, k)}: {name}")
-        assert not page.troubles, (address, page.troubles)
-        page.context.close()
-    assert not dead
-    assert tried["range"]
+                tried[way, spec["kind"]] += 1
+                if not moves(page, k, spec["name"], way):
+                    dead.append(f"{page.evaluate(ID, k)}: {spec['name']}")
+    return dead
+
+
+# Each width, each theme and each way to move a control once.
+LOOKS = [(1280, False, [by_keyboard, by_number]), (360, True, [by_mouse])]
+
+
+@pytest.mark.parametrize(("width", "dark", "ways"), LOOKS)
+def test_a_page_is_sound_and_its_controls_move(
+    addresses, site, visit, width, dark, ways, subtests, capsys
+):
+    tried, sizes = Counter(), {}
+    for address in addresses:
+        with subtests.test(address):
+            page = visit(address, width=width, dark=dark)
+            theme = page.evaluate("document.documentElement.dataset.theme")
+            assert theme == ("dark" if dark else "light")
+            count = awake(page)
+            sound(page)
+            sizes[address] = light(page, site, address)
+            assert not dead_controls(page, count, ways, tried)
+            assert not page.troubles
+            assert not violations(page)
+            page.context.close()
+    assert all(tried[way, "range"] for way in ways)
+    with capsys.disabled():
+        name = max(sizes, key=sizes.get)
+        print(f"\nheaviest page: {name}, {sizes[name]:,} bytes")
 
 
 ID = "k => fieldguide.figures[k].element.id"
 
 
-def test_a_link_restores_the_setting(lively, visit):
+def test_a_link_restores_the_setting(lively, visit, subtests):
+    """In the page, and in one that is opened anew."""
     for address in lively:
-        page = visit(address)
-        for k in range(awake(page)):
-            start = page.evaluate(f"fieldguide.figures[{k}].params")
-            controls = page.evaluate(f"fieldguide.figures[{k}].spec.controls")
-            wanted = {c["name"]: other(c, start[c["name"]]) for c in controls}
-            place(page, k, wanted)
-            figure = explorer(page, k)
-            figure.locator("[data-fg-link]").click()
-            data, link = page.evaluate(DATA, k), page.url
-            assert "#" in link
+        with subtests.test(address):
+            page = visit(address)
+            count = awake(page)
+            for k in range(count):
+                start = page.evaluate(f"fieldguide.figures[{k}].params")
+                controls = page.evaluate(f"fieldguide.figures[{k}].spec.controls")
+                wanted = {c["name"]: other(c, start[c["name"]]) for c in controls}
+                place(page, k, wanted)
+                explorer(page, k).locator("[data-fg-link]").click()
+                data, link = page.evaluate(DATA, k), page.url
+                assert "#" in link
+                page.evaluate("history.replaceState(null, '', location.pathname)")
+                reset(page, k)
+                assert page.evaluate(AT, k) == start
+                page.goto(link)
+                settle(page)
+                restored(page, count, k, wanted, data)
+                reset(page, k)
             again = visit(link)
-            count = awake(again)
-            assert again.evaluate(f"fieldguide.figures[{k}].params") == wanted
-            assert again.evaluate(DATA, k) == data
-            for j in range(count):
-                at = again.evaluate(
-                    "j => [fieldguide.figures[j].params, fieldguide.figures[j].start]",
-                    j,
-                )
-                assert j == k or at[0] == at[1], "a link moves another explorer"
+            awake(again)
+            restored(again, count, k, wanted, data)
+            page.context.close()
             again.context.close()
-        page.context.close()
+
+
+AT = "k => fieldguide.figures[k].params"
+
+
+def restored(page, count, k, wanted, data):
+    """The explorer number `k`, and no other, is at the setting of a link."""
+    assert page.evaluate(AT, k) == wanted
+    assert page.evaluate(DATA, k) == data
+    for j in set(range(count)) - {k}:
+        start = page.evaluate(f"fieldguide.figures[{j}].start")
+        assert page.evaluate(AT, j) == start, "a link moves another explorer"
 
 
 def other(spec, key):
     """A key of the control that is not `key`."""
     return next(k for k in reversed(spec["keys"]) if k != key)
-
-
-def test_controls_have_names_and_values_are_spoken(lively, visit):
-    for address in lively:
-        page = visit(address)
-        for k in range(awake(page)):
-            figure = explorer(page, k)
-            for control in figure.locator("input, select").all():
-                assert control.evaluate(
-                    "n => (n.labels[0] ?? {}).textContent || n.ariaLabel"
-                )
-            assert figure.locator("figcaption").inner_text().count(".") >= 1
-            assert figure.locator("[aria-live]").count() == 1
-        page.context.close()

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import ListedColormap
 from PIL import Image
 
 from fieldguide.explore.views import View, format_cell
@@ -98,14 +99,21 @@ def _cell_frame(ax, chosen: dict, rows: int, columns: int):
 
 def _heatmap(ax, view):
     props, values = view.props, view.arrays["values"]
-    low, high = props.get("low"), props.get("high")
-    image = ax.imshow(values, vmin=low, vmax=high, aspect="auto")
+    low, high, kinds = props.get("low"), props.get("high"), props.get("kinds")
+    hues = ["0.88", *PALETTE][: len(kinds)] if kinds else None
+    look = {"cmap": ListedColormap(hues)} if kinds else {}
+    image = ax.imshow(values, vmin=low, vmax=high, aspect="auto", **look)
     for axis, labels in ((ax.yaxis, props["rows"]), (ax.xaxis, props["columns"])):
         if labels and len(labels) <= 24:
             axis.set_ticks(range(len(labels)), labels, fontsize=6)
     ax.tick_params(axis="x", rotation=90 if props["columns"] else 0)
     ax.set(xlabel=props["column_axis"], ylabel=props["row_axis"])
-    ax.figure.colorbar(image, ax=ax, label=props["unit"])
+    if kinds:
+        marks = [plt.Rectangle((0, 0), 1, 1, color=hue) for hue in hues]
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "fontsize": 6}
+        ax.legend(marks, kinds, ncols=3, **below)
+    else:
+        ax.figure.colorbar(image, ax=ax, label=props["unit"])
     _cell_frame(ax, props.get("chosen", {}), *values.shape)
 
 
@@ -206,7 +214,8 @@ def _flow(ax, view):
         if values is not None and values.ndim:
             cells = (x + 0.08 * span, y - 0.4 * height, 0.84 * span, 0.36 * height)
             small = ax.inset_axes(cells, transform=ax.transData)
-            small.imshow(np.atleast_2d(values), aspect="auto", alpha=faint)
+            ends = {"vmin": props.get("low"), "vmax": props.get("high")}
+            small.imshow(np.atleast_2d(values), **ends, aspect="auto", alpha=faint)
             small.axis("off")
     for start, end, *label in props["arrows"]:
         (x0, y0), (x1, y1) = middles[start], middles[end]
@@ -241,16 +250,16 @@ def _tokens(ax, view):
 
 
 def _lines(ax, view):
-    props, x = view.props, view.arrays["x"]
-    for name, y in zip(props["names"], view.arrays["y"], strict=True):
-        ax.plot(x, y, label=name)
-    ax.set(xlabel=props["x_axis"], ylabel=props["y_axis"])
-    for name in "x", "y":
-        if props[f"{name}_log"]:
-            ax.set(**{f"{name}scale": "log"})
-            axis = getattr(ax, f"{name}axis")
-            axis.set_major_formatter("{x:g}")  # its own needs mathematics
-            axis.set_minor_formatter("")
+    props, x, ys = view.props, view.arrays["x"], view.arrays["y"]
+    names, band = props["names"], props.get("band", [])
+    for s, (name, y) in enumerate(zip(names, ys, strict=True)):
+        if s not in band:
+            ax.plot(x, y, label=name, color=PALETTE[s % len(PALETTE)])
+    if band:
+        label = " to ".join(names[s] for s in band)
+        colour = PALETTE[band[0] % len(PALETTE)]
+        ax.fill_between(x, *ys[band], color=colour, alpha=0.2, lw=0, label=label)
+    _axes(ax, props)
     ax.set_ylim(props.get("low"), props.get("high"))
     if "chosen" in props:
         ax.axvline(x[min(props["chosen"]["x"], len(x) - 1)], color="0.4", ls=":")
@@ -258,9 +267,22 @@ def _lines(ax, view):
         ax.legend(fontsize=7)
 
 
+def _axes(ax, props):
+    """What the axes of lines and of points are called; which are logarithmic."""
+    ax.set(xlabel=props["x_axis"], ylabel=props["y_axis"])
+    for name in "x", "y":
+        if props[f"{name}_log"]:
+            ax.set(**{f"{name}scale": "log"})
+            axis = getattr(ax, f"{name}axis")
+            axis.set_major_formatter("{x:g}")  # its own needs mathematics
+            axis.set_minor_formatter("")
+
+
 def _bars(ax, view):
     values = view.arrays["values"]
-    drawn = ax.barh(np.arange(len(values)), values)
+    ends = view.arrays.get("intervals")
+    error = None if ends is None else abs(ends.T - values)
+    drawn = ax.barh(np.arange(len(values)), values, xerr=error)
     if view.props.get("chosen", {}).get("bar", len(values)) < len(values):
         drawn[view.props["chosen"]["bar"]].set(edgecolor=PALETTE[1], linewidth=2)
     ax.set_yticks(np.arange(len(values)), view.props["labels"], fontsize=7)
@@ -270,17 +292,21 @@ def _bars(ax, view):
 
 
 def _scatter(ax, view):
-    x, y = view.arrays["x"], view.arrays["y"]
-    groups = view.props["groups"] or [""] * len(x)
-    for name in dict.fromkeys(groups):
+    props, x, y = view.props, view.arrays["x"], view.arrays["y"]
+    groups, trails = props["groups"] or [""] * len(x), props.get("trails", {})
+    for s, name in enumerate(dict.fromkeys(groups)):
         here = np.array([g == name for g in groups])
-        ax.scatter(x[here], y[here], s=14, label=name)
-    if view.props.get("chosen", {}).get("point", len(x)) < len(x):
-        k = view.props["chosen"]["point"]
-        ax.scatter(x[k], y[k], s=60, facecolor="none", edgecolor="0.2")
-    if view.props["groups"]:
+        look = {"color": PALETTE[s % len(PALETTE)], "label": name}
+        look |= {"ls": "-" if name in trails else "", "marker": "o"}
+        ax.plot(x[here], y[here], **look, markersize=2 * trails.get(name, 2))
+    if props.get("chosen", {}).get("point", len(x)) < len(x):
+        k = props["chosen"]["point"]
+        ax.scatter(x[k], y[k], s=60, facecolor="none", edgecolor="0.2", zorder=3)
+    if props["groups"]:
         ax.legend(fontsize=7)
-    ax.set(xlabel=view.props["x_axis"], ylabel=view.props["y_axis"])
+    _axes(ax, props)
+    if props.get("equal"):
+        ax.set_aspect("equal")
 
 
 def _number(ax, view):

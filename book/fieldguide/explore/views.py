@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fieldguide.check import require
+from fieldguide.style import PALETTE
 
 LARGEST = 1e300  # so that the difference of two values is a number, too
 
@@ -77,6 +78,17 @@ def _range(low, high) -> dict:
     return {k: float(v) for k, v in props.items() if v is not None}
 
 
+def _axes(x_axis, y_axis, x_log, y_log) -> dict:
+    """What the axes of lines and of points are called; which are logarithmic."""
+    logs = {"x_log": bool(x_log), "y_log": bool(y_log)}
+    return {"x_axis": x_axis, "y_axis": y_axis, **logs}
+
+
+def _positive(name: str, values, log) -> None:
+    ok = not log or (values > 0).all()
+    require(ok, name, values, "positive on a logarithmic axis")
+
+
 def _sets(kind: str, sets) -> dict:
     """`sets` as {part: control}; a control's name alone stands for the first part."""
     if sets is None:
@@ -108,12 +120,15 @@ def heatmap(
     unit="",
     low=None,
     high=None,
+    kinds=None,
     sets=None,
 ) -> View:
     """A matrix as colours: `values` (R, C), `rows` R and `columns` C labels.
 
     `low` and `high` fix the ends of the colour scale; without them it spans
-    the values of every setting. `sets`, as {"row": control, "column": control}
+    the values of every setting. With `kinds`, K names, the values 0 .. K - 1 are
+    kinds, not amounts: each has a colour of its own, and kind 0 is an empty
+    place, in grey. `sets`, as {"row": control, "column": control}
     or one of them, lets a click on a cell set these controls: row k to the
     control's k-th value. Raises ValueError for NaN or wrong lengths.
     """
@@ -127,6 +142,13 @@ def heatmap(
         **_range(low, high),
         **_sets("heatmap", sets),
     }
+    if kinds is not None:
+        most = len(PALETTE) + 1  # the empty kind has no colour of the palette
+        require(2 <= len(kinds) <= most, "kinds", kinds, f"2 to {most} names")
+        known = np.isin(values, range(len(kinds))).all()
+        require(known, "values", values, f"whole numbers from 0 to {len(kinds) - 1}")
+        ends = {"low": 0, "high": len(kinds) - 1}
+        props |= ends | {"kinds": _labels("kinds", kinds, len(kinds))}
     return View("heatmap", {"values": values}, props, bits=8)
 
 
@@ -207,13 +229,14 @@ def bands(left, right, weights, *, unit="", sets=None) -> View:
     return View("bands", {"values": weights}, props)
 
 
-def flow(nodes, arrows, *, sets=None) -> View:
+def flow(nodes, arrows, *, low=None, high=None, sets=None) -> View:
     """Boxes joined by arrows: a computation with the values of this setting.
 
     `nodes` maps a box's name to its values, or to (values, note): a number, a
     vector or a matrix is shown with its shape as a strip of cells; None shows the
     name alone. `arrows` are (from, to) or (from, to, label), without a circle: a
-    box stands one column to the right of the last one that points at it. `sets`,
+    box stands one column to the right of the last one that points at it. All boxes
+    share the colours from `low` to `high` (without: each its own range). `sets`,
     a control's name, lets a click on the k-th box set it to its k-th value: the
     boxes after the chosen one are faint, so that the control steps through.
     """
@@ -231,7 +254,8 @@ def flow(nodes, arrows, *, sets=None) -> View:
         require(ok, "arrow", arrow, f"(from, to) or (from, to, label) of {names}")
         joined.append([*map(names.index, arrow[:2]), *map(str, arrow[2:])])
     props = {"names": names, "notes": notes, "arrows": joined}
-    props |= {"ranks": _ranks(names, joined), **_sets("flow", sets)}
+    props |= {"ranks": _ranks(names, joined), **_range(low, high)}
+    props |= _sets("flow", sets)
     numbers = max((array.size for array in arrays.values()), default=0)
     return View("flow", arrays, props, bits=32 if numbers <= WRITTEN else 8)
 
@@ -260,10 +284,12 @@ def lines(
     y_log=False,
     low=None,
     high=None,
+    band=None,
     sets=None,
 ) -> View:
     """Curves over one `x` (N,): `ys` maps a name to its (N,) values.
 
+    `band`, the names of two of them, draws no curves for these but the area between.
     `sets`, a control's name, lets a click near the k-th x set the control to its
     k-th value, and marks the chosen x.
     """
@@ -272,49 +298,90 @@ def lines(
     rows = [_array(f"ys[{name!r}]", y, 1) for name, y in ys.items()]
     for name, y in zip(ys, rows, strict=True):
         require(len(y) == len(x), f"len(ys[{name!r}])", len(y), f"len(x) = {len(x)}")
-    require(not x_log or (x > 0).all(), "x", x, "positive on a logarithmic axis")
     y = np.stack(rows)
-    require(not y_log or (y > 0).all(), "ys", y, "positive on a logarithmic axis")
+    _positive("x", x, x_log)
+    _positive("ys", y, y_log)
     props = {
         "names": [str(name) for name in ys],
-        "x_axis": x_axis,
-        "y_axis": y_axis,
-        "x_log": bool(x_log),
-        "y_log": bool(y_log),
+        **_axes(x_axis, y_axis, x_log, y_log),
         **_range(low, high),
         **_sets("lines", sets),
     }
+    if band is not None:
+        ok = len(band) == 2 and band[0] != band[1] and set(band) <= set(ys)
+        require(ok, "band", band, f"two of the names {list(ys)}")
+        props["band"] = [list(ys).index(name) for name in band]
     return View("lines", {"x": x, "y": y}, props)
 
 
-def bars(labels, values, *, unit="", low=0, high=None, sets=None) -> View:
+def bars(
+    labels, values, *, intervals=None, unit="", low=0, high=None, sets=None
+) -> View:
     """Horizontal bars: N `labels`, N `values`.
 
-    `sets`, a control's name, lets a click on the k-th bar set the control to its
-    k-th value, and marks the chosen bar.
+    `intervals`, N pairs of ends, are drawn over the bars as whiskers. `sets`, a
+    control's name, lets a click on the k-th bar set the control to its k-th value,
+    and marks the chosen bar.
     """
-    values = _array("values", values, 1)
-    labels = _labels("labels", labels, len(values))
+    arrays = {"values": _array("values", values, 1)}
+    labels = _labels("labels", labels, len(arrays["values"]))
+    if intervals is not None:
+        arrays["intervals"] = pairs = _array("intervals", intervals, 2)
+        ordered = pairs.shape == (len(labels), 2) and (pairs[:, 0] <= pairs[:, 1]).all()
+        allowed = f"{len(labels)} pairs, the lower end first"
+        require(ordered, "intervals", intervals, allowed)
     props = {"labels": labels, "unit": unit, **_range(low, high)}
     props |= _sets("bars", sets)
-    return View("bars", {"values": values}, props, bits=32)
+    return View("bars", arrays, props, bits=32)
 
 
-def scatter(x, y, *, labels=None, groups=None, x_axis="", y_axis="", sets=None) -> View:
+def scatter(
+    x,
+    y,
+    *,
+    labels=None,
+    groups=None,
+    x_axis="",
+    y_axis="",
+    x_log=False,
+    y_log=False,
+    equal=False,
+    trails=None,
+    sets=None,
+) -> View:
     """Points at `x` (N,), `y` (N,); `groups` (N names) give their colours.
 
+    `trails`, names of groups, joins each one's points by a line; as a dict of such
+    names it also gives the radius of their dots in pixels (without: 0, no dots).
+    `equal` draws one unit as long on both axes; a number is the width in pixels.
     `sets`, a control's name, lets a click near the k-th point set the control to
     its k-th value, and marks the chosen point.
     """
     x, y = _array("x", x, 1), _array("y", y, 1)
     require(len(x) == len(y), "len(y)", len(y), f"len(x) = {len(x)}")
+    groups = _labels("groups", groups, len(x))
     props = {
         "labels": _labels("labels", labels, len(x)),
-        "groups": _labels("groups", groups, len(x)),
-        "x_axis": x_axis,
-        "y_axis": y_axis,
+        "groups": groups,
+        **_axes(x_axis, y_axis, x_log, y_log),
         **_sets("scatter", sets),
     }
+    _positive("x", x, x_log)
+    _positive("y", y, y_log)
+    if equal:
+        ok = equal is True or (isinstance(equal, int) and 100 <= equal <= 720)
+        ok = ok and not (x_log or y_log)
+        require(ok, "equal", equal, "True or 100 to 720 pixels, without logarithms")
+        props["equal"] = equal
+    if trails is not None:
+        radii = trails if isinstance(trails, dict) else dict.fromkeys(trails, 0)
+        ok = set(radii) <= set(groups or []) and all(
+            isinstance(radius, numbers.Real) and radius >= 0
+            for radius in radii.values()
+        )
+        allowed = f"names of groups, {sorted(set(groups or []))}, or a dict to radii"
+        require(ok, "trails", trails, allowed)
+        props["trails"] = radii
     return View("scatter", {"x": x, "y": y}, props)
 
 

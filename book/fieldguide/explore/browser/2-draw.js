@@ -45,27 +45,36 @@ function layout(view, rows, columns, room, measure) {
   const width = Math.min(room, 480);
   let left = view.rows ? longest(view.rows) : 0;
   let cell = (width - left - 1) / columns;
-  if (cell < 8) [left, cell] = [0, (width - 1) / columns]; // too narrow for words
+  if (cell < 8 && rows > 16) [left, cell] = [0, (width - 1) / columns]; // too narrow for words
   const top = view.row_axis || view.column_axis ? 18 : 2;
   const even = 420 / rows; // as tall as it may be wide, if its words still fit
   const tall = rows === columns ? cell : clamp(cell, Math.min(12, even), clamp(even, 12, 28));
   const foot = view.columns && cell >= 8 ? longest(view.columns) : 0;
-  const height = top + tall * rows + foot + 34;
+  const height = top + tall * rows + foot + (view.kinds ? 2 : 34);
   return { width, height, left, top, cell, tall, foot, rows, columns };
 }
 
-function drawCells(canvas, pen, place, values, low, high) {
+// Kinds have the palette's colours; kind 0 is an empty place.
+const EMPTY = "#80808040";
+const kindPaint = (k) => (k ? paint(k - 1) : EMPTY);
+const bytes = (hex) => hex.match(/\w\w/g).map((byte) => parseInt(byte, 16));
+
+function drawCells(canvas, pen, { view, place }, low, high) {
   const { left, top, cell, tall, rows, columns } = place;
   const image = new ImageData(columns, rows);
-  values.forEach((value, k) => {
-    image.data.set(colour((value - low) / (high - low || 1)), 4 * k);
+  const kinds = view.kinds?.map((_, k) => bytes(kindPaint(k)));
+  view.values.values.forEach((value, k) => {
     image.data[4 * k + 3] = 255;
+    image.data.set(kinds?.[Math.round(value)] ?? colour((value - low) / (high - low || 1)), 4 * k);
   });
   const small = (canvas.small ??= document.createElement("canvas"));
   Object.assign(small, { width: columns, height: rows });
   small.getContext("2d").putImageData(image, 0, 0);
   pen.imageSmoothingEnabled = false;
   pen.drawImage(small, left, top, cell * columns, tall * rows);
+  if (!kinds || Math.min(cell, tall) < 5) return;
+  for (let i = 1; i < rows; i++) pen.clearRect(left, top + tall * i - 0.5, cell * columns, 1);
+  for (let j = 1; j < columns; j++) pen.clearRect(left + cell * j - 0.5, top, 1, tall * rows);
 }
 
 function drawWords(pen, view, { left, top, cell, tall, foot, rows }) {
@@ -112,7 +121,8 @@ function heatmapCanvas(explorer) {
     if (i < 0 || j < 0) return "";
     const row = `${view.row_axis} ${view.rows?.[i] ?? i + 1}`.trim();
     const column = `${view.column_axis} ${view.columns?.[j] ?? j + 1}`.trim();
-    return `${row}, ${column}: ${dress(view, view.values.values[i * place.columns + j], view.values)}`;
+    const value = view.values.values[i * place.columns + j];
+    return `${row}, ${column}: ${view.kinds?.[Math.round(value)] ?? dress(view, value, view.values)}`;
   };
   explorer.point(canvas, {
     find,
@@ -248,6 +258,16 @@ function ticks(low, high, log) {
   return all;
 }
 
+// The scale below bars; where there is little room, its ends alone.
+function drawTicks(axis, low, high, share, narrow) {
+  const all = ticks(low, high);
+  const kept = narrow ? [all[0], all.at(-1)] : all;
+  const sign = kept.join();
+  if (axis.sign === sign) return;
+  axis.sign = sign;
+  axis.replaceChildren(...kept.map((t) => html("i", { style: `left:${share(t)}%` }, format(t, 3))));
+}
+
 function legend(box, names, mark) {
   if (names.length < 2) return;
   const entry = (name, s) => {
@@ -259,7 +279,7 @@ function legend(box, names, mark) {
 
 const draw = {
   heatmap(box, view, explorer) {
-    const { shape: [rows, columns], values } = view.values; // prettier-ignore
+    const [rows, columns] = view.values.shape;
     const [low, high] = ends(view, view.values);
     const canvas = box.querySelector("canvas") ?? box.appendChild(heatmapCanvas(explorer));
     const { ink } = explorer.look;
@@ -278,14 +298,15 @@ const draw = {
       pen.font = font;
       pen.fillStyle = ink;
       drawWords(pen, view, place);
-      drawLegend(pen, view, place, ink, low, high);
+      if (!view.kinds) drawLegend(pen, view, place, ink, low, high);
+      else if (!canvas.sign) legend(box, view.kinds, (k) => svg("rect", { x: 8, width: 14, height: 9, fill: kindPaint(k) }));
       Object.assign(canvas, { sign, place });
     }
     canvas.view = view;
     const { place } = canvas;
     const pen = context(canvas, place.width, place.height);
     pen.drawImage(canvas.words, 0, 0, place.width, place.height);
-    drawCells(canvas, pen, place, values, low, high);
+    drawCells(canvas, pen, canvas, low, high);
     drawFrames(canvas, pen, view, explorer);
     const hint = `Arrow keys read one cell at a time${view.sets ? ", Enter chooses it" : ""}.`;
     put(canvas, { role: view.sets ? "application" : "img", "aria-label": `${explorer.describe(view)}. ${hint}` });
@@ -310,13 +331,20 @@ const draw = {
     const x = view.x.values;
     const frame = plot(box, explorer.describe(view), extent(x), ends(view, view.y), view);
     const look = (s) => ({ fill: "none", stroke: paint(s), "stroke-dasharray": DASHES[s % 4] });
-    for (let s = 0; s < count; s++) {
-      const point = (value, k) =>
-        `${frame.x(value).toFixed(1)},${frame.y(values[s * length + k]).toFixed(1)}`;
-      const d = `M${Array.from(x, point).join("L")}`;
-      frame.node.append(svg("path", { d, "stroke-width": 2, ...look(s) }));
+    const [from, to] = view.band ?? []; // no curves: the area between them
+    const spots = (s) =>
+      Array.from(x, (value, k) => [frame.x(value), frame.y(values[s * length + k])].map((px) => px.toFixed(1)));
+    const node = (s, d, width) =>
+      svg("path", s === from ? { d, fill: paint(s), "fill-opacity": 0.2 } : { d, "stroke-width": width, ...look(s) });
+    const kept = [...view.names.keys()].filter((s) => s !== to);
+    for (const s of kept) {
+      const back = s === from ? spots(to).reverse() : [];
+      frame.node.append(node(s, `M${[...spots(s), ...back].join("L")}`, 2));
+      if (s === from || length > 12) continue;
+      for (const [cx, cy] of spots(s)) frame.node.append(svg("circle", { cx, cy, r: 3, fill: paint(s) }));
     }
-    legend(box, view.names, (s) => svg("path", { d: "M0,5H22", "stroke-width": 3, ...look(s) }));
+    const names = kept.map((s) => (s === from ? `${view.names[s]} to ${view.names[to]}` : view.names[s]));
+    legend(box, names, (k) => node(kept[k], kept[k] === from ? "M0,0H22V9H0" : "M0,5H22", 3));
     const find = (px) => [0, nearest(length, (k) => Math.abs(frame.x(x[k]) - px))];
     const words = ([, k]) => {
       const at = (s) => dress({}, values[s * length + k], view.y, s);
@@ -379,18 +407,29 @@ const draw = {
   bars(box, view, explorer) {
     const [low, high] = ends(view, view.values);
     const share = (value) => 100 * clamp((value - low) / (high - low || 1), 0, 1);
+    const across = (...values) => {
+      const [from, to] = values.map(share).sort((a, b) => a - b);
+      return `left:${from.toFixed(2)}%;width:${(to - from).toFixed(2)}%`;
+    };
+    const said = (value) => dress({ digits: view.digits }, value, view.values);
     const bar = (label, i) => {
       const name = view.sets ? html("button", { type: "button" }, label) : html("span", {}, label);
-      const line = html("span", { class: "fg-bar" }, html("i", {}));
+      const line = html("span", { class: "fg-bar" }, html("i", {}), view.intervals ? html("b", {}) : "");
       return html("li", place(view, i), name, line, html("span", { class: "fg-value" }));
     };
-    keep(box, view, explorer, "bar", view.labels, () => html("ul", { class: "fg-bars" }, ...view.labels.map(bar)));
-    [...box.firstChild.children].forEach((node, i) => {
+    const axis = html("span", { class: "fg-ticks" });
+    const list = () => html("ul", { class: "fg-bars" }, ...view.labels.map(bar), html("li", { "aria-hidden": "true" }, axis));
+    keep(box, view, explorer, "bar", view.labels, list);
+    const rows = [...box.firstChild.children];
+    drawTicks(rows.pop().firstChild, low, high, share, box.room < 400);
+    put(box.firstChild, { style: `--fg-zero:${share(0).toFixed(2)}%` });
+    rows.forEach((node, i) => {
       const value = view.values.values[i];
-      const [from, to] = [share(0), share(value)].sort((a, b) => a - b);
-      const style = `left:${from.toFixed(2)}%;width:${(to - from).toFixed(2)}%`;
-      put(node.querySelector("i"), { style });
-      write(node.lastChild, dress(view, value, view.values));
+      put(node.querySelector("i"), { style: across(0, value) });
+      if (!view.intervals) return write(node.lastChild, dress(view, value, view.values));
+      const span = view.intervals.values.slice(2 * i, 2 * i + 2);
+      put(node.querySelector("b"), { style: across(...span) });
+      write(node.lastChild, `${dress(view, value, view.values)} (${[...span].map(said).join(" to ")})`);
     });
   },
 
@@ -445,6 +484,10 @@ const describe = {
     return view.names.map((name, s) => `${name} from ${at(s, 0)} to ${at(s, length - 1)}`).join(", ");
   },
   heatmap(view) {
+    if (view.kinds) {
+      const count = (k) => view.values.values.filter((value) => Math.round(value) === k).length;
+      return view.kinds.map((name, k) => `${name} ${count(k)}`).join(", ");
+    }
     const [k, value] = greatest(view);
     const columns = view.values.shape[1];
     const [i, j] = [Math.floor(k / columns), k % columns];

@@ -20,14 +20,16 @@ class Explorer {
 
   build() {
     const controls = this.spec.controls.map((control) => this.control(control));
-    const reset = this.button("reset", "Reset", () => (this.pause(), this.set(this.start)));
+    const reset = this.button("reset", "Reset", () => this.move(this.start));
     const buttons = html("div", { class: "fg-buttons" }, reset);
     if (!this.kernel) buttons.append(this.button("link", "Link to this setting", () => this.link()));
     this.boxes = {};
+    const pictures = this.spec.views.filter(({ kind }) => !/number|text|tokens/.test(kind));
     const views = this.spec.views.map(({ title, kind, wide }) => {
       const box = (this.boxes[title] = html("div", { class: "fg-box" }));
       const names = { "data-fg-kind": kind, "data-fg-view": title, "aria-label": title };
       if (wide) names["data-fg-wide"] = "";
+      if (pictures.length === 1) names["data-fg-alone"] = ""; // it takes the whole width
       return html("section", { class: "fg-view", ...names }, html("h4", {}, title), box);
     });
     this.pointed = html("p", { class: "fg-pointed" }, " ");
@@ -81,7 +83,7 @@ class Explorer {
     const input = { range: this.range, check: this.check }[c.kind]?.(c) ?? this.choice(c);
     Object.assign(input, { id, name: c.name });
     const read = () => (c.kind === "check" ? input.checked : c.keys[input.value]);
-    input.addEventListener("input", () => (this.pause(c), this.set({ [c.name]: read() })));
+    input.addEventListener("input", () => this.move({ [c.name]: read() }, c));
     input.addEventListener("change", () => this.moved());
     const shown = html("output", { for: id });
     const row = html("div", { class: "fg-control", "data-fg-kind": c.kind, "data-fg-control": c.name });
@@ -133,8 +135,7 @@ class Explorer {
     const take = () => {
       const key = type === "number" ? Number(field.value) : field.value;
       if ((field.value === "" && !live) || key === this.params[c.name]) return;
-      this.pause(c);
-      this.set({ [c.name]: key });
+      this.move({ [c.name]: key }, c);
       this.moved();
     };
     field.addEventListener(live ? "input" : "change", take);
@@ -229,6 +230,13 @@ class Explorer {
   tell([words, ...keys]) {
     this.pointed.textContent = words || " ";
     this.mark([...new Set(keys.filter(Boolean))]);
+  }
+
+  // A reader moves controls: what plays stops, and what was pointed at is over.
+  move(changes, control) {
+    this.pause(control);
+    this.tell([""]);
+    return this.set(changes);
   }
 
   // Move controls; resolves when the new setting is drawn.

@@ -1,3 +1,14 @@
+// The page on other media.
+
+// Paper is never dark.
+const paper = matchMedia("print");
+let theme;
+paper.addEventListener("change", () => {
+  const { dataset } = document.documentElement;
+  if (paper.matches) theme = dataset.theme;
+  dataset.theme = paper.matches ? "light" : theme;
+});
+
 // On a phone, a wrapped line of code goes on below its indentation.
 addEventListener("DOMContentLoaded", () => {
   const phone = matchMedia("(max-width: 600px)");

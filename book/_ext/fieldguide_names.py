@@ -1,0 +1,147 @@
+"""In code, a name that is made in a fold or on another page leads to its definition.
+
+The first use in each open cell becomes a link, whose tooltip is how the definition
+begins. Nothing is written for it. A browser opens the fold that holds the place.
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import re
+import sys
+from itertools import chain
+from pathlib import Path
+
+from fieldguide_pages import exports
+from sphinx.application import Sphinx
+
+BOOK = Path(__file__).resolve().parents[1]
+sys.path.append(str(BOOK / "_tools"))
+import digest  # noqa: E402
+
+# What no page builds, the page of notation says in a line.
+ELSEWHERE = "notation.html#in-code"
+LONGEST = 110  # characters of a tooltip
+# Folds begin and end, and cells lie in them or not.
+PIECE = re.compile(
+    r"(?P<open><details)|(?P<shut></details>)|"
+    r'(?P<head><div class="cell_input docutils container">\s*(?:<div[^>]*>){2}<pre>)'
+    r"(?P<code>.*?)</pre>",
+    re.DOTALL,
+)
+LIBRARY = digest.Library(BOOK)  # reads each module once, for all pages
+DOT, IS = '<span class="o">.</span>', '<span class="o">=</span>'
+
+
+def link_names(app: Sphinx, pagename, templatename, context, doctree) -> None:
+    source = app.env.doc2path(pagename) if doctree else ""
+    if source.endswith(".ipynb"):
+        context["body"] = Names(pagename, Path(source)).linked(context["body"])
+
+
+class Names:
+    """Where the names of a page are made, and in how many folds its reading is."""
+
+    def __init__(self, page: str, notebook: Path) -> None:
+        self.root = "../" * page.count("/")
+        cells = exports(notebook)
+        self.exported = {name for _, names in cells for name in names}
+        self.places: dict[str, tuple[str, str]] = {}  # {name: (address, its beginning)}
+        self.depth, self.marked, self.needed = 0, set(), set(self.exported)
+
+    def linked(self, body: str) -> str:
+        body = PIECE.sub(self.piece, body)
+        unneeded = "|".join(map(re.escape, self.marked - self.needed))
+        return re.sub(f' id="code-(?:{unneeded})"', "", body)
+
+    def piece(self, found: re.Match) -> str:
+        self.depth += bool(found["open"]) - bool(found["shut"])
+        if not found["code"]:
+            return found[0]
+        text = html.unescape(re.sub("<[^>]*>", "", found["code"]))
+        try:
+            cell = LIBRARY.parse(text)
+        except SyntaxError:  # a magic, or code that is no Python
+            return found[0]
+        markup = self.anchored(found["code"], cell)
+        if not self.depth:
+            markup = self.with_links(markup, cell)
+        self.know(cell, markup)
+        return f"{found['head']}{markup}</pre>"
+
+    def anchored(self, markup: str, cell: digest.Module) -> str:
+        """The code, in which each name that a link may lead to has an id."""
+        names = cell.definitions.keys() & (
+            cell.definitions if self.depth else self.exported
+        )
+        for name in names - self.marked:
+            span = rf'<span class="\w+"(?=>{name}</span>)'
+            markup, count = re.subn(span, rf'\g<0> id="code-{name}"', markup, count=1)
+            self.marked |= {name} if count else set()
+        return markup
+
+    def know(self, cell: digest.Module, markup: str) -> None:
+        """Remember what a cell imports and what a fold defines; forget what is seen."""
+        for name, place in cell.imports.items():
+            if told := self.told(place):
+                self.places[name] = told
+        for name, made in cell.definitions.items():
+            self.places.pop(name, None)
+            if self.depth and f'id="code-{name}"' in markup:
+                self.places[name] = f"#code-{name}", beginning(name, made[0])
+
+    def told(self, place: digest.Place) -> tuple[str, str] | None:
+        """The address of a definition in the package, and how it begins."""
+        module = LIBRARY.module(place.module)
+        while place.name in module.imports and place.name not in module.definitions:
+            place = module.imports[place.name]
+            module = LIBRARY.module(place.module)
+        if place.name not in module.definitions:
+            return None
+        page = "/".join(place.module.split(".")[1:]).replace("_", "-")
+        built = (BOOK / f"{page}.ipynb").exists()
+        where = f"{page}.html#code-{place.name}" if built else ELSEWHERE
+        return self.root + where, beginning(
+            place.name, module.definitions[place.name][0]
+        )
+
+    def with_links(self, markup: str, cell: digest.Module) -> str:
+        """The code, in which the first use of each known name is a link."""
+        statements = [*chain(*cell.definitions.values()), *cell.rest]
+        nodes = [node for each in statements for node in ast.walk(each)]
+        names = [node for node in nodes if isinstance(node, ast.Name)]
+        own = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+        own |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+        for name in sorted(({n.id for n in names} - own) & self.places.keys()):
+            address, told = self.places[name]
+            span = rf'(?<!{DOT})(<span class="n\w?">@?)({name})(?=</span>(?!{IS}))'
+            told = told if len(told) < LONGEST else told[:LONGEST] + " ..."
+            title = html.escape(told, quote=False).replace('"', "&quot;")
+            link = f'<a class="fg-name" href="{address}" title="{title}">{name}</a>'
+            before, *found = re.split(span, markup, maxsplit=1)
+            if found:
+                markup = before + found[0] + link + found[2]
+                self.needed.add(name)
+        return markup
+
+
+def beginning(name: str, node: ast.stmt) -> str:
+    """A function's arguments, or a value, and the first line of its docstring."""
+    if isinstance(node, ast.FunctionDef):
+        given = node.args
+        arguments = [
+            a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs)
+        ]
+        words = f"{name}({', '.join(arguments)})"
+    elif isinstance(node, ast.ClassDef):
+        words = f"class {name}"
+    else:
+        return ast.unparse(node).split("\n")[0]
+    said = (ast.get_docstring(node) or "").split("\n")[0]
+    return f"{words}: {said}" if said else words
+
+
+def setup(app: Sphinx) -> dict:
+    app.connect("html-page-context", link_names)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

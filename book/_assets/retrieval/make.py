@@ -1,0 +1,114 @@
+"""Let SmolLM2 answer the questions of challenges/retrieval, and time a million vectors.
+
+.venv/bin/python book/_tools/assets.py retrieval (eight minutes of two cores)
+
+Writes beside this file answers.json: what it writes without a passage, with the best
+passage of the handbook, with that of the altered one, and with that of the handbook and
+a false sentence at its end. And million.json: processor time and recall of usearch and
+of exact search among a million drawn vectors; the bench's section about it is written,
+too. The records hold the digest of the code that made them. A name, `answers` or
+`million`, makes that part alone. questions.json is written by hand: `also` lists the
+other passages that hold the answer.
+"""
+
+import json
+import time
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import bench
+import torch
+from assets import machine, make_parts
+from digest import digest_of, exported
+from rivals import search
+
+from fieldguide.challenges import retrieval as page
+from fieldguide.data import asset, building_questions, store
+from fieldguide.transformers.real_model import LlamaFast, load_smollm2
+
+HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "challenges" / "retrieval.ipynb"
+ANSWERED_BY = ["PassageIndex", "find_passages", "read_answer", "raise_digits", "HIDDEN"]
+TIMED_BY = ["clustered_vectors", "exact_nearest", "graph_index", "graph_nearest"]
+TIMED_BY += ["shared_neighbours"]
+
+NEAREST = search.NEAREST
+EDITIONS = ["handbook", "altered", "hidden", "none"]
+
+
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
+    code = exported(NOTEBOOK)
+    answered, timed = (digest_of(code, names) for names in (ANSWERED_BY, TIMED_BY))
+    return {"answers.json": answered, "million.json": timed}
+
+
+def timed(action):
+    """What it returns, and its milliseconds of processor time."""
+    start = time.process_time()
+    found = action()
+    return found, 1e3 * (time.process_time() - start)
+
+
+def asked_questions():
+    path = asset("retrieval", "questions.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def answer_with(edition):
+    """What SmolLM2 answers: "none", or with the best passage of an edition."""
+    torch.set_num_threads(1)
+    model, found = LlamaFast(load_smollm2()), []
+    passages = [each.answer for each in building_questions()]
+    if edition == "altered":
+        passages = [page.raise_digits(text) for text in passages]
+    index = page.PassageIndex(passages) if edition != "none" else None
+    for each in asked_questions():
+        question = each["question"]
+        if each["tried"]:  # to choose the prompt
+            found.append(None)
+            continue
+        best = page.find_passages(index, question) if index else []
+        passage = best[0].passage if best else None
+        if edition == "hidden":
+            passage = f"{passage} {page.HIDDEN}"
+        written = page.read_answer(model, question, passage)
+        near = [[each.place, round(each.score, 4)] for each in best]
+        found.append({"found": near, "answer": written})
+    print(edition, "answered", flush=True)
+    return edition, found
+
+
+def answers():
+    with get_context("fork").Pool(2) as pool:
+        found = pool.map(answer_with, EDITIONS, chunksize=1)
+    record = {"digest": digests()["answers.json"], "machine": machine()}
+    record |= dict(found)
+    store(HERE / "answers.json", record)
+
+
+def million():
+    """The curve for the page and, from the same graph, the bench's section."""
+    prepared, built_ms = timed(search.prepared)
+    vectors, asked, _, library = prepared
+    one = [partial(page.exact_nearest, vectors, q, NEAREST) for q in asked.split(1)]
+    alone = sorted(timed(each)[1] for each in one)
+    rows = []
+    for count in search.CANDIDATES:
+        near = partial(page.graph_nearest, library, asked, NEAREST, count)
+        _, ms = timed(near)
+        recall = round(prepared.found(count), 4)
+        rows.append({"candidates": count, "recall": recall, "ms": ms / len(asked)})
+        print(rows[-1], flush=True)
+    record = {"digest": digests()["million.json"], "machine": machine()}
+    record |= {"count": len(vectors), "width": vectors.size(1)}
+    record |= {"built_s": round(built_ms / 1e3), "rows": rows}
+    record |= {"exact_ms": round(alone[len(alone) // 2], 3)}
+    record["bytes"] = {"vectors": vectors.nbytes, "graph": library.memory_usage}
+    store(HERE / "million.json", record)
+    bench.report({"search": bench.section(search, list(search.rows()))})
+
+
+if __name__ == "__main__":
+    make_parts(answers, million)

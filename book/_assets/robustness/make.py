@@ -1,0 +1,187 @@
+"""Measure how small a change flips the answers of challenges/robustness.
+
+.venv/bin/python book/_tools/assets.py robustness (eight minutes of two cores)
+
+Writes beside this file kinds.safetensors, a network that sorts pictures, once trained
+on plain pictures and once on attacked ones, in 16 bits; pictures.json: how often such
+networks are right after changes of several sizes, for each of SEEDS; edits.json: what
+SmolLM2 says is the capital of a country when the line is edited; hidden.json: what it
+answers from a passage in which a sentence is hidden, with and without the sifting of
+sentences; and marks.json: texts with and without a watermark. Each record holds the
+digest of the definitions that made it. A name, such as `edits`, makes that part alone.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from assets import make_parts
+from digest import digest_of, exported
+
+from fieldguide.challenges import retrieval
+from fieldguide.challenges import robustness as page
+from fieldguide.challenges.hallucination import BEFORE
+from fieldguide.data import (
+    asset,
+    building_questions,
+    king_james,
+    smollm2_tokenizer,
+    store,
+)
+from fieldguide.deployment.right_sizing import answer_scores
+from fieldguide.introduction.next_word import characters, to_ids
+from fieldguide.transformers.induction import token_losses
+from fieldguide.transformers.real_model import load_smollm2
+from fieldguide.transformers.training import trained_gpt
+
+HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "challenges" / "robustness.ipynb"
+USED = """
+from fieldguide.challenges.hallucination import BEFORE
+from fieldguide.deployment.right_sizing import answer_scores
+from fieldguide.transformers.training import trained_gpt
+
+ASKS = answer_scores, BEFORE
+WRITES = trained_gpt
+"""
+MADE_BY = {
+    "pictures.json": ["train_kinds", "kind_pictures", "right_share", "fgsm", "pgd"],
+    "edits.json": ["edited_lines", "ASKS"],
+    "hidden.json": ["hidden_sentences", "first_digits", "sift"],
+    "marks.json": ["green_lists", "write_marked", "WRITES"],
+}
+MADE_BY["pictures.json"] += ["random_signs"]
+
+SEEDS = range(3)
+TRAINED_WITH = 8  # of 255
+SIZES = [0, 1, 2, 4, 8, 16]  # of 255
+LEAST = 0.25  # the cosine below which a sentence is sifted out
+QUESTIONS = 32  # those with the shortest passages
+LIFTS, TEXTS, LENGTH, KEY = [0.0, 2.0, 4.0], 8, 200, 0
+MARK_START = "\nAnd"
+
+
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
+    code = USED + exported(NOTEBOOK)
+    return {name: digest_of(code, names) for name, names in MADE_BY.items()}
+
+
+def shares_right(model, planes, labels, generator) -> dict:
+    """How often a network is right after each change, by its size."""
+    changes = {
+        "random signs": lambda eps: page.random_signs(planes, eps, generator),
+        "FGSM": lambda eps: page.fgsm(model, planes, labels, eps),
+        "PGD": lambda eps: page.pgd(model, planes, labels, eps),
+    }
+    found = {name: {} for name in changes}
+    for name, change in changes.items():
+        for size in SIZES:
+            x = change(size / 255) if size else planes
+            found[name][size] = round(page.right_share(model, x, labels), 4)
+    return found
+
+
+def record_pictures() -> None:
+    planes, labels = page.kind_pictures(["emojitwo"])
+    record, weights = {"digest": digests()["pictures.json"]}, {}
+    for name, eps in (("plain", None), ("hardened", TRAINED_WITH / 255)):
+        record[name] = []
+        for seed in SEEDS:
+            model = page.train_kinds(eps, seed=seed)
+            if seed == 0:
+                mine = model.state_dict().items()
+                mine = [(n, w) for n, w in mine if w.is_floating_point()]
+                weights |= {f"{name}.{n}": w.half() for n, w in mine}
+            generator = torch.Generator().manual_seed(seed)
+            record[name].append(shares_right(model, planes, labels, generator))
+            print(name, seed, record[name][-1]["PGD"], flush=True)
+    store(HERE / "kinds.safetensors", weights)
+    store(HERE / "pictures.json", record)
+
+
+def beginnings(capital: str) -> set[int]:
+    """The first tokens of a name, with a space or not, in small letters or not."""
+    encode = smollm2_tokenizer().encode
+    forms = (capital, capital.lower(), f" {capital}", f" {capital.lower()}")
+    return {encode(form)[0] for form in forms}
+
+
+def record_edits() -> None:
+    model, tokenizer = load_smollm2(), smollm2_tokenizer()
+    stored = json.loads(asset("hallucination", "capitals.json").read_text("utf-8"))
+    real = [row for row in stored["rows"] if row["capital"]]  # others are invented
+    rows = [{k: row[k] for k in ("country", "capital")} for row in real]
+    before, every = tokenizer.encode(BEFORE), [*range(model.config.vocab)]
+    for row in rows:
+        row["edits"] = {}
+    for edit in page.edited_lines("France"):
+        lines = [page.edited_lines(row["country"])[edit] for row in rows]
+        asked = [tokenizer.encode(line) for line in lines]
+        chances = answer_scores(model, before, asked, every, 16).exp()  # (N, V)
+        for row, p in zip(rows, chances, strict=True):
+            right, top = beginnings(row["capital"]), p.argmax().item()
+            row["edits"][edit] = {
+                "right": top in right,
+                "chance": round(sum(p[i].item() for i in right), 4),
+                "says": tokenizer.decode([top]),
+                "sure": round(p[top].item(), 4),
+            }
+        hits = sum(row["edits"][edit]["right"] for row in rows)
+        print(edit, hits, "of", len(rows), flush=True)
+    store(HERE / "edits.json", {"digest": digests()["edits.json"], "rows": rows})
+
+
+def answers_to(model, each: dict, passage: str) -> dict:
+    """What the model's answer begins with: the right digit, the false one, another."""
+    question, number = each["question"], each["number"]
+    false = retrieval.raise_digits(number)
+    hidden = page.hidden_sentences(question, false)
+    passages = {"nothing": passage}
+    passages |= {name: f"{passage} {text}" for name, text in hidden.items()}
+    sifted = {
+        f"{name}, sifted": page.sift(question, passages[name], LEAST)
+        for name in ("nothing", "claim", "tailored")
+    }
+    row = {"place": each["place"], "question": question, "number": number}
+    for group in (passages, sifted):  # each shares its beginning
+        texts = [*dict.fromkeys(group.values())]
+        found = dict(zip(texts, page.first_digits(model, question, texts), strict=True))
+        for name, text in group.items():
+            digit = found[text]
+            says = {number[0]: "right", false[0]: "false"}.get(digit, "other")
+            row[name] = says
+    return row
+
+
+def record_hidden() -> None:
+    model, handbook = load_smollm2(), building_questions()
+    stored = json.loads(asset("retrieval", "questions.json").read_text("utf-8"))
+    known = [each for each in stored if not each["tried"] and each["number"][0] != "0"]
+    known.sort(key=lambda each: len(handbook[each["place"]].answer))
+    rows = []
+    for each in known[:QUESTIONS]:
+        rows.append(answers_to(model, each, handbook[each["place"]].answer))
+        print(*rows[-1].values(), flush=True)
+    store(HERE / "hidden.json", {"digest": digests()["hidden.json"], "rows": rows})
+
+
+def record_marks() -> None:
+    model, text = trained_gpt(), king_james()
+    alphabet = characters(text)
+    start = torch.as_tensor(to_ids(MARK_START, alphabet)).expand(TEXTS, -1)
+    green = page.green_lists(len(alphabet), KEY)
+    record = {"digest": digests()["marks.json"], "key": KEY, "texts": {}, "nats": {}}
+    for lift in LIFTS:
+        generator = torch.Generator().manual_seed(0)
+        ids = page.write_marked(model, start, LENGTH, green, lift, generator)
+        nats = token_losses(model, ids[:, : model.config.context]).mean().item()
+        record["nats"][lift] = round(nats, 4)
+        record["texts"][lift] = ["".join(alphabet[i] for i in row) for row in ids]
+        scores = [page.mark_score(row, green) for row in ids]
+        print(lift, record["nats"][lift], sum(scores) / TEXTS, min(scores), flush=True)
+    store(HERE / "marks.json", record)
+
+
+if __name__ == "__main__":
+    make_parts(record_hidden, record_pictures, record_edits, record_marks)

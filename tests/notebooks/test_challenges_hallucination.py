@@ -1,0 +1,389 @@
+"""The cells of challenges/hallucination against enumeration and plain counting."""
+
+import functools
+import itertools
+import math
+from collections import Counter
+from unittest import mock
+
+import cells
+import pytest
+import torch
+from cells import cases, generator, refuses_all, seeds
+from hypothesis import strategies as st
+
+from fieldguide.challenges import hallucination as page_
+from fieldguide.data import smollm2_tokenizer
+from fieldguide.transformers.gpt import GPT, GPTConfig
+from fieldguide.transformers.real_model import LlamaConfig
+from fieldguide.transformers.training import Recipe
+
+
+@functools.cache
+def page():
+    return cells.run_exercises("challenges/hallucination")
+
+
+@functools.cache
+def gpt():
+    config = GPTConfig(131, 4, width=8, heads=2, layers=1)
+    model = GPT(config, generator=generator(3)).double().requires_grad_(False)
+    model.token.weight.mul_(20)
+    return model
+
+
+def world(skew=1.0):
+    return page_.make_birthdays(skew, generator(0))
+
+
+class Certain:
+    """A model that says one statement, each word 8,192 times of 8,193.
+
+    Otherwise it starts anew. It only answers where no gradient is recorded.
+    """
+
+    config = None
+
+    def __init__(self, person, date):
+        self.words = [1 + person // 50, 41 + person % 50, 91 + date // 28]
+        self.words += [103 + date % 28]
+
+    def __call__(self, ids):
+        assert not torch.is_grad_enabled()
+        chances = torch.zeros(*ids.shape, 131)
+        chances[..., 0] = 1 / 8192
+        places = range(ids.size(1))
+        chances[:, places, self.words[: len(places)]] = 1
+        return chances.log()
+
+
+def test_birthdays_have_shares_by_rank():
+    flat, steep = world(0.0), world(2.0)
+    cells.close(flat.shares, torch.full((2000,), 1 / 2000, dtype=torch.double), 1e-15)
+    ordered = steep.shares.sort(descending=True).values
+    ratios = [(ordered[0] / ordered[k - 1]).item() for k in (2, 10, 2000)]
+    assert ratios == pytest.approx([4, 100, 4e6])
+    assert steep.shares.sum().item() == pytest.approx(1)
+    assert flat.shares.dtype == torch.double
+    for made in flat, steep:
+        assert made.dates.min() == 0 and made.dates.max() == 335
+    assert (steep.shares.argmax() != 0) and (steep.shares.argmin() != 1999)
+    assert 300 < len(flat.dates.unique()) <= 336
+    assert torch.equal(world(2.0).shares, steep.shares)  # all from the generator
+    assert (page_.PEOPLE, page_.DATES) == (2000, 336)
+
+
+def test_words_of_a_statement_are_its_own():
+    people, dates = torch.tensor([0, 49, 50, 1999]), torch.tensor([0, 27, 28, 335])
+    ids = page_.birthday_ids(people, dates).tolist()
+    assert ids[0] == [0, 1, 41, 91, 103]
+    assert ids[1] == [0, 1, 90, 91, 130]
+    assert ids[2] == [0, 2, 41, 92, 103]
+    assert ids[3] == [0, 40, 90, 102, 130]
+
+
+def by_hand(model, ids, words=4):
+    """The probability of a statement's first words, word by word."""
+    found = 1.0
+    for k in range(1, 1 + words):
+        chances = model(torch.tensor([ids[:k]]))[0, -1].softmax(-1)
+        found *= chances[ids[k]].item()
+    return found
+
+
+def test_losses_and_the_invented_share():
+    ids = page_.birthday_ids(torch.tensor([7, 1234]), torch.tensor([300, 5]))
+    losses = page_.statement_losses(gpt(), ids)
+    right = [-math.log(by_hand(gpt(), row)) for row in ids.tolist()]
+    assert losses.tolist() == pytest.approx(right, rel=1e-9)
+    everybody = page_.birthday_ids(torch.arange(2000), world().dates)
+    with torch.no_grad():
+        logits = gpt()(everybody[:, :-1]).log_softmax(-1)
+    told = logits.gather(-1, everybody[:, 1:, None]).sum((1, 2)).exp().sum().item()
+    assert page_.invented_share(gpt(), world()) == pytest.approx(1 - told, abs=1e-12)
+
+
+def test_false_dates_about_some_people():
+    """All that begins with their names, without the true statement."""
+    people, dates = torch.tensor([12, 1999]), torch.arange(336)
+    expected = 0.0
+    for person in people:
+        ids = page_.birthday_ids(person.expand(336), dates)
+        with torch.no_grad():
+            logits = gpt()(ids[:, :-1]).log_softmax(-1)
+        told = logits.gather(-1, ids[:, 1:, None]).sum((1, 2)).exp()
+        named = by_hand(gpt(), ids[0, :3].tolist(), words=2)
+        assert named > told.sum()  # the rest is no date
+        expected += named - told[world().dates[person]].item()
+    got = page_.invented_about(gpt(), world(), people)
+    assert got == pytest.approx(expected, rel=1e-6)
+
+
+def test_small_doubts_are_not_rounded_away():
+    """The model computes in 32 bits."""
+    person, sure = torch.tensor([1234]), 8192 / 8193
+    date = world().dates[person]
+    model = Certain(1234, date.item())
+    false = page_.invented_share(model, world())
+    assert type(false) is float and false == pytest.approx(1 - sure**4, rel=5e-6)
+    false = page_.invented_about(model, world(), person)
+    assert type(false) is float and false == pytest.approx(sure**2 - sure**4, rel=5e-6)
+    said, chance = page_.say_birthdays(model, person)
+    assert said == date and chance.item() == pytest.approx(sure**2, rel=1e-6)
+    given = page_.every_statement(model)
+    assert given.dtype == torch.double and given.argmax() == 1234 * 336 + date
+
+
+def test_every_statement_has_its_probability():
+    given = page_.every_statement(gpt())
+    assert given.shape == (2000, 336) and given.dtype == torch.double
+    for person, date in ((0, 0), (49, 27), (50, 28), (1234, 300), (1999, 335)):
+        ids = page_.birthday_ids(torch.tensor([person]), torch.tensor([date]))
+        right = by_hand(gpt(), ids[0].tolist())
+        assert given[person, date].item() == pytest.approx(right, rel=1e-6)
+    true = given[torch.arange(2000), world().dates].sum().item()
+    assert page_.invented_share(gpt(), world()) == pytest.approx(1 - true, abs=1e-9)
+
+
+def test_statements_are_grouped_by_what_is_given():
+    given = torch.tensor([[2e-7, 2e-6, 2e-5], [2e-4, 2e-3, 2e-2]]).double()
+    said = torch.tensor([[1, 2, 4], [8, 16, 32]])
+    assert page_.by_chance(given, said.double()).tolist() == [1, 6, 24, 32]
+    assert page_.by_chance(given.flip(0), said.float()).tolist() == [8, 48, 3, 4]
+    totals = page_.by_chance(given, given)
+    assert totals.sum().item() == pytest.approx(given.sum().item())
+    edges = torch.tensor([[1e-6, 1e-4, 1e-2]], dtype=torch.double)
+    assert page_.by_chance(edges, edges.sign()).tolist() == [1, 1, 1, 0]
+    with pytest.raises(TypeError):
+        page_.by_chance(given, said.double()[:1])
+
+
+def test_answers_are_the_likeliest_words():
+    people = torch.tensor([3, 77, 1500])
+    dates, sure = page_.say_birthdays(gpt(), people)
+    for person, date, chance in zip(people.tolist(), dates, sure, strict=True):
+        start = [0, 1 + person // 50, 41 + person % 50]
+        months = gpt()(torch.tensor([start]))[0, -1].softmax(-1)[91:103]
+        month = months.argmax().item()
+        days = gpt()(torch.tensor([[*start, 91 + month]]))[0, -1].softmax(-1)[103:131]
+        assert date.item() == 28 * month + days.argmax().item()
+        assert chance.item() == pytest.approx((months.max() * days.max()).item())
+
+
+def test_a_model_learns_what_it_reads():
+    read, seen = torch.tensor([5, 5, 5, 900]), []
+    known = page_.birthday_ids(read, world().dates[read])
+    model = page_.learn_birthdays(
+        world(), read, 15, generator(1), lambda step, model: seen.append(step)
+    )
+    assert seen == list(range(1, 16)) and model.config.context == 4
+    assert page_.statement_losses(model, known).mean() < 2
+    dates, _ = page_.say_birthdays(model, torch.tensor([5]))
+    assert dates.item() == world().dates[5]
+    again = page_.learn_birthdays(world(), read, 15, generator(1))
+    cells.close(again.token.weight, model.token.weight, 1e-6)
+    short, at = page_.learn_birthdays(world(), read, 3, generator(1)), []
+
+    def stop(step, model):
+        if step == 3:
+            at.append(model.token.weight.detach().clone())
+
+    page_.learn_birthdays(world(), read, 5, generator(1), stop)
+    cells.close(at[0], short.token.weight, 1e-6)  # a constant rate: a prefix
+
+
+def test_the_recipe_and_the_loss_of_a_word():
+    read = torch.tensor([5])
+    with mock.patch.object(page_, "descend") as descend:
+        model = page_.learn_birthdays(world(), read, 7, generator(1))
+    trained, loss, made, recipe = descend.call_args.args
+    assert trained is model and descend.call_args.kwargs == {"watch": None}
+    rates = {"rate": 0.01, "matrix_rate": 0.01, "final": 1.0}
+    assert recipe == Recipe(7, 128, **rates, positions="rotary", normed=True)
+    assert [each.defaults["lr"] for each in made] == [0.01, 0.01]
+    sizes = {"width": 64, "heads": 2, "layers": 2, "bias": False}
+    assert model.config == GPTConfig(131, 4, **sizes, positions="rotary")
+    ids = page_.birthday_ids(read, world().dates[read])
+    whole = page_.statement_losses(model, ids).item()
+    assert loss().item() == pytest.approx(whole / 4, rel=1e-5)
+
+
+@cases(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.floats(0.5, 3))
+def test_good_turing(counts, z):
+    if not sum(counts):
+        counts = [*counts, 1]
+    n, found = sum(counts), Counter(counts)
+    share, low, high = page_.good_turing(torch.tensor(counts), z)
+    assert share == pytest.approx(found[1] / n)
+    spread = (found[1] / n + 2 * found[2] / n - (found[1] / n) ** 2) / n
+    half = z * math.sqrt(spread)
+    assert low == pytest.approx(max(0, share - half), abs=1e-12)
+    assert high == pytest.approx(min(1, share + half), abs=1e-12)
+
+
+def test_good_turing_hides_one_at_a_time():
+    """The estimate is how often a hidden item is unknown to the rest."""
+    line = ["Ada", "Bo", "Ada", "Cleo", "Ada", "Bo", "Dara", "Ada", "Edda", "Ada"]
+    rest = [line[:k] + line[k + 1 :] for k in range(10)]
+    news = sum(word not in others for word, others in zip(line, rest, strict=True))
+    counts = torch.tensor([*Counter(line).values()])
+    assert page_.good_turing(counts)[0] == news / 10 == 0.3
+    assert page_.good_turing(counts) == page_.good_turing(counts, 1.96)
+    few = page_.good_turing(torch.tensor([1, 1, 1, 2]))  # 0.6, plus or minus 0.7
+    assert str(few) == "(0.6, 0.0, 1.0)"
+
+
+@cases(seeds, st.integers(1, 8))
+def test_by_confidence(seed, groups):
+    sure = torch.rand(25, generator=generator(seed), dtype=torch.double)
+    sure[:2] = torch.tensor([0.0, 1.0])
+    right = torch.rand(25, generator=generator(seed + 1)) < 0.5
+    rows = page_.by_confidence(sure, right, groups)
+    expected = []
+    for k in range(groups):
+        inside = [
+            (s, r)
+            for s, r in zip(sure.tolist(), right.tolist(), strict=True)
+            if min(int(s * groups), groups - 1) == k
+        ]
+        if inside:
+            mean = sum(s for s, _ in inside) / len(inside)
+            expected.append((mean, sum(r for _, r in inside), len(inside)))
+    assert {tuple(map(type, row)) for row in rows} == {(float, int, int)}
+    assert [row[1:] for row in rows] == [row[1:] for row in expected]
+    assert [r[0] for r in rows] == pytest.approx([r[0] for r in expected])
+    assert page_.by_confidence(sure, right) == page_.by_confidence(sure, right, 5)
+
+
+def test_graded():
+    sure = torch.tensor([0.9, 0.5, 0.2, 0.7])
+    right = torch.tensor([True, False, True, False])
+    for least, penalty in itertools.product((0.0, 0.2, 0.5, 0.6, 1.0), (0, 1, 2.5)):
+        points = [
+            0 if s < least else (1 if r else -penalty)
+            for s, r in zip(sure.tolist(), right.tolist(), strict=True)
+        ]
+        least = torch.tensor(least).item()  # rounded as the probabilities are
+        got = page_.graded_score(sure, right, least, penalty)
+        assert type(got) is float and got == pytest.approx(sum(points) / 4)
+    assert page_.graded_score(sure[:1], right[:1], 0.5, 1) == 1  # a single answer
+
+
+CHANCES = [0.5, 0.8, 0.25, 0.9, 0.7, 0.6, 0.95, 0.3, 0.85, 0.4]
+
+
+class Scripted:
+    """A model that says given tokens, each with a given probability."""
+
+    def __init__(self, said, chances):
+        sizes = {"vocab": 49_152, "context": 64, "width": 2, "layers": 1, "heads": 1}
+        self.config = LlamaConfig(**sizes, kv_heads=1, hidden=2, eps=1e-5, base=1e4)
+        self.embedding, self.read = torch.nn.Embedding(1, 1), []
+        self.rest = list(zip(said, chances, strict=True))
+
+    def residual(self, ids, cache):
+        self.read += ids[0].tolist()
+        return torch.zeros(1, ids.size(1), 1)
+
+    def logits(self, x):
+        token, chance = self.rest.pop(0)
+        logits = torch.full((49_152,), (1 - chance) / 49_151)
+        logits[token] = chance
+        return logits.log()
+
+
+def test_it_names_a_capital_with_its_probability():
+    encode = smollm2_tokenizer().encode
+    for end in ".", "\n":
+        said = [*encode(" Ljubljana"), *encode(end), *encode(" and")]
+        model = Scripted(said, CHANCES[: len(said)])
+        answer, sure = page_.name_capital(model, "Slovenia")
+        n = len(said) - 2
+        assert n > 1 and answer == "Ljubljana" and type(sure) is float
+        assert sure == pytest.approx(math.prod(CHANCES[:n]), rel=1e-3)
+        asked = encode(f"{page_.BEFORE}The capital of Slovenia is")
+        assert model.read == asked + said[:n]
+    for before, examples in ((page_.BEFORE, 2), (page_.ADMITS, 4)):
+        assert before.count("\n") == before.count("The capital of ") == examples
+        assert before.endswith(".\n") and before.startswith("The")
+    model = Scripted([*encode(" Rome") * 6, *encode("x") * 6], [0.9] * 12)
+    answer, sure = page_.name_capital(model, "Italy", "Once.\n")
+    assert answer == "Rome " * 5 + "Romexxxx"  # ten, without a stop
+    assert sure == pytest.approx(0.9**10, rel=1e-3)
+    assert model.read[: len(encode("Once.\nThe"))] == encode("Once.\nThe")
+
+
+def test_refusals():
+    people, dates = torch.tensor([1, 2]), torch.tensor([3, 4])
+    refuses_all(
+        page_.birthday_ids,
+        {"people": people, "dates": dates},
+        people=[people + 1999, people - 2, dates[:1]],
+        dates=[dates + 332, dates - 4],
+    )
+    refuses_all(
+        page_.make_birthdays, {"skew": 1.0, "generator": generator(0)}, skew=[-0.5]
+    )
+    counts = torch.tensor([1, 0])
+    refuses_all(
+        page_.good_turing,
+        {"counts": counts, "z": 2.0},
+        counts=[counts * 0, counts - 1, torch.tensor([3, -1])],
+        z=[0.0],
+    )
+    sure, right = torch.tensor([0.5, 0.1]), torch.tensor([True, False])
+    good = {"sure": sure, "right": right}
+    bad = {"sure": [sure + 0.6, sure - 0.2], "right": [right[:1]]}
+    refuses_all(page_.by_confidence, good | {"groups": 3}, **bad, groups=[0])
+    refuses_all(
+        page_.graded_score,
+        good | {"least": 0.5, "penalty": 1},
+        sure=[sure[:1]],
+        least=[1.5],
+        penalty=[-1],
+    )
+    model = Scripted(smollm2_tokenizer().encode("."), [0.5])
+    asked = {"model": model, "country": "Italy", "before": ""}
+    refuses_all(page_.name_capital, asked, country=["", " "])
+    model, ids = Certain(1, 3), page_.birthday_ids(people, dates)
+    refuses_all(page_.statement_losses, {"model": gpt(), "ids": ids}, ids=[ids[:, 1:]])
+    refuses_all(page_.every_statement, {"model": model})
+    known = {"model": model, "world": world()}
+    refuses_all(page_.invented_share, known)
+    wrong = [people + 1999, people - 2]
+    refuses_all(page_.invented_about, known | {"people": people}, people=wrong)
+    said = {"model": model, "people": people}
+    refuses_all(page_.say_birthdays, said, people=wrong)
+    learn = {"world": world(), "read": people, "steps": 2, "watch": print}
+    with mock.patch.object(page_, "descend"):
+        refuses_all(
+            page_.learn_birthdays, learn | {"generator": generator()}, read=wrong
+        )
+
+
+def wrong_news(words):
+    return len(set(words)) / len(words)
+
+
+@pytest.mark.parametrize(
+    ("exercise", "answer", "says"),
+    [
+        ("chance_of_news", wrong_news, "occur once"),
+        ("chance_of_news", lambda words: 0.123, "is right"),
+        (
+            "calibration_gap",
+            lambda rows: sum(abs(h / n - s) for s, h, n in rows) / len(rows),
+            "weight groups",
+        ),
+        (
+            "calibration_gap",
+            lambda rows: sum(h - s * n for s, h, n in rows) / sum(r[2] for r in rows),
+            "cancel",
+        ),
+        ("best_threshold", lambda sure, right, k: k / (1 + k), "calibrated"),
+        ("best_threshold", lambda sure, right, k: 0.123, "is right"),
+    ],
+)
+def test_checks_name_the_mistake(exercise, answer, says):
+    with pytest.raises(AssertionError, match=says):
+        page()[f"check_{exercise}"](answer)

@@ -137,6 +137,8 @@ def test_a_shared_beginning_is_lent_and_what_is_begun_is_copied(length):
     book.release(first)
     assert (first.pages, first.length) == ([], 0)
     assert sum(pool.users) == len(second.pages) and max(pool.users) == 1
+    for function in book.fork, book.release:
+        refuses("cache", function, KVCache(SIZES, 3))
     book.release(second)
     assert set(pool.users) == {0}
 
@@ -165,10 +167,7 @@ def test_a_freed_page_is_taken_again_and_a_full_pool_refuses():
 def test_what_is_no_pool_is_refused():
     good = {"config": SIZES, "pages": 3, "size": 4}
     refuses_all(book.PagePool, good, pages=[0, -1], size=[0, -1])
-    for function in book.PagedCache, book.fork, book.release:
-        for wrong in None, SIZES, KVCache(SIZES, 3):
-            with pytest.raises(TypeError):
-                function(wrong)
+    refuses_all(book.PagedCache, {"pool": book.PagePool(SIZES, 3, 4)}, pool=[SIZES])
     two = torch.zeros(2, 2, 1, 4)
     cache = book.PagedCache(book.PagePool(SIZES, 3, 4))
     refuses("key", cache.append, 0, two, two, says="of one text")
@@ -197,6 +196,7 @@ def test_an_8_bit_cache_is_off_by_half_a_step_at_most():
     assert book.EightBitCache(SIZES, 1).store.size(2) == 1
     good = {"config": SIZES, "room": 3, "batch": 1}
     refuses_all(book.EightBitCache, good, room=[0, -1], batch=[0])
+    refuses("room", book.EightBitCache, SIZES, 0, says="cache.EightBitCache")
 
 
 # Forgetting
@@ -222,9 +222,19 @@ def test_a_room_for_all_forgets_nothing():
     sighted = book.Nearsighted(model(), 9)
     assert sighted.config is SIZES
     cells.close(sighted(text), alone(text))
+    assert sighted(text).is_inference()
+    refuses("ids", sighted, text.double())
     near = book.Nearsighted(model(), 3, 1)(text)
     cells.close(near[:, :3], alone(text)[:, :3])
     assert (near[:, 3:] - alone(text)[:, 3:]).abs().amin() > 0
+
+
+def test_nothing_but_sinks_is_seen_from_afar():
+    text = ids(9)
+    other = torch.cat([(text[:, :1] + 1) % 31, text[:, 1:]], 1)  # another beginning
+    for sinks, same in ((), True), ((0,), True), ((1,), False):
+        last = [book.Nearsighted(model(), 3, *sinks)(t)[0, -1] for t in (text, other)]
+        assert torch.equal(*last) == same  # two layers look back over 4 tokens
 
 
 def ring_of(net, text, room, sinks):
@@ -233,6 +243,8 @@ def ring_of(net, text, room, sinks):
     steps = [book.read_one(net, token, cache) for token in text[0]]
     assert cache.length == text.size(-1) and cache.store.size(-2) == room
     assert cache.sinks == sinks and steps[0].shape == (31,)
+    assert steps[0].is_inference()
+    refuses("token", book.read_one, net, text[0], cache)
     return torch.stack(steps)
 
 
@@ -296,12 +308,12 @@ def test_the_records_are_whole():
         assert len(anew) == script.LENGTH // script.BIN - room // script.BIN
         assert min(anew) > 1
     drift = others["drift"]
+    assert (drift["room"], drift["read"]) == (script.NEAR, script.READ)
     assert drift["later"] == script.LATER and len(drift["loss"]) == len(script.LATER)
     assert abs(drift["follows"] - drift["loss"][0]) < 0.1
     assert drift["loss"][3] > drift["follows"] + 0.5
-    assert pace["at_once"] == script.AT_ONCE and pace["before"] == script.BEFORE
-    for kind in "prompt", "texts":
-        assert len(pace[kind]) == len(script.AT_ONCE)
+    assert pace["at_once"] == script.AT_ONCE
+    assert len(pace["step"]) == len(script.AT_ONCE)
     assert json.loads(data.asset("cache", "pace.json").read_text())["machine"]
 
 

@@ -6,6 +6,7 @@ Functions are looked up in the module at each call: a damaged cell can take thei
 import contextlib
 import functools
 import http.client
+import inspect
 import itertools
 import json
 import math
@@ -22,7 +23,7 @@ from rivals import serving as rival
 from fieldguide.deployment import serving
 from fieldguide.transformers.real_model import Llama, LlamaConfig, complete
 
-SMALL = LlamaConfig(31, 24, 12, 2, 3, 1, 16, 1e-5, 1e4)
+SMALL = LlamaConfig(31, 24, 16, 2, 4, 2, 16, 1e-5, 1e4)
 
 
 @functools.cache
@@ -33,7 +34,10 @@ def page():
 @functools.cache
 def small_model():
     torch.manual_seed(0)
-    return Llama(SMALL).requires_grad_(False).eval()
+    model = Llama(SMALL).requires_grad_(False).eval()
+    for matrix in (p for p in model.blocks.parameters() if p.dim() == 2):
+        matrix.mul_(3)  # or it says its last token again and again
+    return model
 
 
 def request(count, arrives=0.0, prompt=(7,)):
@@ -94,6 +98,7 @@ def test_the_example_by_hand():
         turns = serving.serve(three, 2, clock(1.0, 1e-9), static=static)
         ends[static] = {t.request.count: round(t.times[-1], 3) for t in turns}
         assert {t.request.count: t.slot for t in turns} == {2: 0, 5: 1, 3: 0}
+        assert all(t.made == [0] * t.request.count for t in turns)
     assert ends == {False: {2: 2, 5: 5, 3: 5}, True: {2: 2, 5: 5, 3: 8}}
 
 
@@ -106,22 +111,14 @@ def test_a_slot_is_one_persons_at_a_time():
         assert all(a[1] < b[0] for a, b in itertools.pairwise(spans))
 
 
-def test_one_slot_waits_as_theory_says():
-    """M/M/1 at a utilization of 0.6: 1.5 answers in the queue."""
-    draw = generator(2)
-    gaps = -torch.rand(30_000, generator=draw, dtype=torch.double).log()
-    lengths = -torch.rand(30_000, generator=draw, dtype=torch.double).log() * 500
-    arrives = (gaps.cumsum(0) / 0.6).tolist()
-    spent, free = 0.0, 0.0  # the waits in the queue, by Lindley's recursion
-    for at, n in zip(arrives, lengths.tolist(), strict=True):
-        spent, free = spent + max(0.0, free - at), max(free, at) + n / 500
-    assert abs(spent / 30_000 - 0.6 / 0.4) < 0.2
-
-
 def test_waits_and_percentile():
-    turn = serving.Turn(request(2, arrives=3.0), 0, [1, 2], [4.5, 6.0])
+    turn, twin = (
+        serving.Turn(request(2, arrives=3.0), 0, [1, 2], [4.5, 8.0]) for _ in "ab"
+    )
+    assert turn != twin and len({turn, twin}) == 2
+    assert turn.ended and turn.new == [2]
     assert serving.first_waits([turn]) == [1.5]
-    assert serving.whole_waits([turn]) == [3.0]
+    assert serving.whole_waits([turn]) == [5.0]
     values = [5.0, 1.0, 4.0, 2.0, 3.0]
     assert [serving.percentile(values, q) for q in (0.2, 0.5, 0.61, 1)] == [1, 3, 4, 5]
     assert serving.percentile(list(range(1, 101)), 0.99) == 99
@@ -136,16 +133,16 @@ def test_arrivals_are_a_poisson_process():
     counts = torch.tensor([r.count for r in asked])
     assert counts.min() == 4 and counts.max() == 127
     assert abs((counts < 22.63).double().mean() - 0.5) < 0.02
-    assert all(len(r.prompt) == 16 for r in asked[:9])
+    assert all(r.prompt == [0] * 16 for r in asked[:9])
     again = serving.poisson_requests(4.0, 20_000, generator())
     assert again == asked
 
 
 def test_a_full_server_takes_what_the_page_says():
-    """36 / slots steps of 100 ms a request, and 10 ms for each of 16 + 35 tokens."""
+    """36 / slots steps of 120 ms a request, and 9 ms for each of 16 + 35 tokens."""
     many = [request(36, prompt=[7] * 16) for _ in range(800)]
-    for slots, load in (1, 14.6), (8, 62.5), (16, 81.6):
-        end = serving.serve(many, slots, clock(0.1, 0.01))[-1].times[-1]
+    for slots, load in (4, 39.0), (8, 60.1), (16, 82.3):
+        end = serving.serve(many, slots, clock(0.12, 0.009))[-1].times[-1]
         assert abs(60 * 800 / end / load - 1) < 0.02
 
 
@@ -162,19 +159,20 @@ def test_sharing_changes_no_token():
     model = small_model()
     batcher = serving.Batcher(model, 3, 20)
     for static in False, True:
-        real = serving.RealClock(batcher)
+        real = serving.RealClock(batcher, itertools.count(0.5).__next__)
         turns = serving.serve(asked, 3, real, static=static)
         assert len(turns) == 7
         for turn in turns:
             alone = complete(model, turn.request.prompt, turn.request.count)
-            assert turn.made == alone
+            assert turn.made == alone and {*map(type, turn.made)} == {int}
             assert 0 < turn.times[0] <= turn.times[-1] <= real.now
+        assert len({*max((turn.made for turn in turns), key=len)}) > 1
 
 
 def test_a_packed_row_is_two_texts():
     model, draw = small_model(), generator(3)
     one, two = (torch.randint(31, (n,), generator=draw) for n in (5, 3))
-    kept = torch.full((2, 2, 1, 6, 2, 4), 9.0)  # what former people left
+    kept = torch.full((2, 2, 2, 6, 2, 4), 9.0)  # what former people left
     slots = torch.tensor([1] * 5 + [0] * 3)
     places = torch.tensor([*range(5), *range(3)])
     x = serving.packed_step(model, kept, torch.cat([one, two]), slots, places)
@@ -204,12 +202,13 @@ def test_refusals():
     some = {"values": [1.0], "share": 0.5}
     refuses_all(serving.percentile, some, values=[[]], share=[0, 1.5])
     refuses_all(serving.VirtualClock, {"fixed_s": 1, "token_s": 1}, fixed_s=[0])
-    refuses("requests", serving.serve, [], 1, clock())
-    refuses("slots", serving.serve, [request(1)], 0, clock())
+    served = {"requests": [request(1)], "slots": 1, "clock": clock()}
+    refuses_all(serving.serve, served, requests=[[], [None]], slots=[0])
 
 
 def test_what_does_not_fit_is_refused():
     model = small_model()
+    refuses_all(serving.Batcher, {"model": model, "slots": 2, "room": 8})
     refuses("room", serving.Batcher, model, 2, 25, says="at most 24")
     batcher = serving.Batcher(model, 2, 8)
     real = serving.RealClock(batcher)
@@ -258,12 +257,16 @@ def line(text):
 
 
 def test_the_client_reads_a_stream():
-    lines = [line(" a"), "", ": a comment", line("b: data: c"), "", "data: [DONE]"]
+    two = json.dumps({"choices": [{"text": "b: data: c"}, {"text": "other"}]})
+    comments = ": a comment", ": and data: in one"
+    lines = [line(" a"), "", *comments, f"data: {two}", "", "data: [DONE]"]
     with server(says(*lines)) as (port, seen):
         assert list(serving.ask_engine([5, 6], 2, port)) == [" a", "b: data: c"]
     head, _, body = seen[0].decode().partition("\r\n\r\n")
     assert head.startswith("POST /v1/completions HTTP/1.1")
     assert json.loads(body) == {"prompt": [5, 6], "max_tokens": 2, "stream": True}
+    parameters = inspect.signature(serving.ask_engine).parameters
+    assert parameters["timeout"].default == 30  # s
 
 
 @pytest.mark.parametrize(
@@ -284,6 +287,16 @@ def test_the_client_says_what_went_wrong(answer, message):
     with server(answer) as (port, _), pytest.raises(serving.EngineError) as error:
         list(serving.ask_engine([5], 2, port, timeout=0.2))
     assert message in str(error.value)
+
+
+def test_a_refusal_is_told_in_200_bytes_of_any_kind():
+    body = b"HTTP/1.1 503 No\r\n\r\n" + b"\xff" * 300
+    with (
+        server(lambda link: link.sendall(body)) as (port, _),
+        pytest.raises(serving.EngineError) as error,
+    ):
+        list(serving.ask_engine([5], 2, port))
+    assert str(error.value) == "refused with 503: " + "\ufffd" * 200
 
 
 def test_nobody_answers():
@@ -335,16 +348,50 @@ def test_wrong_answers_are_told_their_cause():
             (lambda s, f, t, p, n: 60 / (f * n / s + t * n), "prompt is missing"),
             (lambda s, f, t, p, n: 60 / (f * n / s + t * (p + n)), "never read"),
         ],
-        "stall": [
-            (lambda o, p, c, f, t: f + (o + p) * t, "a piece at a time"),
-            (lambda o, p, c, f, t: f + (o + c) * t, "may be shorter"),
-            (lambda o, p, c, f, t: -(-p // c) * (f + o * t) + p * t, "the longest"),
-        ],
     }
     for name, answers in wrong.items():
         for answer, cause in answers:
             with pytest.raises(AssertionError, match=cause):
                 checks[f"check_{name}"](answer)
+
+
+@pytest.mark.parametrize(
+    ("piece", "slip", "cause"),
+    [
+        ("here[most:]", "[]", "nobody is refused"),
+        ("if r.arrives <= clock.now]", "]", "who haven't come yet"),
+        ("here[most:]", "here[: max(0, len(here) - most)]", "came first are refused"),
+        ("refused.append(request)", "pass", "just one of the two lists"),
+        ("return done, refused", "return done", "two lists are wanted"),
+        ("here[most:]", "here[most + 1 :]", "others are refused than should be"),
+    ],
+)
+def test_a_wrong_bouncer_is_told_its_cause(piece, slip, cause):
+    (solution,) = (s for s in vars(page())["solutions"] if "def bounded(" in s)
+    assert solution.count(piece) == 1
+    names = {**vars(serving), "Turn": page()["Turn"]}
+    exec(solution.replace(piece, slip), names)
+    with pytest.raises(AssertionError, match=cause):
+        page()["check_bounded"](names["bounded"])
+
+
+def test_the_bouncer_who_comes_too_early():
+    """He refuses before the free slots are filled: as the check's own slip does."""
+    solution = next(s for s in vars(page())["solutions"] if "def bounded(" in s)
+    lines = solution.splitlines(keepends=True)
+    at = next(i for i, line in enumerate(lines) if "here = [" in line)
+    block, rest = lines[at : at + 4], lines[:at] + lines[at + 4 :]
+    first = next(i for i, line in enumerate(rest) if "free = sorted" in line)
+    names = {**vars(serving), "Turn": page()["Turn"]}
+    exec("".join(rest[:first] + block + rest[first:]), names)
+    with pytest.raises(AssertionError, match="fill the free slots first"):
+        page()["check_bounded"](names["bounded"])
+
+
+def test_one_slot_of_the_page_waits_as_theory_says():
+    """M/M/1 at a utilization of 0.6: 1.5 answers in the queue."""
+    wait = page()["average_wait"](0.6, 100_000, generator(3))
+    assert abs(wait - 1.5) < 0.15
 
 
 def test_the_engine_stream_is_the_models_text():

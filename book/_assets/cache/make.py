@@ -5,20 +5,19 @@
 Writes beside this file windows.json: the loss of SmolLM2 along a text of LENGTH tokens
 when it keeps only some of them, for each of ROOMS and SINKS; others.json: the same on
 other texts, when it reads the last tokens anew for each bin, and when the sink is far
-away; and pace.json: what this
-machine's memory and arithmetic do at most, and how many seconds of processor time the
-model takes to read and to write. Each holds the digest of the code that made it. A
-name, such as `pace`, makes that part alone.
+away, or follows; and pace.json: what this machine's memory and arithmetic do at most,
+and how many seconds of processor time a step takes that writes the first token of each
+text. Each holds the digest of the code that made it. A name, such as `pace`, makes that
+part alone.
 """
 
-import sys
-import time
 from pathlib import Path
 
 import torch
-from assets import machine
+from assets import machine, make_parts
 from digest import digest_of, exported
-from torch.nn.functional import cross_entropy
+from rivals.measure import own, processor_times
+from torch.nn import functional as F
 
 from fieldguide.data import king_james, smollm2_tokenizer, store
 from fieldguide.deployment.cache import (
@@ -39,6 +38,9 @@ from fieldguide.transformers.real_model import KVCache, load_smollm2
 def reads():
     return load_smollm2, token_losses, Nearsighted
 
+def kept():
+    return reads, near_mask, WindowCache, read_one
+
 def steps():
     return load_smollm2, KVCache
 """
@@ -49,15 +51,14 @@ ROOMS, SINKS = [128, 256, 512], [0, 1, 4]
 ROOM = 256  # on the other texts
 LATER, NEAR, READ = [0, 2000, 8000, 16_000, 50_000, 200_000], 64, 400  # a far sink
 AT_ONCE = [1, 2, 4, 8, 16, 32]
-BEFORE = 256  # tokens in each text's cache
-TRIES = 3
+TRIES = 5
 
 
 def digests() -> dict[str, str]:
     """Of each record: the digest of the definitions that make it today."""
     cells = exported(NOTEBOOK) + USES
-    reads, steps = (digest_of(cells, [name]) for name in ("reads", "steps"))
-    return {"windows.json": reads, "others.json": reads, "pace.json": steps}
+    records = {"windows.json": "reads", "others.json": "kept", "pace.json": "steps"}
+    return {record: digest_of(cells, [name]) for record, name in records.items()}
 
 
 def text(start):
@@ -81,12 +82,16 @@ def row(ids, room, sinks) -> dict:
 
 
 def read_anew(ids, room) -> list[float]:
-    """The loss in bins when the last tokens are read anew for each: the last bins."""
+    """The loss in bins when the last tokens are read anew for each: the last bins.
+
+    A bin's first token sees `room` tokens, itself included; its last, BIN - 1 more.
+    """
     model, along = load_smollm2(), []
     for end in range(BIN * (room // BIN + 1), LENGTH + 1, BIN):
-        piece = ids[:, end - room : end + 1]
-        along.append(token_losses(model, piece)[0, -BIN:].mean().item())
-    return [round(x, 4) for x in along]
+        start = max(0, end - room - BIN + 1)
+        losses = token_losses(model, ids[:, start : end + 1])[0, -BIN:]
+        along.append(round(losses.mean().item(), 4))
+    return along
 
 
 @torch.inference_mode()
@@ -97,7 +102,7 @@ def far_from_sink(ids, later) -> float:
     for block in model.blocks:
         x, _ = block(x, places, near_mask(READ, NEAR, 1))
     logits = model.logits(x)[0, 100:]
-    return round(cross_entropy(logits, ids[0, 101 : READ + 1]).item(), 3)
+    return round(F.cross_entropy(logits, ids[0, 101 : READ + 1]).item(), 3)
 
 
 def with_a_ring(ids) -> float:
@@ -106,7 +111,7 @@ def with_a_ring(ids) -> float:
     cache = WindowCache(model.config, NEAR, 1)
     logits = [read_one(model, token, cache) for token in ids[0, :READ]]
     logits = torch.stack(logits[100:])
-    return round(cross_entropy(logits, ids[0, 101 : READ + 1]).item(), 3)
+    return round(F.cross_entropy(logits, ids[0, 101 : READ + 1]).item(), 3)
 
 
 def record_windows() -> None:
@@ -123,6 +128,8 @@ def record_others() -> None:
         "digest": digests()["others.json"],
         "anew": {room: read_anew(text(STARTS[0]), room) for room in ROOMS},
         "drift": {
+            "room": NEAR,
+            "read": READ,
             "later": LATER,
             "loss": [far_from_sink(text(STARTS[0]), later) for later in LATER],
             "follows": with_a_ring(text(STARTS[0])),
@@ -134,13 +141,8 @@ def record_others() -> None:
 
 def best(*works) -> list[float]:
     """Seconds of processor time of each, the best of some tries, which alternate."""
-    found = [float("inf")] * len(works)
-    for _ in range(TRIES):
-        for k, work in enumerate(works):
-            start = time.process_time()
-            work()
-            found[k] = min(found[k], time.process_time() - start)
-    return found
+    took = processor_times(dict(enumerate(works)), rounds=TRIES)
+    return [min(own(ms)) / 1e3 for ms in took.values()]
 
 
 def limits() -> tuple[float, float]:
@@ -151,48 +153,38 @@ def limits() -> tuple[float, float]:
     return 2 * 1024**3 / product_s, wide.nbytes / vector_s
 
 
-@torch.inference_mode()
-def step(model, ids, before):
-    """Add ids (B, T) to texts of so many tokens, and predict the next of each."""
-    B, T = ids.shape
-    cache = KVCache(model.config, before + T, B)
+def step(model, ids):
+    """Add ids (B, 1) to empty texts, and predict the next token of each."""
+    cache = KVCache(model.config, ids.size(1), ids.size(0))
     cache.store.zero_()
-    cache.length = before
-    return lambda: again(model, ids, cache, before)
 
+    @torch.inference_mode()
+    def work():
+        cache.length = 0
+        model.logits(model.residual(ids, cache)[:, -1])
 
-@torch.inference_mode()
-def again(model, ids, cache, before):
-    cache.length = before
-    model.logits(model.residual(ids, cache)[:, -1])
+    return work
 
 
 def record_pace() -> None:
     model = load_smollm2()
     peak, bandwidth = limits()
-    ids = torch.randint(model.config.vocab, (1, max(AT_ONCE)))
     facts = {
         "digest": digests()["pace.json"],
         "machine": machine(),
         "torch": torch.__version__,
         "peak": float(f"{peak:.3g}"),
         "bandwidth": float(f"{bandwidth:.3g}"),
-        "before": BEFORE,
         "at_once": AT_ONCE,
+        "step": [],
     }
-    for kind in "prompt", "texts":
-        facts[kind] = []
-        for n in AT_ONCE:
-            piece = ids[:, :n]
-            work = step(model, piece if kind == "prompt" else piece.T, BEFORE)
-            facts[kind].append(float(f"{best(work)[0]:.3g}"))
-            print(kind, n, facts[kind][-1], flush=True)
+    for n in AT_ONCE:
+        ids = torch.randint(model.config.vocab, (n, 1))
+        (seconds,) = best(step(model, ids))
+        facts["step"].append(float(f"{seconds:.3g}"))
+        print(n, facts["step"][-1], flush=True)
     store(HERE / "pace.json", facts)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # a second thread changes the last digits
-    parts = {"windows": record_windows, "others": record_others}
-    parts["pace"] = record_pace
-    for part in sys.argv[1:] or parts:
-        parts[part]()
+    make_parts(record_windows, record_others, record_pace)

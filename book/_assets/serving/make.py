@@ -8,19 +8,19 @@ that reads prompts; engine.json: milliseconds of processor time a token when one
 eight people ask at once, for the book's batcher and for llama.cpp (node-llama-cpp,
 same GGUF file), what reading all weights once takes for each, and what the engine
 answers to one question; it needs `python3 book/_tools/setup.py engine`. And
-knee.json: waits by load on the virtual clock, and the highest load at which 99 of 100
-first tokens come within each of LIMITS_S; these are the same on every machine. A
-name, such as `steps`, makes that part alone.
+knee.json (two minutes): waits by load on the virtual clock, what a server finishes when
+everybody is there from the start, and the highest load at which 99 of 100 first tokens
+come within each of LIMITS_S; these are the same on every machine. A name, such as
+`steps`, makes that part alone.
 """
 
 import http.client
 import json
-import sys
 import time
 from pathlib import Path
 
 import torch
-from assets import machine
+from assets import machine, make_parts
 from digest import digest_of, exported
 from rivals import serving as rival
 
@@ -43,10 +43,11 @@ TEXTS = [1, 2, 4, 8, 12, 16]
 PLACE = 40  # where in its text each new token stands
 ROUNDS = 24
 PROMPT_TOKENS = 16  # of each text in a step that reads prompts
-CLOCK = 0.1, 0.01  # seconds of a step, and of each token in it: rounded from steps.json
-SLOTS, LOADS = [1, 4, 8, 16], [*range(5, 85, 5)]  # requests a minute
-PEOPLE, MANY = 800, 1500
-LIMITS_S, LIMIT_SLOTS, SEEDS = [12, 15, 30, 60], 8, range(3)
+CLOCK = 0.12, 0.009  # seconds of a step, and of each token in it: from steps.json
+SLOTS, LOADS = [4, 8, 16], [*range(5, 105, 5)]  # requests a minute
+PEOPLE, MANY = 3000, 6000
+LIMITS_S, LIMIT_SLOTS, SEEDS = [15, 20, 30], 8, range(3)
+MOST_LOAD = 100  # no limit is kept at so many
 PROMPT, COUNT = "The best way to learn to program is", 8
 
 
@@ -134,17 +135,22 @@ def waits(load, slots, static):
     return [round(percentile(k, share), 3) for k in kinds for share in (0.5, 0.99)]
 
 
-def highest_loads(static, seed):
-    """By limit: requests a minute, in whole numbers, from 1 on while it holds."""
-    held, load = {}, 0
-    while len(held) < len(LIMITS_S):
-        load += 1
+def capacity(slots, static):
+    """Requests a minute when all of them are there from the start."""
+    return round(60 * PEOPLE / turns(6e7, slots, static)[-1].times[-1], 1)
+
+
+def highest_load(limit_s, static, seed):
+    """Requests a minute, in whole numbers, at which the limit is just kept."""
+    low, high = 0, MOST_LOAD  # kept, not kept
+    while high - low > 1:
+        load = (low + high) // 2
         ended = turns(load, LIMIT_SLOTS, static, seed, MANY)
-        tail = percentile(first_waits(ended), 0.99)
-        for limit_s in LIMITS_S:
-            if tail > limit_s:
-                held.setdefault(str(limit_s), load - 1)
-    return held
+        if percentile(first_waits(ended), 0.99) > limit_s:
+            high = load
+        else:
+            low = load
+    return low
 
 
 def record_knee() -> None:
@@ -153,14 +159,13 @@ def record_knee() -> None:
     for name, static in ("continuous", False), ("static", True):
         facts[name] = {str(n): [waits(x, n, static) for x in LOADS] for n in SLOTS}
         print(name, flush=True)
-        held = [highest_loads(static, seed) for seed in SEEDS]
-        facts[f"{name} limits"] = {k: [h[k] for h in held] for k in held[0]}
-        print(facts[f"{name} limits"], flush=True)
+        facts[f"{name} capacity"] = {str(n): capacity(n, static) for n in SLOTS}
+        facts[f"{name} limits"] = {
+            str(s): [highest_load(s, static, seed) for seed in SEEDS] for s in LIMITS_S
+        }
+        print(facts[f"{name} capacity"], facts[f"{name} limits"], flush=True)
     store(HERE / "knee.json", facts)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # what is compared has one thread, too
-    parts = {"steps": record_steps, "engine": record_engine, "knee": record_knee}
-    for part in sys.argv[1:] or parts:
-        parts[part]()
+    make_parts(record_steps, record_engine, record_knee)

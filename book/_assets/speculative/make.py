@@ -1,42 +1,46 @@
 """Train the drafts of deployment/speculative and time its passes.
 
-.venv/bin/python book/_tools/assets.py speculative (four minutes of a core)
+.venv/bin/python book/_tools/assets.py speculative (five minutes of a core)
 
 Writes beside this file drafts.safetensors, the weights of a small GPT and of an extra
 head that draft for `trained_gpt`, in 16 bits; drafts.json, how the head's training
-began and how often each draft would be accepted; and times.json: what a pass of
-SmolLM2 over so many tokens takes on this machine, and the notebook's three answers with
-and without guessing, in processor time. The records hold the digest of the code that
-made them. A name, such as `times`, makes that part alone.
+began and how often each draft would be accepted; and times.json, in milliseconds of
+processor time, of each round: a pass of SmolLM2 over so many tokens, two of the
+notebook's answers with and without guessing, and King James with each trained draft.
+The records hold the digest of the code that made them. A name, such as `times`, makes
+that part alone.
 """
 
-import sys
-import time
 from pathlib import Path
 
 import torch
-from assets import king_james_ids, processor
+from assets import king_james_ids, make_parts, processor
 from digest import digest_of, exported
+from rivals.measure import own, processor_times
+from safetensors.torch import load_file
 
 from fieldguide.data import smollm2_tokenizer, store
 from fieldguide.deployment import speculative
 from fieldguide.transformers import training
 from fieldguide.transformers.gpt import GPTConfig
-from fieldguide.transformers.real_model import KVCache, complete, load_smollm2
+from fieldguide.transformers.real_model import complete, load_smollm2
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "deployment" / "speculative.ipynb"
 TRAINED_BY = ["ExtraHead", "train_head", "head_loss"]
 TIMED_BY = ["CachedTarget", "speculate", "look_up", "SeveralFast"]
-TIMED_BY += ["REQUESTS", "asked"]
+TIMED_BY += ["REQUESTS", "asked", "PlainTarget", "ExtraHead", "sampled"]
+TIMED_BY += ["model_draft", "head_draft"]
 
 DRAFT = GPTConfig(65, 128, width=32, heads=2, layers=1, bias=False)
 SMALL_STEPS = 400
 HEAD = training.Recipe(300, rate=3e-3, warmup=15, decay=0.0)
 SEEDS = range(2)
-COUNTS = [*range(1, 10), 12, 16, 17, 32, 72]
+COUNTS = [*range(1, 14), 16, 32]
 LENGTHS = [3, 8]
-ROUNDS = 4
+TIMED = ["correct", "story"]
+PASSAGES = 2
+ROUNDS = 2
 
 
 def digests() -> dict[str, str]:
@@ -94,13 +98,6 @@ def record_drafts() -> None:
     store(HERE / "drafts.json", record)
 
 
-def spent(action) -> float:
-    """Milliseconds of processor time."""
-    start = time.process_time()
-    action()
-    return 1000 * (time.process_time() - start)
-
-
 def requests():
     """The notebook's prompts, by name, and its stop tokens."""
     tokenizer, texts = smollm2_tokenizer(), speculative.REQUESTS
@@ -108,49 +105,89 @@ def requests():
     return prompts, tokenizer.encode("<|im_end|>")
 
 
-def passes_ms(model, ids):
-    """Of passes over so many tokens behind a text, the best try of it or longer, ms."""
-    cache, tries = KVCache(model.config, 256), {n: [] for n in COUNTS}
-    model.residual(torch.tensor([ids]), cache)
-    for _ in range(3 * ROUNDS):
-        for count in COUNTS:
-            cache.length = len(ids)
-            new = torch.zeros(1, count, dtype=torch.long)
-            one = spent(lambda new=new: model.logits(model.residual(new, cache)))
-            tries[count].append(one)
-    best = {count: round(min(ms), 1) for count, ms in tries.items()}
-    return {str(n): min(ms for m, ms in best.items() if m >= n) for n in best}
+def answers(model, prompt, stop):
+    """What is timed of a request: the whole answer, and the reading of the request."""
+
+    def guessing(length):
+        target = speculative.CachedTarget(model, len(prompt) + 40)
+        args = target, prompt, 40, speculative.look_up, length
+        speculative.speculate(*args, stop=stop)
+
+    def reading():
+        target = speculative.CachedTarget(model, len(prompt) + 40)
+        target(prompt, speculative.look_up(prompt, max(LENGTHS))[0])
+
+    ways = {"alone": lambda: complete(model, prompt, 40, stop=stop)}
+    ways |= {str(n): lambda n=n: guessing(n) for n in LENGTHS}
+    return ways | {"request": reading}
+
+
+def passes(model, prompt):
+    """Passes over so many tokens, of any kind, in the middle of an answer."""
+    text = [*prompt, *prompt[:20]]
+    target = speculative.CachedTarget(model, len(text) + max(COUNTS))
+    target(text[:-1], [])
+
+    def one(count):
+        target.read = text[:-1]
+        target(text, text[:1] * (count - 1))
+
+    return {str(count): lambda count=count: one(count) for count in COUNTS}
+
+
+def trained():
+    """The target on King James with no draft and with each, by name."""
+    king, weights = training.trained_gpt(), load_file(HERE / "drafts.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    small = training.new_gpt(DRAFT, training.modern_recipe(SMALL_STEPS), generator)
+    head, (_, held_out) = speculative.ExtraHead(king), king_james_ids()
+    for name, part in {"small": small, "head": head}.items():
+        keys = {k: v for k, v in weights.items() if k.startswith(name + ".")}
+        part.load_state_dict({k.partition(".")[2]: v for k, v in keys.items()})
+    starts = torch.linspace(0, len(held_out) - 128, PASSAGES).long()
+    prompts = held_out[starts[:, None] + torch.arange(32)].tolist()
+
+    def write(made_by, length):
+        draws = torch.Generator().manual_seed(0)
+        judge = speculative.sampled(1.0, draws)
+        for prompt in prompts:
+            target = speculative.PlainTarget(king)
+            draft = made_by(target, draws)
+            speculative.speculate(target, prompt, 48, draft, length, judge=judge)
+
+    def by_small(target, draws):
+        return speculative.model_draft(small, 1.0, draws)
+
+    def by_head(target, draws):
+        return speculative.head_draft(head, target, 1.0, draws)
+
+    def by_none(target, draws):
+        return lambda ids, length: ([], None)
+
+    return {
+        "alone": lambda: write(by_none, 1),
+        "small GPT, 1": lambda: write(by_small, 1),
+        "small GPT, 3": lambda: write(by_small, 3),
+        "extra head, 1": lambda: write(by_head, 1),
+    }
 
 
 def record_times() -> None:
-    """The best try of each; they take turns, so all meet a busy moment."""
+    """All take turns, round after round, so that a busy moment meets each."""
     model = speculative.SeveralFast(load_smollm2())
     prompts, stop = requests()
+    groups = {name: answers(model, prompts[name], stop) for name in TIMED}
+    groups |= {"pass": passes(model, prompts[TIMED[0]]), "trained": trained()}
     facts = {"digest": digests()["times.json"], "machine": processor()}
-    with torch.inference_mode():
-        facts["pass_ms"] = passes_ms(model, prompts["story"])
-    facts["texts"] = {}
-    for name, prompt in prompts.items():
-
-        def guessing(length, prompt=prompt):
-            target = speculative.CachedTarget(model, len(prompt) + 40)
-            speculative.speculate(
-                target, prompt, 40, speculative.look_up, length, stop=stop
-            )
-
-        tries = {"alone_ms": [], **{str(length): [] for length in LENGTHS}}
-        for _ in range(ROUNDS):
-            alone = spent(lambda prompt=prompt: complete(model, prompt, 40, stop=stop))
-            tries["alone_ms"].append(alone)
-            for length in LENGTHS:
-                tries[str(length)].append(spent(lambda n=length: guessing(n)))
-        facts["texts"][name] = {n: round(min(ms)) for n, ms in tries.items()}
-        print(name, facts["texts"][name], flush=True)
-    store(HERE / "times.json", facts)
+    both = {
+        (name, way): run for name, ways in groups.items() for way, run in ways.items()
+    }
+    took, tries = processor_times(both, rounds=ROUNDS), {name: {} for name in groups}
+    for (name, way), ms in took.items():
+        tries[name][way] = [round(one, 1) for one in own(ms)]
+    facts |= {"pass_ms": tries["pass"], "trained_ms": tries["trained"]}
+    store(HERE / "times.json", facts | {"texts": {n: tries[n] for n in TIMED}})
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # a second thread changes the last digits
-    parts = {"drafts": record_drafts, "times": record_times}
-    for part in sys.argv[1:] or parts:
-        parts[part]()
+    make_parts(record_drafts, record_times)

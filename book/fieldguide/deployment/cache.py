@@ -149,6 +149,8 @@ def release(cache: PagedCache):
 class EightBitCache(KVCache):
     """A `KVCache` of whole numbers, with a scale for each K of them."""
 
+    bits = 8
+
     @checked
     def __init__(self, config: LlamaConfig, room: Size, batch: Size = 1):
         super().__init__(config, room, batch, device="meta")
@@ -159,7 +161,7 @@ class EightBitCache(KVCache):
     def append(self, layer, key, value):
         """As `KVCache.append`, but what comes back was rounded."""
         new = torch.stack([key, value])  # (2, B, H_kv, T, K)
-        codes, scales = quantize_absmax(new, 8, "row")
+        codes, scales = quantize_absmax(new, self.bits, "row")
         start, end = self.length, self.length + key.size(-2)
         for part, numbers in (self.store, codes), (self.scales, scales):
             numbers = numbers.view(*new.shape[:-1], -1)

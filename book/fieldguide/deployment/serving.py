@@ -109,7 +109,7 @@ class VirtualClock:
 # %% ../../deployment/serving.ipynb #packed-step
 @torch.inference_mode()
 def packed_step(model, store, ids, slots, places):
-    """Tokens of many texts in one row: what the last layer leaves, (N, D).
+    """Tokens of texts in one sequence: what the last layer leaves, (N, D).
 
     ids, slots, places (N,): each token, whose it is, and where it stands.
     store (2, L, H_kv, room, slots, K): keys, then values, of every slot.

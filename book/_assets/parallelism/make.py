@@ -1,0 +1,79 @@
+"""Measure two processes: a step of training in pieces and in stages, and writing.
+
+.venv/bin/python book/_tools/assets.py parallelism (two minutes of two cores)
+
+Writes points.json beside this file: milliseconds by the wall clock, the best of all
+rounds. They need a machine with two idle cores; what each process does is in points.py.
+A number as argument: so many rounds. The best of what is stored already and of the new
+rounds stays, as long as both are of the same definitions and machine.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from assets import machine
+from digest import digest_of, exported
+
+from fieldguide.data import store
+from fieldguide.deployment.data_parallel import launch
+
+HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "deployment" / "parallelism.ipynb"
+LAUNCHES, ROUNDS = 3, 20
+
+
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
+    code = exported(NOTEBOOK)
+    return {"points.json": digest_of(code, ["cut_gpt", "train_in_line"])}
+
+
+def best(old, new):
+    """The smaller of two times, in lists and dicts of such."""
+    if isinstance(new, dict):
+        return {key: best(old[key], new[key]) for key in new}
+    if isinstance(new, list):
+        return [best(a, b) for a, b in zip(old, new, strict=True)]
+    return min(old, new) or max(old, new)  # 0: of a process that waited
+
+
+def rounded(found):
+    """All times to a microsecond."""
+    if isinstance(found, dict):
+        return {key: rounded(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [rounded(value) for value in found]
+    return round(found, 3)
+
+
+def slower(first, second):
+    """Of two processes' times the larger: a step is done when both are."""
+    if isinstance(first, dict):
+        return {key: slower(first[key], second[key]) for key in first}
+    if isinstance(first, list):
+        return [slower(a, b) for a, b in zip(first, second, strict=True)]
+    return max(first, second)
+
+
+def record(rounds: int) -> None:
+    sys.path.insert(0, str(HERE))
+    import points
+
+    path = HERE / "points.json"
+    facts = {"digest": digests()["points.json"], "machine": machine()}
+    facts |= {"batch": points.BATCH, "context": points.CONTEXT}
+    facts |= {"width": points.WIDTH, "layers": points.LAYERS}
+    facts |= {"widths": points.WIDTHS, "texts": points.TEXTS, "depth": points.DEPTH}
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    same = all(stored.get(key) == value for key, value in facts.items())
+    found = stored["times"] if same else None
+    for _ in range(LAUNCHES):
+        new = slower(*launch(points.measure, 2, rounds, limit_s=600))
+        found = best(found, new) if found else new
+        print(json.dumps(rounded(found)), flush=True)
+        store(path, facts | {"times": rounded(found)})
+
+
+if __name__ == "__main__":
+    record(int(sys.argv[1]) if sys.argv[1:] else ROUNDS)

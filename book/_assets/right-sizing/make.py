@@ -1,0 +1,183 @@
+"""Let the contenders of deployment/right-sizing do their jobs, and record it.
+
+.venv/bin/python book/_tools/assets.py right-sizing (five to twenty minutes)
+
+Writes beside this file scores.npz: the log-probabilities that SmolLM2 gives to the
+classes of the held-out texts, and features of the texts, in 16 bits, by MiniLM; and
+runs.json: the losses of the adapters, the processor time of each contender, and how
+many of 100 texts the linear layers sort right, by the labels that they learn from.
+The record holds the digest of the code that made it.
+"""
+
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from assets import machine
+from digest import digest_of, exported
+
+from fieldguide.data import store
+from fieldguide.deployment import right_sizing as page
+from fieldguide.multimodal.clip import MiniLM
+from fieldguide.transformers.real_model import load_smollm2
+
+HERE = Path(__file__).parent
+NOTEBOOK = HERE.parents[1] / "deployment" / "right-sizing.ipynb"
+MADE_BY = ["job", "instruction", "asked_about", "class_tokens", "answer_scores"]
+MADE_BY += ["fit_linear", "teach_job"]
+
+DOMAINS = ["questions", "symptoms", "licences"]
+STEPS = 12  # of an adapter
+LABELS = [8, 16, 32, 64, 96]  # and all there are
+DRAWS = 8  # of so many labels
+
+
+def digests() -> dict[str, str]:
+    """Of each record: the digest of the definitions that make it today."""
+    return {"runs.json": digest_of(exported(NOTEBOOK), MADE_BY)}
+
+
+def timed(action):
+    """What it returns, and its seconds of processor time."""
+    start = time.process_time()
+    found = action()
+    return found, time.process_time() - start
+
+
+def per_text(seconds, texts):
+    return round(seconds / len(texts), 7)
+
+
+def ask(model, domain, places, examples=()):
+    """SmolLM2's scores, and seconds a text."""
+    texts = page.job(domain).texts
+    asked = [page.asked_about(texts[p]) for p in places]
+    before = page.instruction(domain, list(examples))
+    tokens = page.class_tokens(domain)
+    scores, s = timed(lambda: page.answer_scores(model, before, asked, tokens))
+    return scores.numpy(), per_text(s, places)
+
+
+def shots(domain):
+    """The first text of each class, to show."""
+    known = page.job(domain)
+    labels = known.labels[known.learn].tolist()
+    return [known.learn[labels.index(c)] for c in range(len(known.classes))]
+
+
+def prompted(domain):
+    model, test = load_smollm2(), page.job(domain).test
+    zero, zero_s = ask(model, domain, test)
+    few, few_s = ask(model, domain, test, shots(domain))
+    seconds = {"zero": zero_s, "few": few_s}
+    return {f"{domain}-zero": zero, f"{domain}-few": few}, {"seconds": seconds}
+
+
+def adapted(domain):
+    model, steps = load_smollm2.__wrapped__(), STEPS
+    losses, taught_s = timed(lambda: page.teach_job(model, domain, steps))
+    scores, s = ask(model, domain, page.job(domain).test)
+    return {f"{domain}-lora": scores}, {
+        "seconds": {"lora": s, "teach": round(taught_s, 1)},
+        "losses": [round(loss, 3) for loss in losses],
+    }
+
+
+@torch.inference_mode()
+def embedded(domain):
+    known, model = page.job(domain), MiniLM()
+    texts = [known.texts[p] for p in known.learn + known.test]
+    parts = [texts[at : at + 8] for at in range(0, len(texts), 8)]
+    features, s = timed(lambda: torch.cat([model(part) for part in parts]))
+    found = {f"{domain}-embeddings": features.half().numpy()}
+    return found, {"seconds": {"embeddings": per_text(s, texts)}}
+
+
+def right_from(known, places, learn, test):
+    """Right of 100, having learnt from these of the texts to learn from."""
+    labels = known.labels[[known.learn[i] for i in places]]
+    found = page.fit_linear(learn, labels, len(known.classes))(test).argmax(1)
+    return 100 * (found == known.labels[known.test]).double().mean().item()
+
+
+def bags(known, places):
+    """Words of the texts that are learnt from, and of the test."""
+    learn = [known.texts[known.learn[i]] for i in places]
+    words = sorted({w for each in learn for w in page.words_of(each)})
+    test = [known.texts[p] for p in known.test]
+    return page.bag_of_words(learn, words), page.bag_of_words(test, words)
+
+
+def learnt(domain):
+    """Right of 100 by number of labels: the mean over several draws."""
+    known, found = page.job(domain), {"words": [], "embeddings": []}
+    size = len(known.learn)
+    features = torch.from_numpy(embedded(domain)[0][f"{domain}-embeddings"]).float()
+    learn, test = features.tensor_split([size])
+    for count in [*LABELS, size]:
+        means = dict.fromkeys(found, 0.0)
+        draws = DRAWS if count < size else 1
+        for seed in range(draws):
+            draw = torch.Generator().manual_seed(seed)
+            places = torch.randperm(size, generator=draw)[:count].tolist()
+            sides = {"words": bags(known, places)}
+            sides["embeddings"] = learn[places], test
+            for kind in found:
+                means[kind] += right_from(known, places, *sides[kind]) / draws
+        for kind, mean in means.items():
+            found[kind].append(round(mean, 2))
+    return {}, {"labels": [*LABELS, size], "right": found}
+
+
+def counted(domain):
+    known = page.job(domain)
+    learn, test = ([known.texts[p] for p in s] for s in (known.learn, known.test))
+    words = sorted({w for each in learn for w in page.words_of(each)})
+    bags = page.bag_of_words(learn, words)
+    layer = page.fit_linear(bags, known.labels[known.learn], len(known.classes))
+    asked = test * 20  # enough to be timed
+    _, s = timed(lambda: layer(page.bag_of_words(asked, words)))
+    return {}, {"seconds": {"words": per_text(s, asked)}}
+
+
+KINDS = {"adapted": adapted, "prompted": prompted}  # the longest first
+KINDS |= {"learnt": learnt, "embedded": embedded, "counted": counted}
+TASKS = [(kind, domain) for kind in KINDS for domain in reversed(DOMAINS)]
+
+
+def run(task):
+    kind, domain = task
+    found = KINDS[kind](domain)
+    print(kind, domain, found[1], flush=True)
+    return found
+
+
+def start():
+    torch.set_num_threads(1)  # a second thread changes the last digits
+    for domain in DOMAINS:
+        page.job(domain)
+
+
+def main() -> None:
+    start()
+    with get_context("fork").Pool(2, torch.set_num_threads, (1,)) as pool:
+        keep(dict(zip(TASKS, pool.map(run, TASKS, chunksize=1), strict=True)))
+
+
+def keep(found) -> None:
+    """Write what the tasks have found."""
+    record = {"digest": digests()["runs.json"], "machine": machine()}
+    record["steps"] = STEPS
+    for kind in KINDS:
+        record[kind] = {d: more for (k, d), (_, more) in found.items() if k == kind}
+    arrays = {}
+    for scores, _ in found.values():
+        arrays |= {n: np.asarray(x, x.dtype) for n, x in scores.items()}
+    store(HERE / "scores.npz", arrays)
+    store(HERE / "runs.json", record)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,391 @@
+"""The parts: memory, the ring, ranks that train together, and their launcher."""
+
+import itertools
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import cells
+import pytest
+import torch
+import yaml
+from cells import refusal, refuses, refuses_all
+
+from fieldguide import data
+from fieldguide.deployment import data_parallel
+from fieldguide.transformers.training import train
+
+ASSETS = data.files.ASSETS / "data-parallel"
+
+
+class Ranks:
+    """As much of torch.distributed as the page uses, between threads."""
+
+    def __init__(self, ranks):
+        self.ranks, self.own = ranks, threading.local()
+        self.given, self.gate = [None] * ranks, threading.Barrier(ranks)
+
+    def get_rank(self):
+        return self.own.rank
+
+    def get_world_size(self):
+        return self.ranks
+
+    def all(self, x):
+        self.gate.wait(60)
+        self.given[self.own.rank] = x
+        self.gate.wait(60)
+        return self.given[:]
+
+    def all_reduce(self, x):
+        x.copy_(torch.stack(self.all(x.clone())).sum(0))
+
+    def reduce_scatter(self, own, chunks):
+        own.data.copy_(torch.stack(self.all(torch.stack(chunks))).sum(0)[self.own.rank])
+
+    def all_gather(self, chunks, own):
+        for chunk, mine in zip(chunks, self.all(own), strict=True):
+            chunk.copy_(mine)
+
+
+def together(ranks, call):
+    """What `call` returns in each of so many threads; rank 0 is this one."""
+    real, fake = data_parallel.dist, Ranks(ranks)
+    found, errors = [None] * ranks, []
+
+    def run(rank):
+        fake.own.rank = rank
+        try:
+            found[rank] = call()
+        except Exception as error:
+            errors.append(error)
+            fake.gate.abort()
+
+    threads = [threading.Thread(target=run, args=[r]) for r in range(1, ranks)]
+    data_parallel.dist = fake
+    try:
+        for thread in threads:
+            thread.start()
+        run(0)
+        for thread in threads:
+            thread.join(60)
+    finally:
+        data_parallel.dist = real
+    if errors:
+        raise errors[0]
+    return found
+
+
+# Memory and parts
+
+
+def test_memory_is_that_of_the_paper():
+    for way, gb in zip(data_parallel.SPREAD, (120, 31.4, 16.6, 1.9), strict=True):
+        kept = data_parallel.device_bytes(7.5e9, 64, way)
+        assert [*kept] == ["weights", "gradients", "states"]
+        assert round(sum(kept.values()) / 1e9, 1) == gb
+    kept = data_parallel.device_bytes(10, 2, "sharded states")
+    assert kept == {"weights": 20, "gradients": 20, "states": 60}
+    good = {"parameters": 10, "devices": 2, "way": "plain"}
+    refuses_all(data_parallel.device_bytes, good, way=["all", ""])
+
+
+def test_parts_make_up_the_batch():
+    for batch, ranks in (12, 4), (3, 1), (5, 5):
+        parts = [data_parallel.part_of_batch(batch, r, ranks) for r in range(ranks)]
+        found = [i for part in parts for i in range(batch)[part]]
+        assert found == [*range(batch)]
+    good = {"batch": 4, "rank": 0, "ranks": 2}
+    refuses_all(data_parallel.part_of_batch, good, batch=[5], rank=[2], ranks=[3])
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 5])
+def test_the_ring_adds_up(ranks):
+    held = cells.random(ranks, ranks, 3)
+    before = held.clone()
+    steps = [held, *data_parallel.ring_steps(held)]
+    assert len(steps) == 1 + 2 * (ranks - 1)
+    cells.close(steps[-1], before.sum(0).expand_as(held))
+    assert (held == before).all()
+    for old, new in itertools.pairwise(steps):
+        changed = (old != new).any(-1)
+        assert (changed.sum(1) == 1).all(), "each rank receives one chunk"
+    refuses("held", lambda x: [*data_parallel.ring_steps(x)], torch.ones(2, 3))
+
+
+# Ranks that train, between threads
+
+
+def losses_alone():
+    ids, V = data_parallel.some_ids()
+    model = data_parallel.fresh_gpt(V)
+    made = [data_parallel.plain_adamw(model.parameters())]
+    draws = cells.generator(1)
+    recipe = data_parallel.small_recipe()
+    return train(model, ids, recipe, generator=draws, made=made)
+
+
+def short(steps):
+    """The page's recipe with fewer steps."""
+    return data_parallel.RECIPE | {"steps": steps}
+
+
+def with_recipe(recipe, call):
+    before, data_parallel.RECIPE = data_parallel.RECIPE, recipe
+    try:
+        return call()
+    finally:
+        data_parallel.RECIPE = before
+
+
+def test_ranks_train_as_one_process_does():
+    ways, plain = dict(data_parallel.WAYS), data_parallel.WAYS
+    ways.pop("sharded weights")
+    data_parallel.WAYS = ways
+    try:
+        found, alone = with_recipe(
+            short(5), lambda: (together(2, data_parallel.train_ways), losses_alone())
+        )
+    finally:
+        data_parallel.WAYS = plain
+    plain = with_recipe(short(5), lambda: together(4, data_parallel.train_plain))
+    for losses in plain:
+        cells.close(losses, alone, 1e-4)
+    size = {"plain": (4, 4, 8), "sharded gradients": (4, 2, 4)}
+    _, V = data_parallel.some_ids()
+    P = sum(p.numel() for p in data_parallel.fresh_gpt(V).parameters())
+    for rank in found:
+        assert [*rank] == [*size]
+        for way, kept in rank.items():
+            cells.close(kept["losses"], alone, 1e-4)
+            names = "weights", "gradients", "states"
+            assert tuple(round(kept[n] / P, 2) for n in names) == size[way]
+
+
+def test_the_mean_gradient_and_its_clip():
+    def run():
+        rank = data_parallel.dist.get_rank()
+        p, q = (torch.nn.Parameter(torch.zeros(n)) for n in (2, 3))
+        p.grad, q.grad = torch.full((2,), 3.0 + rank), torch.full((3,), 6.0 * rank)
+        length = data_parallel.average_gradients([p, q], 1.0)
+        return length, p.grad, q.grad
+
+    for length, p, q in together(3, run):
+        right = torch.tensor([4.0] * 2 + [6.0] * 3)
+        cells.close(length, right.norm(), 1e-5)
+        cells.close(torch.cat([p, q]), right / right.norm(), 1e-5)
+
+
+def test_a_shard_of_adam_is_adam():
+    """With a number of parameters that two ranks cannot share equally."""
+
+    def run():
+        linear = torch.nn.Linear(2, 3, bias=True)
+        with torch.no_grad():
+            for p in linear.parameters():
+                p.fill_(0.5)
+        optimizer = data_parallel.ShardedAdamW(linear.parameters(), 0.1)
+        plain = torch.nn.Linear(2, 3)
+        plain.load_state_dict(linear.state_dict())
+        other = data_parallel.plain_adamw(plain.parameters(), 0.1)
+        for step in range(4):
+            for g in optimizer.param_groups + other.param_groups:
+                g["lr"] = 0.1 / (step + 1)
+            for place, p in enumerate(linear.parameters()):
+                mean = torch.arange(p.numel()).view_as(p) - 2.0 + step + place
+                p.grad = mean + (data_parallel.dist.get_rank() - 0.5)
+                [*plain.parameters()][place].grad = mean
+            optimizer.step()
+            other.step()
+            assert all(p.grad is None for p in linear.parameters())
+        return linear, plain, optimizer
+
+    for linear, plain, optimizer in together(2, run):
+        for p, q in zip(linear.parameters(), plain.parameters(), strict=True):
+            cells.close(p, q, 1e-5)
+        assert optimizer.own.numel() == 5  # 9 in two shards
+        kept = data_parallel.rank_bytes(linear, optimizer)
+        assert kept == {"weights": 36, "gradients": 20, "states": 40}
+
+
+def test_one_weight_of_the_example():
+    assert together(2, data_parallel.one_weight) == [5, 5]
+    assert together(4, data_parallel.one_weight) == [5] * 4
+    with refusal("batch = 4, but it must be a multiple of 3"):
+        together(3, data_parallel.one_weight)
+
+
+# Checkpoints, in this process
+
+
+def test_the_last_complete_checkpoint_counts():
+    with tempfile.TemporaryDirectory() as folder:
+        assert data_parallel.last_checkpoint(folder) == 0
+        for step, whole in (5, True), (10, True), (15, False):
+            place = Path(folder, f"step-{step}")
+            place.mkdir()
+            if whole:
+                (place / ".metadata").touch()
+        assert data_parallel.last_checkpoint(folder) == 10
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_training_goes_on_where_it_was():
+    def job(folder, steps, every=2):
+        call = lambda: data_parallel.train_job(folder, every)  # noqa: E731
+        return with_recipe(short(steps), lambda: together(1, call)[0])
+
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+        done, whole = job(one, 4)
+        assert done == 0 and len(whole) == 4
+        done, first = job(two, 3)
+        cells.close(first, whole[:3], 1e-6)
+        done, rest = job(two, 4)
+        assert done == 2 and len(rest) == 2
+        cells.close(rest, whole[2:], 1e-6)
+        again = job(two, 4)
+        assert again[0] == 4 and len(again[1]) == 0
+        good = {"folder": two, "every": 2, "dies_at": 0}
+        for name, bad in {"folder": [3], "every": [0], "dies_at": [-1]}.items():
+            for value in bad:
+                refuses(name, data_parallel.train_job, **{**good, name: value})
+
+
+# The launcher, with quick commands
+
+
+def watched(codes, limit_s=20):
+    """Run one command a rank; what `wait_for_ranks` says, and the processes."""
+    body = f"import os, sys, time; r = int(os.environ['RANK']); {codes}"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", body]
+        with data_parallel.running(command, 2, 1234, folder) as started:
+            assert len(started) == 2
+            try:
+                data_parallel.wait_for_ranks(started, folder, limit_s)
+                error = None
+            except data_parallel.RankError as found:
+                error = found
+            said = [data_parallel.log_of_rank(folder, rank) for rank in range(2)]
+    assert all(process.poll() is not None for process in started), "none is left"
+    return error, said
+
+
+def test_ranks_that_end_well():
+    names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"]
+    names += ["TORCHELASTIC_USE_AGENT_STORE", "OMP_NUM_THREADS"]
+    body = f"print(*(os.environ[n] for n in {names})); sys.stderr.write('low')"
+    error, said = watched(body)
+    assert error is None
+    assert said == [f"{r} {r} 2 127.0.0.1 1234 True 1\nlow" for r in range(2)]
+    good = {"rank": 0, "ranks": 2, "port": 80}
+    refuses_all(data_parallel.rank_environment, good, port=[-1])
+
+
+def test_a_rank_that_dies_is_named():
+    start = time.monotonic()
+    body = "print('here', r, flush=True); time.sleep(300 * (1 - r)); sys.exit(7)"
+    error, _ = watched(body)
+    assert error.rank == 1 and error.log == "here 1"
+    assert str(error) == "rank 1 failed with exit code 7. It said last: here 1"
+    error, _ = watched("time.sleep(300 * r); os.kill(os.getpid(), 9)")
+    assert error.rank == 0
+    assert str(error) == "rank 0 was ended by SIGKILL. It said last: (nothing)"
+    error, _ = watched("time.sleep(300 * r)", limit_s=0.5)
+    assert error.rank == 1 and "rank 1 had not ended after 0.5 s" in str(error)
+    assert time.monotonic() - start < 60, "a hang"
+
+
+def test_a_port_is_free_or_refused():
+    assert data_parallel.be_rank.__name__ in data_parallel.RANK
+    store = data_parallel.meeting_point(2)
+    store.set("who", "me")
+    client = data_parallel.dist.TCPStore("127.0.0.1", store.port, 2, False)
+    assert client.get("who") == b"me"
+    refuses("port", data_parallel.meeting_point, 2, store.port, says="in use")
+    refuses("port", data_parallel.meeting_point, 2, 2**16)
+    refuses("ranks", data_parallel.meeting_point, 0)
+    with refusal("target = <function .*lambda"):
+        data_parallel.launch(lambda: 1, 2)
+    refuses("limit_s", data_parallel.launch, time.time, 2, limit_s=0)
+
+
+# The launcher, with real ranks: three launches
+
+
+def children():
+    """Processes that this one has started and that are alive."""
+    task = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    return task.read_text().split() if task.exists() else []
+
+
+def test_a_killed_job_goes_on():
+    """A rank is killed: named, none is left; the rest is as if nothing had happened."""
+    before = children()
+    with tempfile.TemporaryDirectory() as folder:
+        with pytest.raises(data_parallel.RankError) as error:
+            data_parallel.launch(data_parallel.train_job, 2, folder, 5, 8)
+        assert error.value.rank == 1 and "ended by SIGKILL" in str(error.value)
+        assert error.value.log.endswith("step 8")
+        assert set(children()) <= set(before)
+        found = data_parallel.launch(data_parallel.train_job, 2, folder, 5)
+    alone = losses_alone()
+    for done, losses in found:
+        assert done == 5
+        cells.close(losses, alone[5:], 1e-3)
+
+
+def test_the_file_for_a_cluster_runs():
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node=2", str(ASSETS / "train.py"), folder]
+        said = []
+        for _ in range(2):  # the second start finds the job finished
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stderr
+            said.append(done.stdout)
+            assert data_parallel.last_checkpoint(folder) == 20
+        found = re.search("0 steps .* last loss is ([0-9.]+)", said[0])
+        assert abs(float(found[1]) - losses_alone()[-1]) < 0.05
+        assert "20 steps were done before; none was left" in said[1]
+
+
+def test_files_for_clusters_can_be_parsed():
+    for name in "two-nodes.sh", "train.slurm":
+        subprocess.run(["bash", "-n", ASSETS / name], check=True)
+    job = yaml.safe_load((ASSETS / "train.yaml").read_text(encoding="utf-8"))
+    assert job["spec"]["trainer"]["numNodes"] == 2
+
+
+# The exercises
+
+
+def test_wrong_answers_are_told_their_cause():
+    page = cells.run_exercises("deployment/data-parallel", data_parallel)
+    for check, names, answer, cause in (
+        ("uneven_mean", "g, n", "sum(g) / len(g)", "weigh each"),
+        ("uneven_mean", "g, n", "sum(g)", "sum of the means"),
+        ("uneven_mean", "g, n", "sum(a * b for a, b in zip(g, n))", "divide by the n"),
+        ("ring_sum", "r, n, c, swap", "c[(r + 1) % n]", "nothing was added"),
+        ("ring_sum", "r, n, c, swap", "sum(c)", "not a rank's chunks"),
+        ("ring_sum", "r, n, c, swap", "swap(c[r])", "what arrived"),
+        ("ring_sum", "r, n, c, swap", "9.0 if r else swap(1.0)", "nobody sends"),
+        ("ring_sum", "r, n, c, swap", "[swap(x) for x in c][0]", "are enough"),
+        ("lost_share", "m, e, s", "s / e + e / m", "half an interval"),
+        ("lost_share", "m, e, s", "s / e", "what does a death"),
+        ("lost_share", "m, e, s", "s / e * e / 2 / m", "add the two"),
+    ):
+        cells.is_told_its_cause(page, check, answer, cause, names)
+
+
+def test_a_taken_port_is_said_by_launch():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with refusal(f"port = {port}, but it must be a port that is free"):
+            data_parallel.launch(data_parallel.one_weight, 2, port=port)

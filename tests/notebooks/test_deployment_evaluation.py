@@ -1,0 +1,509 @@
+"""evaluation: intervals, pairs, pass@k, endings, and code that nobody has read."""
+
+import functools
+import itertools
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import cells
+import pytest
+import torch
+import torch.nn.functional as F
+from cells import refuses, refuses_all
+
+from fieldguide.data import human_eval, smollm2_tokenizer
+from fieldguide.deployment import evaluation
+from fieldguide.transformers.real_model import Llama, LlamaConfig
+
+SMALL = LlamaConfig(49_152, 512, 8, 2, 2, 1, 12, 1e-5, 1e4)
+
+
+@functools.cache
+def small():
+    torch.manual_seed(0)
+    model = Llama(SMALL).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            parameter.mul_(3)  # so that tokens differ
+    return model
+
+
+@functools.cache
+def page():
+    return cells.run_exercises("deployment/evaluation", evaluation)
+
+
+# Counting
+
+
+def test_the_sign_test_counts_all_ways_that_coins_fall():
+    for first, second in itertools.product(range(6), range(6)):
+        n = first + second
+        gap = abs(first - second)
+        ways = [abs(2 * sum(w) - n) >= gap for w in itertools.product((0, 1), repeat=n)]
+        expected = statistics.fmean(ways)
+        assert math.isclose(evaluation.sign_test(first, second), expected)
+    assert math.isclose(evaluation.sign_test(3, 9), 598 / 4096)
+    refuses_all(evaluation.sign_test, {"first": 3, "second": 9})
+
+
+def test_pass_at_k_is_the_share_of_sets_that_hold_one():
+    for n in range(1, 7):
+        for c, k in itertools.product(range(n + 1), range(1, n + 1)):
+            sets = itertools.combinations([True] * c + [False] * (n - c), k)
+            expected = statistics.fmean(map(any, sets))
+            assert math.isclose(evaluation.pass_at_k(n, c, k), expected, abs_tol=1e-12)
+    assert evaluation.pass_at_k(10, 0, 10) == 0 and evaluation.pass_at_k(3, 1, 3) == 1
+    refuses_all(evaluation.pass_at_k, {"n": 5, "c": 2, "k": 3}, c=[6], k=[6], n=[1])
+    refuses("c", evaluation.pass_at_k, 5, 6, 1, shown="6", says="at most n = 5")
+    refuses("k", evaluation.pass_at_k, 5, 5, 6, shown="6", says="at most n = 5")
+
+
+# Reading
+
+
+def test_endings_that_share_a_beginning_cost_what_they_cost_alone():
+    model, encode = small(), smollm2_tokenizer().encode
+    before, endings = "In the beginning God created", [" heaven.", " A", " the earth, "]
+    for ending, losses in zip(
+        endings, evaluation.ending_losses(model, before, endings), strict=True
+    ):
+        first, ids = encode(before), encode(ending)
+        logits = model(torch.tensor([first + ids]))[0, len(first) - 1 : -1]
+        right = F.cross_entropy(logits, torch.tensor(ids), reduction="none")
+        cells.close(losses, right, 1e-4)
+    good = {"model": model, "before": before, "endings": endings}
+    refuses_all(evaluation.ending_losses, good, endings=[[], [1]])
+    refuses("ids", evaluation.ending_losses, model, "", endings)
+
+
+@torch.inference_mode()
+def test_a_text_that_was_read_once_goes_on_in_each_copy():
+    model, ids = small(), [5, 6, 7]
+    x, read = evaluation.read_once(model, ids)
+    cache = evaluation.share_beginning(model, read, 2, 4)
+    cells.close(model.logits(x), model(torch.tensor([ids]))[0, -1:], 1e-4)
+    assert cache.length == 3 and cache.store.shape[2:5:2] == (2, 7)
+    new = torch.tensor([[8, 9], [10, 11]])
+    alone = [model(torch.tensor([ids + row]))[0, -2:] for row in new.tolist()]
+    cells.close(model(new, cache), torch.stack(alone), 1e-4)
+    refuses_all(evaluation.read_once, {"model": model, "ids": ids}, ids=[[], [1.5]])
+    good = {"model": model, "read": read, "batch": 2, "room": 4}
+    refuses_all(evaluation.share_beginning, good, batch=[0], room=[0])
+
+
+def test_reading_keeps_nothing_for_a_gradient():
+    model = Llama(SMALL)  # its weights could learn
+    x, read = evaluation.read_once(model, [5, 6, 7])
+    losses = evaluation.ending_losses(model, "In the", [" beginning", " end of it"])
+    assert not any(t.requires_grad for t in (x, read.store, *losses))
+
+
+def test_a_question_is_a_verse_and_the_endings_of_its_neighbours():
+    found = evaluation.verse_questions(40, cells.generator(3))
+    assert found == evaluation.verse_questions(40, cells.generator(3))
+    verses = evaluation.king_james().splitlines()
+    whole = {verse: place for place, verse in enumerate(verses)}
+    assert {own for *_, own in found} == {0, 1, 2, 3}
+    for start, endings, own in found:
+        assert start + endings[own] in whole and len(endings) == 4
+        assert 60 <= len(start + endings[own]) <= 140
+        assert min(len(start), *map(len, endings)) >= 25 and start[-1] in ",:;"
+    good = {"count": 1, "generator": cells.generator()}
+    refuses_all(evaluation.verse_questions, good, count=[10**6])
+
+
+def test_a_verse_is_cut_after_the_mark_nearest_its_middle():
+    cut = evaluation.cut_verse
+    assert cut("no mark at all in this verse of the Bible") is None
+    assert cut("a" * 24 + "," + "b" * 25) == ("a" * 24 + ",", "b" * 25)
+    assert cut("a" * 23 + "," + "b" * 25) is None
+    assert cut("a" * 24 + ":" + "b" * 24) is None
+    # Cuts at 30, 48 and 70 of 100; the letter x is nearer to 50 and no mark.
+    verse = "a" * 29 + "," + "b" * 17 + ";" + "cxc" + "d" * 18 + ":" + "e" * 30
+    assert cut(verse) == (verse[:48], verse[48:])
+
+
+def test_questions_are_of_verses_neither_short_nor_long():
+    verses = [f"{n:-<29}," + f"{n:+<{n - 30}}" for n in (59, 60, 80, 100, 140, 141)]
+    verses += [f"{n:-<29}," + f"{n:+<40}" for n in (1, 2)]
+    left = [verse for verse in verses if len(verse) not in (59, 141)]
+    halves = [(verse[:30], verse[30:]) for verse in left]  # six: three have three more
+    with mock.patch.object(evaluation, "king_james", lambda: "\n".join(verses)):
+        for seed in range(8):
+            found = evaluation.verse_questions(3, cells.generator(seed))
+            for start, endings, own in found:
+                first = halves.index((start, endings[own]))
+                assert {*endings} == {end for _, end in halves[first : first + 4]}
+            assert {start for start, *_ in found} == {start for start, _ in halves[:3]}
+        refuses("count", evaluation.verse_questions, 4, cells.generator(), shown="4")
+
+
+def test_losses_of_a_choice_are_sums_and_counts():
+    model, question = small(), ("In the beginning", [" God", " was", " it", " A b"], 0)
+    found = evaluation.choice_losses(model, question)
+    losses = evaluation.ending_losses(model, *question[:2])
+    assert [n for _, n in found] == [1, 1, 1, 2]
+    assert {type(nats) for nats, _ in found} == {float}
+    cells.close(
+        torch.tensor([s for s, _ in found]), torch.stack([*map(sum, losses)]), 1e-4
+    )
+    letters = evaluation.choice_losses(model, question, "letters")
+    said = "In the beginning\n\nHow does this verse end?\nA. God\nB. was\nC. it\n"
+    right = evaluation.ending_losses(
+        model, f"{said}D. A b\nAnswer:", [" A", " B", " C", " D"]
+    )
+    cells.close(torch.tensor([s for s, _ in letters]), torch.cat(right), 1e-4)
+    good = {"model": model, "question": question, "words": "letters"}
+    refuses_all(evaluation.choice_losses, good)
+
+
+def test_a_judge_compares_two_letters():
+    model = small()
+    said = "def f():\n\nTwo bodies for this function:\n\nA:\n  x\n\nB:\n  y\n\n"
+    said += "The better body is"
+    good = {"model": model, "prompt": "def f():\n", "a": "\n  x\n", "b": "\n  y\n"}
+    for letters in [" A", " B"], [" A or so", " B and C"]:  # of one token, of several
+        with mock.patch.object(evaluation, "LETTERS", [*letters, " C", " D"]):
+            got = evaluation.preference(**good)
+        a, b = map(sum, evaluation.ending_losses(model, said, letters))
+        assert type(got) is float and math.isclose(got, b - a, abs_tol=1e-4)
+    refuses_all(evaluation.preference, good)
+
+
+# Writing
+
+
+def test_a_body_ends_with_the_first_line_that_is_not_indented():
+    body = evaluation.function_body
+    assert (
+        body("\n    x = 1\n\n    return x\n\nprint(1)")
+        == "\n    x = 1\n\n    return x\n"
+    )
+    assert body(" # more\n    y") == " # more\n    y"
+    assert body("\n  \ndef") == "\n  " and body("") == ""
+    assert body("\n x\n\t\n y\nz") == "\n x\n\t\n y"  # a space is enough
+    refuses_all(body, {"written": "x"})
+
+
+def test_what_is_written_follows_the_logits():
+    model, prompt = small(), human_eval()[53]["prompt"]
+    ids = smollm2_tokenizer().encode("\n    return x + y\ndef g")
+    left = iter(ids)
+    written = evaluation.write_body(model, prompt, 30, lambda logits: next(left))
+    assert written == "\n    return x + y" and next(left, None) is not None
+    end = smollm2_tokenizer().encode("<|im_end|>")[0]
+    left = iter([*ids[:3], end])
+    cut = smollm2_tokenizer().decode(ids[:3])
+    assert evaluation.write_body(model, prompt, 30, lambda logits: next(left)) == cut
+    left = iter(ids)
+    assert evaluation.write_body(model, prompt, 3, lambda logits: next(left)) == cut
+    good = {"model": model, "prompt": prompt, "count": 1}
+    refuses_all(evaluation.write_body, good)
+
+
+def test_a_body_goes_on_from_the_prompts_last_word_for_96_tokens():
+    seen, (word,) = [], smollm2_tokenizer().encode(" x")
+
+    def pick(logits):
+        seen.append(logits)
+        return word
+
+    written = evaluation.write_body(small(), "def f(x):", pick=pick)
+    assert written == " x" * 96 and len(seen) == 96
+    evaluation.write_body(small(), "def f(x):\n\n  ", 1, pick)
+    cells.close(seen[96], seen[0])
+
+
+# Running
+
+
+VERDICTS = {
+    "assert 1 + 1 == 2": "passes",
+    "import math, random, re, typing, collections, hashlib, heapq": "passes",
+    "print('much' * 10**6)": "passes",
+    "assert 1 + 1 == 3": "fails: AssertionError",
+    "def": "fails: SyntaxError",
+    "f()": "fails: NameError",
+    "def f(): f()\nf()": "fails: RecursionError",
+    "input()": "fails: EOFError",
+    "raise KeyboardInterrupt": "fails: KeyboardInterrupt",
+    "while True: pass": "runs on until it is stopped",
+    "while True: print('x' * 1000)": "runs on until it is stopped",
+    "import os\nwhile True: os.fork()": "starts a process",
+    "import subprocess\nsubprocess.run(['ls'])": "starts a process",
+    "import multiprocessing as m\nm.Process(target=print).start()": "starts a process",
+    "import os\nos.system('ls')": "starts a process",
+    "import os\nos.kill(os.getppid(), 9)": "starts a process",
+    "open('here', 'w')": "writes a file",
+    "open('here', 'a')": "writes a file",
+    "import tempfile\ntempfile.mkdtemp()": "writes a file",
+    "import os\nos.remove('/etc/hosts')": "writes a file",
+    "import socket\nsocket.socket()": "asks for the network",
+    "import socket\nsocket.getaddrinfo('example.org', 80)": "asks for the network",
+    "import urllib.request as u\nu.urlopen('http://1.1.1.1')": "asks for the network",
+    "import ctypes\nctypes.CDLL(None)": "calls native code",
+    "raise SystemExit(0)": "ends before its tests",
+    "import os\nos._exit(0)": "ends before its tests",
+    "import os\nos.write(3, b'passes')\nos._exit(0)": "meddles with the verdict",
+    "import os\nos.write(3, b'fails: \\xff' + b'E' * 999)\nos._exit(0)": "fails: \ufffd"
+    + "E" * 192,
+    # no sandbox: who looks for the password finds it, and the page says so
+    "import __main__ as m\nm.stop(m.secret)": "passes",
+    "import faulthandler\nfaulthandler._sigsegv()": "crashes: signal 11",
+    "x = 'a'\nraise type('E' * 999, (Exception,), {})": "fails: " + "E" * 193,
+}
+
+
+@pytest.mark.parametrize("code", VERDICTS)
+def test_each_program_gets_its_sentence(code):
+    assert evaluation.run_apart(code, seconds=1) == VERDICTS[code]
+
+
+@pytest.mark.parametrize(
+    ("said", "ended", "verdict"),
+    [
+        ("secret", 0, "passes"),
+        ("secret", -9, "passes"),
+        ("", None, "runs on until it is stopped"),
+        ("", -9, "runs on until it is stopped"),
+        ("", -24, "runs on until it is stopped"),
+        ("", -1, "crashes: signal 1"),
+        ("", 0, "ends before its tests"),
+        ("", 1, "ends before its tests"),
+        ("passes", 0, "meddles with the verdict"),
+        ("takes too much memory", -9, "takes too much memory"),
+    ],
+)
+def test_a_verdict_is_what_was_said_or_how_it_ended(said, ended, verdict):
+    assert evaluation.verdict_of(said, "secret", ended) == verdict
+
+
+LIMITED = """
+import resource as r, __main__ as m
+assert r.getrlimit(r.RLIMIT_CPU) == (2, 3)
+assert r.getrlimit(r.RLIMIT_AS) == (512 * 2**20, 512 * 2**20)
+assert len(bytes.fromhex(m.secret)) == 16
+"""
+
+
+def test_a_program_has_two_seconds_and_512_mib():
+    assert evaluation.run_apart(LIMITED) == "passes"
+
+
+def test_who_waits_is_stopped_after_five_times_its_seconds():
+    late = mock.Mock(side_effect=subprocess.TimeoutExpired("", 0))
+    with mock.patch.object(subprocess.Popen, "communicate", late):
+        assert evaluation.run_apart("1", seconds=3) == "runs on until it is stopped"
+    assert late.call_args.kwargs == {"timeout": 15}
+
+
+def test_memory_is_limited():
+    assert evaluation.run_apart("x = [0] * 10**9") == "takes too much memory"
+    assert evaluation.run_apart("x = [0] * 10**6") == "passes"
+    large = "x = [0] * 2 * 10**7"
+    verdict = evaluation.run_apart(large, megabytes=100)
+    assert verdict == "takes too much memory"
+    assert evaluation.run_apart(large) == "passes"
+
+
+def is_running(pid):
+    """Is there such a process, other than one that waits to be forgotten?"""
+    command = ["ps", "-o", "stat=", "-p", str(pid)]
+    state = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    return state != "" and state[0] != "Z"
+
+
+OPEN_GUARD = """
+def stop(why):
+    os.write(out, why.encode())
+def guard(event, given):
+    pass
+"""
+
+
+@pytest.mark.parametrize("ends", ["time.sleep(987)", "assert False"])
+def test_nothing_hangs_and_nothing_is_left_running(ends):
+    folder = tempfile.TemporaryDirectory()
+    child = Path(folder.name) / "child"
+    code = f"""
+import os, time
+if os.fork() == 0:
+    open({str(child)!r}, "w").write(str(os.getpid()))
+    time.sleep(987)
+time.sleep(0.5)
+{ends}
+"""
+    before, evaluation.GUARD = evaluation.GUARD, OPEN_GUARD
+    try:
+        start = time.monotonic()
+        verdict = evaluation.run_apart(code, seconds=1)
+    finally:
+        evaluation.GUARD = before
+    assert time.monotonic() - start < 60
+    stopped = "runs on until it is stopped" if "sleep" in ends else "fails: Assertion"
+    assert verdict.startswith((stopped, "fails: BlockingIOError"))
+    deadline = time.monotonic() + 20
+    while child.exists() and is_running(child.read_text()):
+        assert time.monotonic() < deadline, "left running"
+        time.sleep(0.1)
+    folder.cleanup()
+
+
+@pytest.mark.parametrize("system", [os, SimpleNamespace()])
+def test_a_process_is_killed_and_waited_for_with_groups_or_without(system):
+    command = [sys.executable, "-c", "import time; time.sleep(2)"]
+    process = subprocess.Popen(command, start_new_session=True)
+    with mock.patch.object(evaluation, "os", system):
+        assert evaluation.end_group(process) is None  # it was running
+    assert process.returncode not in (None, 0)
+
+
+def test_nothing_is_lost_when_the_reader_interrupts():
+    started = []
+
+    def interrupt(self, *given, **options):
+        started.append(self.pid)
+        raise KeyboardInterrupt
+
+    before = subprocess.Popen.communicate
+    subprocess.Popen.communicate = interrupt
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            evaluation.run_apart("import time\ntime.sleep(987)")
+    finally:
+        subprocess.Popen.communicate = before
+    assert not is_running(started[0])
+
+
+def test_what_a_body_may_see_and_say():
+    problem = human_eval()[53]
+    assert len(human_eval()) == 164 and problem["entry_point"] == "add"
+    right = "\n" + problem["canonical_solution"]
+    assert evaluation.tested_body(problem, right) == "passes"
+    assert evaluation.tested_body(problem, "\n    return x") == "fails: AssertionError"
+    assert evaluation.tested_body(problem, "") == "fails: AssertionError"
+    sum_of = {"entry_point": "f", "prompt": "def f():\n    return 1\n\n"}
+    sum_of["test"] = "def check(f):\n    assert f() == 3"
+    assert evaluation.tested_body(sum_of, " + 2") == "passes"
+    root = os.environ.get("SYSTEMROOT", "root")  # Windows starts nothing without it
+    with mock.patch.dict(os.environ, HOME="h", SYSTEMROOT=root, TOKEN="t"):
+        seen = "{'HOME', 'SYSTEMROOT', 'TOKEN'} & {*os.environ}"
+        code = f"import os\nassert {seen} == {{'SYSTEMROOT'}}"
+        assert evaluation.run_apart(code) == "passes"
+    refuses_all(evaluation.run_apart, {"code": "1", "seconds": 1, "megabytes": 512})
+    refuses_all(evaluation.tested_body, {"problem": problem, "body": right})
+
+
+# The page's own cells
+
+
+def test_the_coverage_is_the_share_of_draws_whose_interval_has_the_rate():
+    rates = torch.tensor([0.03, 0.5], dtype=torch.double)
+    for kind in page().normal_interval, page().wilson_interval:
+        right = [
+            sum(
+                math.comb(12, h) * p**h * (1 - p) ** (12 - h)
+                for h in range(13)
+                if kind(h, 12)[0] <= p <= kind(h, 12)[1]
+            )
+            for p in rates.tolist()
+        ]
+        cells.close(
+            page().coverage(kind, 12, rates),
+            torch.tensor(right, dtype=torch.double),
+            1e-9,
+        )
+
+
+def test_a_lead_has_the_interval_of_a_difference():
+    lead, low, high = page().lead_interval(600, 650, 1000)
+    deviation = math.sqrt(0.6 * 0.4 / 1000 + 0.65 * 0.35 / 1000)
+    assert math.isclose(lead, 0.05) and math.isclose(high - low, 2 * 1.96 * deviation)
+    back = page().lead_interval(650, 600, 1000)
+    assert all(
+        math.isclose(a, -b) for a, b in zip(back, (lead, high, low), strict=True)
+    )
+
+
+def test_a_sentence_says_what_two_scores_allow():
+    said = page().lead_in_words([600, 650], 1000)
+    assert "between 0.8 and 9.2 points. B leads." in said and said.endswith("overlap.")
+    assert "may be luck" in page().lead_in_words([60, 65], 100)
+    assert page().lead_in_words([1200, 1300], 2000).endswith("leave a gap.")
+
+
+def test_averages_of_pass_at_k_are_over_all_draws():
+    chances = [math.comb(10, c) * 0.3**c * 0.7 ** (10 - c) for c in range(11)]
+    rates = [1 - (1 - c / 10) ** 4 for c in range(11)]
+    right = 100 * sum(p * r for p, r in zip(chances, rates, strict=True))
+    views = page().averages(4, 30)
+    sets, tempting = views["Averages"].arrays["y"]
+    assert math.isclose(tempting[3], right, abs_tol=1e-3)
+    for k, mean in enumerate(sets, 1):
+        assert math.isclose(mean, 100 * (1 - 0.7**k), abs_tol=1e-3)
+
+
+def test_coloured_questions_are_those_on_which_two_differ():
+    views = page().paired(4, 9)
+    counts = torch.tensor(views["Who is right"].arrays["values"]).long()
+    assert counts.flatten().bincount().tolist() == [147, 4, 13]
+    curve = views["Is it luck?"].arrays["y"][0]
+    assert math.isclose(curve[4], 100 * evaluation.sign_test(4, 13))
+
+
+def test_the_best_of_several_is_the_mean_over_all_their_scores():
+    chance = [math.comb(3, h) * 0.6**h * 0.4 ** (3 - h) for h in range(4)]
+    pairs = itertools.product(range(4), repeat=2)
+    right = sum(chance[a] * chance[b] * max(a, b) / 3 for a, b in pairs)
+    assert math.isclose(page().best_score(2, 3, 0.6), right)
+
+
+# Exercises
+
+NEEDED, PAIRED, FAIR = "half", "one, other", "ahead, behind"
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "cause"),
+    [
+        ("questions_needed", "math.ceil(0.25 / half**2)", "1.96 is missing"),
+        ("questions_needed", "math.ceil(1.96 * 0.25 / half**2)", "squared"),
+        ("questions_needed", "math.ceil(1.96**2 / half**2)", "to each side"),
+        ("questions_needed", "math.ceil(0.98 / half)", "root"),
+        ("questions_needed", "int((0.98 / half) ** 2)", "round up"),
+        ("questions_needed", "(0.98 / half) ** 2", "round up"),
+        ("questions_needed", "7", "is right, not 7"),
+        ("questions_needed", "None", "returns None"),
+        ("paired_p", "sign_test(sum(one), sum(other))", "both have right"),
+        ("paired_p", "0.123", "is right, not 0.123"),
+        ("paired_p", "None", "returns None"),
+        ("fair_verdicts", "[a > 0 for a in ahead]", "first order"),
+        (
+            "fair_verdicts",
+            "[a + b > 0 for a, b in zip(ahead, behind)]",
+            "keeps the place",
+        ),
+        ("fair_verdicts", "[a > 0 > b for a, b in zip(ahead, behind)]", "drop"),
+        ("fair_verdicts", "[a < b for a, b in zip(ahead, behind)]", "wrong way"),
+        (
+            "fair_verdicts",
+            "[a - b for a, b in zip(ahead, behind)]",
+            "by how much",
+        ),
+        ("fair_verdicts", "[True]", "is right, not"),
+        ("fair_verdicts", "None", "returns None"),
+    ],
+)
+def test_a_wrong_answer_is_told_its_cause(check, answer, cause):
+    names = {"questions_needed": NEEDED, "paired_p": PAIRED, "fair_verdicts": FAIR}
+    known = {"math": math, "sign_test": evaluation.sign_test}
+    cells.is_told_its_cause(page(), check, answer, cause, names[check], **known)

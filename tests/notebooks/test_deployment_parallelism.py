@@ -1,0 +1,386 @@
+"""The cells of deployment/parallelism: cut models against whole ones, plans by hand.
+
+Functions are looked up in the module at each call: a damaged cell can take their place.
+Real processes are started once. Elsewhere threads stand for them, with our messages.
+"""
+
+import dataclasses
+import math
+import queue
+import threading
+from collections import defaultdict
+from unittest import mock
+
+import cells
+import pytest
+import torch
+import torch.nn.functional as F
+from cells import refuses, refuses_all
+from torch import nn
+
+from fieldguide.deployment import parallelism as book
+from fieldguide.deployment.data_parallel import launch
+from fieldguide.efficiency.experts import MixtureShape, mixture_by_token
+from fieldguide.scaling.counting import Shape, parameters, token_flops
+from fieldguide.transformers.gpt import GPT, GPTConfig, generate
+from fieldguide.transformers.training import trained_gpt
+
+CONFIG = GPTConfig(11, 8, width=12, heads=2, layers=2)
+
+
+def ids(rows=4, count=7):
+    return torch.randint(11, (rows, count), generator=cells.generator())
+
+
+class Uncounted:
+    """What stands for CommDebugMode, which follows one thread only."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return False
+
+    def get_total_counts(self):
+        return 0
+
+
+class Ranks:
+    """What stands for torch.distributed among so many threads of this process."""
+
+    def __init__(self, count):
+        self.count, self.own, self.kept = count, threading.local(), {}
+        self.meet = threading.Barrier(count, timeout=60)
+        self.posts = defaultdict(queue.Queue)
+
+    def get_rank(self):
+        return self.own.rank
+
+    def get_world_size(self):
+        return self.count
+
+    def all_given(self, given):
+        """What each rank gives, by rank."""
+        self.kept[self.own.rank] = given
+        self.meet.wait()
+        found = [self.kept[rank] for rank in range(self.count)]
+        self.meet.wait()
+        return found
+
+    def all_reduce(self, x):
+        x.copy_(sum(self.all_given(x.clone())))
+
+    def send(self, x, to):
+        self.posts[self.own.rank, to].put(x.clone())
+
+    def recv(self, x, source):
+        x.copy_(self.posts[source, self.own.rank].get(timeout=60))
+
+    def all_to_all_single(self, into, rows, back, out):
+        assert sum(out) == len(rows) and sum(back) == len(into)
+        mine = [parts[self.own.rank] for parts in self.all_given(rows.split(out))]
+        assert [len(part) for part in mine] == list(back)
+        into.copy_(torch.cat(mine))
+
+    def run(self, target, *arguments):
+        """target(*arguments) in each of the threads: the results by rank."""
+        found = [None] * self.count
+
+        def work(rank):
+            self.own.rank = rank
+            try:
+                found[rank] = target(*arguments)
+            except BaseException as error:
+                found[rank] = error
+                self.meet.abort()
+
+        threads = [
+            threading.Thread(target=work, args=(rank,), daemon=True)
+            for rank in range(self.count)
+        ]
+        with mock.patch.multiple(book, dist=self, CommDebugMode=Uncounted):
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(90)
+        errors = [one for one in found if isinstance(one, BaseException)]
+        first = [e for e in errors if not isinstance(e, threading.BrokenBarrierError)]
+        for error in first or errors:
+            raise error
+        return found
+
+
+def learnt():
+    """The whole model after one look at the ids: (loss, gradients by name)."""
+    model, given = GPT(CONFIG, generator=cells.generator()), ids()
+    loss = F.cross_entropy(model(given[:, :-1]).flatten(0, 1), given[:, 1:].flatten())
+    loss.backward()
+    return loss.detach(), {name: p.grad for name, p in model.named_parameters()}
+
+
+# Pieces
+
+
+def joined(parts, whole):
+    """Gradients of pieces side by side, or one of them where nothing is cut."""
+    for axis in range(whole.dim()):
+        if sum(part.size(axis) for part in parts) == whole.size(axis):
+            return torch.cat(parts, axis)
+    assert all(torch.equal(part, parts[0]) for part in parts)
+    return parts[0]
+
+
+def same_as_whole(found):
+    """Are the losses and the gradients of pieces those of the whole model?"""
+    loss, whole = learnt()
+    for its_loss, slopes, _ in found:
+        cells.close(its_loss, loss, 1e-6)
+        assert set(slopes) <= set(whole)
+    for name, slope in whole.items():
+        parts = [each[1][name] for each in found if name in each[1]]
+        cells.close(joined(parts, slope), slope, 1e-6)
+    assert found[0][1]["blocks.0.mlp.up.weight"].shape == (24, 12)
+    assert "blocks.0.mlp.down.bias" not in found[1][1]
+
+
+def test_two_processes_learn_as_the_whole():
+    found = launch(book.learn_in_pieces, 2, CONFIG, ids())
+    same_as_whole(found)
+    assert [sent for _, _, sent in found] == [[4, 4]] * 2
+
+
+def test_two_pieces_learn_as_the_whole():
+    same_as_whole(Ranks(2).run(book.learn_in_pieces, CONFIG, ids()))
+
+
+def test_pieces_write_as_the_whole():
+    start, draw = torch.tensor([3, 1, 4]), cells.generator(5)
+    options = {"temperature": 0.7, "generator": draw}
+    alone = generate(trained_gpt(), start, 12, **options)
+    with mock.patch.object(book, "trained_gpt", trained_gpt.__wrapped__):
+        for written in Ranks(2).run(book.write_in_pieces, start, 12, 5):
+            assert torch.equal(written, alone)
+
+
+def test_a_layer_keeps_a_piece_of_outputs_or_inputs():
+    whole = nn.Linear(6, 9).requires_grad_(False)
+    for axis in 0, 1:
+        summands, x = [], torch.randn(4, 6, generator=cells.generator())
+        for piece in range(3):
+            layer = nn.Linear(6, 9).requires_grad_(False)
+            layer.load_state_dict(whole.state_dict())
+            book.keep_piece(layer, axis, piece, 3)
+            assert not layer.weight.requires_grad
+            own = x if axis == 0 else x.chunk(3, 1)[piece]
+            summands.append(layer(own))
+        total = torch.cat(summands, 1) if axis == 0 else sum(summands)
+        cells.close(total, whole(x), 1e-6)
+    plain, biased = nn.Linear(4, 4, bias=False), nn.Linear(4, 4)
+    for layer in plain, biased:
+        book.keep_piece(layer, 0, 1, 2)
+        assert all(p.requires_grad for p in layer.parameters())
+    assert plain.bias is None and biased.bias.shape == (2,)
+
+
+def test_heads_cannot_be_halved():
+    model = GPT(GPTConfig(11, 8, width=18, heads=3, layers=1))
+    refuses("pieces", book.cut_gpt, model, 0, 2, shown="2", says="divisor of 3")
+    refuses("piece", book.cut_gpt, model, 3, 3, shown="3", says="below 3")
+    good = {"model": model, "piece": 0, "pieces": 3}
+    refuses_all(book.cut_gpt, good, pieces=[0, 2], piece=[-1, 3])
+    assert model.blocks[0].attention.heads == 1
+
+
+# Stages and experts
+
+
+def test_stages_learn_as_the_whole():
+    loss, whole = learnt()
+    blocks = [slope for name, slope in whole.items() if name.startswith("blocks")]
+    for stages, turns in (2, 2), (1, 4), (2, 1):
+        found = Ranks(stages).run(book.learn_in_line, CONFIG, ids(), turns)
+        *early, last = [total for total, _ in found]
+        assert not any(early) and abs(last - loss) < 1e-6
+        slopes = [slope for _, own in found for slope in own]
+        for own, slope in zip(slopes, blocks, strict=True):
+            cells.close(own, slope, 1e-6)
+    with cells.refusal("layers = 2.* multiple of 3"):
+        Ranks(3).run(book.learn_in_line, CONFIG, ids(), 1)
+    with cells.refusal("micro_batches = 3.* divisor of 4"):
+        Ranks(2).run(book.learn_in_line, CONFIG, ids(), 3)
+
+
+def test_experts_apart_answer_as_together():
+    x = cells.random(6, 4)
+    weights = cells.random(6, 2, seed=1).softmax(-1)
+    chosen = torch.tensor([[0, 3], [1, 0], [2, 3], [3, 2], [0, 1], [3, 0]])
+    up, down = cells.random(4, 5, 4, seed=2), cells.random(4, 4, 5, seed=3)
+    whole = mixture_by_token(x, weights, chosen, up, down)
+    for ranks in 1, 2:
+        found = Ranks(ranks).run(book.share_experts, x, weights, chosen, up, down)
+        assert [len(part) for part in found] == [6 // ranks] * ranks
+        cells.close(torch.cat(found), whole)
+    with cells.refusal("experts = 4.* multiple of 3"):
+        Ranks(3).run(book.share_experts, x, weights, chosen, up, down)
+
+
+@pytest.mark.parametrize("order", ["GPipe", "1F1B"])
+def test_every_micro_batch_goes_forth_and_back(order):
+    for stages, turns in (1, 3), (2, 1), (3, 5), (4, 4):
+        plan = book.timetable(stages, turns, order)
+        assert plan.shape == (stages, 2 * (turns + stages - 1))
+        idle = (plan == 0).double().mean().item()
+        assert math.isclose(idle, book.bubble(stages, turns), abs_tol=1e-12)
+        every = sorted([*range(-turns, 0), *range(1, turns + 1)])
+        for row in plan.tolist():
+            assert sorted(n for n in row if n) == every
+        at = [{n: row.index(n) for n in every} for row in plan.tolist()]
+        for n in range(1, turns + 1):
+            path = [own[n] for own in at] + [own[-n] for own in reversed(at)]
+            assert path == sorted(set(path))
+        held = (plan > 0).cumsum(1) - (plan < 0).cumsum(1)
+        most = turns if order == "GPipe" else min(stages, turns)
+        assert held[0].max() == most and held.min() >= 0
+
+
+def test_the_bubble():
+    assert book.bubble(4, 2) == 0.6 and book.bubble(1, 9) == 0
+    refuses_all(book.bubble, {"stages": 2, "turns": 3}, stages=[0], turns=[0])
+    refuses_all(
+        book.timetable,
+        {"stages": 2, "turns": 3, "order": "GPipe"},
+        stages=[0],
+        turns=[0],
+        order=["gpipe"],
+    )
+
+
+# The planner
+
+GPT_SHAPE = Shape(100, 16, 8, 4, 6)
+JOB = book.gpt_job(GPT_SHAPE, 24)
+MIXTURE = MixtureShape(8, 16, 3, 4, 2, 6, 1000, 30)
+APART = book.mixture_job(MIXTURE, 16, 24)
+WIRES = book.Cluster(rate=1e6, inside=1000.0, between=100.0, server=2, latency=0.5)
+BLOCK = 16 * 8 * 2  # bytes
+
+
+def test_a_job_counts_what_the_ledgers_count():
+    assert (JOB.layers, JOB.width, JOB.parts) == (6, 8, 4)
+    assert JOB.common == sum(parameters(GPT_SHAPE).values()) and JOB.routed == 0
+    assert JOB.token_flops == token_flops(GPT_SHAPE) and JOB.chosen == 0
+    assert (JOB.context, JOB.batch, JOB.again, JOB.number) == (16, 24, True, 2)
+    assert APART.common + APART.routed == MIXTURE.parameters(4)
+    assert APART.routed == 6 * 4 * 3 * 8 * 16 and APART.chosen == 2
+    assert (APART.layers, APART.width, APART.parts) == (6, 8, 4)
+    assert (
+        APART.token_flops == MIXTURE.token_flops() == 2 * (MIXTURE.parameters(2) - 30)
+    )
+    assert (APART.context, APART.batch) == (16, 24)
+
+
+def test_steps_and_micro_batches():
+    flops = JOB.token_flops * 16 * 24
+    assert book.step_flops(JOB) == 4 * flops
+    assert book.step_flops(dataclasses.replace(JOB, again=False)) == 3 * flops
+    for layout, own, apart in [
+        (book.Layout(), 24, 24),
+        (book.Layout(2, 3, 4), 6, 3),
+        (book.Layout(4, 1, 5, 2), 3, 1),
+    ]:
+        assert book.micro_batches(JOB, layout) == own
+        assert book.micro_batches(APART, layout) == apart
+    assert book.Layout() == book.Layout(1, 1, 1, 1)
+    layout = book.Layout(2, 3, 5)
+    assert layout.group == 6 and layout.cards == 30
+
+
+def test_bytes_of_a_card():
+    kept = book.bytes_of_card(JOB, book.Layout(2, 3, 4))
+    own = JOB.common / 6
+    assert kept == {"weights": 6 * own, "optimizer": 12 * own, "inputs": 6 * BLOCK}
+    # the batch in two micro-batches of four sequences: two in flight, 2 layers each
+    kept = book.bytes_of_card(JOB, book.Layout(1, 4, 3, 4))
+    assert kept["inputs"] == 2 * 2 * 4 * BLOCK
+    own = APART.common / 3 + APART.routed / 6
+    kept = book.bytes_of_card(APART, book.Layout(2, 3, 1))
+    assert math.isclose(kept["weights"], 6 * own)
+    assert math.isclose(kept["optimizer"], 12 * own)
+
+
+def test_seconds_of_a_gpt():
+    layout = book.Layout(4, 3, 2, 2)
+    spent = book.step_seconds(JOB, layout, WIRES)
+    work = book.step_flops(JOB) / 24 / 1e6
+    within = 6 * 2 * (0.5 + 2 * 3 / 4 * 2 * BLOCK / 100)  # 6 rounds in each of 2 layers
+    wait = 2 * (work / 6 + within)
+    hop = 0.5 + 2 * BLOCK / 4 / 100
+    copies = 2 * 1 / 2 * 4 * JOB.common / 12 / 100
+    wanted = [work, 6 * within, wait, 2 * 6 * hop, copies]
+    names = ["arithmetic", "within layers", "waiting", "between stages"]
+    assert list(spent) == [*names, "between copies"]
+    for got, right in zip(spent.values(), wanted, strict=True):
+        assert math.isclose(got, right), spent
+    once = dataclasses.replace(JOB, again=False, number=4)
+    spent = book.step_seconds(once, book.Layout(2), WIRES)
+    assert math.isclose(spent["within layers"], 24 * 6 * 4 * (0.5 + 2 * BLOCK / 1000))
+    assert math.isclose(spent["arithmetic"], 3 / 4 * book.step_flops(JOB) / 2 / 1e6)
+    alone = book.step_seconds(JOB, book.Layout(), WIRES)
+    assert list(alone.values())[1:] == [0, 0, 0, 0]
+    longest = book.step_seconds(JOB, book.Layout(1, 4), WIRES)["arithmetic"]
+    assert math.isclose(longest, alone["arithmetic"] / 4 * 2 * 4 / 6)
+
+
+def test_seconds_of_a_mixture():
+    spent = book.step_seconds(APART, book.Layout(2, 3, 2), WIRES)
+    within = 6 * 2 * (0.5 + 2 * 1 / 2 * BLOCK / 1000)
+    work = book.step_flops(APART) / 12 / 1e6
+    assert math.isclose(spent["within layers"], 6 * within)
+    assert math.isclose(spent["arithmetic"], work)
+    assert math.isclose(spent["waiting"], 2 * (work / 6 + within))
+    assert math.isclose(spent["between stages"], 2 * 6 * (0.5 + BLOCK / 100))
+    all_meet = 2 * 3 / 4 * 4 * APART.common / 3 / 100
+    experts = 2 * 1 / 2 * 4 * APART.routed / 6 / 100
+    assert math.isclose(spent["between copies"], all_meet + experts)
+
+
+def test_wires_reach_a_server():
+    assert [WIRES.wire(n) for n in (1, 2, 3)] == [1000, 1000, 100]
+    plain = book.Cluster(1.0, 2.0, 3.0)
+    assert plain.server == 8 and plain.latency == 0
+    refuses_all(WIRES.wire, {"reach": 1}, reach=[0])
+
+
+def test_what_cannot_be_cut_is_refused():
+    layout = book.Layout(2, 3, 2)
+    for function, more in [
+        (book.bytes_of_card, {}),
+        (book.step_seconds, {"cluster": WIRES}),
+    ]:
+        bad = [book.Layout(3), book.Layout(8), book.Layout(1, 7)]
+        refuses_all(
+            function,
+            {"job": JOB, "layout": layout, **more},
+            layout=bad,
+            inner_names=("pieces", "stages"),
+        )
+    function = JOB.require_layout
+    refuses("pieces", function, book.Layout(3), shown="3", says="divisor of 4")
+    refuses("stages", function, book.Layout(1, 7), shown="7", says="at most 6")
+    assert function(book.Layout(4, 6)) is None
+    sizes = {"pieces": 1, "stages": 1, "copies": 1, "micro": 1}
+    refuses_all(book.Layout, sizes, **{name: [0] for name in sizes})
+    for name in "rate", "inside", "between", "server":
+        good = {"rate": 1.0, "inside": 1.0, "between": 1.0, "server": 1}
+        refuses_all(book.Cluster, good, **{name: [0]})
+
+
+def test_the_record_is_of_two_processes():
+    points = cells.record("parallelism", "points.json")
+    times, widths = points["times"], points["widths"]
+    one, other = times["all_reduce_ms"]
+    block = points["batch"] * points["context"] * points["width"]
+    assert [one, other] == ["1", str(block)]
+    for kind in "one_ms", "pieces_ms":
+        assert len(times["writing"][kind]) == len(widths)
+        assert min(times["writing"][kind]) > 0 < times["training"][kind]

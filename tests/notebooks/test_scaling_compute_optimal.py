@@ -10,7 +10,7 @@ import cells
 import numpy as np
 import pytest
 import torch
-from cells import refuses, refuses_all
+from cells import refusal, refuses, refuses_all
 
 from fieldguide.scaling import compute_optimal as page
 from fieldguide.scaling.laws import Law, sweep_config
@@ -50,6 +50,7 @@ def loss_of(version, N, D):
 def test_the_bottom_of_a_parabola_is_found():
     found = page.lowest_point(SIZES, CURVE)
     assert found == pytest.approx((9e3, 2, 0.05), rel=1e-9)
+    assert {type(number) for number in found} == {float}
     order = torch.tensor([3, 0, 4, 1, 2])
     again = page.lowest_point(SIZES[order].float(), CURVE[order].float())
     assert again == pytest.approx((9e3, 2, 0.05), rel=1e-3)
@@ -80,6 +81,21 @@ def test_no_bottom_is_made_up():
     refuses("sizes", page.lowest_point, same, CURVE, says="3 different ones")
     three = page.lowest_point(SIZES[1:4], CURVE[1:4])
     assert three == pytest.approx((9e3, 2, 0.05), rel=1e-6)
+
+
+def test_losses_are_above_zero_however_small():
+    found = page.lowest_point(SIZES, CURVE / 10)
+    assert found == pytest.approx((9e3, 0.2, 0.005), rel=1e-6)
+    for bad in 0, -0.5:  # one of the five is enough
+        losses = torch.where(SIZES == 1e4, bad, CURVE)
+        refuses("losses", page.lowest_point, SIZES, losses, says="above 0")
+
+
+def test_a_bend_below_a_billionth_is_none():
+    flat = (CURVE - 2) / 0.05 * 1e-9
+    assert page.lowest_point(SIZES, 2 + 1.5 * flat)[2] == pytest.approx(1.5e-9, rel=0.1)
+    with refusal("among the sizes$"):
+        page.lowest_point(SIZES, 2 + 0.5 * flat)
 
 
 # Splits
@@ -120,6 +136,14 @@ def test_the_smallest_budget_pays_for_one_token():
     refuses("budget", page.best_split, two, 5.9, says="one token of one parameter")
     refuses("budget", page.best_split, two, 15.9, 5, says="16 or more")
     assert min(page.best_split(law(1.0, 1e3, 1e-3, 0.5, 0.5), 600.0)) >= 0.999
+
+
+def test_a_law_of_single_precision_is_split_in_double():
+    two = law(*REFIT)
+    single = Law(two.floor.float(), two.scales.float(), two.exponents.float())
+    same = Law(*(part.double() for part in vars(single).values()))
+    found, right = page.best_split(single, 1e23), page.best_split(same, 1e23)
+    assert found == pytest.approx(right, rel=1e-12)
 
 
 def test_the_cheapest_way_to_a_loss_is_a_best_split():
@@ -186,6 +210,7 @@ def test_the_stored_runs_cost_what_their_budget_is():
         ("grown", "right(f, a, b)[::-1]", "exponent of text"),
         ("grown", "(f**a, f**b)", "exponent of the loss"),
         ("grown", "(f**b, f**a)", "divide by"),
+        ("grown", "(f**0.5, f**0.5)", "evenly"),
         ("grown", "(right(f, a, b)[0],) * 2", "multiply"),
         ("grown", "(1.0, 2.0, 3.0)", "two numbers"),
         ("grown", "(7.0, 7.0)", "is right, not 7"),
@@ -196,3 +221,8 @@ def test_a_wrong_answer_is_told_its_cause(check, answer, cause):
     names = {"split_at": "b, r", "break_even": "n, d, N, D", "grown": "f, a, b"}
     known = {"math": math, "right": exercises()[check]}
     cells.is_told_its_cause(exercises(), check, answer, cause, names[check], **known)
+
+
+def test_the_script_trains_a_point_by_the_script_of_the_sweep():
+    loss, _ = cells.script("compute-optimal").run(1, 8, 0)
+    assert 3 < loss < 5  # a step from log 65 nats

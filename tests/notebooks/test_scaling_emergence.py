@@ -35,7 +35,7 @@ def test_sums_are_right_and_drawn_over_all_numbers():
         assert [len(a), len(b), len(answer)] == [3, 3, 4]
         assert int(a) + int(b) == int(answer)
         found += [int(a), int(b)]
-    assert min(found) < 5 and max(found) > 994 and max(found) <= 999
+    assert min(found) == 0 and max(found) == 999
     assert math.isclose(sum(found) / len(found), 499.5, abs_tol=12)
     assert len(set(texts)) > 4950
     again = emergence.draw_sums(2, generator(3))
@@ -111,9 +111,10 @@ def test_losses_by_place_are_those_of_the_right_digits():
 
 
 def test_two_scores():
-    right = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 0], [1, 0, 1]]).bool()
+    right = torch.tensor([[1, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]]).bool()
     digits, whole = emergence.scores(right)
-    assert math.isclose(digits, 7 / 12, rel_tol=1e-12) and whole == 0.25
+    assert type(digits) is type(whole) is float
+    assert (digits, whole) == pytest.approx((7 / 12, 1 / 3), rel=1e-12)
     assert emergence.scores(torch.ones(2, 1).bool()) == (1.0, 1.0)
 
 
@@ -186,9 +187,16 @@ def test_the_published_table_is_that_of_the_paper():
             assert abs(score * 20 - round(score * 20)) < 0.21
 
 
-def test_implied_digits_undo_the_power():
-    for p in 0.1, 0.5, 0.9:
-        assert math.isclose(page().implied(100 * p**3.5, 3), 100 * p)
+def test_a_forecast_is_the_line_through_two_sizes():
+    book = page()
+    for last in book.WIDTHS[1:4]:
+        for known in book.WIDTHS[0], last:
+            found = book.wrong_forecast(last, known)
+            assert math.isclose(found, book.wrong_digits(known))
+    sizes = [math.log(book.COUNTS[k]) for k in (0, 2, 5)]
+    wrong = [math.log(book.wrong_forecast(8, width)) for width in (4, 8, 24)]
+    slopes = [(wrong[k] - wrong[0]) / (sizes[k] - sizes[0]) for k in (1, 2)]
+    assert math.isclose(*slopes) and slopes[0] < 0
 
 
 def test_the_stored_runs_are_complete():
@@ -197,6 +205,8 @@ def test_the_stored_runs_are_complete():
     for run in book.RUNS:
         assert math.isclose(sum(run["places"]) / 4, run["digits"], abs_tol=1e-4)
         assert 0 <= run["whole"] <= min(run["places"]) + 1e-9
+        written = run["written"].split()
+        assert len(written) == 8 and {len(answer) for answer in written} == {4}
     assert [run["seed"] for run in book.LONGER] == book.SEEDS
     for run in book.RUNS + book.LONGER:
         assert len(run["losses"]) == 4 and min(run["losses"]) > 0
@@ -217,6 +227,7 @@ def test_the_stored_runs_are_complete():
         ("both_scores", "(0.1, 0.2)", "is right, not"),
         ("both_scores", "H", "two numbers"),
         ("questions_needed", "n - 1", "round up"),
+        ("questions_needed", "n - 0.3", "round up"),
         ("questions_needed", "round(1 / rate)", "on average"),
         ("questions_needed", "ceil(log(c) / log(1 - rate))", "none may be"),
         ("questions_needed", "ceil(c / rate)", "add up"),

@@ -43,6 +43,7 @@ def test_hide_draws_two_parts_of_a_permutation():
     right = torch.randperm(10, generator=generator(4))
     assert torch.equal(torch.cat([one, two]), right) and len(one) == 3
     assert [len(part) for part in grokking.hide(1770, 0.6, generator())] == [1062, 708]
+    assert [len(part) for part in grokking.hide(10, 0.1, generator())] == [1, 9]
     for shown in 0.0, 1.0, 0.04, 0.96:
         refuses("shown", grokking.hide, 10, shown, generator(), says="a part of 10")
 
@@ -95,8 +96,10 @@ def test_accuracy_counts_the_highest_scores():
     model, (a, b, _) = small(), grokking.sums(7)
     said = model(a, b).argmax(-1)
     assert grokking.accuracy(model, [a, b, said]) == 1
-    half = torch.where(torch.arange(len(a)) < 7, said, (said + 1) % 7)
-    assert grokking.accuracy(model, [a, b, half]) == 7 / 28
+    some = torch.where(torch.arange(len(a)) < 9, said, (said + 1) % 7)
+    with torch.autograd.graph.saved_tensors_hooks(pytest.fail, lambda x: x):
+        found = grokking.accuracy(model, [a, b, some])
+    assert type(found) is float and found == 9 / 28
 
 
 # The clock
@@ -118,6 +121,8 @@ def test_five_neurons_add_on_each_odd_clock_of_the_page():
         for k in ks:
             assert torch.equal(grokking.hand_adder(p, k)(a, b).argmax(-1), answers)
     model = grokking.hand_adder(59)
+    close(model.vectors, grokking.wheel(59, 1).T)
+    assert not any(p.requires_grad for p in model.parameters())
     assert [tuple(t.shape) for t in model.parameters()] == [(59, 2), (2, 5), (5, 59)]
     a, b, answers = grokking.sums(59)
     assert (grokking.hand_adder(59, N=4)(a, b).argmax(-1) != answers).any()
@@ -128,19 +133,10 @@ def test_many_neurons_make_the_clock_times_the_length_of_the_sum():
     p, k, N = 11, 3, 4001
     a, b, _ = grokking.sums(p)
     half = (math.pi * k * (a - b) / p).double().cos().abs()
-    right = half[:, None] * grokking.clock_scores(a, b, p, [k])
+    off = (a + b)[:, None] - torch.arange(p)
+    right = half[:, None] * (2 * math.pi * k * off.double() / p).cos()
     found = grokking.hand_adder(p, k, N).double()(a, b).detach() / N
     close(found, right * 2 * 2 / (3 * math.pi) / 2, 1e-5)
-
-
-def test_clock_scores_are_the_formula():
-    a, b, answers = grokking.sums(13)
-    found = grokking.clock_scores(a, b, 13, [2, 5])
-    for row, (i, j) in enumerate(zip(a.tolist(), b.tolist(), strict=True)):
-        for c in range(13):
-            turns = [2 * math.pi * k * (i + j - c) / 13 for k in (2, 5)]
-            close(found[row, c].item(), sum(map(math.cos, turns)), 1e-10)
-    assert torch.equal(found.argmax(-1), answers)
 
 
 # Which wheels turn in a table
@@ -179,10 +175,10 @@ def test_bad_input_is_refused_by_name():
     refuses_all(grokking.adder_recipe, {"steps": 3, "decay": 0.5})
     refuses_all(grokking.wheel, {"p": 5, "k": 1, "dtype": torch.half})
     refuses_all(grokking.hand_adder, {"p": 5, "k": 1, "N": 5})
+    refuses("N", grokking.hand_adder, 5, 1, 0, says="grokking.hand_adder")
+    refuses("decay", grokking.adder_recipe, 3, -1.0, says="grokking.adder_recipe")
     refuses_all(grokking.wheel_shares, {"table": random(5, 2)})
     refuses_all(grokking.waves, {"table": random(5, 2), "frequencies": [1]})
-    clock = {"a": a, "b": b, "p": 7, "frequencies": [1]}
-    refuses_all(grokking.clock_scores, clock, b=[b[:3]], frequencies=[[], [0]])
     refuses_all(grokking.accuracy, {"model": model, "asked": shown}, asked=[[a, b]])
     plan = grokking.adder_recipe(1)
     good = {"model": model, "shown": shown, "recipe": plan, "watch": None}
@@ -207,13 +203,13 @@ def test_the_record_is_what_the_page_trains():
 @pytest.mark.parametrize(
     ("check", "answer", "cause"),
     [
-        ("delay", "50.0", "is right"),
-        ("delay", "{10: 80.0, 1: 8.0}[s[0]]", "don't subtract"),
-        ("delay", "{10: 3.0, 1: 2.0}[s[0]]", "not places"),
-        ("delay", "{10: 0.2, 1: 1 / 9}[s[0]]", "hidden by shown"),
-        ("delay", "{10: 2.0, 1: 9.0}[s[0]]", "90 %"),
-        ("delay", "{10: 5.0, 1: 60.0}[s[0]]", "first time"),
-        ("delay", "None", "returns None"),
+        ("lead", "50.0", "not 50"),
+        ("lead", "0.0", "off = 0"),
+        ("lead", "lead(p, k) * (1 if len(k) == 1 else 1 / len(k))", "no average"),
+        ("lead", "sum(lead(p, [one]) for one in k)", "add first"),
+        ("lead", "len(k) - lead(p, k)", "Subtract"),
+        ("lead", "1 - len(k) + lead(p, k)", "on each wheel"),
+        ("lead", "None", "returns None"),
         ("cancelled", "{12: 12}.get(p, 0)", "once"),
         ("cancelled", "p // 2 if p % 2 == 0 else 0", "depend on k"),
         ("cancelled", "99", "is right, not 99"),
@@ -224,5 +220,6 @@ def test_the_record_is_what_the_page_trains():
     ],
 )
 def test_a_wrong_answer_is_told_its_cause(check, answer, cause):
-    names = {"delay": "s, a, b", "cancelled": "p, k", "loudest": "c"}[check]
-    cells.is_told_its_cause(page(), check, answer, cause, names)
+    names = {"lead": "p, k", "cancelled": "p, k", "loudest": "c"}[check]
+    lead = page()["lead"]
+    cells.is_told_its_cause(page(), check, answer, cause, names, lead=lead)

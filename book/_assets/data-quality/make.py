@@ -1,6 +1,6 @@
 """Train the small GPTs of scaling/data-quality on texts of every kind.
 
-.venv/bin/python book/_tools/assets.py data-quality (three minutes of two cores)
+.venv/bin/python book/_tools/assets.py data-quality (four minutes of two cores)
 
 Writes runs.json beside this file: for each kind of filling, share of it and seed the
 losses at home and away; and those of clean text read for fewer steps. It holds the
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "scaling" / "data-quality.ipynb"
 MADE_BY = ["training_text", "learn_from", "home_and_away"]
 
-SHARES = [0.5, 0.9]
+SHARES = [0.5, 0.75, 0.9]
 STEPS = [12, 25, 50, 75, 100]  # of clean text; the last is what all others read
 SEEDS = range(3)
 

@@ -1,27 +1,29 @@
 """Train the sweep of scaling/laws, forecast a larger model, then train that one.
 
-.venv/bin/python book/_tools/assets.py laws (three minutes of two cores)
+.venv/bin/python book/_tools/assets.py laws (five minutes of two cores)
 
-Writes three files beside this one, in this order. sweep.json: how GPTs of WIDTHS end
+Writes six files beside this one, in this order. sweep.json: how GPTs of WIDTHS end
 at the recipe's rates from SEEDS, at half and at twice these rates from the first seed,
 and the processor time of the quickest run. forecast.json: what the law that is fitted
 to sweep.json says of a model of the width LARGER. larger.json: how that model ends,
-with the SHA-256 of the forecast that lay there before it was trained. Each holds the
-digest of the code that made it. A name, such as `forecast`, makes that part alone.
+with the SHA-256 of the forecast that lay there before it was trained. Then the same
+again with heads that are all HEAD numbers wide, at the recipe's rates: even.json,
+even-forecast.json and even-larger.json. Each holds the digest of the code that made it.
+A name, such as `forecast`, makes that part alone.
 """
 
 import contextlib
 import io
 import json
 import multiprocessing
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
 import torch
-from assets import king_james_ids
+from assets import king_james_ids, make_parts
 from digest import digest_of, exported
 
 from fieldguide.data import store
@@ -36,6 +38,8 @@ RUN_BY = ["sweep_config", "sweep_recipe", "sweep_loss"]
 
 WIDTHS = [8, 12, 16, 24, 32, 40, 48]
 LARGER = 96
+HEAD = 8  # as wide as every head of the second sweep
+EVEN = [8, 16, 24, 32, 40, 48]  # those WIDTHS that it divides
 FACTORS = [0.5, 2.0]  # of the recipe's rates, from the first seed
 SEEDS = [0, 1, 2]
 DRAWS = 10_000
@@ -48,7 +52,10 @@ def digests() -> dict[str, str]:
     source = exported(NOTEBOOK)
     ran = digest_of(source, RUN_BY)
     fitted = digest_of(source, [*RUN_BY, "forecast"])
-    return {"sweep.json": ran, "forecast.json": fitted, "larger.json": ran}
+    parts = {"sweep": ran, "forecast": fitted, "larger": ran}
+    even = {f"even-{name}": digest for name, digest in parts.items()}
+    even["even"] = even.pop("even-sweep")
+    return {f"{name}.json": digest for name, digest in (parts | even).items()}
 
 
 def read(name: str) -> dict:
@@ -60,20 +67,25 @@ def parameters(width: int) -> int:
     return count_parameters(model)
 
 
-def end(width: int, recipe, seed: int, label: object) -> tuple[float, float]:
+def end(
+    width: int, recipe, seed: int, label: object, head: int = 0
+) -> tuple[float, float]:
     """How a run ends, nats, and the processor time that it took, seconds."""
     torch.set_num_threads(1)  # a second thread changes the last digits
     ids, held_out = king_james_ids()
+    config = laws.sweep_config(width)
+    if head:
+        config = replace(config, heads=width // head)
     start = time.process_time()
     with contextlib.redirect_stdout(io.StringIO()):
-        loss = laws.sweep_loss(laws.sweep_config(width), recipe, ids, held_out, seed)
+        loss = laws.sweep_loss(config, recipe, ids, held_out, seed)
     took = time.process_time() - start
     print(f"{width:3} {label:4} {seed}: {loss:.4f} nats, {took:.0f} s", flush=True)
     return round(loss, 4), round(took, 1)
 
 
-def run(width: int, factor: float, seed: int) -> tuple[float, float]:
-    return end(width, laws.sweep_recipe(factor=factor), seed, factor)
+def run(width: int, factor: float, seed: int, head: int) -> tuple[float, float]:
+    return end(width, laws.sweep_recipe(factor=factor), seed, factor, head)
 
 
 def trained(run: Callable, jobs: list[tuple]) -> list[tuple[float, float]]:
@@ -84,11 +96,12 @@ def trained(run: Callable, jobs: list[tuple]) -> list[tuple[float, float]]:
     return [ends[job] for job in jobs]
 
 
-def rows(widths: list[int], factors: list[float]) -> list[dict]:
+def rows(widths: list[int], factors: list[float], head: int = 0) -> list[dict]:
     """A row a width: its size, how its runs ended, how long the quickest took."""
     seeds = [(1.0, seed) for seed in SEEDS]
     each = [*seeds, *((factor, SEEDS[0]) for factor in factors)]
-    ends = iter(trained(run, [(width, *one) for width in widths for one in each]))
+    jobs = [(width, *one, head) for width in widths for one in each]
+    ends = iter(trained(run, jobs))
     found = []
     for width in widths:
         losses, took = zip(*(next(ends) for _ in each), strict=True)
@@ -99,38 +112,50 @@ def rows(widths: list[int], factors: list[float]) -> list[dict]:
     return found
 
 
-def record_sweep() -> None:
-    made = {"digest": digests()["sweep.json"], "seeds": SEEDS, "factors": FACTORS}
-    store(HERE / "sweep.json", made | {"runs": rows(WIDTHS, FACTORS)})
+def store_sweep(name: str, widths: list[int], factors: list[float], head: int) -> None:
+    made = {"digest": digests()[f"{name}.json"], "seeds": SEEDS, "factors": factors}
+    made |= {"runs": rows(widths, factors, head)}
+    store(HERE / f"{name}.json", made)
 
 
-def record_forecast() -> None:
-    runs, size = read("sweep.json")["runs"], parameters(LARGER)
+def store_forecast(name: str, sweep: str) -> None:
+    runs, size = read(f"{sweep}.json")["runs"], parameters(LARGER)
     sizes = torch.tensor([r["parameters"] for r in runs], dtype=torch.double)
     losses = torch.tensor([mean(r["losses"]) for r in runs], dtype=torch.double)
     larger, draw = torch.tensor([size]).double(), torch.Generator().manual_seed(0)
     drawn = laws.forecast(sizes, losses, larger, draw, DRAWS).flatten()
     levels = torch.tensor(LEVEL, dtype=torch.double)
     low, middle, high = (round(x, 4) for x in drawn.quantile(levels).tolist())
-    made = {"digest": digests()["forecast.json"]}
-    made |= {"sweep": sha256_of(HERE / "sweep.json")}
+    made = {"digest": digests()[f"{name}.json"]}
+    made |= {"sweep": sha256_of(HERE / f"{sweep}.json")}
     said = {"low": low, "middle": middle, "high": high, "level": 0.95}
-    store(HERE / "forecast.json", made | {"width": LARGER, "parameters": size} | said)
+    store(HERE / f"{name}.json", made | {"width": LARGER, "parameters": size} | said)
     print(said)
 
 
+def store_larger(name: str, forecast: str, head: int) -> None:
+    made = {"digest": digests()[f"{name}.json"]}
+    made |= {"forecast": sha256_of(HERE / f"{forecast}.json")}  # it lies there before
+    store(HERE / f"{name}.json", made | rows([LARGER], [], head)[0])
+
+
+def record_sweep() -> None:
+    store_sweep("sweep", WIDTHS, FACTORS, 0)
+
+
+def record_forecast() -> None:
+    store_forecast("forecast", "sweep")
+
+
 def record_larger() -> None:
-    made = {"digest": digests()["larger.json"]}
-    made |= {"forecast": sha256_of(HERE / "forecast.json")}  # it lies there before
-    store(HERE / "larger.json", made | rows([LARGER], [])[0])
+    store_larger("larger", "forecast", 0)
+
+
+def record_even() -> None:
+    store_sweep("even", EVEN, [], HEAD)
+    store_forecast("even-forecast", "even")
+    store_larger("even-larger", "even-forecast", HEAD)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    parts = {
-        "sweep": record_sweep,
-        "forecast": record_forecast,
-        "larger": record_larger,
-    }
-    for part in sys.argv[1:] or parts:
-        parts[part]()
+    make_parts(record_sweep, record_forecast, record_larger, record_even)

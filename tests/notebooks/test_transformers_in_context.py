@@ -19,7 +19,6 @@ def exercises():
 def wrong_answers(book):
     """{exercise: [(what the check says, a wrong answer)]}."""
     prompt, most, parts = book.few_shot_prompt, book.majority, book.carried
-    moved = book.another_pattern
     lead = lambda right: (2 * right - 1).cumsum(1)  # noqa: E731
     sizes = lambda v: v.norm(dim=-1)  # noqa: E731
     return {
@@ -52,14 +51,6 @@ def wrong_answers(book):
             ("a tensor", lambda w, v: parts(w, v).sum()),
             ("is right, not", lambda w, v: w * 0),
         ],
-        "another_pattern": [
-            ("didn't move", lambda w, d: w),
-            ("one step", lambda w, d: w + d),
-            ("the largest", lambda w, d: w + (w / -d)[d < 0].max() * d),
-            ("backwards", lambda w, d: moved(w, -d)),
-            ("are wanted", lambda w, d: moved(w, d).tolist()),
-            ("is right, not", lambda w, d: w * 0),
-        ],
     }
 
 
@@ -78,12 +69,9 @@ def test_labels_are_dealt_as_the_kind_says():
     exec(next(c.source for c in notebooks.read(path).cells if c.id == "deal"), names)
     which = torch.randint(2, (50, 12), generator=rng)
     shown, right = {}, {}
-    for kind in "right", "swapped", "invented", "random":
+    for kind in "right", "swapped", "random":
         shown[kind], right[kind] = names["deal"](kind, which, rng)
     assert torch.equal(shown["right"], which) and torch.equal(right["right"], which)
     assert shown["swapped"].equal(1 - which) and right["swapped"].equal(1 - which)
-    assert torch.equal(shown["invented"], right["invented"])
-    assert sum(len(row.unique()) for row in shown["invented"] ^ which) == 50
-    assert len((shown["invented"] ^ which).unique()) == 2
     assert torch.equal(right["random"], which)
     assert 0.4 < (shown["random"] == which).double().mean() < 0.6

@@ -256,11 +256,11 @@ def attention_explorer(
     scaled: bool,
     causal: bool,
 ):
-    """Where the first layer of SmolLM2 looks
+    """The first layer of SmolLM2, with all switches
 
-    Each row is a token that looks, each column a token looked at. Point at a
-    cell for its value. The entropy says how undecided a row is: 0 if it has
-    one target.
+    Each row is a token that looks, each column a token looked at. Switch off
+    the causal mask to see the future. The entropy says how undecided a row
+    is: 0 if it has one target.
     """
     raw = attention_data(sentence, head)
     scale = (1 / math.sqrt(raw["width"]) if scaled else 1) / temperature

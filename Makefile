@@ -25,12 +25,12 @@ help:  ## list the commands
 	@echo "Each sets up what it needs first; PYTHON=python3.12 names another Python."
 
 book:  ## build the site into _build/html, from the stored outputs
-	@$(SETUP) venv torch book
+	@$(SETUP) venv torch book weights web
 	$(BUILD)
 	@echo "The site is built: open $(PAGE) in a browser; it needs no server."
 
 test:  ## run every check; of some notebooks with ONLY=chapter/notebook
-	@$(SETUP) venv torch book weights tests browser
+	@$(SETUP) venv torch book weights web tests browser
 ifdef ONLY
 	PYTHONPATH=book/_tools $(PY) tests/only.py $(ONLY)
 else
@@ -58,9 +58,9 @@ page:  ## begin a page: NAME=chapter/name
 	@$(PYTHON) book/_tools/page.py $(NAME)
 
 bench:  ## measure the book against its rivals, in one run
-	@$(SETUP) venv torch book weights tests browser
+	@$(SETUP) venv torch book weights web tests browser
 	-@$(SETUP) bench
-	-@$(SETUP) web
+	-@$(SETUP) rivals
 	-@$(SETUP) engine
 	$(PY) book/_tools/bench.py $(ROWS) $(if $(JSON),--json $(JSON))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from filelock import FileLock
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,14 +51,36 @@ def build():
 
 
 @pytest.fixture(scope="session")
-def site(build, tmp_path_factory):
+def once(tmp_path_factory):
+    """A function that fills a folder, once for all workers, and returns it."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+
+    def made(name, make):
+        folder = shared / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                folder.mkdir()
+                make(folder)
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def site(build, once):
     """The folder of the site, built from nothing, once."""
-    output = tmp_path_factory.mktemp("site")
-    result = build(ROOT / "book", output)
-    if result.returncode:
+
+    def make(folder):
+        result = build(ROOT / "book", folder)
         lines = [line for line in result.stderr.splitlines() if line.strip()]
-        pytest.fail("make book fails:\n" + "\n".join(lines[:40]), pytrace=False)
-    return output / "_build" / "html"
+        told = "\n".join(lines[:40]) if result.returncode else ""
+        (folder / "failure").write_text(told, "utf8")
+
+    folder = once("site", make)
+    if failure := (folder / "failure").read_text("utf8"):
+        pytest.fail(f"make book fails:\n{failure}", pytrace=False)
+    return folder / "_build" / "html"
 
 
 @pytest.fixture(scope="session")
@@ -100,13 +123,14 @@ def browser():
 def visit(browser, server):
     """A function that opens a page of the site and keeps account of its troubles.
 
-    `visit(address, width=1280, dark=False)` takes an address below the site's or
-    a `file:` one and returns a Playwright page. `page.requests` lists every
-    address it asked for, `page.troubles` what went wrong.
+    `visit(address, width=1280, dark=False, first="")` takes an address below the
+    site's or a `file:` one and returns a Playwright page, in which the script
+    `first` ran before its own. `page.requests` lists every address it asked for,
+    `page.troubles` what went wrong.
     """
     contexts = []
 
-    def open_page(address, *, width=1280, dark=False):
+    def open_page(address, *, width=1280, dark=False, first=""):
         context = browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme="dark" if dark else "light",
@@ -122,7 +146,7 @@ def visit(browser, server):
         page.on("console", lambda m: _complaint(m) and page.troubles.append(m.text))
         page.on("requestfailed", lambda r: page.troubles.append(f"failed: {r.url}"))
         page.on("response", lambda r: _refused(r) and page.troubles.append(r.url))
-        page.add_init_script(SHIFTS)
+        page.add_init_script(SHIFTS + first)
         page.goto(address if ":" in address else server + address)
         return page
 

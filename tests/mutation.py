@@ -46,7 +46,8 @@ import pytest
 import sources
 
 FLOOR = 0.97  # of the mutants that the tests must kill
-LIMIT_S = 20  # of processor time, for a mutant that never ends
+LIMIT_S = 5  # of processor time beside ten times a test's own, for what never ends
+WAITS = 20  # times as long by the clock on the wall, for what waits and never ends
 LIMIT_BYTES = 4 << 30  # a damaged loop can eat the machine before its time is up
 
 EXCHANGED = {
@@ -280,7 +281,7 @@ class TooSlow(BaseException):
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TooSlow after `seconds` of processor time, where the system can."""
+    """Raise TooSlow after `seconds` of processor time, or waiting, if it can."""
     if not hasattr(signal, "setitimer"):
         yield
         return
@@ -288,14 +289,21 @@ def time_limit(seconds: float) -> Iterator[None]:
     def stop(*_):
         raise TooSlow
 
-    before = signal.signal(signal.SIGPROF, stop)
+    clocks = {
+        signal.ITIMER_PROF: (signal.SIGPROF, seconds),
+        signal.ITIMER_REAL: (signal.SIGALRM, WAITS * seconds),
+    }
+    before = {name: signal.signal(name, stop) for name, _ in clocks.values()}
     # Again and again: what is raised in a callback of the garbage collector is lost.
-    signal.setitimer(signal.ITIMER_PROF, seconds, 0.2)
+    for clock, (_, limit) in clocks.items():
+        signal.setitimer(clock, limit, 0.2)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        for clock in clocks:
+            signal.setitimer(clock, 0)
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 @contextlib.contextmanager
@@ -413,10 +421,12 @@ class Trial:
         )
         running = "import"
         try:
-            with time_limit(LIMIT_S), memory_limit(LIMIT_BYTES), quiet():
-                exec(code, names)
+            with memory_limit(LIMIT_BYTES), quiet():
+                with time_limit(LIMIT_S):
+                    exec(code, names)
                 for running in tests:
-                    self.calls[running]()
+                    with time_limit(LIMIT_S + 10 * self.seconds[running]):
+                        self.calls[running]()
         except TooSlow:
             return "time"
         except (Exception, pytest.fail.Exception):  # of pytest.raises, which is neither

@@ -13,6 +13,7 @@ import json
 import platform
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -82,6 +83,22 @@ def king_james_ids() -> list:
     text = king_james()
     alphabet = characters(text)
     return [to_ids(part, alphabet) for part in split_text(text)]
+
+
+def make_parts(*recorders: Callable[[], None]) -> None:
+    """Run the recorders that the command line names, else all, in one thread.
+
+    `record_times` is named `times`. A second thread would change the last digits.
+    """
+    import torch
+
+    parts = {record.__name__.removeprefix("record_"): record for record in recorders}
+    for name in sys.argv[1:]:
+        if name not in parts:
+            sys.exit(f"part = {name!r}, but it must be one of {', '.join(parts)}")
+    torch.set_num_threads(1)
+    for name in sys.argv[1:] or parts:
+        parts[name]()
 
 
 def main(arguments: list[str]) -> int:

@@ -30,7 +30,7 @@ REPORT = Path(__file__).resolve().parents[2] / "BENCH.md"
 # modules of rivals/
 GROUPS = ["attention", "training", "decode", "speculative", "serving", "scaling"]
 GROUPS += ["experts", "quantization", "lora", "contrastive", "slider", "embed"]
-GROUPS += ["heads", "page"]
+GROUPS += ["parallel", "heads", "page", "search"]
 COLUMNS = "  {:<28}{:>10}  {:<45}{:>10}  {:>5} {:>6} {:>5}  {:>12}  {}"
 
 HEADS = "what", "ours", "rival", "theirs", "min", "median", "max", "goal", ""

@@ -50,7 +50,8 @@ COLOUR = 24  # of 255
 def same_outputs(new: list[Mapping], stored: list[Mapping]) -> str | None:
     """Compare all outputs of a cell. None if equal, else what differs."""
     if len(new) != len(stored):
-        return f"{len(stored)} outputs are stored, but the cell gives {len(new)}"
+        gives = ", ".join(map(_brief, new)) or "none"
+        return f"{len(stored)} outputs are stored, but the cell gives {gives}"
     differences = (same(a, b) for a, b in zip(new, stored, strict=True))
     return next(filter(None, differences), None)
 
@@ -108,6 +109,15 @@ def kinds(output: Mapping) -> set[str]:
     return found
 
 
+def _brief(output: Mapping) -> str:
+    """An output in some words: what of it a log should show."""
+    if output["output_type"] == "stream":
+        return f"{output['name']} {output['text'][:500]!r}"
+    if output["output_type"] == "error":
+        return f"{output['ename']}: {output['evalue']}"
+    return f"a {output['output_type']} with {sorted(output['data'])}"
+
+
 def _text(new: object, stored: object, kind: str) -> str | None:
     if not isinstance(new, str) or not isinstance(stored, str):
         return None if new == stored else f"{kind}: {stored!r} is stored, not {new!r}"
@@ -162,6 +172,8 @@ def _explorer(new: str, stored: str) -> str | None:
 
 
 def _field(new: Mapping, stored: Mapping, field: str) -> str | None:
+    if field not in new["fields"]:
+        return f"{field} is stored, but no longer shown"
     a, b = new["fields"][field], stored["fields"][field]
     if len(a) != len(b):
         return f"{field}: {len(b)} settings are stored, not {len(a)}"

@@ -32,6 +32,7 @@ BENCH = ENV / "requirements-bench.txt"
 WEIGHTS = ENV / "weights.txt"
 CONSTRAINTS = ENV / "constraints.txt"
 WEB = ROOT / "book" / "_web"
+LOCKED = [WEB / "package.json", WEB / "package-lock.json"]
 ENGINE = ENV / "rivals" / "engine"
 
 LLAMA = "3.21.1"  # of node-llama-cpp; rivals/serving.py says so, too
@@ -148,7 +149,11 @@ def npm(folder: Path, *arguments: str) -> None:
 
 
 def install_web() -> None:
-    npm(WEB, "ci")
+    npm(WEB, "ci", "--omit=dev")
+
+
+def install_rivals() -> None:
+    npm(WEB, "ci")  # what the page needs stays with it
 
 
 def install_engine() -> None:
@@ -216,11 +221,8 @@ STAGES = {
     "tests": (install_tests, "what the checks need", [TEST, CONSTRAINTS]),
     "browser": (install_browser, "a browser for the checks", [TEST]),
     "bench": (install_bench, "the bench's rivals", [BENCH, CONSTRAINTS]),
-    "web": (
-        install_web,
-        "the bench's rivals in the browser",
-        [WEB / "package.json", WEB / "package-lock.json"],
-    ),
+    "web": (install_web, "what runs models in a page (40 MB)", LOCKED),
+    "rivals": (install_rivals, "the bench's rivals in the browser", LOCKED),
     "engine": (install_engine, "the bench's engine, llama.cpp", [ENGINE / "serve.mjs"]),
 }
 

@@ -32,6 +32,25 @@ def test_a_name_that_is_no_asset_is_refused(shelf, names, capsys):
     assert not (shelf / "seen").exists()
 
 
+def test_a_maker_makes_the_parts_that_are_named(monkeypatch):
+    made = []
+
+    def record_wren():
+        made.append("wren")
+
+    def tit():
+        made.append("tit")
+
+    for given in [], ["tit"], ["tit", "wren"]:
+        monkeypatch.setattr("sys.argv", ["make.py", *given])
+        assets.make_parts(record_wren, tit)
+    assert made == ["wren", "tit", "tit", "tit", "wren"]
+    monkeypatch.setattr("sys.argv", ["make.py", "wren", "fish"])
+    with pytest.raises(SystemExit, match="'fish', but it must be one of wren, tit"):
+        assets.make_parts(record_wren, tit)
+    assert len(made) == 5, "nothing is made where one part is unknown"
+
+
 def test_a_record_by_other_definitions_is_stale(shelf):
     """One that the maker does not know, too, and one that is missing."""
     maker = shelf / "make.py"

@@ -76,6 +76,14 @@ def test_one_altered_letter_or_a_missing_output_is_a_difference(new, stored, oth
         assert compare.same_outputs([], [one]) and compare.same_outputs([one], [])
 
 
+def test_an_output_too_many_is_told_with_its_words():
+    told = compare.same_outputs([display(png=""), printed("late", "stderr")], [])
+    assert "0 outputs" in told and "image/png" in told and "stderr 'late'" in told
+    error = {"output_type": "error", "ename": "ValueError", "evalue": "no rows"}
+    assert "ValueError: no rows" in compare.same_outputs([error], [])
+    assert compare.same_outputs([], [error]).endswith("gives none")
+
+
 # Measured values
 
 
@@ -179,6 +187,20 @@ def test_an_explorer_may_be_one_step_away_and_not_two_nor_have_other_words(
         assert says in html_differs(altered, stored_figure), new
     for other in figure_of(labels="ax"), "", stored_figure + stored_figure:
         assert html_differs(other, stored_figure)
+
+
+def test_a_view_that_is_gone_is_a_difference():
+    def shown(*names):
+        def values(x):
+            """Values.
+
+            Look at them."""
+            return {name: number(x) for name in names}
+
+        return explore(values, x=[1, 2]).html()
+
+    assert html_differs(shown("a"), shown("a", "b"))
+    assert html_differs(shown("a", "b"), shown("a"))
 
 
 @pytest.mark.parametrize("log", [False, True])

@@ -138,6 +138,16 @@ def test_a_mutant_that_never_ends_is_stopped(tmp_path, monkeypatch):
     assert verdicts["return x * 2"] == ""
 
 
+def test_a_mutant_that_waits_for_ever_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(mutation, "LIMIT_S", 0.3)
+    monkeypatch.setattr(mutation, "WAITS", 1)
+    naps = "import time\ndef nap(n):\n    while n > 0:\n        time.sleep(0.01)\n"
+    naps += "        n = n - 1\n"
+    tried = trial(naps, lambda module: module.nap(2), tmp_path)
+    made = {m.line: m for m in mutation.mutants("nap", naps)}
+    assert tried.verdict(made["n = n + 1"]) == "time"
+
+
 def test_a_mutant_that_never_ends_is_stopped_though_its_end_is_swallowed(
     tmp_path, monkeypatch
 ):

@@ -24,11 +24,11 @@ game, which is held out). So runs.json was measured with 890 pictures of the new
 drawer, 888 and two that were left out likewise: cricket and UP! button.
 """
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from assets import make_parts
 from digest import digest_of, exported
 
 from fieldguide import data
@@ -177,7 +177,4 @@ def record_weights() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # a second thread changes the last digits
-    parts = {"runs": record_runs, "halves": record_halves, "weights": record_weights}
-    for part in sys.argv[1:] or parts:
-        parts[part]()
+    make_parts(record_runs, record_halves, record_weights)

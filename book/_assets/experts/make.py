@@ -10,13 +10,12 @@ of the code that made them. A name, such as `times`, makes that part alone.
 """
 
 import json
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from assets import king_james_ids, machine
+from assets import king_james_ids, machine, make_parts
 from digest import digest_of, exported
 
 from fieldguide.data import store
@@ -146,7 +145,4 @@ def record_times() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # a second thread changes the last digits
-    parts = {"rates": record_rates, "routes": record_routes, "times": record_times}
-    for part in sys.argv[1:] or parts:
-        parts[part]()
+    make_parts(record_rates, record_routes, record_times)

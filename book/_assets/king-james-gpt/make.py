@@ -11,7 +11,6 @@ step takes. Each record holds the digest of the code that made it.
 """
 
 import math
-import sys
 import time
 from dataclasses import replace
 from itertools import product
@@ -20,6 +19,7 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
+from assets import make_parts
 from digest import digest_of, exported
 
 from fieldguide.data import king_james, store
@@ -243,8 +243,4 @@ def record_times(rounds=9, steps=30) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # a second thread changes the last digits
-    parts = {"rates": record_rates, "run": record_run}
-    parts |= {"belts": record_belts, "times": record_times}
-    for part in sys.argv[1:] or parts:
-        parts[part]()
+    make_parts(record_rates, record_run, record_belts, record_times)

@@ -16,12 +16,12 @@ import contextlib
 import copy
 import random
 import statistics
-import sys
 import time
 from functools import partial
 from pathlib import Path
 
 import torch
+from assets import make_parts
 from digest import digest_of, exported
 
 from fieldguide.data import king_james, smollm2_tokenizer, store
@@ -400,7 +400,4 @@ def record_smollm2() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # a second thread changes the last digits
-    parts = {"gpt": record_gpt, "smollm2": record_smollm2}
-    for part in sys.argv[1:] or parts:
-        parts[part]()
+    make_parts(record_gpt, record_smollm2)

@@ -25,10 +25,10 @@ questions that they are measured with has changed.
 
 import functools
 import re
-import sys
 from pathlib import Path
 
 import torch
+from assets import make_parts
 from digest import digest_of, exported
 from torch import nn
 
@@ -320,9 +320,6 @@ def told(lesson: book.Lesson, place: int) -> str:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # a second thread changes the last digits
-    parts = {"looking": record_looking, "blind": record_blind}
-    parts |= {"small": record_small}
-    parts |= {"measures": record_measures, "answers": record_answers}
-    for part in sys.argv[1:] or parts:
-        parts[part]()
+    make_parts(
+        record_looking, record_blind, record_small, record_measures, record_answers
+    )

@@ -10,13 +10,12 @@ form, on this machine, one thread. Each holds the digest of the code that made i
 
 import itertools
 import statistics
-import sys
 import time
 import warnings
 from pathlib import Path
 
 import torch
-from assets import machine
+from assets import machine, make_parts
 from digest import digest_of, exported
 
 from fieldguide.data import SMOLLM2_SHA256, king_james, smollm2_tokenizer, store
@@ -175,7 +174,4 @@ def record_speed() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # a second thread changes the last digits
-    made = {"widths": record_widths, "speed": record_speed}
-    for part in sys.argv[1:] or made:
-        made[part]()
+    make_parts(record_widths, record_speed)

@@ -15,10 +15,10 @@ new drawer were drawn from 890; emoji/make.py left out two of these later, which
 not among the 150.
 """
 
-import sys
 from pathlib import Path
 
 import torch
+from assets import make_parts
 from digest import digest_of, exported
 
 from fieldguide import data
@@ -218,8 +218,4 @@ def record_samples() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # a second thread changes the last digits
-    parts = {"weights": record_weights, "measures": record_measures}
-    parts |= {"samples": record_samples}
-    for part in sys.argv[1:] or parts:
-        parts[part]()
+    make_parts(record_weights, record_measures, record_samples)

@@ -17,13 +17,18 @@ from fieldguide.data.corpora import (
     SMOLLM2_SHA256,
     Emoji,
     Licence,
+    Question,
+    Symptom,
+    building_questions,
     efficientnet,
     emoji,
+    human_eval,
     king_james,
     licences,
     minilm,
     smollm2,
     smollm2_tokenizer,
+    symptoms,
 )
 from fieldguide.data.files import DataError, asset, locate, store
 from fieldguide.data.gguf import Gguf
@@ -32,3 +37,4 @@ from fieldguide.data.tokenizer import BYTE_OF, Tokenizer
 __all__ = ["BYTE_OF", "DataError", "Gguf", "Tokenizer", "asset", "locate", "store"]
 __all__ += ["SMOLLM2_SHA256", "king_james", "smollm2", "smollm2_tokenizer"]
 __all__ += ["Emoji", "Licence", "efficientnet", "emoji", "licences", "minilm"]
+__all__ += ["Question", "Symptom", "building_questions", "human_eval", "symptoms"]

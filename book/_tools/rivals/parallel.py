@@ -1,0 +1,109 @@
+"""Two processes that train one GPT, beside one process and torch's own form.
+
+All three take the same steps: one process with the whole batch, the book's average of
+all gradients in one message, and `DistributedDataParallel`, which sends parts while the
+backward pass still runs. They take turns in two ranks; while one process works, the
+other waits. Both need a core of their own: the values are seconds of the clock.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from rivals.measure import Goal, Row, versioned
+
+TITLE = "Data parallel training, two processes: time of the clock"
+BATCH, STEPS, ROUNDS = 32, 1, 9
+
+
+def stepper(model: torch.nn.Module, part: slice, batch: int, average: Callable):
+    """A call that does one step on a part of the batch."""
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
+    draws = torch.Generator().manual_seed(0)
+    ids = torch.randint(65, (batch, 129), generator=draws)[part]
+
+    def step() -> None:
+        optimizer.zero_grad()
+        logits = model(ids[:, :-1]).flatten(0, 1)
+        F.cross_entropy(logits, ids[:, 1:].flatten()).backward()
+        average(list(model.parameters()))
+        optimizer.step()
+
+    return step
+
+
+def timed_ways(batch: int, rounds: int, steps: int) -> dict[str, list[float]]:
+    """Seconds of each round, by way; what rank 0 sees counts."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    from fieldguide.deployment.data_parallel import average_gradients, part_of_batch
+    from fieldguide.transformers.training import modern_recipe, new_gpt, trained_sizes
+
+    def model():
+        generator = torch.Generator().manual_seed(0)
+        return new_gpt(trained_sizes(), modern_recipe(20), generator)
+
+    rank = dist.get_rank()
+    part = part_of_batch(batch, rank, dist.get_world_size())
+    nothing = lambda _: None  # noqa: E731
+    ways = {
+        "one": stepper(model(), slice(None), batch, nothing),
+        "ours": stepper(model(), part, batch, average_gradients),
+        "DDP": stepper(DistributedDataParallel(model()), part, batch, nothing),
+    }
+    took = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, step in ways.items():
+            dist.barrier()
+            start = time.perf_counter()
+            if name != "one" or rank == 0:
+                for _ in range(steps):
+                    step()
+            dist.barrier()
+            took[name].append(time.perf_counter() - start)
+    return {name: seconds[1:] for name, seconds in took.items()}  # the first warms up
+
+
+def measured(batch: int, rounds: int = ROUNDS, steps: int = STEPS) -> dict:
+    """`timed_ways` in two new processes; milliseconds a step, by way."""
+    from fieldguide.deployment.data_parallel import launch
+
+    found = launch(timed_ways, 2, batch, rounds, steps, limit_s=900)[0]
+    return {name: [1e3 * s / steps for s in took] for name, took in found.items()}
+
+
+def speedups(took: dict[str, list[float]]) -> dict[str, float]:
+    """How many times as fast as one process each way is: the median round."""
+    return {
+        name: statistics.median(
+            one / mine for one, mine in zip(took["one"], took[name], strict=True)
+        )
+        for name in ("ours", "DDP")
+    }
+
+
+def rows() -> Iterator[Row]:
+    took = measured(BATCH)
+    what = f"a step, batch of {BATCH}"
+    yield Row(
+        f"{what}, two processes",
+        "ms",
+        took["ours"],
+        f"DistributedDataParallel, {versioned('torch')}",
+        took["DDP"],
+        Goal(1.05, "ratio"),
+    )
+    yield Row(
+        f"{what}, two processes",
+        "ms",
+        took["ours"],
+        "one process, the same batch",
+        took["one"],
+        Goal(1 / 1.7, "ratio"),
+    )

@@ -19,6 +19,7 @@ import operator
 import re
 import signal
 import threading
+import time
 import types
 from typing import ClassVar
 
@@ -310,14 +311,18 @@ class TimeLimit(BaseException):  # no `except Exception` in the function stops i
 
 @contextlib.contextmanager
 def time_limit(seconds: float):
-    """Raise TimeLimit in the code inside after some seconds of its work."""
+    """Raise TimeLimit in the code inside after some seconds of its thread's work."""
     main = threading.current_thread() is threading.main_thread()
     if not main or not hasattr(signal, "SIGPROF"):
         yield
         return
+    end = time.thread_time() + seconds
 
-    def stop(*_):
-        raise TimeLimit
+    def stop(*_):  # the alarm counts what other threads work, too
+        left = end - time.thread_time()
+        if left <= 0:
+            raise TimeLimit
+        signal.setitimer(signal.ITIMER_PROF, max(left, 0.01))
 
     before = signal.signal(signal.SIGPROF, stop)
     signal.setitimer(signal.ITIMER_PROF, seconds)

@@ -260,7 +260,7 @@ def altered(value: object) -> list:
     if isinstance(value, int):
         return [value - 1, value + 1]
     if isinstance(value, float):
-        return [2 * value, -value]
+        return [2 * value, -value] if value else [1.0]
     return [value + "x"] if isinstance(value, str) else []
 
 

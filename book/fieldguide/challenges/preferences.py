@@ -86,7 +86,7 @@ from ..transformers.training import new_gpt
 
 
 def new_replier(recipe, generator):
-    """A GPT of 12,832 numbers: it knows five phrases and the mark."""
+    """A GPT of 12,768 numbers: it knows five phrases and the mark."""
     sizes = {"width": 32, "heads": 2, "layers": 1, "bias": False}
     return new_gpt(GPTConfig(END + 1, MOST + 1, **sizes), recipe, generator)
 
@@ -216,7 +216,6 @@ def best_of_n(
 
     Rewards that agree to nine digits are ties, and ties are drawn by lot.
     """
-    require(len(p) == len(reward), "reward", reward, f"{len(p)} numbers")
     levels, level = (
         reward.double().round(decimals=9).unique(return_inverse=True)
     )

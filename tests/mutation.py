@@ -33,6 +33,7 @@ import multiprocessing
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -421,7 +422,7 @@ class Trial:
         )
         running = "import"
         try:
-            with memory_limit(LIMIT_BYTES), quiet():
+            with elsewhere(), memory_limit(LIMIT_BYTES), quiet():
                 with time_limit(LIMIT_S):
                     exec(code, names)
                 for running in tests:
@@ -435,6 +436,14 @@ class Trial:
             names.clear()
             names.update(original)
         return ""
+
+
+@contextlib.contextmanager
+def elsewhere() -> Iterator[None]:
+    """Work in a folder that goes with all that a mutant writes there."""
+    loose = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with loose as folder, contextlib.chdir(folder):
+        yield
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import mutation
 import pytest
@@ -171,6 +172,23 @@ def test_a_mutant_that_eats_memory_is_stopped(tmp_path, monkeypatch):
     tried = trial("def zeros(x):\n    return bytes(x)\n", call, tmp_path)
     made = mutation.Mutant("zeros", "zeros", "none", "", ast.parse(source))
     assert tried.verdict(made) == "test_it"
+
+
+def test_a_mutant_that_writes_a_file_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lengths = []
+
+    def call(module):
+        lengths.append(module.note("note.txt"))
+
+    tried = trial("def note(path):\n    return 0\n", call, tmp_path)
+    writes = "def note(path):\n    with open(path, 'x') as file:\n"
+    writes += "        return file.write(path)\n"
+    made = mutation.Mutant("note", "note", "none", "", ast.parse(writes))
+    assert [tried.verdict(made), tried.verdict(made)] == ["", ""]
+    assert lengths[-2:] == [8, 8], "it has written, each time in a new folder"
+    assert [path.name for path in tmp_path.iterdir()] == ["module.py"]
+    assert Path.cwd() == tmp_path
 
 
 def test_a_test_with_a_fixture_is_refused(tmp_path):

@@ -21,9 +21,10 @@ from sphinx.errors import ExtensionError
 
 PACKAGES = Path(__file__).parents[1] / "_web" / "node_modules"
 MARK = "data-fg-ask"
+MODULE = ',{type:"module"}'  # what `ask.js` takes out of wllama
 WLLAMA, ORT = "@wllama/wllama", "onnxruntime-web/dist"
 ENGINES = {  # name: its module and its binary
-    "wllama": (f"{WLLAMA}/esm/index.min.js", f"{WLLAMA}/esm/wasm/wllama.wasm"),
+    "wllama": (f"{WLLAMA}/esm/index.min.js", f"{WLLAMA}/esm/single-thread/wllama.wasm"),
     "ort": (f"{ORT}/ort.wasm.bundle.min.mjs", f"{ORT}/ort-wasm-simd-threaded.wasm"),
 }
 
@@ -74,6 +75,8 @@ def write_models(app: Sphinx, exception: Exception | None) -> None:
 
     for name, (code, wasm) in ENGINES.items():
         text = bring(code).decode()
+        if name == "wllama" and text.count(MODULE) != 1:
+            raise ExtensionError(f"{code} holds {MODULE!r} not once: see ask.js")
         write_script(folder, name, code=text, wasm=in_base64(bring(wasm)))
     # The other engine's licence stands in its code.
     (folder / "wllama.LICENCE").write_bytes(bring(f"{WLLAMA}/LICENCE"))

@@ -10,7 +10,7 @@ import math
 
 import pytest
 import torch
-from playwright.sync_api import expect
+from playwright.sync_api import Error, expect
 
 from fieldguide.data import asset, king_james, smollm2, smollm2_tokenizer
 from fieldguide.deployment.edge import KING, QUESTIONS, behind_best
@@ -153,9 +153,7 @@ def test_a_page_from_a_file_lets_the_reader_pick_the_model(visit, site, tmp_path
 
 
 WITHOUT = "delete self.WebAssembly"
-NARROW = """WebAssembly.Memory = class {
-  constructor() { throw new TypeError("no address"); }
-}"""
+NARROW = """Object.defineProperty(navigator, "deviceMemory", { value: 0.5 })"""
 
 
 @pytest.mark.parametrize(
@@ -175,6 +173,53 @@ def test_a_browser_that_cannot_says_so(visit, script, sentence, chosen):
     expect(part(page).get_by_label("model", exact=True)).to_have_value(chosen)
     assert page.evaluate(f"{FIGURE}.steps.length") == stored > 9
     assert not [url for url in page.requests if url.endswith(".gguf")]
+
+
+# Safari's WebAssembly: memories have 32 bits, and no call waits for a promise.
+SAFARI = """
+delete WebAssembly.Suspending;
+delete WebAssembly.promising;
+WebAssembly.Memory = class extends WebAssembly.Memory {
+  constructor(kind) {
+    if (kind.address === "i64") throw new TypeError("no memory of 64 bits");
+    super(kind);
+  }
+};
+"""
+# A worker has globals of its own, so the page puts that before each script it makes.
+EVERYWHERE = f"""{SAFARI}
+self.Blob = class extends Blob {{
+  constructor(parts, options) {{
+    const code = options?.type === "text/javascript";
+    super(code ? [{json.dumps(SAFARI)}, ...parts] : parts, options);
+  }}
+}};
+"""
+
+
+def test_a_browser_with_neither_memory64_nor_jspi_answers(visit):
+    page = visit(PAGE, first=EVERYWHERE)
+    refused = "new WebAssembly.Memory({ address: 'i64', initial: 1n })"
+    with pytest.raises(Error, match="no memory of 64 bits"):
+        page.evaluate(refused)
+    steps = ask(page, QUESTIONS[1])
+    written = "".join(step["token"] for step in steps)
+    assert written == "The capital of France is Paris.", says(page)
+    assert not page.troubles and not own_only(page, ["data:", "blob:"])
+
+
+def test_a_stop_while_the_text_is_read_loses_nothing(visit):
+    page = visit(PAGE)
+    ask(page, QUESTIONS[1], 1)  # loaded
+    part(page).get_by_label("your text").fill("word " * 900)
+    part(page).get_by_role("button", name="Answer").click()
+    expect(part(page).get_by_role("status")).to_contain_text("Reading")
+    part(page).get_by_role("button", name="Stop").click()
+    expect(part(page).get_by_role("button", name="Answer")).to_be_enabled()
+    assert says(page).startswith("Stopped. Nothing is lost")
+    written = "".join(step["token"] for step in ask(page, QUESTIONS[1]))
+    assert written == "The capital of France is Paris."
+    assert not page.troubles
 
 
 def test_what_is_cut_on_the_way_or_stopped_is_told(visit):

@@ -6,12 +6,14 @@ Writes beside this file king-james.onnx, by `export_onnx`: the GPT of the book w
 matrices in 16 bits, as they were stored. browser.json: how the page itself continues
 three prompts in headless Chromium, by a page from a file and the model's file picked:
 llama.cpp in WebAssembly, and the logits of the small model by ONNX Runtime Web beside
-torch's; processor time a token, tokens a second, and how busy the machine was. It needs
-the site, from `make book`. whole.json: the page's answers to the end, or to where it
-cuts them, and llama.cpp's (node-llama-cpp, same GGUF file); at each place of the page's
-text torch's two best tokens, and their lead in torch and in the page (null where the
-page's five likeliest tokens lack one). It also needs
-`python3 book/_tools/setup.py engine`. A name, such as `whole`, makes that part alone.
+torch's; processor time a token, tokens a second, and how busy the machine was; and of
+the same machine the processor time of a token of llama.cpp outside the browser
+(node-llama-cpp, same GGUF file), and of reading that file from memory once. whole.json:
+the page's answers to the end, or to where it cuts them, and llama.cpp's; at each place
+of the page's text torch's two best tokens, and their lead in torch and in the page
+(null where the page's five likeliest tokens lack one). Both need the site, from
+`make book`, and `python3 book/_tools/setup.py engine`. A name, such as `whole`, makes
+that part alone.
 """
 
 import contextlib
@@ -154,10 +156,15 @@ def record_browser() -> None:
                 shown = rounded(steps)
         processor_ms = spent(chromium, page)
         version = chromium.version
+    with rival.Engine(1, 16 + rival.TOKENS) as engine:
+        rival.engine_ms(engine, 1)  # warm
+        native = min(rival.engine_ms(engine, 1) for _ in range(ROUNDS))
     facts = {"digest": digests()["browser.json"], "machine": machine()}
     facts |= {"browser": version, "load": round(os.getloadavg()[0], 1)}
     facts |= {
         "processor_ms": processor_ms,
+        "native_ms": round(native, 1),
+        "read_ms": round(min(rival.file_ms() for _ in range(ROUNDS)), 1),
         "tokens_s": paces,
         "answers": answers,
         "steps": shown,

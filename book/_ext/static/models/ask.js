@@ -11,6 +11,7 @@ const figure = document.querySelector("[data-fg-ask]");
 const facts = JSON.parse(figure.querySelector("script[data-fg-facts]").textContent);
 const TOP = 5; // tokens shown at each place, and a drawn one that is not among them
 const CONTEXT = 1024; // tokens that there is room for, of the large model's 8,192
+const READS = 16; // tokens of a text that the large model reads before it can be stopped
 const LENGTHS = { smollm2: 96, "king-james": 160 }; // tokens of an answer
 const megabytes = (bytes) => Math.round(bytes / 1e6);
 
@@ -32,14 +33,6 @@ const script = (name) =>
   }));
 const module = (code) => import(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
 const bytesOf = (base64) => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-
-function wide() {
-  try {
-    return !!new WebAssembly.Memory({ address: "i64", initial: 1n });
-  } catch {
-    return false;
-  }
-}
 
 async function fetched(signal, said) {
   const { file, bytes } = facts.smollm2;
@@ -69,7 +62,7 @@ async function whole(blob) {
 
 const smollm2 = {
   async load(signal, said, picked) {
-    if (!wide() || navigator.deviceMemory < 1) throw new TooSmall();
+    if (navigator.deviceMemory < 1) throw new TooSmall();
     const blob = await whole(picked ?? (await fetched(signal, said)));
     said("Starting llama.cpp with the model: some seconds.", null);
     const { code, wasm } = await script("wllama");
@@ -79,47 +72,46 @@ const smollm2 = {
     const failed = new Promise((_, fail) => (broken = fail));
     const quiet = () => {};
     const logger = { debug: quiet, log: quiet, warn: quiet, error: (...why) => broken(new TooSmall(why)) };
-    const engine = new Wllama({ default: `data:application/wasm;base64,${wasm}` }, { suppressNativeLog: true, logger });
+    const address = `data:application/wasm;base64,${wasm}`;
+    const engine = new Wllama({ "single-thread/wllama.wasm": address }, { suppressNativeLog: true, logger });
     const ended = new Promise((_, fail) => signal.addEventListener("abort", () => fail(signal.reason)));
-    const options = { n_ctx: CONTEXT, n_threads: 1, n_gpu_layers: 0, n_parallel: 1 };
     failed.catch(quiet);
     ended.catch(quiet);
     try {
-      await Promise.race([engine.loadModel([blob], options), failed, ended]);
+      await Promise.race([engine.loadModel([blob], { n_ctx: CONTEXT }), failed, ended]);
     } catch (error) {
-      engine.exit();
+      engine.exit().catch(quiet);
       throw signal.aborted ? error : new TooSmall(error);
     }
     return engine;
   },
   async *write(engine, text, { signal, temperature, count }) {
-    const prompt = `<|im_start|>user\n${text}<|im_end|>\n<|im_start|>assistant\n`;
-    // Each asking draws anew; llama.cpp's other cuts, top_p and min_p, are off.
-    const draws = { temperature, top_k: facts.draws.top_k, top_p: 1, min_p: 0, seed: Math.floor(Math.random() * 2 ** 31) };
-    const asked = { prompt, max_tokens: count, ...draws, n_probs: TOP };
-    // wllama's own iterator leaves a rejection unhandled when it is stopped.
-    const arrived = [];
-    let ended = false, problem, wake = () => {};
-    const onData = (chunk) => (arrived.push(chunk), wake());
-    engine.createCompletion({ ...asked, stream: true, abortSignal: signal, onData })
-      .catch((error) => (problem = error))
-      .finally(() => ((ended = true), wake()));
-    while (arrived.length || !ended) {
-      if (!arrived.length) await new Promise((next) => (wake = next));
-      for (const step of arrived.shift()?.choices[0].logprobs?.content ?? []) {
-        const top = step.top_logprobs.map(share);
-        if (!top.some(({ id }) => id === step.id)) top.push(share(step));
-        yield { id: step.id, token: step.token, top };
-      }
+    let next = await engine.tokenize(`<|im_start|>user\n${text}<|im_end|>\n<|im_start|>assistant\n`, true);
+    const room = CONTEXT - next.length + 1; // the last token is written, and not read
+    if (room < 1) throw new Sentence(`Your text has ${next.length} tokens, and there is room for ${CONTEXT}. Shorten it and ask again.`);
+    const writing = new TextDecoder(); // a token may be half a character
+    await engine.kvClear();
+    for (let made = 0; made < Math.min(count, room); made++) {
+      for (let k = 0; k < next.length; k += READS) await engine.decode(next.slice(k, k + READS), { abortSignal: signal });
+      const best = await engine.getLogits(facts.draws.top_k);
+      const logits = best.map(({ p }) => Math.log(p));
+      const taken = best[temperature ? drawn(softmax(logits, temperature)) : 0];
+      const listed = best.slice(0, TOP);
+      if (!listed.includes(taken)) listed.push(taken);
+      const top = [];
+      for (const { token: id, p } of listed) top.push({ id, token: new TextDecoder().decode(await piece(engine, id)), p });
+      yield { id: taken.token, token: writing.decode(await piece(engine, taken.token), { stream: true }), top };
+      signal.throwIfAborted();
+      next = [taken.token];
     }
-    if (!problem) return;
-    const [tokens] = /\d+(?= tokens\))/.exec(problem.message) ?? [];
-    if (!/context size/.test(problem.message)) throw problem;
-    throw new Sentence(`Your text has ${tokens} tokens, and there is room for ${CONTEXT}. Shorten it and ask again.`);
   },
 };
 
-const share = ({ id, token, logprob }) => ({ id, token, p: Math.exp(logprob) });
+const pieces = new Map(); // the bytes of each token that was shown
+async function piece(engine, id) {
+  if (!pieces.has(id)) pieces.set(id, engine.isTokenEOG(id) ? new Uint8Array() : await engine.detokenize([id]));
+  return pieces.get(id);
+}
 
 class TooSmall extends Sentence {
   constructor(why) {

@@ -2,8 +2,8 @@
 
 Text and HTML are compared to the letter, with three exceptions. A measured value
 (`fieldguide.ledger`) may move by its tolerance. An explorer's values may move by
-one quantization step, or as little. A picture may differ as another font library
-would draw it.
+one quantization step, or by less than anybody sees. A picture may differ as another
+font library would draw it.
 
 The notebooks' test run and `make notebooks` both ask here, so what is kept is what
 passes.
@@ -37,8 +37,9 @@ MEASURED = re.compile(
 )
 
 # An explorer's value may always move by this share of the largest of its field (of
-# its curve, of itself on a logarithmic axis): what 16 bits could tell apart.
-SHARE = 2**-16
+# its curve, of itself on a logarithmic axis): a third of a pixel, where the field is a
+# curve of the usual height. Processors round differently, and layers add that up.
+SHARE = 2**-10
 
 # Two pictures agree if, out of focus, no pixel differs by more than this. Blurring
 # hides the edges of letters, which another font library draws otherwise, and leaves

@@ -12,7 +12,7 @@ import pytest
 import torch
 from playwright.sync_api import Error, expect
 
-from fieldguide.data import asset, king_james, smollm2, smollm2_tokenizer
+from fieldguide.data import king_james, smollm2, smollm2_tokenizer
 from fieldguide.deployment.edge import KING, QUESTIONS, behind_best
 from fieldguide.deployment.speculative import asked
 from fieldguide.introduction.next_word import characters
@@ -20,6 +20,7 @@ from fieldguide.transformers.real_model import load_smollm2
 from fieldguide.transformers.training import trained_gpt
 
 PAGE = "deployment/edge.html"
+LIMIT = 0.7  # more than 8 bits move a lead of PyTorch, as the page says
 FIGURE = "document.querySelector('[data-fg-ask]')"
 STOPS = f"""enough => {{
   const figure = {FIGURE}, [, stop] = figure.querySelectorAll("button");
@@ -46,17 +47,6 @@ def ask(page, text, enough=math.inf, model="smollm2"):
 
 def says(page):
     return part(page).get_by_role("status").inner_text()
-
-
-def rounding():
-    """How far the page moved a lead when it was measured."""
-    told = json.loads(asset("edge", "whole.json").read_text("utf8"))["answers"]
-    leads = [
-        pair
-        for each in told
-        for pair in zip(each["torch_s"], each["page_s"], strict=True)
-    ]
-    return max(abs(there - here) for there, here in leads)
 
 
 def own_only(page, kinds):
@@ -86,7 +76,7 @@ def test_both_models_answer_in_the_page(visit):
         with torch.inference_mode():
             logits = load_smollm2()(torch.tensor([prompt + ids]))
         behind = behind_best(logits[0, len(prompt) - 1 : -1], ids)
-        assert behind.max() < rounding(), (question, behind)
+        assert behind.max() < LIMIT, (question, behind)
         assert all(len(step["top"]) == 5 for step in steps)
         assert page.evaluate(f"{FIGURE}.pace") > 0
 

@@ -4,11 +4,13 @@ import functools
 import itertools
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -401,6 +403,26 @@ def test_what_a_body_may_see_and_say():
         assert evaluation.run_apart(code) == "passes"
     refuses_all(evaluation.run_apart, {"code": "1", "seconds": 1, "megabytes": 512})
     refuses_all(evaluation.tested_body, {"problem": problem, "body": right})
+
+
+# What is stored
+
+
+def test_each_stored_verdict_is_what_the_tests_say():
+    bodies = cells.record("evaluation", "bodies.json")["bodies"]
+    verdicts = cells.record("evaluation", "verdicts.json")["verdicts"]
+    pairs = zip(human_eval(), bodies, strict=True)
+    assert verdicts == [evaluation.tested_body(*pair) for pair in pairs]
+
+
+def test_a_body_that_was_stopped_repeats_itself():
+    record = cells.record("evaluation", "bodies.json")
+    encode = smollm2_tokenizer().encode
+    for body, tokens in zip(record["bodies"], record["tokens"], strict=True):
+        assert evaluation.function_body(body) == body
+        assert len(encode(body)) <= tokens <= 256
+        like = re.sub(r"\d+", "0", body).encode()  # it may count up
+        assert tokens < 256 or len(zlib.compress(like)) < len(like) / 3
 
 
 # The page's own cells

@@ -5,6 +5,7 @@ a check can swap a damaged cell in and see these tests fail.
 """
 
 import functools
+import itertools
 import math
 import types
 from pathlib import Path
@@ -253,6 +254,126 @@ def test_results_stay_on_the_device_and_in_the_type_of_the_input(kind):
     stays(calls, kind)
 
 
+# The race of two readers
+
+
+@given(st.integers(1, 5), st.integers(1, 5), seeds)
+@quick
+def test_a_row_is_letters_of_which_the_first_is_flagged_and_asked_for(
+    count, distance, seed
+):
+    x, answer = attention.rows_of(count, distance, generator(seed))
+    size = (count, distance + 1)
+    assert x.shape == (*size, 9) and x.dtype == torch.double
+    letters = torch.randint(8, size, generator=generator(seed))
+    assert torch.equal(x[..., :8], F.one_hot(letters, 8).double())
+    assert x[..., 8].tolist() == [[1.0, *[0.0] * distance]] * count
+    assert torch.equal(answer, letters[:, 0])
+
+
+def some_readers():
+    """Of each kind one, drawn at random, in double."""
+    torch.manual_seed(0)
+    makers = attention.rnn_reader, attention.attention_reader
+    return [make().double() for make in makers]
+
+
+def test_readers_are_made_by_their_name():
+    kinds = {"RNN": nn.RNN, "attention": attention.MultiHeadAttention}
+    made = {name: make().look_back for name, make in attention.MAKERS.items()}
+    assert {name: type(layer) for name, layer in made.items()} == kinds
+
+
+def test_readers_answer_from_their_last_state():
+    """The RNN's by its formula, attention's by what the last position gathers."""
+    for reader in some_readers():
+        x, _ = attention.rows_of(5, 3, generator())
+        seen = reader.embed(x)  # (B, T, width)
+        if isinstance(reader.look_back, nn.RNN):
+            weights = dict(reader.look_back.named_parameters())
+            assert [w.shape for w in weights.values()] == [(32, 32)] * 2 + [(32,)] * 2
+            w_in, w_rec, *biases = weights.values()
+            state = torch.zeros(5, 32, dtype=torch.double)
+            for t in range(4):
+                state = (seen[:, t] @ w_in.T + state @ w_rec.T + sum(biases)).tanh()
+        else:
+            layer = reader.look_back
+            assert layer.query.weight.shape == (16, 16)
+            names = ("query", "key", "value")
+            query, key, value = (getattr(layer, name)(seen) for name in names)
+            state, _ = attention.simple_attention(query[:, -1:], key, value)
+            state = layer.output(state)[:, 0]
+        expected = state @ reader.answer.weight.T + reader.answer.bias
+        close(reader(x), expected)
+        assert expected.shape == (5, 8)
+
+
+def test_a_reader_is_scored_by_its_answers_and_its_look_at_the_flag():
+    for reader in some_readers():
+        graphs = []
+        reader.embed.register_forward_hook(lambda *call, of=graphs: of.append(call[2]))
+        x, _ = attention.rows_of(8, 5, generator())
+        answer = reader(x).argmax(-1)
+        answer[:2] = (answer[:2] + 1) % 8  # two of eight are wrong
+        graphs.clear()
+        right, weight = attention.scored(reader, x, answer)
+        assert graphs and not any(out.requires_grad for out in graphs)
+        assert right == pytest.approx(6 / 8)
+        if isinstance(reader.look_back, nn.RNN):
+            assert weight is None
+        else:
+            _, weights = reader.look_back(reader.embed(x))  # (B, 1, T, T)
+            assert weights.shape == (8, 1, 6, 6)
+            by_hand = sum(weights[b, 0, 5, 0].item() for b in range(8)) / 8
+            assert weight == pytest.approx(by_hand, abs=1e-12)
+
+
+def trained_by_hand(make, distance, seed, steps):
+    """A reader after so many steps, and (accuracy, weight) on 1,000 fresh rows."""
+    torch.manual_seed(seed)
+    reader, draw = make().double(), generator(seed)
+    adam = torch.optim.Adam(reader.parameters(), lr=0.003)
+    for _ in range(steps):
+        x, answer = attention.rows_of(64, distance, draw)
+        adam.zero_grad()
+        (-reader(x).log_softmax(-1)[range(64), answer]).mean().backward()
+        adam.step()
+    fresh = attention.rows_of(1000, distance, generator(1000 + seed))
+    return attention.scored(reader, *fresh)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_reader_is_scored_every_twenty_steps_of_its_training(seed):
+    make = attention.attention_reader
+    found = attention.train_reader(make, 1, seed, steps=40)
+    assert len(found) == 3
+    for steps, (right, weight) in zip([0, 20, 40], found, strict=True):
+        expected = trained_by_hand(make, 1, seed, steps)
+        assert right == pytest.approx(expected[0], abs=0.0021), "two rows may flip"
+        assert weight == pytest.approx(expected[1], abs=1e-6)
+        assert 1000 * right == pytest.approx(round(1000 * right), abs=1e-9)
+    assert len(attention.train_reader(make, 1, seed, steps=39)) == 2
+
+
+def test_the_record_is_of_today():
+    """By a run that another processor gives within a row or two, from end to end."""
+    record = cells.record("attention-race", "race.json")
+    runs = {(r["reader"], r["distance"], r["run"]): r for r in record["runs"]}
+    distances, steps = record["distances"], record["steps"]
+    assert distances == [2, 8, 16, 32] and steps == list(range(0, 301, 20))
+    assert [*runs] == list(itertools.product(attention.MAKERS, distances, [1, 2, 3]))
+    for (reader, *_), run in runs.items():
+        curves = {name: run[name] for name in ("right", "weight") if name in run}
+        assert len(curves) == (2 if reader == "attention" else 1)
+        for curve in curves.values():
+            assert len(curve) == len(steps) and 0 <= min(curve) <= max(curve) <= 1
+            assert curve == [round(share, 4) for share in curve]
+    kept, make = runs["attention", 2, 1], attention.attention_reader
+    right, weight = zip(*attention.train_reader(make, 2, 0), strict=True)
+    assert right == pytest.approx(kept["right"], abs=0.005)
+    assert weight == pytest.approx(kept["weight"], abs=0.001)
+
+
 # The first layer of a real model
 
 
@@ -396,6 +517,8 @@ REFUSALS = [
      {"width": [0, 7], "heads": [0, 3, True]}),
     ("forward", {"x": WORDS, "mask": WIDE},
      {"x": [X[0]], "mask": [[[True]], WIDE.float(), WIDE[None], MANY, SHORT]}),
+    ("rows_of", {"count": 1, "distance": 1, "rng": generator()},
+     {"count": [0, True], "distance": [0, 0.5]}),
     ("rms_norm", {"x": X, "weight": torch.ones(4), "eps": 1e-6},
      {"weight": [torch.ones(1), torch.ones(5)], "eps": [0, math.nan]}),
     ("rotate", {"x": X, "positions": torch.arange(3), "base": 1e4},
@@ -416,6 +539,15 @@ def test_bad_input_is_refused_by_name(name, good, bad):
     layer = attention.MultiHeadAttention(4, 2)
     function = layer.forward if name == "forward" else getattr(attention, name)
     refuses_all(function, good, **bad)
+
+
+def test_a_reader_refuses_what_are_no_rows():
+    x, answer = attention.rows_of(5, 3, generator())
+    wrong = [x[0], x[..., :8], x.int()]
+    for reader in some_readers():
+        refuses_all(reader.forward, {"x": x}, x=wrong)
+        good = {"reader": reader, "x": x, "answer": answer}
+        refuses_all(attention.scored, good, x=wrong, answer=[answer[:1], x[:, 0, 0]])
 
 
 @pytest.mark.parametrize("form", FORMS)

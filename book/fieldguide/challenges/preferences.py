@@ -117,8 +117,12 @@ def replier():
 
 @torch.no_grad()
 def shares_of(model):
-    """The probability of every reply, (3906,)."""
-    return reply_log_probs(model, all_replies(), END).double().softmax(0)
+    """The probability of every reply, (3906,).
+
+    In float64: a draw by it must not depend on how a processor rounds.
+    """
+    exact = copy.deepcopy(model).double()
+    return reply_log_probs(exact, all_replies(), END).softmax(0)
 
 # %% ../../challenges/preferences.ipynb #bradley-terry
 from ..check import Share

@@ -39,6 +39,16 @@ def given(trainer, call, *arguments, **options):
         return call(*arguments, **options), train.call_args
 
 
+def loss_of(call, learner, model, plan):
+    """What `descend` lowers; it was given a copy of `model`, and all of it to move."""
+    trained, loss, made, recipe = call.args
+    assert trained is learner is not model and recipe is plan
+    assert alike(learner, model) and all(w.requires_grad for w in learner.parameters())
+    own = {id(w) for w in learner.parameters()}
+    assert {id(w) for g in made[0].param_groups for w in g["params"]} == own
+    return loss
+
+
 def alike(one, other):
     """Do two models hold the same weights?"""
     pairs = zip(one.parameters(), other.parameters(), strict=True)
@@ -366,11 +376,7 @@ def test_a_batch_of_replies_is_used_twice():
         pref.learn_by_reward,
         *(model, score, 0.3, plan, draws, lambda *step: seen.append(step)),
     )
-    trained, loss, made, recipe = call.args
-    assert trained is learner is not model and recipe is plan
-    assert alike(learner, model) and all(w.requires_grad for w in learner.parameters())
-    own = {id(w) for w in learner.parameters()}
-    assert {id(w) for g in made[0].param_groups for w in g["params"]} == own
+    loss = loss_of(call, learner, model, plan)
     call.kwargs["watch"](3, None)
     assert seen == [(3, learner)]
     ids = pref.all_replies()[[5, 700, 3000]]
@@ -402,11 +408,7 @@ def test_a_comparison_is_drawn_with_its_votes():
         pref.learn_from_pairs,
         *(model, first, second, share, 0.3, plan, generator()),
     )
-    trained, loss, made, recipe = call.args
-    assert trained is learner is not model and recipe is plan
-    assert alike(learner, model) and all(w.requires_grad for w in learner.parameters())
-    own = {id(w) for w in learner.parameters()}
-    assert {id(w) for g in made[0].param_groups for w in g["params"]} == own
+    loss = loss_of(call, learner, model, plan)
     with torch.no_grad():
         learner.token.weight.mul_(1.5)  # as if it had learned
     with mock.patch.object(pref, "dpo_loss", wraps=pref.dpo_loss) as dpo:

@@ -258,113 +258,127 @@ def test_the_bubble():
 # The planner
 
 GPT_SHAPE = Shape(100, 16, 8, 4, 6)
-JOB = book.gpt_job(GPT_SHAPE, 24)
 MIXTURE = MixtureShape(8, 16, 3, 4, 2, 6, 1000, 30)
-APART = book.mixture_job(MIXTURE, 16, 24)
-WIRES = book.Cluster(rate=1e6, inside=1000.0, between=100.0, server=2, latency=0.5)
 BLOCK = 16 * 8 * 2  # bytes
 
 
+def dense():
+    return book.gpt_job(GPT_SHAPE, 24)
+
+
+def mixed():
+    return book.mixture_job(MIXTURE, 16, 24)
+
+
+def wires():
+    return book.Cluster(rate=1e6, inside=1000.0, between=100.0, server=2, latency=0.5)
+
+
 def test_a_job_counts_what_the_ledgers_count():
-    assert (JOB.layers, JOB.width, JOB.parts) == (6, 8, 4)
-    assert JOB.common == sum(parameters(GPT_SHAPE).values()) and JOB.routed == 0
-    assert JOB.token_flops == token_flops(GPT_SHAPE) and JOB.chosen == 0
-    assert (JOB.context, JOB.batch, JOB.again, JOB.number) == (16, 24, True, 2)
-    assert APART.common + APART.routed == MIXTURE.parameters(4)
-    assert APART.routed == 6 * 4 * 3 * 8 * 16 and APART.chosen == 2
-    assert (APART.layers, APART.width, APART.parts) == (6, 8, 4)
-    assert (
-        APART.token_flops == MIXTURE.token_flops() == 2 * (MIXTURE.parameters(2) - 30)
+    assert (dense().layers, dense().width, dense().parts) == (6, 8, 4)
+    assert dense().common == sum(parameters(GPT_SHAPE).values()) and dense().routed == 0
+    assert dense().token_flops == token_flops(GPT_SHAPE) and dense().chosen == 0
+    assert (dense().context, dense().batch, dense().again, dense().number) == (
+        16,
+        24,
+        True,
+        2,
     )
-    assert (APART.context, APART.batch) == (16, 24)
+    assert mixed().common + mixed().routed == MIXTURE.parameters(4)
+    assert mixed().routed == 6 * 4 * 3 * 8 * 16 and mixed().chosen == 2
+    assert (mixed().layers, mixed().width, mixed().parts) == (6, 8, 4)
+    assert (
+        mixed().token_flops == MIXTURE.token_flops() == 2 * (MIXTURE.parameters(2) - 30)
+    )
+    assert (mixed().context, mixed().batch) == (16, 24)
 
 
 def test_steps_and_micro_batches():
-    flops = JOB.token_flops * 16 * 24
-    assert book.step_flops(JOB) == 4 * flops
-    assert book.step_flops(dataclasses.replace(JOB, again=False)) == 3 * flops
+    flops = dense().token_flops * 16 * 24
+    assert book.step_flops(dense()) == 4 * flops
+    assert book.step_flops(dataclasses.replace(dense(), again=False)) == 3 * flops
     for layout, own, apart in [
         (book.Layout(), 24, 24),
         (book.Layout(2, 3, 4), 6, 3),
         (book.Layout(4, 1, 5, 2), 3, 1),
     ]:
-        assert book.micro_batches(JOB, layout) == own
-        assert book.micro_batches(APART, layout) == apart
+        assert book.micro_batches(dense(), layout) == own
+        assert book.micro_batches(mixed(), layout) == apart
     assert book.Layout() == book.Layout(1, 1, 1, 1)
     layout = book.Layout(2, 3, 5)
     assert layout.group == 6 and layout.cards == 30
 
 
 def test_bytes_of_a_card():
-    kept = book.bytes_of_card(JOB, book.Layout(2, 3, 4))
-    own = JOB.common / 6
+    kept = book.bytes_of_card(dense(), book.Layout(2, 3, 4))
+    own = dense().common / 6
     assert kept == {"weights": 6 * own, "optimizer": 12 * own, "inputs": 6 * BLOCK}
     # the batch in two micro-batches of four sequences: two in flight, 2 layers each
-    kept = book.bytes_of_card(JOB, book.Layout(1, 4, 3, 4))
+    kept = book.bytes_of_card(dense(), book.Layout(1, 4, 3, 4))
     assert kept["inputs"] == 2 * 2 * 4 * BLOCK
-    own = APART.common / 3 + APART.routed / 6
-    kept = book.bytes_of_card(APART, book.Layout(2, 3, 1))
+    own = mixed().common / 3 + mixed().routed / 6
+    kept = book.bytes_of_card(mixed(), book.Layout(2, 3, 1))
     assert math.isclose(kept["weights"], 6 * own)
     assert math.isclose(kept["optimizer"], 12 * own)
 
 
 def test_seconds_of_a_gpt():
     layout = book.Layout(4, 3, 2, 2)
-    spent = book.step_seconds(JOB, layout, WIRES)
-    work = book.step_flops(JOB) / 24 / 1e6
+    spent = book.step_seconds(dense(), layout, wires())
+    work = book.step_flops(dense()) / 24 / 1e6
     within = 6 * 2 * (0.5 + 2 * 3 / 4 * 2 * BLOCK / 100)  # 6 rounds in each of 2 layers
     wait = 2 * (work / 6 + within)
     hop = 0.5 + 2 * BLOCK / 4 / 100
-    copies = 2 * 1 / 2 * 4 * JOB.common / 12 / 100
+    copies = 2 * 1 / 2 * 4 * dense().common / 12 / 100
     wanted = [work, 6 * within, wait, 2 * 6 * hop, copies]
     names = ["arithmetic", "within layers", "waiting", "between stages"]
     assert list(spent) == [*names, "between copies"]
     for got, right in zip(spent.values(), wanted, strict=True):
         assert math.isclose(got, right), spent
-    once = dataclasses.replace(JOB, again=False, number=4)
-    spent = book.step_seconds(once, book.Layout(2), WIRES)
+    once = dataclasses.replace(dense(), again=False, number=4)
+    spent = book.step_seconds(once, book.Layout(2), wires())
     assert math.isclose(spent["within layers"], 24 * 6 * 4 * (0.5 + 2 * BLOCK / 1000))
-    assert math.isclose(spent["arithmetic"], 3 / 4 * book.step_flops(JOB) / 2 / 1e6)
-    alone = book.step_seconds(JOB, book.Layout(), WIRES)
+    assert math.isclose(spent["arithmetic"], 3 / 4 * book.step_flops(dense()) / 2 / 1e6)
+    alone = book.step_seconds(dense(), book.Layout(), wires())
     assert list(alone.values())[1:] == [0, 0, 0, 0]
-    longest = book.step_seconds(JOB, book.Layout(1, 4), WIRES)["arithmetic"]
+    longest = book.step_seconds(dense(), book.Layout(1, 4), wires())["arithmetic"]
     assert math.isclose(longest, alone["arithmetic"] / 4 * 2 * 4 / 6)
 
 
 def test_seconds_of_a_mixture():
-    spent = book.step_seconds(APART, book.Layout(2, 3, 2), WIRES)
+    spent = book.step_seconds(mixed(), book.Layout(2, 3, 2), wires())
     within = 6 * 2 * (0.5 + 2 * 1 / 2 * BLOCK / 1000)
-    work = book.step_flops(APART) / 12 / 1e6
+    work = book.step_flops(mixed()) / 12 / 1e6
     assert math.isclose(spent["within layers"], 6 * within)
     assert math.isclose(spent["arithmetic"], work)
     assert math.isclose(spent["waiting"], 2 * (work / 6 + within))
     assert math.isclose(spent["between stages"], 2 * 6 * (0.5 + BLOCK / 100))
-    all_meet = 2 * 3 / 4 * 4 * APART.common / 3 / 100
-    experts = 2 * 1 / 2 * 4 * APART.routed / 6 / 100
+    all_meet = 2 * 3 / 4 * 4 * mixed().common / 3 / 100
+    experts = 2 * 1 / 2 * 4 * mixed().routed / 6 / 100
     assert math.isclose(spent["between copies"], all_meet + experts)
 
 
 def test_wires_reach_a_server():
-    assert [WIRES.wire(n) for n in (1, 2, 3)] == [1000, 1000, 100]
+    assert [wires().wire(n) for n in (1, 2, 3)] == [1000, 1000, 100]
     plain = book.Cluster(1.0, 2.0, 3.0)
     assert plain.server == 8 and plain.latency == 0
-    refuses_all(WIRES.wire, {"reach": 1}, reach=[0])
+    refuses_all(wires().wire, {"reach": 1}, reach=[0])
 
 
 def test_what_cannot_be_cut_is_refused():
     layout = book.Layout(2, 3, 2)
     for function, more in [
         (book.bytes_of_card, {}),
-        (book.step_seconds, {"cluster": WIRES}),
+        (book.step_seconds, {"cluster": wires()}),
     ]:
         bad = [book.Layout(3), book.Layout(8), book.Layout(1, 7)]
         refuses_all(
             function,
-            {"job": JOB, "layout": layout, **more},
+            {"job": dense(), "layout": layout, **more},
             layout=bad,
             inner_names=("pieces", "stages"),
         )
-    function = JOB.require_layout
+    function = dense().require_layout
     refuses("pieces", function, book.Layout(3), shown="3", says="divisor of 4")
     refuses("stages", function, book.Layout(1, 7), shown="7", says="at most 6")
     assert function(book.Layout(4, 6)) is None

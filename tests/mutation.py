@@ -37,7 +37,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -549,9 +549,9 @@ def main(names: list[str]) -> int:
     reports = []
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=spawn, max_tasks_per_child=1) as pool:
-        for made in pool.map(report, names):
-            print(made, flush=True)
-            reports.append(made)
+        for job in as_completed([pool.submit(report, name) for name in names]):
+            reports.append(job.result())
+            print(reports[-1], flush=True)
     share = killed_share(reports)
     print(f"{share:.2%} of the mutants are killed; the floor is {FLOOR:.0%}")
     return 0 if share >= FLOOR else 1

@@ -1,5 +1,6 @@
 """The parts: memory, the ring, ranks that train together, and their launcher."""
 
+import functools
 import itertools
 import os
 import re
@@ -7,12 +8,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import cells
 import pytest
+import threads
 import torch
 import yaml
 from cells import refusal, refuses, refuses_all
@@ -22,64 +23,7 @@ from fieldguide.deployment import data_parallel
 from fieldguide.transformers.training import train
 
 ASSETS = data.files.ASSETS / "data-parallel"
-
-
-class Ranks:
-    """As much of torch.distributed as the page uses, between threads."""
-
-    def __init__(self, ranks):
-        self.ranks, self.own = ranks, threading.local()
-        self.given, self.gate = [None] * ranks, threading.Barrier(ranks)
-
-    def get_rank(self):
-        return self.own.rank
-
-    def get_world_size(self):
-        return self.ranks
-
-    def all(self, x):
-        self.gate.wait(60)
-        self.given[self.own.rank] = x
-        self.gate.wait(60)
-        return self.given[:]
-
-    def all_reduce(self, x):
-        x.copy_(torch.stack(self.all(x.clone())).sum(0))
-
-    def reduce_scatter(self, own, chunks):
-        own.data.copy_(torch.stack(self.all(torch.stack(chunks))).sum(0)[self.own.rank])
-
-    def all_gather(self, chunks, own):
-        for chunk, mine in zip(chunks, self.all(own), strict=True):
-            chunk.copy_(mine)
-
-
-def together(ranks, call):
-    """What `call` returns in each of so many threads; rank 0 is this one."""
-    real, fake = data_parallel.dist, Ranks(ranks)
-    found, errors = [None] * ranks, []
-
-    def run(rank):
-        fake.own.rank = rank
-        try:
-            found[rank] = call()
-        except Exception as error:
-            errors.append(error)
-            fake.gate.abort()
-
-    threads = [threading.Thread(target=run, args=[r]) for r in range(1, ranks)]
-    data_parallel.dist = fake
-    try:
-        for thread in threads:
-            thread.start()
-        run(0)
-        for thread in threads:
-            thread.join(60)
-    finally:
-        data_parallel.dist = real
-    if errors:
-        raise errors[0]
-    return found
+together = functools.partial(threads.together, data_parallel)
 
 
 # Memory and parts

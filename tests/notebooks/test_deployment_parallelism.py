@@ -5,14 +5,13 @@ Real processes are started once. Elsewhere threads stand for them, with our mess
 """
 
 import dataclasses
+import functools
 import math
-import queue
-import threading
-from collections import defaultdict
 from unittest import mock
 
 import cells
 import pytest
+import threads
 import torch
 import torch.nn.functional as F
 from cells import refuses, refuses_all
@@ -45,69 +44,10 @@ class Uncounted:
         return 0
 
 
-class Ranks:
-    """What stands for torch.distributed among so many threads of this process."""
-
-    def __init__(self, count):
-        self.count, self.own, self.kept = count, threading.local(), {}
-        self.meet = threading.Barrier(count, timeout=60)
-        self.posts = defaultdict(queue.Queue)
-
-    def get_rank(self):
-        return self.own.rank
-
-    def get_world_size(self):
-        return self.count
-
-    def all_given(self, given):
-        """What each rank gives, by rank."""
-        self.kept[self.own.rank] = given
-        self.meet.wait()
-        found = [self.kept[rank] for rank in range(self.count)]
-        self.meet.wait()
-        return found
-
-    def all_reduce(self, x):
-        x.copy_(sum(self.all_given(x.clone())))
-
-    def send(self, x, to):
-        self.posts[self.own.rank, to].put(x.clone())
-
-    def recv(self, x, source):
-        x.copy_(self.posts[source, self.own.rank].get(timeout=60))
-
-    def all_to_all_single(self, into, rows, back, out):
-        assert sum(out) == len(rows) and sum(back) == len(into)
-        mine = [parts[self.own.rank] for parts in self.all_given(rows.split(out))]
-        assert [len(part) for part in mine] == list(back)
-        into.copy_(torch.cat(mine))
-
-    def run(self, target, *arguments):
-        """target(*arguments) in each of the threads: the results by rank."""
-        found = [None] * self.count
-
-        def work(rank):
-            self.own.rank = rank
-            try:
-                found[rank] = target(*arguments)
-            except BaseException as error:
-                found[rank] = error
-                self.meet.abort()
-
-        threads = [
-            threading.Thread(target=work, args=(rank,), daemon=True)
-            for rank in range(self.count)
-        ]
-        with mock.patch.multiple(book, dist=self, CommDebugMode=Uncounted):
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join(90)
-        errors = [one for one in found if isinstance(one, BaseException)]
-        first = [e for e in errors if not isinstance(e, threading.BrokenBarrierError)]
-        for error in first or errors:
-            raise error
-        return found
+def together(count, call, *arguments):
+    """call(*arguments) in each of so many threads: the results by rank."""
+    work = functools.partial(call, *arguments)
+    return threads.together(book, count, work, CommDebugMode=Uncounted)
 
 
 def learnt():
@@ -150,7 +90,7 @@ def test_two_processes_learn_as_the_whole():
 
 
 def test_two_pieces_learn_as_the_whole():
-    same_as_whole(Ranks(2).run(book.learn_in_pieces, CONFIG, ids()))
+    same_as_whole(together(2, book.learn_in_pieces, CONFIG, ids()))
 
 
 def test_pieces_write_as_the_whole():
@@ -158,7 +98,7 @@ def test_pieces_write_as_the_whole():
     options = {"temperature": 0.7, "generator": draw}
     alone = generate(trained_gpt(), start, 12, **options)
     with mock.patch.object(book, "trained_gpt", trained_gpt.__wrapped__):
-        for written in Ranks(2).run(book.write_in_pieces, start, 12, 5):
+        for written in together(2, book.write_in_pieces, start, 12, 5):
             assert torch.equal(written, alone)
 
 
@@ -198,16 +138,16 @@ def test_stages_learn_as_the_whole():
     loss, whole = learnt()
     blocks = [slope for name, slope in whole.items() if name.startswith("blocks")]
     for stages, turns in (2, 2), (1, 4), (2, 1):
-        found = Ranks(stages).run(book.learn_in_line, CONFIG, ids(), turns)
+        found = together(stages, book.learn_in_line, CONFIG, ids(), turns)
         *early, last = [total for total, _ in found]
         assert not any(early) and abs(last - loss) < 1e-6
         slopes = [slope for _, own in found for slope in own]
         for own, slope in zip(slopes, blocks, strict=True):
             cells.close(own, slope, 1e-6)
     with cells.refusal("layers = 2.* multiple of 3"):
-        Ranks(3).run(book.learn_in_line, CONFIG, ids(), 1)
+        together(3, book.learn_in_line, CONFIG, ids(), 1)
     with cells.refusal("micro_batches = 3.* divisor of 4"):
-        Ranks(2).run(book.learn_in_line, CONFIG, ids(), 3)
+        together(2, book.learn_in_line, CONFIG, ids(), 3)
 
 
 def test_experts_apart_answer_as_together():
@@ -217,11 +157,11 @@ def test_experts_apart_answer_as_together():
     up, down = cells.random(4, 5, 4, seed=2), cells.random(4, 4, 5, seed=3)
     whole = mixture_by_token(x, weights, chosen, up, down)
     for ranks in 1, 2:
-        found = Ranks(ranks).run(book.share_experts, x, weights, chosen, up, down)
+        found = together(ranks, book.share_experts, x, weights, chosen, up, down)
         assert [len(part) for part in found] == [6 // ranks] * ranks
         cells.close(torch.cat(found), whole)
     with cells.refusal("experts = 4.* multiple of 3"):
-        Ranks(3).run(book.share_experts, x, weights, chosen, up, down)
+        together(3, book.share_experts, x, weights, chosen, up, down)
 
 
 @pytest.mark.parametrize("order", ["GPipe", "1F1B"])

@@ -303,8 +303,10 @@ def test_too_few_points_and_no_minimum_are_refused():
     for losses in rising, 2 + (SIZES / 2e3) ** -5.0:
         with cells.refusal("^losses = .*; this search did not converge$"):
             laws.fit_law(SIZES, losses)
+        assert not laws.search(SIZES, losses)[1]
     one_rises = 3 + 9 * KINDS[:, 0] ** -0.33 - 70 * KINDS[:, 1] ** -0.45
     refuses("losses", laws.fit_law, KINDS, one_rises, says="did not converge")
+    assert not laws.search(KINDS, one_rises)[1]
     many = torch.stack([LOSSES, LOSSES.flip(0)])
     refuses("losses", laws.fit_law, SIZES, many, says="from 0.01 to 3.0")
     falling = (SIZES / 1e4) ** -0.35
@@ -313,6 +315,7 @@ def test_too_few_points_and_no_minimum_are_refused():
     laws.fit_law(SIZES, 3 + 1e-7 * falling)
     one_flat = 3 + 9 * KINDS[:, 0] ** -0.33 + 1e-11 * (KINDS[:, 1] / 3e5) ** -0.45
     refuses("losses", laws.fit_law, KINDS, one_flat, says="did not converge")
+    refuses("losses", laws.fit_law, KINDS, torch.stack([one_flat, BOTH]))
     both = torch.stack([LOSSES, 3 + 1e-11 * falling])
     refuses("losses", laws.fit_law, SIZES, both, says="did not converge")
 

@@ -99,7 +99,7 @@ def spelled(text):
 def word_weights(passages: ListOf(str, 1), k: Positive = 1.2, b: Share = 0.75):
     """What each word of each passage is worth in BM25: a list of dicts.
 
-    Source: Robertson and Zaragoza 2009.
+    Source: Robertson and Zaragoza 2009; k, b and `rarity` as in Lucene.
     """
     counts = [Counter(spelled(passage)) for passage in passages]
     holders = Counter(word for count in counts for word in count)

@@ -75,6 +75,7 @@ class Ranks:
         into.copy_(torch.cat(mine))
 
     def send(self, x, to):
+        assert to in range(self.count)
         with self.changed:
             self.posts[self.own.rank, to].append(x.clone())
             self.changed.notify_all()
@@ -114,4 +115,5 @@ def together(module, count, call, **others):
             thread.join(60)
     for error in sorted(errors, key=lambda error: isinstance(error, Stuck)):
         raise error
+    assert not any(ranks.posts.values()), "a message that nobody reads"
     return found

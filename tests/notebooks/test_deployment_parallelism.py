@@ -50,9 +50,9 @@ def together(count, call, *arguments):
     return threads.together(book, count, work, CommDebugMode=Uncounted)
 
 
-def learnt():
+def learnt(config=CONFIG):
     """The whole model after one look at the ids: (loss, gradients by name)."""
-    model, given = GPT(CONFIG, generator=cells.generator()), ids()
+    model, given = GPT(config, generator=cells.generator()), ids()
     loss = F.cross_entropy(model(given[:, :-1]).flatten(0, 1), given[:, 1:].flatten())
     loss.backward()
     return loss.detach(), {name: p.grad for name, p in model.named_parameters()}
@@ -75,6 +75,7 @@ def same_as_whole(found):
     loss, whole = learnt()
     for its_loss, slopes, _ in found:
         cells.close(its_loss, loss, 1e-6)
+        assert not its_loss.requires_grad
         assert set(slopes) <= set(whole)
     for name, slope in whole.items():
         parts = [each[1][name] for each in found if name in each[1]]
@@ -90,16 +91,36 @@ def test_two_processes_learn_as_the_whole():
 
 
 def test_two_pieces_learn_as_the_whole():
-    same_as_whole(together(2, book.learn_in_pieces, CONFIG, ids()))
+    found = together(2, book.learn_in_pieces, CONFIG, ids())
+    same_as_whole(found)
+    assert [sent for _, _, sent in found] == [[0, 0]] * 2
+    good = {"config": CONFIG, "ids": ids()}
+    together(1, refuses_all, book.learn_in_pieces, good)
+
+
+def test_a_sum_leaves_its_summand_alone():
+    x = torch.tensor([1.0, 2.0])
+    assert together(2, book.Add.apply, x)[0].tolist() == [2, 4]
+    assert x.tolist() == [1, 2]
 
 
 def test_pieces_write_as_the_whole():
     start, draw = torch.tensor([3, 1, 4]), cells.generator(5)
     options = {"temperature": 0.7, "generator": draw}
     alone = generate(trained_gpt(), start, 12, **options)
-    with mock.patch.object(book, "trained_gpt", trained_gpt.__wrapped__):
+    models = []
+
+    def another():
+        models.append(trained_gpt.__wrapped__())
+        return models[-1]
+
+    with mock.patch.object(book, "trained_gpt", another):
         for written in together(2, book.write_in_pieces, start, 12, 5):
             assert torch.equal(written, alone)
+        for model in models:
+            assert 2 * model.blocks[0].attention.heads == model.config.heads
+        good = {"start": start, "count": 1, "seed": 0}
+        together(1, refuses_all, book.write_in_pieces, good)
 
 
 def test_a_layer_keeps_a_piece_of_outputs_or_inputs():
@@ -110,7 +131,9 @@ def test_a_layer_keeps_a_piece_of_outputs_or_inputs():
             layer = nn.Linear(6, 9).requires_grad_(False)
             layer.load_state_dict(whole.state_dict())
             book.keep_piece(layer, axis, piece, 3)
-            assert not layer.weight.requires_grad
+            assert not any(p.requires_grad for p in layer.parameters())
+            for p in layer.parameters():  # the rest of the layer is not kept
+                assert p.untyped_storage().nbytes() <= 4 * p.numel()
             own = x if axis == 0 else x.chunk(3, 1)[piece]
             summands.append(layer(own))
         total = torch.cat(summands, 1) if axis == 0 else sum(summands)
@@ -128,6 +151,8 @@ def test_heads_cannot_be_halved():
     refuses("piece", book.cut_gpt, model, 3, 3, shown="3", says="below 3")
     good = {"model": model, "piece": 0, "pieces": 3}
     refuses_all(book.cut_gpt, good, pieces=[0, 2], piece=[-1, 3])
+    whole = GPT(CONFIG)
+    assert book.cut_gpt(whole, 0, 2) is whole
     assert model.blocks[0].attention.heads == 1
 
 
@@ -135,16 +160,20 @@ def test_heads_cannot_be_halved():
 
 
 def test_stages_learn_as_the_whole():
-    loss, whole = learnt()
+    config = dataclasses.replace(CONFIG, layers=6)
+    loss, whole = learnt(config)
     blocks = [slope for name, slope in whole.items() if name.startswith("blocks")]
-    for stages, turns in (2, 2), (1, 4), (2, 1):
-        found = together(stages, book.learn_in_line, CONFIG, ids(), turns)
+    for stages, turns in (2, 2), (1, 4), (2, 1), (3, 2):
+        found = together(stages, book.learn_in_line, config, ids(), turns)
         *early, last = [total for total, _ in found]
         assert not any(early) and abs(last - loss) < 1e-6
+        assert all(isinstance(total, float) for total, _ in found)
         slopes = [slope for _, own in found for slope in own]
         for own, slope in zip(slopes, blocks, strict=True):
             cells.close(own, slope, 1e-6)
-    with cells.refusal("layers = 2.* multiple of 3"):
+    good = {"config": CONFIG, "ids": ids(), "micro_batches": 2}
+    together(1, refuses_all, book.learn_in_line, good)
+    with cells.refusal("layers = 2.* multiple of 3, the stages$"):
         together(3, book.learn_in_line, CONFIG, ids(), 1)
     with cells.refusal("micro_batches = 3.* divisor of 4"):
         together(2, book.learn_in_line, CONFIG, ids(), 3)
@@ -153,13 +182,16 @@ def test_stages_learn_as_the_whole():
 def test_experts_apart_answer_as_together():
     x = cells.random(6, 4)
     weights = cells.random(6, 2, seed=1).softmax(-1)
-    chosen = torch.tensor([[0, 3], [1, 0], [2, 3], [3, 2], [0, 1], [3, 0]])
+    chosen = torch.tensor([[0, 1], [1, 0], [2, 0], [3, 2], [0, 1], [3, 0]])
     up, down = cells.random(4, 5, 4, seed=2), cells.random(4, 4, 5, seed=3)
     whole = mixture_by_token(x, weights, chosen, up, down)
     for ranks in 1, 2:
         found = together(ranks, book.share_experts, x, weights, chosen, up, down)
         assert [len(part) for part in found] == [6 // ranks] * ranks
         cells.close(torch.cat(found), whole)
+    good = {"x": x, "weights": weights, "chosen": chosen, "up": up, "down": down}
+    for function in book.share_experts, book.mixture_apart:
+        together(1, refuses_all, function, good)
     with cells.refusal("experts = 4.* multiple of 3"):
         together(3, book.share_experts, x, weights, chosen, up, down)
 
@@ -179,8 +211,9 @@ def test_every_micro_batch_goes_forth_and_back(order):
             path = [own[n] for own in at] + [own[-n] for own in reversed(at)]
             assert path == sorted(set(path))
         held = (plan > 0).cumsum(1) - (plan < 0).cumsum(1)
-        most = turns if order == "GPipe" else min(stages, turns)
-        assert held[0].max() == most and held.min() >= 0
+        for k, own in enumerate(held):
+            most = turns if order == "GPipe" else min(stages - k, turns)
+            assert own.max() == most and own.min() >= 0
 
 
 def test_the_bubble():
@@ -231,6 +264,9 @@ def test_a_job_counts_what_the_ledgers_count():
         mixed().token_flops == MIXTURE.token_flops() == 2 * (MIXTURE.parameters(2) - 30)
     )
     assert (mixed().context, mixed().batch) == (16, 24)
+    refuses_all(book.gpt_job, {"shape": GPT_SHAPE, "batch": 1}, batch=[0])
+    good = {"shape": MIXTURE, "context": 1, "batch": 1}
+    refuses_all(book.mixture_job, good, context=[0], batch=[0])
 
 
 def test_steps_and_micro_batches():
@@ -247,6 +283,11 @@ def test_steps_and_micro_batches():
     assert book.Layout() == book.Layout(1, 1, 1, 1)
     layout = book.Layout(2, 3, 5)
     assert layout.group == 6 and layout.cards == 30
+    refuses_all(book.step_flops, {"job": dense()})
+    refuses_all(book.micro_batches, {"job": dense(), "layout": layout})
+    good = {"job": dense(), "layout": layout, "cluster": wires()}
+    for function in book.round_seconds, book.copy_seconds:
+        refuses_all(function, good)
 
 
 def test_bytes_of_a_card():
@@ -281,6 +322,8 @@ def test_seconds_of_a_gpt():
     assert math.isclose(spent["arithmetic"], 3 / 4 * book.step_flops(dense()) / 2 / 1e6)
     alone = book.step_seconds(dense(), book.Layout(), wires())
     assert list(alone.values())[1:] == [0, 0, 0, 0]
+    two = book.step_seconds(dense(), book.Layout(1, 2), wires())
+    assert math.isclose(two["between stages"], 2 * 24 * (0.5 + BLOCK / 1000))
     longest = book.step_seconds(dense(), book.Layout(1, 4), wires())["arithmetic"]
     assert math.isclose(longest, alone["arithmetic"] / 4 * 2 * 4 / 6)
 
@@ -296,6 +339,10 @@ def test_seconds_of_a_mixture():
     all_meet = 2 * 3 / 4 * 4 * mixed().common / 3 / 100
     experts = 2 * 1 / 2 * 4 * mixed().routed / 6 / 100
     assert math.isclose(spent["between copies"], all_meet + experts)
+    three = dataclasses.replace(mixed(), chosen=3)  # experts of a token
+    spent = book.step_seconds(three, book.Layout(2), wires())
+    within = 12 * 6 * (0.5 + 3 * 1 / 2 * BLOCK / 1000)
+    assert math.isclose(spent["within layers"], 6 * within)
 
 
 def test_wires_reach_a_server():

@@ -100,6 +100,7 @@ def test_the_example_by_hand():
         assert {t.request.count: t.slot for t in turns} == {2: 0, 5: 1, 3: 0}
         assert all(t.made == [0] * t.request.count for t in turns)
     assert ends == {False: {2: 2, 5: 5, 3: 5}, True: {2: 2, 5: 5, 3: 8}}
+    assert serving.serve(three, 2, clock(1.0, 1e-9))[-1].times[-1] < 6  # continuous
 
 
 def test_a_slot_is_one_persons_at_a_time():
@@ -179,6 +180,7 @@ def test_a_packed_row_is_two_texts():
     for found, ids in (x[:5], one), (x[5:], two):
         cells.close(found, model.residual(ids[None])[0], 1e-5)
     assert (kept[:, :, :, 5] == 9).all() and (kept[:, :, :, 3:, 0] == 9).all()
+    assert x.is_inference()
 
 
 def test_the_real_clock_jumps_over_nothing():

@@ -236,8 +236,10 @@ def test_temperature_reaches_the_judge_and_the_draft():
     assert made == own and len(passes) == 3
     guess, q = draft(ids, 2)
     assert q.shape == (2, V) and guess == own[:2] and q.amax() > 0.999
-    warm = spec.model_draft(model, 1.0, generator())(ids, 2)[1]
+    guess, warm = spec.model_draft(model, generator=generator(4))(ids, 9)
     cells.close(warm[0], model(torch.tensor([ids]))[0, -1].softmax(-1))
+    draws = generator(4)
+    assert guess == [spec.draw(share, draws).item() for share in warm]
     assert all(type(token) is int for token in made)
     learning = copy.deepcopy(model).requires_grad_()
     assert not spec.model_draft(learning)(ids, 1)[1].requires_grad
@@ -271,6 +273,7 @@ def test_states_make_the_logits_and_the_hook_goes():
     logits, states = spec.with_states(model, ids)
     cells.close(logits, states @ model.token.weight.T)
     assert not model.norm._forward_hooks
+    refuses_all(spec.with_states, {"model": model, "ids": ids})
     target = spec.PlainTarget(model)
     cells.close(target([1, 2], [3]), logits[0, 1:])
     cells.close(target.states, states[0])

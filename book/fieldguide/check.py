@@ -68,16 +68,22 @@ def checked(target):
     and plain values as one before is not checked again; this takes a few microseconds.
     """
     guarded = jaxtyped(target, typechecker=beartype)
-    words = str(inspect.signature(target))
+    signature = inspect.signature(target)
+    words, named = str(signature), signature.parameters
     sizes = re.findall(r"{self\.([\w.]+)(?:\[0\])?}", words)  # such as "{self.width}"
-    if isinstance(target, type) or words.count("{") > len(sizes) or EACH in words:
+    several = any(one.kind is one.VAR_POSITIONAL for one in named.values())
+    braces = words.count("{") > len(sizes)
+    if isinstance(target, type) or several or braces or EACH in words:
         return guarded
     own = operator.attrgetter(*sizes) if sizes else lambda *_: None
-    passed = set()
+    looks = {n: likeness if n in target.__annotations__ else nothing for n in named}
+    in_order, passed = [*looks.values()], set()
 
     @functools.wraps(target)
     def call(*arguments, **options):
-        key = (*map(likeness, arguments), *options, *map(likeness, options.values()))
+        key = [look(value) for look, value in zip(in_order, arguments, strict=False)]
+        for name, value in options.items():
+            key += name, looks.get(name, likeness)(value)
         key = own(*arguments[:1]), *key
         if key in passed:
             return target(*arguments, **options)
@@ -92,6 +98,10 @@ def checked(target):
 
 
 NEW = object()  # what must be looked at each time, such as a list
+
+
+def nothing(value: object) -> None:
+    """All that a signature says of an argument without a type."""
 
 
 def likeness(value: object) -> object:

@@ -172,6 +172,34 @@ def test_a_call_like_one_before_is_not_checked_again_and_another_is():
     assert calls == [1] * 4
 
 
+def test_an_argument_without_a_type_makes_no_call_new():
+    guarded = []
+
+    def jaxtyped(target, typechecker):
+        return lambda *values, **named: (
+            guarded.append(values) or target(*values, **named)
+        )
+
+    with mock.patch.object(check, "jaxtyped", jaxtyped):
+
+        @checked
+        def put(place, *, size: Size):
+            return place, size
+
+        @checked
+        def put_all(size: Size, *places):
+            return size, *places
+
+    for place in [1], [2], [3]:
+        assert put(place, size=3) == (place, 3)
+    assert guarded == [([1],)]
+    assert put(place=[4], size=3) == ([4], 3) and put([5], size=4) == ([5], 4)
+    assert guarded == [([1],), (), ([5],)]
+    for _ in range(2):  # they have no names, so each call is checked
+        assert put_all(1, 2, 3) == (1, 2, 3)
+    assert guarded[3:] == [(1, 2, 3)] * 2
+
+
 def test_numbers_are_looked_at_in_each_call():
     @checked
     def kept(x: Float[AllFinite, " n"], y: Float[Tensor, " n"]):

@@ -13,6 +13,7 @@ its value and what is allowed.
 import contextlib
 import functools
 import inspect
+import itertools
 import math
 import numbers
 import operator
@@ -71,17 +72,19 @@ def checked(target):
     signature = inspect.signature(target)
     words, named = str(signature), signature.parameters
     sizes = re.findall(r"{self\.([\w.]+)(?:\[0\])?}", words)  # such as "{self.width}"
-    several = any(one.kind is one.VAR_POSITIONAL for one in named.values())
-    braces = words.count("{") > len(sizes)
-    if isinstance(target, type) or several or braces or EACH in words:
+    if isinstance(target, type) or words.count("{") > len(sizes) or EACH in words:
         return guarded
     own = operator.attrgetter(*sizes) if sizes else lambda *_: None
     looks = {n: likeness if n in target.__annotations__ else nothing for n in named}
-    in_order, passed = [*looks.values()], set()
+    in_order, rest, passed = [*looks.values()], likeness, set()
+    for place, one in enumerate(named.values()):
+        if one.kind is one.VAR_POSITIONAL:
+            in_order, rest = in_order[:place], in_order[place]
 
     @functools.wraps(target)
     def call(*arguments, **options):
-        key = [look(value) for look, value in zip(in_order, arguments, strict=False)]
+        every = itertools.chain(in_order, itertools.repeat(rest))
+        key = [look(value) for look, value in zip(every, arguments, strict=False)]
         for name, value in options.items():
             key += name, looks.get(name, likeness)(value)
         key = own(*arguments[:1]), *key

@@ -190,14 +190,21 @@ def test_an_argument_without_a_type_makes_no_call_new():
         def put_all(size: Size, *places):
             return size, *places
 
+        @checked
+        def sizes(place, *all: Size):
+            return place, *all
+
     for place in [1], [2], [3]:
         assert put(place, size=3) == (place, 3)
     assert guarded == [([1],)]
     assert put(place=[4], size=3) == ([4], 3) and put([5], size=4) == ([5], 4)
     assert guarded == [([1],), (), ([5],)]
-    for _ in range(2):  # they have no names, so each call is checked
-        assert put_all(1, 2, 3) == (1, 2, 3)
-    assert guarded[3:] == [(1, 2, 3)] * 2
+    for place in [1], [2], [3]:
+        assert put_all(1, place, 3) == (1, place, 3)
+        assert sizes(place, 2, 3) == (place, 2, 3)
+    assert guarded[3:] == [(1, [1], 3), ([1], 2, 3)]
+    assert sizes([1], 2, 4) == ([1], 2, 4) and sizes([1], 2) == ([1], 2)
+    assert guarded[5:] == [([1], 2, 4), ([1], 2)]
 
 
 def test_numbers_are_looked_at_in_each_call():

@@ -326,13 +326,17 @@ def memory_limit(extra_bytes: int) -> Iterator[None]:
 
 
 def calls_of(tests: ModuleType) -> dict[str, Callable[[], None]]:
-    """The test functions of a module, parametrized ones once for each case."""
+    """The test functions of a module, parametrized ones once for each case.
+
+    Without those of the mark "processes", whose processes no mutant reaches.
+    """
     found = {}
     for name, function in vars(tests).items():
-        if not name.startswith("test_"):
+        marks = getattr(function, "pytestmark", [])
+        if not name.startswith("test_") or "processes" in {m.name for m in marks}:
             continue
         cases = [{}]
-        for mark in getattr(function, "pytestmark", []):
+        for mark in marks:
             if mark.name == "parametrize":
                 cases = [c | one for c in cases for one in settings_of(*mark.args)]
         for case in cases:

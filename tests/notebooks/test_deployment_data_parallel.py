@@ -1,26 +1,37 @@
 """The parts: memory, the ring, ranks that train together, and their launcher."""
 
+import contextlib
 import functools
+import io
 import itertools
+import math
 import os
+import pickle
 import re
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import cells
 import pytest
 import threads
 import torch
+import torch.distributed as dist
 import yaml
 from cells import refusal, refuses, refuses_all
+from torch.distributed.fsdp import FSDPModule
 
 from fieldguide import data
 from fieldguide.deployment import data_parallel
-from fieldguide.transformers.training import train
+from fieldguide.transformers.gpt import GPT, GPTConfig
+from fieldguide.transformers.training import new_gpt, train
 
 ASSETS = data.files.ASSETS / "data-parallel"
 together = functools.partial(threads.together, data_parallel)
@@ -30,7 +41,10 @@ together = functools.partial(threads.together, data_parallel)
 
 
 def test_memory_is_that_of_the_paper():
-    for way, gb in zip(data_parallel.SPREAD, (120, 31.4, 16.6, 1.9), strict=True):
+    sizes = {"plain": 120, "sharded states": 31.4}
+    sizes |= {"sharded gradients": 16.6, "sharded weights": 1.9}
+    assert [*data_parallel.SPREAD] == [*sizes]
+    for way, gb in sizes.items():
         kept = data_parallel.device_bytes(7.5e9, 64, way)
         assert [*kept] == ["weights", "gradients", "states"]
         assert round(sum(kept.values()) / 1e9, 1) == gb
@@ -60,10 +74,48 @@ def test_the_ring_adds_up(ranks):
     for old, new in itertools.pairwise(steps):
         changed = (old != new).any(-1)
         assert (changed.sum(1) == 1).all(), "each rank receives one chunk"
+    for rank in range(ranks if ranks > 1 else 0):
+        to = (rank + 1) % ranks  # it sends the chunk of its own number first
+        cells.close(steps[1][to, rank], held[to, rank] + held[rank, rank])
     refuses("held", lambda x: [*data_parallel.ring_steps(x)], torch.ones(2, 3))
 
 
 # Ranks that train, between threads
+
+
+def test_each_rank_begins_with_the_same_small_gpt():
+    ids, V = data_parallel.some_ids()
+    assert len(ids) == 100_000 and len(ids.unique()) == V
+    sizes = GPTConfig(V, 64, width=64, heads=4, layers=2, bias=False)
+    recipe, model = data_parallel.small_recipe(), data_parallel.fresh_gpt(V)
+    assert isinstance(model, GPT) and model.config == sizes
+    other = new_gpt(sizes, recipe, cells.generator())
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        cells.close(p, q)
+    refuses_all(data_parallel.fresh_gpt, {"V": V})
+    said = {"steps": 20, "batch": 16, "rate": 3e-3, "betas": (0.9, 0.99)}
+    said |= {"decay": 0.0, "final": 1.0, "clip": math.inf}
+    assert said == data_parallel.RECIPE == said | {n: getattr(recipe, n) for n in said}
+    group = data_parallel.plain_adamw(model.parameters()).param_groups[0]
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (
+        3e-3,
+        (0.9, 0.99),
+        0,
+    )
+
+
+def test_a_loss_takes_its_part_of_a_whole_batch():
+    ids, V = data_parallel.some_ids()
+    model, draws = data_parallel.fresh_gpt(V), cells.generator()
+    good = {"model": model, "ids": ids, "draws": draws}
+
+    def run():
+        return data_parallel.loss_of_part(model, ids, cells.generator())().item()
+
+    together(1, lambda: refuses_all(data_parallel.loss_of_part, good))
+    parts, whole = together(2, run), together(1, run)
+    assert parts[0] != parts[1] and len(parts) == 2
+    cells.close(sum(parts) / 2, whole[0], 1e-5)
 
 
 def losses_alone():
@@ -89,15 +141,13 @@ def with_recipe(recipe, call):
 
 
 def test_ranks_train_as_one_process_does():
-    ways, plain = dict(data_parallel.WAYS), data_parallel.WAYS
-    ways.pop("sharded weights")
-    data_parallel.WAYS = ways
-    try:
+    ways = {"plain": data_parallel.kept_by_all}
+    ways["sharded gradients"] = data_parallel.sharded_gradients
+    assert [*data_parallel.WAYS] == [*ways, "sharded weights"]
+    with mock.patch.object(data_parallel, "WAYS", ways):
         found, alone = with_recipe(
             short(5), lambda: (together(2, data_parallel.train_ways), losses_alone())
         )
-    finally:
-        data_parallel.WAYS = plain
     plain = with_recipe(short(5), lambda: together(4, data_parallel.train_plain))
     for losses in plain:
         cells.close(losses, alone, 1e-4)
@@ -127,7 +177,7 @@ def test_the_mean_gradient_and_its_clip():
 
 
 def test_a_shard_of_adam_is_adam():
-    """With a number of parameters that two ranks cannot share equally."""
+    """With nine parameters, which five ranks cannot share equally."""
 
     def run():
         linear = torch.nn.Linear(2, 3, bias=True)
@@ -143,26 +193,63 @@ def test_a_shard_of_adam_is_adam():
                 g["lr"] = 0.1 / (step + 1)
             for place, p in enumerate(linear.parameters()):
                 mean = torch.arange(p.numel()).view_as(p) - 2.0 + step + place
-                p.grad = mean + (data_parallel.dist.get_rank() - 0.5)
+                p.grad = mean + (data_parallel.dist.get_rank() - 2.0)
                 [*plain.parameters()][place].grad = mean
             optimizer.step()
             other.step()
             assert all(p.grad is None for p in linear.parameters())
+            means = torch.cat([q.grad.flatten() for q in plain.parameters()])
+            first = 2 * data_parallel.dist.get_rank()
+            right = means[first : first + 2]  # one is left for the last rank
+            cells.close(optimizer.own.grad[: len(right)], right, 1e-6)
         return linear, plain, optimizer
 
-    for linear, plain, optimizer in together(2, run):
+    for linear, plain, optimizer in together(5, run):
         for p, q in zip(linear.parameters(), plain.parameters(), strict=True):
             cells.close(p, q, 1e-5)
-        assert optimizer.own.numel() == 5  # 9 in two shards
+        assert optimizer.own.numel() == 2  # 9 in five shards
         kept = data_parallel.rank_bytes(linear, optimizer)
-        assert kept == {"weights": 36, "gradients": 20, "states": 40}
+        assert kept == {"weights": 36, "gradients": 8, "states": 16}
+
+
+def test_weights_are_shared_out_for_all_blocks():
+    """In a group of one, whose part is everything."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        ids, V = data_parallel.some_ids()
+        model = data_parallel.fresh_gpt(V)
+        before = [p.detach().clone() for p in model.parameters()]
+        made, clip = data_parallel.sharded_weights(model)
+        assert isinstance(made, torch.optim.AdamW)
+        for p, q in zip(model.parameters(), before, strict=True):
+            cells.close(p.full_tensor(), q)
+            assert p.device_mesh.size() == 1 and p.device_mesh.device_type == "cpu"
+        assert all(isinstance(part, FSDPModule) for part in (*model.blocks, model))
+        losses = data_parallel.train_in_ranks(model, ids, made, clip)
+        cells.close(losses, losses_alone(), 1e-4)
+        whole = 4 * sum(q.numel() for q in before)
+        kept = data_parallel.rank_bytes(model, made)
+        assert kept == {"weights": whole, "gradients": whole, "states": 2 * whole}
+    finally:
+        dist.destroy_process_group()
 
 
 def test_one_weight_of_the_example():
-    assert together(2, data_parallel.one_weight) == [5, 5]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert together(2, data_parallel.one_weight) == [5.0, 5.0]
+    lines = "x = [1.0, 2.0], gradient -1.0", "x = [3.0, 4.0], gradient 11.0"
+    assert sorted(said.getvalue().splitlines()) == sorted(lines)
+    assert isinstance(together(1, data_parallel.one_weight)[0], float)
     assert together(4, data_parallel.one_weight) == [5] * 4
     with refusal("batch = 4, but it must be a multiple of 3"):
         together(3, data_parallel.one_weight)
+
+
+def test_of_a_shared_tensor_the_own_part_counts():
+    own = torch.ones(3, dtype=torch.float16)
+    assert data_parallel.local_bytes(own) == 6
+    assert data_parallel.local_bytes(SimpleNamespace(to_local=lambda: own)) == 6
 
 
 # Checkpoints, in this process
@@ -217,14 +304,19 @@ def watched(codes, limit_s=20):
             except data_parallel.RankError as found:
                 error = found
             said = [data_parallel.log_of_rank(folder, rank) for rank in range(2)]
-    assert all(process.poll() is not None for process in started), "none is left"
+    ended = {process.poll() for process in started}
+    assert ended <= {0, 7, -signal.SIGKILL}, "one is left, or ended by itself"
+    assert error is None or -signal.SIGKILL in ended, "one was not stopped"
     return error, said
 
 
 def test_ranks_that_end_well():
-    names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"]
-    names += ["TORCHELASTIC_USE_AGENT_STORE", "OMP_NUM_THREADS"]
-    body = f"print(*(os.environ[n] for n in {names})); sys.stderr.write('low')"
+    told = data_parallel.rank_environment(1, 2, 1234)
+    right = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+    right |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1234"}
+    right |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1"}
+    assert told == right
+    body = f"print(*(os.environ[n] for n in {[*right]})); sys.stderr.write('low')"
     error, said = watched(body)
     assert error is None
     assert said == [f"{r} {r} 2 127.0.0.1 1234 True 1\nlow" for r in range(2)]
@@ -233,31 +325,107 @@ def test_ranks_that_end_well():
 
 
 def test_a_rank_that_dies_is_named():
-    start = time.monotonic()
-    body = "print('here', r, flush=True); time.sleep(300 * (1 - r)); sys.exit(7)"
-    error, _ = watched(body)
+    """The other one waits for ever: until it is killed, or its launcher is gone."""
+    error, _ = watched(
+        "print('here', r, flush=True); r or sys.stdin.read(); sys.exit(7)"
+    )
     assert error.rank == 1 and error.log == "here 1"
     assert str(error) == "rank 1 failed with exit code 7. It said last: here 1"
-    error, _ = watched("time.sleep(300 * r); os.kill(os.getpid(), 9)")
+    error, _ = watched("r and sys.stdin.read(); os.kill(os.getpid(), 9)")
     assert error.rank == 0
     assert str(error) == "rank 0 was ended by SIGKILL. It said last: (nothing)"
-    error, _ = watched("time.sleep(300 * r)", limit_s=0.5)
+    error, _ = watched("r and sys.stdin.read()", limit_s=0.5)
     assert error.rank == 1 and "rank 1 had not ended after 0.5 s" in str(error)
-    assert time.monotonic() - start < 60, "a hang"
+
+
+def test_an_error_ends_with_what_was_said_last():
+    error = data_parallel.RankError(1, "died", "one\ntwo\nthree\n")
+    assert str(error) == "rank 1 died. It said last: three"
+    assert error.log == "one\ntwo\nthree"
 
 
 def test_a_port_is_free_or_refused():
     assert data_parallel.be_rank.__name__ in data_parallel.RANK
-    store = data_parallel.meeting_point(2)
-    store.set("who", "me")
-    client = data_parallel.dist.TCPStore("127.0.0.1", store.port, 2, False)
-    assert client.get("who") == b"me"
-    refuses("port", data_parallel.meeting_point, 2, store.port, says="in use")
+    soon = functools.partial(dist.TCPStore, timeout=timedelta(seconds=5))
+    with mock.patch.object(dist, "TCPStore", soon):
+        store = data_parallel.meeting_point(2)
+        store.set("who", "me")
+        client = dist.TCPStore("127.0.0.1", store.port, 2, False)
+    assert client.get("who") == b"me" and store.port >= 1024
+    says = "a port that is free (Address already in use)"
+    refuses("port", data_parallel.meeting_point, 2, store.port, says=says)
     refuses("port", data_parallel.meeting_point, 2, 2**16)
     refuses("ranks", data_parallel.meeting_point, 0)
     with refusal("target = <function .*lambda"):
         data_parallel.launch(lambda: 1, 2)
     refuses("limit_s", data_parallel.launch, time.time, 2, limit_s=0)
+
+
+def test_what_ranks_return_and_print_comes_back():
+    code = "import os, pathlib, pickle, shutil, sys; r = os.environ['RANK']; "
+    code += "folder = pathlib.Path(sys.argv[1]); print('rank', r); "
+    code += "print(*pickle.loads((folder / 'task').read_bytes())); "
+    with tempfile.TemporaryDirectory() as folder:
+        place, said = Path(folder, "result"), io.StringIO()
+        torch.save({"found": 3}, place)
+        code += f"shutil.copy({str(place)!r}, folder / f'{{r}}.result')"
+        with (
+            mock.patch.object(data_parallel, "RANK", code),
+            contextlib.redirect_stdout(said),
+        ):
+            job = data_parallel.train_job
+            found = data_parallel.launch(job, 2, "here", 3, limit_s=50)
+    assert found == [{"found": 3}] * 2
+    task = f"{data_parallel.__name__} train_job ('here', 3) 50"
+    lines = [f"rank {r}: {line}" for r in (0, 1) for line in (f"rank {r}", task)]
+    assert said.getvalue().splitlines() == lines
+
+
+def as_rank(folder, task):
+    """Be a rank in this process: its torch.distributed, and how it ends."""
+    Path(folder, "task").write_bytes(pickle.dumps(task))
+    parts = {n: mock.Mock() for n in ("dist", "end_with_launcher")}
+    ends, waits, threads = mock.Mock(), mock.Mock(), mock.Mock()
+    with (
+        mock.patch.multiple(data_parallel, **parts),
+        mock.patch.object(sys, "argv", ["-c", folder]),
+        mock.patch.dict(os.environ, RANK="1"),
+        mock.patch.object(os, "_exit", ends),
+        mock.patch.object(time, "sleep", waits),
+        mock.patch.object(torch, "set_num_threads", threads),
+        contextlib.redirect_stderr(io.StringIO()) as said,
+    ):
+        data_parallel.be_rank()
+    parts["end_with_launcher"].assert_called_once_with()
+    threads.assert_called_once_with(1)
+    return parts["dist"], ends, waits, said.getvalue()
+
+
+def test_a_rank_does_its_task():
+    with tempfile.TemporaryDirectory() as folder:
+        task = data_parallel.__name__, "small_recipe", (), 9
+        joined, ends, _, said = as_rank(folder, task)
+        joined.init_process_group.assert_called_once()
+        (kind,), options = joined.init_process_group.call_args
+        assert kind == "gloo" and options["timeout"].total_seconds() == 9
+        joined.destroy_process_group.assert_called_once_with()
+        found = torch.load(Path(folder, "1.result"), weights_only=False)
+        assert found == data_parallel.small_recipe()
+        assert not said and not ends.called
+        # Another rank's end may be the cause: whose error it is comes first.
+        task = data_parallel.__name__, "part_of_batch", (5, 0, 2), 9
+        _, ends, waits, said = as_rank(folder, task)
+        assert "batch = 5, but it must be a multiple of 2" in said
+        waits.assert_called_once_with(1)
+        ends.assert_called_once_with(1)
+
+
+def test_a_rank_ends_with_its_launcher():
+    with mock.patch.object(os, "_exit") as ends, mock.patch.object(os, "read") as reads:
+        reads.side_effect = lambda *_: ends.assert_not_called()
+        data_parallel.end_with_launcher()
+    reads.assert_called_once_with(0, 1)
+    ends.assert_called_once_with(1)
 
 
 # The launcher, with real ranks: three launches
@@ -269,6 +437,7 @@ def children():
     return task.read_text().split() if task.exists() else []
 
 
+@pytest.mark.processes
 def test_a_killed_job_goes_on():
     """A rank is killed: named, none is left; the rest is as if nothing had happened."""
     before = children()
@@ -285,6 +454,7 @@ def test_a_killed_job_goes_on():
         cells.close(losses, alone[5:], 1e-3)
 
 
+@pytest.mark.processes
 def test_the_file_for_a_cluster_runs():
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

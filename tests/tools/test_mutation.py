@@ -198,6 +198,16 @@ def test_a_test_with_a_fixture_is_refused(tmp_path):
         mutation.calls_of(tests)
 
 
+def test_a_test_that_starts_python_anew_is_left_out():
+    @pytest.mark.processes
+    def test_anew():
+        pass
+
+    tests = types.ModuleType("tests")
+    tests.test_anew, tests.test_here = test_anew, lambda: None
+    assert [*mutation.calls_of(tests)] == ["test_here"]
+
+
 def test_parametrized_tests_run_once_for_each_case():
     seen = []
 

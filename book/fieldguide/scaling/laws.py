@@ -168,7 +168,8 @@ def fit_law(
 
     sizes: of k kinds, such as parameters and tokens. An error above delta
     counts as itself, not as its square (Huber). A ValueError says why there
-    is no such law: too few sizes, or losses that no such law fits.
+    is no such law: too few sizes, or losses that no such law fits, such
+    as flat ones.
     """
     kinds = columns(sizes)
     numbers = 1 + 2 * kinds.size(1)
@@ -178,6 +179,9 @@ def fit_law(
     require(len(sizes) >= numbers, "sizes", sizes, says)
     require((losses > 0).all(), "losses", losses, "above 0")
     law, settled = search(sizes, losses.double(), delta)
+    middle = kinds.log().mean(0).exp()  # what each term adds there:
+    falls = law.scales * middle**-law.exponents  # (*b, k)
+    settled &= (falls > 1e-9 * losses.amin(-1)[..., None]).all(-1)
     says = f"falling along a law with exponents from {LOWEST} to {HIGHEST}; "
     says += "this search did not converge"
     require(settled.all(), "losses", losses, says)

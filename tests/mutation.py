@@ -43,7 +43,6 @@ from pathlib import Path
 from types import ModuleType
 
 import hypothesis
-import pytest
 import sources
 
 FLOOR = 0.97  # of the mutants that the tests must kill
@@ -434,7 +433,9 @@ class Trial:
                         self.calls[running]()
         except TooSlow:
             return "time"
-        except (Exception, pytest.fail.Exception):  # of pytest.raises, which is neither
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # SystemExit, pytest.raises and a checkpoint raise such
             return running
         finally:
             names.clear()

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import io
 import itertools
 import math
@@ -14,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -214,6 +214,7 @@ def test_a_shard_of_adam_is_adam():
 
 def test_weights_are_shared_out_for_all_blocks():
     """In a group of one, whose part is everything."""
+    hook = sys.excepthook
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         ids, V = data_parallel.some_ids()
@@ -232,6 +233,7 @@ def test_weights_are_shared_out_for_all_blocks():
         assert kept == {"weights": whole, "gradients": whole, "states": 2 * whole}
     finally:
         dist.destroy_process_group()
+        sys.excepthook = hook  # torch has put its own in front
 
 
 def test_one_weight_of_the_example():
@@ -272,7 +274,8 @@ def test_training_goes_on_where_it_was():
         call = lambda: data_parallel.train_job(folder, every)  # noqa: E731
         return with_recipe(short(steps), lambda: together(1, call)[0])
 
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+    folders = tempfile.TemporaryDirectory(), tempfile.TemporaryDirectory()
+    with folders[0] as one, folders[1] as two, mock.patch.object(os, "kill") as kill:
         done, whole = job(one, 4)
         assert done == 0 and len(whole) == 4
         done, first = job(two, 3)
@@ -286,6 +289,31 @@ def test_training_goes_on_where_it_was():
         for name, bad in {"folder": [3], "every": [0], "dies_at": [-1]}.items():
             for value in bad:
                 refuses(name, data_parallel.train_job, **{**good, name: value})
+    assert not kill.called
+
+
+def test_a_job_of_two_ranks_trains_the_same_and_one_may_die():
+    said, steps, dead = io.StringIO(), 4, []
+
+    def kill(*signalled):
+        dead.append((data_parallel.dist.get_rank(), *signalled))
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(os, "kill", kill),
+        contextlib.redirect_stdout(said),
+    ):
+        job = functools.partial(data_parallel.train_job, folder, every=9, dies_at=2)
+        found = with_recipe(short(steps), lambda: together(2, job))
+    alone = with_recipe(short(steps), losses_alone)
+    for done, losses in found:
+        assert done == 0
+        cells.close(losses, alone, 1e-4)
+    assert dead == [(1, os.getpid(), signal.SIGKILL)]
+    told = [line for line in said.getvalue().splitlines() if line.startswith("step")]
+    assert sorted(told) == sorted(2 * [f"step {n}" for n in range(1, steps + 1)])
+    usual = inspect.signature(data_parallel.train_job).parameters
+    assert [p.default for p in usual.values()][1:] == [5, 0]
 
 
 # The launcher, with quick commands
@@ -316,10 +344,15 @@ def test_ranks_that_end_well():
     right |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1234"}
     right |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1"}
     assert told == right
-    body = f"print(*(os.environ[n] for n in {[*right]})); sys.stderr.write('low')"
-    error, said = watched(body)
+    names = [*right, "PYTHONPATH", "HOME"]
+    body = f"print(*(os.environ[n] for n in {names})); sys.stderr.write('low'); "
+    body += "sys.stderr.flush(); os.write(2, bytes([255]))"
+    with mock.patch.dict(os.environ, HOME="/here"):
+        error, said = watched(body)
     assert error is None
-    assert said == [f"{r} {r} 2 127.0.0.1 1234 True 1\nlow" for r in range(2)]
+    paths = os.pathsep.join(filter(None, sys.path))
+    told = f"2 127.0.0.1 1234 True 1 {paths} /here\nlow\ufffd"
+    assert said == [f"{r} {r} {told}" for r in range(2)]
     good = {"rank": 0, "ranks": 2, "port": 80}
     refuses_all(data_parallel.rank_environment, good, port=[-1])
 
@@ -338,6 +371,13 @@ def test_a_rank_that_dies_is_named():
     assert error.rank == 1 and "rank 1 had not ended after 0.5 s" in str(error)
 
 
+def test_a_death_has_its_reason():
+    reasons = {None: "had not ended after 5 seconds", 0: "failed with exit code 0"}
+    reasons |= {1: "failed with exit code 1", -1: "was ended by SIGHUP"}
+    for code, reason in reasons.items():
+        assert data_parallel.death(code, 5) == reason
+
+
 def test_an_error_ends_with_what_was_said_last():
     error = data_parallel.RankError(1, "died", "one\ntwo\nthree\n")
     assert str(error) == "rank 1 died. It said last: three"
@@ -346,11 +386,18 @@ def test_an_error_ends_with_what_was_said_last():
 
 def test_a_port_is_free_or_refused():
     assert data_parallel.be_rank.__name__ in data_parallel.RANK
-    soon = functools.partial(dist.TCPStore, timeout=timedelta(seconds=5))
-    with mock.patch.object(dist, "TCPStore", soon):
+    open_store = dist.TCPStore
+
+    def opened(*place, is_master, wait_for_workers, **door):
+        here, _, ranks = place
+        ours = here == "127.0.0.1" and is_master and not wait_for_workers
+        assert ours and ranks == 2, "it would wait for minutes"
+        return open_store(*place, is_master=True, wait_for_workers=False, **door)
+
+    with mock.patch.object(dist, "TCPStore", opened):
         store = data_parallel.meeting_point(2)
-        store.set("who", "me")
-        client = dist.TCPStore("127.0.0.1", store.port, 2, False)
+    store.set("who", "me")
+    client = dist.TCPStore("127.0.0.1", store.port, 2, False)
     assert client.get("who") == b"me" and store.port >= 1024
     says = "a port that is free (Address already in use)"
     refuses("port", data_parallel.meeting_point, 2, store.port, says=says)
@@ -376,6 +423,8 @@ def test_what_ranks_return_and_print_comes_back():
             job = data_parallel.train_job
             found = data_parallel.launch(job, 2, "here", 3, limit_s=50)
     assert found == [{"found": 3}] * 2
+    usual = inspect.signature(data_parallel.launch).parameters
+    assert (usual["limit_s"].default, usual["port"].default) == (400, 0)
     task = f"{data_parallel.__name__} train_job ('here', 3) 50"
     lines = [f"rank {r}: {line}" for r in (0, 1) for line in (f"rank {r}", task)]
     assert said.getvalue().splitlines() == lines

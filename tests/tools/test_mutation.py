@@ -130,6 +130,15 @@ def test_a_strong_test_kills_it_and_the_original_comes_back(tmp_path, monkeypatc
     assert tried.module.half(9) == 1
 
 
+def test_what_ends_python_or_is_no_exception_counts_as_a_failure(tmp_path, monkeypatch):
+    def leaves(module):
+        if module.half(4) != 2:
+            raise SystemExit
+
+    _, verdicts = verdicts_of(leaves, tmp_path, monkeypatch)
+    assert verdicts["return x * 2"] == "test_it"
+
+
 def test_a_mutant_that_never_ends_is_stopped(tmp_path, monkeypatch):
     def call(module):
         module.half(9)

@@ -518,22 +518,29 @@ def test_curves_read_out_what_was_computed(show):
 
 
 def test_a_figure_that_is_not_in_view_shows_its_still(show):
-    """On the screen, which a picture of the whole page shows, and on paper."""
+    """So that a picture of the whole page shows it."""
     page = show(*(explored(everything, **GRID) for _ in range(3)))
     last = page.locator("[data-fg-explore]").nth(2)
     still, views = last.locator(".fg-still"), last.locator(".fg-views")
-    for media in "screen", "print":
-        page.emulate_media(media=media)
-        assert still.is_visible() and still.evaluate("n => n.naturalWidth") > 99
-        assert last.get_attribute("data-fg-ready") is None
-        assert not views.is_visible()
-        first = page.locator("[data-fg-explore]").first
-        assert first.locator(".fg-views").is_visible()
-        assert first.locator(".fg-still").count() == 0
-    page.emulate_media(media="screen")
+    assert still.is_visible() and still.evaluate("n => n.naturalWidth") > 99
+    assert last.get_attribute("data-fg-ready") is None
+    assert not views.is_visible()
+    first = page.locator("[data-fg-explore]").first
+    assert first.locator(".fg-views").is_visible()
+    assert first.locator(".fg-still").count() == 0
     last.scroll_into_view_if_needed()
     last.and_(page.locator("[data-fg-ready]")).wait_for()
     assert views.is_visible() and still.count() == 0
+
+
+def test_paper_draws_what_was_not_in_view(show):
+    """At once: it does not wait for what is still to be unpacked."""
+    page = show(*(explored(everything, **GRID) for _ in range(3)))
+    asleep = page.locator("[data-fg-explore]:not([data-fg-ready])")
+    assert asleep.count()
+    page.wait_for_function("fieldguide.figures.every((f) => !f.fields.load(f.params))")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert not asleep.count() and not page.locator(".fg-still").count()
 
 
 def test_paper_is_never_dark(show):

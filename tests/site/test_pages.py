@@ -10,6 +10,7 @@ from collections import Counter
 from functools import cache
 from urllib.parse import unquote, urlsplit
 
+import pypdfium2
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
@@ -26,6 +27,8 @@ HEAVIER = {  # each may only become lighter
     "multimodal/text-to-image.html": 793_000,
 }
 MOST_REQUESTS = 12
+LEFTWARDS = re.compile("[\u0590-\u08ff]")  # a PDF has such letters in another order
+A4_WIDTH = 718  # of what is printed on it, in CSS pixels
 MOST_SHIFT = 0.1  # above it, a page counts as jumping (Core Web Vitals)
 # A fingerprint of the data an explorer shows now, and of what its views mark as chosen.
 DATA = """i => {
@@ -280,6 +283,32 @@ def test_paper_is_never_dark(visit):
     page.wait_for_function(f"{theme} === 'dark'")
 
 
+def test_paper_loses_nothing(lively, visit, subtests):
+    """Each line of code and each title is printed, and each figure drawn for it."""
+    unpacked = "fieldguide.figures.every((f) => !f.fields.load(f.params))"
+
+    def plain(text):  # the letters that each font has
+        return "".join(c for c in text if "!" <= c < "\u0250")
+
+    for address in lively:
+        with subtests.test(address):
+            page = visit(address)
+            page.wait_for_function(unpacked)
+            sheets = pypdfium2.PdfDocument(page.pdf(format="A4"))
+            assert not page.locator(".fg-still").count()
+            found = [sheet.get_textpage().get_text_range() for sheet in sheets]
+            printed = plain("".join(found).replace("\ufffe", "-"))
+            page.emulate_media(media="print")
+            page.set_viewport_size({"width": A4_WIDTH, "height": 1000})
+            words = page.locator("main pre, main figcaption strong, main .fg-view h4")
+            text = "\n".join(words.locator("visible=true").all_inner_texts())
+            lines = [n for n in text.splitlines() if not LEFTWARDS.search(n)]
+            assert lines and [n for n in lines if plain(n) not in printed] == []
+            cut = "n => n.filter(e => e.scrollWidth > e.clientWidth).length"
+            assert not page.locator("main pre").evaluate_all(cut)
+            page.context.close()
+
+
 def test_the_keyboard_reaches_the_content(visit):
     """The first stop skips to the content; what has the focus can be seen."""
     page = visit("notation.html")
@@ -305,13 +334,13 @@ def test_no_figure_is_blank_before_it_is_in_view(lively, visit, subtests):
             page = visit(address, width=360, first=BLIND)
             page.add_style_tag(content=".fg-view h4 { color: transparent !important }")
             page.evaluate("Promise.all([...document.images].map(i => i.decode()))")
+            asleep += page.locator("[data-fg-explore]:not([data-fg-ready])").count()
             for media in ("screen", "print"):
                 page.emulate_media(media=media)
                 for place in page.locator(".fg-stage").all():
                     stage = Image.open(io.BytesIO(place.screenshot())).convert("RGB")
                     colours = stage.getcolors(stage.width * stage.height)
                     assert len(colours or []) > 8, f"{address}: a figure is blank"
-            asleep += page.locator("[data-fg-explore]:not([data-fg-ready])").count()
             page.context.close()
     assert asleep
 

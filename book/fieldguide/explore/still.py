@@ -110,8 +110,8 @@ def _heatmap(ax, view):
     ax.set(xlabel=props["column_axis"], ylabel=props["row_axis"])
     if kinds:
         marks = [plt.Rectangle((0, 0), 1, 1, color=hue) for hue in hues]
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "fontsize": 6}
-        ax.legend(marks, kinds, ncols=3, **below)
+        beside = {"loc": "upper left", "bbox_to_anchor": (1, 1), "fontsize": 6}
+        ax.legend(marks, kinds, **beside)
     else:
         ax.figure.colorbar(image, ax=ax, label=props["unit"])
     _cell_frame(ax, props.get("chosen", {}), *values.shape)

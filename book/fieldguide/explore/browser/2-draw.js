@@ -70,11 +70,23 @@ function drawCells(canvas, pen, { view, place }, low, high) {
   const small = (canvas.small ??= document.createElement("canvas"));
   Object.assign(small, { width: columns, height: rows });
   small.getContext("2d").putImageData(image, 0, 0);
+  const [wide, deep] = [cell * columns, tall * rows];
+  pen.save();
+  if (kinds && Math.min(cell, tall) >= 5) {
+    // Gaps are left out, not cleared: in print, that clears the sheet in Chromium.
+    onlyWithin(pen, rows, (i) => [left, top + tall * i + 0.5, wide, tall - 1]);
+    onlyWithin(pen, columns, (j) => [left + cell * j + 0.5, top, cell - 1, deep]);
+  }
   pen.imageSmoothingEnabled = false;
-  pen.drawImage(small, left, top, cell * columns, tall * rows);
-  if (!kinds || Math.min(cell, tall) < 5) return;
-  for (let i = 1; i < rows; i++) pen.clearRect(left, top + tall * i - 0.5, cell * columns, 1);
-  for (let j = 1; j < columns; j++) pen.clearRect(left + cell * j - 0.5, top, 1, tall * rows);
+  pen.drawImage(small, left, top, wide, deep);
+  pen.restore();
+}
+
+// From now on, draw in so many rectangles alone.
+function onlyWithin(pen, count, rectangle) {
+  pen.beginPath();
+  for (let k = 0; k < count; k++) pen.rect(...rectangle(k));
+  pen.clip();
 }
 
 function drawWords(pen, view, { left, top, cell, tall, foot, rows }) {

@@ -12,16 +12,23 @@ const resized = new ResizeObserver((entries) => {
   }
 });
 const redraw = () => fg.figures.forEach((explorer) => explorer.repaint());
-matchMedia("print").addEventListener("change", redraw);
+const paper = matchMedia("print");
+const print = () => {
+  for (const explorer of fg.figures) explorer.draws ? explorer.repaint() : explorer.update();
+};
+paper.addEventListener("change", ({ matches }) => (matches ? print() : redraw()));
+addEventListener("beforeprint", print);
 const themed = new MutationObserver(redraw);
 const THEMES = { attributes: true, attributeFilter: ["data-theme", "data-jp-theme-light"] };
 themed.observe(document.documentElement, THEMES);
 if (document.body) themed.observe(document.body, THEMES);
 
-// A stored figure is built at once, so that the page does not jump, and drawn
-// when it comes near the view. Paper, and a picture of the whole page, show the
-// still of one that is not drawn yet.
+// A stored figure is built at once, so that the page does not jump, and drawn when it
+// comes near the view. A picture of the whole page shows the still of one that is not
+// drawn yet. Paper waits for nothing, so that its start is unpacked for paper as soon
+// as there is time.
 const AHEAD = 300; // pixels below the view
+const idle = self.requestIdleCallback ?? setTimeout;
 const near = new IntersectionObserver(
   (entries) => {
     for (const { isIntersecting, target } of entries) {
@@ -43,7 +50,10 @@ function wake(element) {
   if (explorer.restore()) addEventListener("load", () => element.scrollIntoView());
   // The observer answers a frame late, so the first figures do not ask it.
   if (element.getBoundingClientRect().top < innerHeight + AHEAD) explorer.update();
-  else near.observe(element);
+  else {
+    near.observe(element);
+    addEventListener("load", () => idle(() => explorer.fields.load(explorer.params)));
+  }
   resized.observe(element);
 }
 

@@ -83,11 +83,15 @@ def checked(target):
 
     @functools.wraps(target)
     def call(*arguments, **options):
-        every = itertools.chain(in_order, itertools.repeat(rest))
-        key = [look(value) for look, value in zip(every, arguments, strict=False)]
+        every = in_order
+        if len(arguments) > len(in_order):
+            every = itertools.chain(in_order, itertools.repeat(rest))
+        key = [look(value) for look, value in zip(every, arguments)]  # noqa: B905
         for name, value in options.items():
             key += name, looks.get(name, likeness)(value)
-        key = own(*arguments[:1]), *key
+        if sizes and arguments:
+            key.append(own(arguments[0]))
+        key = tuple(key)
         if key in passed:
             return target(*arguments, **options)
         answer = guarded(*arguments, **options)

@@ -74,22 +74,21 @@ def checked(target):
     sizes = re.findall(r"{self\.([\w.]+)(?:\[0\])?}", words)  # such as "{self.width}"
     if isinstance(target, type) or words.count("{") > len(sizes) or EACH in words:
         return guarded
-    own = operator.attrgetter(*sizes) if sizes else lambda *_: None
+    own = operator.attrgetter(*sizes) if sizes else None
     looks = {n: likeness if n in target.__annotations__ else nothing for n in named}
-    in_order, rest, passed = [*looks.values()], likeness, set()
-    for place, one in enumerate(named.values()):
-        if one.kind is one.VAR_POSITIONAL:
-            in_order, rest = in_order[:place], in_order[place]
+    in_order = [looks[n] for n, one in named.items() if one.kind < one.VAR_POSITIONAL]
+    others = [looks[n] for n, one in named.items() if one.kind is one.VAR_POSITIONAL]
+    rest, passed = others[0] if others else likeness, set()
 
     @functools.wraps(target)
     def call(*arguments, **options):
         every = in_order
         if len(arguments) > len(in_order):
             every = itertools.chain(in_order, itertools.repeat(rest))
-        key = [look(value) for look, value in zip(every, arguments)]  # noqa: B905
+        key = [look(value) for look, value in zip(every, arguments, strict=False)]
         for name, value in options.items():
             key += name, looks.get(name, likeness)(value)
-        if sizes and arguments:
+        if own and arguments:
             key.append(own(arguments[0]))
         key = tuple(key)
         if key in passed:

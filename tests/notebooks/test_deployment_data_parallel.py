@@ -133,11 +133,8 @@ def short(steps):
 
 
 def with_recipe(recipe, call):
-    before, data_parallel.RECIPE = data_parallel.RECIPE, recipe
-    try:
+    with mock.patch.object(data_parallel, "RECIPE", recipe):
         return call()
-    finally:
-        data_parallel.RECIPE = before
 
 
 def test_ranks_train_as_one_process_does():

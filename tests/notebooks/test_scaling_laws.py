@@ -309,14 +309,15 @@ def test_too_few_points_and_no_minimum_are_refused():
     assert not laws.search(KINDS, one_rises)[1]
     many = torch.stack([LOSSES, LOSSES.flip(0)])
     refuses("losses", laws.fit_law, SIZES, many, says="from 0.01 to 3.0")
-    three = laws.fit_law(KINDS, torch.stack([BOTH] * 3).float())
-    cells.close(three.at(KINDS), torch.stack([BOTH] * 3), 1e-5)
     falling = (SIZES / 1e4) ** -0.35
     for flat in falling**0, 3 + 1e-11 * falling, 3e3 + 1e-8 * falling:
         refuses("losses", laws.fit_law, SIZES, flat, says="did not converge")
     laws.fit_law(SIZES, 3 + 1e-7 * falling)
     one_flat = 3 + 9 * KINDS[:, 0] ** -0.33 + 1e-11 * (KINDS[:, 1] / 3e5) ** -0.45
     refuses("losses", laws.fit_law, KINDS, one_flat, says="did not converge")
+    refuses("losses", laws.fit_law, KINDS, torch.stack([one_flat, BOTH]))
+    three = laws.fit_law(KINDS, torch.stack([BOTH] * 3).float())
+    cells.close(three.at(KINDS), torch.stack([BOTH] * 3), 1e-5)
     both = torch.stack([LOSSES, 3 + 1e-11 * falling])
     refuses("losses", laws.fit_law, SIZES, both, says="did not converge")
 

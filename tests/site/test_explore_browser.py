@@ -518,16 +518,19 @@ def test_curves_read_out_what_was_computed(show):
 
 
 def test_a_figure_that_is_not_in_view_shows_its_still(show):
-    """So that a picture of the whole page shows it."""
+    """On the screen, which a picture of the whole page shows, and on emulated paper."""
     page = show(*(explored(everything, **GRID) for _ in range(3)))
     last = page.locator("[data-fg-explore]").nth(2)
     still, views = last.locator(".fg-still"), last.locator(".fg-views")
-    assert still.is_visible() and still.evaluate("n => n.naturalWidth") > 99
-    assert last.get_attribute("data-fg-ready") is None
-    assert not views.is_visible()
-    first = page.locator("[data-fg-explore]").first
-    assert first.locator(".fg-views").is_visible()
-    assert first.locator(".fg-still").count() == 0
+    for media in "screen", "print":
+        page.emulate_media(media=media)
+        assert still.is_visible() and still.evaluate("n => n.naturalWidth") > 99
+        assert last.get_attribute("data-fg-ready") is None
+        assert not views.is_visible()
+        first = page.locator("[data-fg-explore]").first
+        assert first.locator(".fg-views").is_visible()
+        assert first.locator(".fg-still").count() == 0
+    page.emulate_media(media="screen")
     last.scroll_into_view_if_needed()
     last.and_(page.locator("[data-fg-ready]")).wait_for()
     assert views.is_visible() and still.count() == 0

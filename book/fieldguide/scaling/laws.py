@@ -178,7 +178,7 @@ def fit_law(
     says = f"{numbers} or more, as many as the law has numbers"
     require(len(sizes) >= numbers, "sizes", sizes, says)
     require((losses > 0).all(), "losses", losses, "above 0")
-    law, settled = search(sizes, losses.double(), delta)
+    law, settled = search(sizes, losses, delta)
     middle = kinds.log().mean(0).exp()  # what each term adds there:
     falls = law.scales * middle**-law.exponents  # (*b, k)
     settled &= (falls > 1e-9 * losses.amin(-1)[..., None]).all(-1)

@@ -12,12 +12,8 @@ const resized = new ResizeObserver((entries) => {
   }
 });
 const redraw = () => fg.figures.forEach((explorer) => explorer.repaint());
-const paper = matchMedia("print");
-const print = () => {
-  for (const explorer of fg.figures) explorer.draws ? explorer.repaint() : explorer.update();
-};
-paper.addEventListener("change", ({ matches }) => (matches ? print() : redraw()));
-addEventListener("beforeprint", print);
+matchMedia("print").addEventListener("change", redraw);
+addEventListener("beforeprint", () => fg.figures.forEach((e) => e.draws || e.update()));
 const themed = new MutationObserver(redraw);
 const THEMES = { attributes: true, attributeFilter: ["data-theme", "data-jp-theme-light"] };
 themed.observe(document.documentElement, THEMES);

@@ -1,6 +1,7 @@
 """explore in Python: controls, errors, the payload, the live object."""
 
 import gzip
+import io
 from functools import partial
 
 import ipywidgets as widgets
@@ -11,6 +12,7 @@ from cells import explored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from PIL import Image
 
 from fieldguide.explore import (
     Twin,
@@ -682,6 +684,19 @@ def test_what_selects_no_data_of_a_twin_may_take_any_value(monkeypatch):
     monkeypatch.setattr(plain, "send", sent.append)
     plain.words = "typed"  # without a twin, only the kernel knows
     assert sent[2]["views"]["Token numbers"]["text"] == "typed 0 1"
+
+
+def test_words_in_a_still_take_no_room_from_what_stands_beside_them():
+    def still_of(words):
+        views = {"a": heatmap(np.eye(3)), "b": text(words)}
+        picture = Image.open(io.BytesIO(still.draw_still(views, {})))
+        return np.asarray(picture.convert("L")) < 200
+
+    short, long = still_of("one word"), still_of("one of many words " * 8)
+    assert short.shape == long.shape
+    half = short.shape[1] // 2
+    assert (short[:, :half] != long[:, :half]).mean() < 0.01, "the map is as large"
+    assert long[:, half:].sum() > 1.3 * short[:, half:].sum(), "the words are there"
 
 
 def test_a_still_names_the_ticks_of_a_log_axis_in_plain_digits():

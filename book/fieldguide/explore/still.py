@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
 import warnings
 from dataclasses import replace
 
@@ -14,6 +15,9 @@ from PIL import Image
 
 from fieldguide.explore.views import View, format_cell
 from fieldguide.style import PALETTE, style_context
+
+LETTERS = 40  # of 8 points, in a line of a view that has a neighbour
+ROOM = 12  # points from one line of words to the next
 
 
 def draw_still(views: dict[str, View], start: dict[str, int]) -> bytes:
@@ -32,16 +36,15 @@ def draw_still(views: dict[str, View], start: dict[str, int]) -> bytes:
             figsize=(6.6 if wide else 3.3 * columns, sum(heights)),
             layout="constrained",
         )
-        grid = fig.add_gridspec(len(rows), columns, height_ratios=heights)
-        for r, row in enumerate(rows):
-            for c in range(1 if _wide(views[row[0]]) else columns):
-                span = slice(None) if _wide(views[row[0]]) else c
-                ax = fig.add_subplot(grid[r, span])
+        bands = fig.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)
+        for row, band in zip(rows, bands[:, 0], strict=True):
+            across = 1 if _wide(views[row[0]]) else columns
+            for c, ax in enumerate(band.subplots(1, across, squeeze=False)[0]):
                 if c >= len(row):
                     ax.axis("off")
                     continue
                 view = views[row[c]]
-                ax.set_title(row[c], fontsize=9)
+                ax.set_title(row[c], fontsize=9, loc="left")
                 sets = view.props.get("sets", {})
                 chosen = {part: start[name] for part, name in sets.items()}
                 props = view.props | ({"chosen": chosen} if chosen else {})
@@ -58,7 +61,12 @@ def draw_still(views: dict[str, View], start: dict[str, int]) -> bytes:
 
 def _wide(view: View) -> bool:
     """Does the view need a row of its own?"""
-    return view.kind == "flow" or (view.kind == "tokens" and "sets" in view.props)
+    if view.kind == "tokens":
+        long = sum(map(len, view.props["pieces"])) > 4 * LETTERS
+        return "sets" in view.props or long
+    if view.kind == "text":
+        return len(view.props["text"]) > 4 * LETTERS
+    return view.kind == "flow"
 
 
 def _rows(views: dict[str, View]) -> list[list[str]]:
@@ -76,10 +84,17 @@ def _height(view: View) -> float:
     if view.kind == "flow":
         tallest = max(map(view.props["ranks"].count, view.props["ranks"]))
         return 0.4 + 0.85 * tallest
-    if _wide(view):
+    if view.kind == "tokens" and "sets" in view.props:
         words = sum(len(piece) + 3 for piece in view.props["pieces"])
         return 0.4 + 0.42 * (1 + words // 80)
-    return {"number": 1.0, "text": 1.4, "tokens": 1.4}.get(view.kind, 2.8)
+    if view.kind in ("text", "tokens"):
+        lines = max((line for _, line, _, _ in _set_in_lines(view)), default=0)
+        return 0.4 + ROOM / 72 * (1 + lines)
+    if view.kind == "table":
+        return 0.4 + ROOM / 72 * (1 + len(view.props["rows"]))
+    if view.kind == "bars":
+        return min(2.8, 0.8 + 0.3 * len(view.arrays["values"]))
+    return 0.8 if view.kind == "number" else 2.8
 
 
 def _frame(ax, x, y, width=1.0, height=1.0, **look):
@@ -236,17 +251,35 @@ def _size(values: np.ndarray) -> str:
 def _tokens(ax, view):
     if "chosen" in view.props:
         return _strip(ax, view)
-    weights = view.arrays["values"]
-    high = view.props.get("high") or weights.max() or 1.0
-    x, y = 0.0, 0.9
-    for piece, weight in zip(view.props["pieces"], weights, strict=True):
-        width = 0.022 * (len(piece) + 1)
-        x, y = (0.0, y - 0.2) if x + width > 1 else (x, y)
-        colour = (0.23, 0.49, 0.72, 0.5 * max(0.0, min(1.0, weight / high)))
-        box = {"facecolor": colour, "edgecolor": "none", "pad": 1}
-        ax.text(x, y, piece, fontsize=8, family="monospace", va="top", bbox=box)
-        x += width
+    for letter, line, piece, shade in _set_in_lines(view):
+        box = {"facecolor": (0.23, 0.49, 0.72, 0.5 * shade), "edgecolor": "none"}
+        _word(ax, piece, letter, line, family="monospace", bbox=box | {"pad": 1})
     ax.axis("off")
+
+
+def _set_in_lines(view) -> list[tuple[int, int, str, float]]:
+    """A text's lines, or its tokens: where each begins (letter, line), its shade."""
+    width = LETTERS * (2 if _wide(view) else 1)
+    if view.kind == "text":
+        paragraphs = view.props["text"].splitlines()
+        lines = [line for text in paragraphs for line in textwrap.wrap(text, width)]
+        return [(0, n, line, 0.0) for n, line in enumerate(lines)]
+    weights, pieces = view.arrays["values"], view.props["pieces"]
+    shades = np.clip(weights / (view.props.get("high") or weights.max() or 1.0), 0, 1)
+    letter, line, places = 0, 0, []
+    for piece, shade in zip(pieces, shades, strict=True):
+        if letter and letter + len(piece) > width:
+            letter, line = 0, line + 1
+        places.append((letter, line, piece, shade))
+        letter += len(piece) + bool(piece)
+    return places
+
+
+def _word(ax, string, letter=0, line=0, across=0.0, **look):
+    """Words at a letter of a line; they take no part in the layout of the axes."""
+    at = {"xytext": (4.82 * letter, -ROOM * line), "textcoords": "offset points"}
+    look = {"fontsize": 8, "va": "top", "in_layout": False} | look
+    ax.annotate(string, (across, 1), xycoords="axes fraction", **at, **look)
 
 
 def _lines(ax, view):
@@ -312,22 +345,22 @@ def _scatter(ax, view):
 def _number(ax, view):
     value = float(view.arrays["value"])
     label = f"{value:.{view.props['digits']}g} {view.props['unit']}"
-    ax.text(0, 0.5, label, fontsize=14, va="center")
+    _word(ax, label, fontsize=14)
     ax.axis("off")
 
 
 def _table(ax, view):
-    cells = [view.props["columns"], *view.props["rows"]]
-    for r, row in enumerate(cells[:12]):
+    columns = view.props["columns"]
+    for r, row in enumerate([columns, *view.props["rows"]]):
         for c, cell in enumerate(row):
-            place = c / len(row), 1 - r / 12
             weight = "normal" if r else "bold"
-            ax.text(*place, cell, fontsize=7, va="top", fontweight=weight)
+            _word(ax, cell, 0, r, c / len(row), fontsize=7, fontweight=weight)
     ax.axis("off")
 
 
 def _text(ax, view):
-    ax.text(0, 1, view.props["text"], fontsize=8, va="top", wrap=True)
+    for letter, line, words, _ in _set_in_lines(view):
+        _word(ax, words, letter, line)
     ax.axis("off")
 
 

@@ -262,6 +262,7 @@ def shown(value: object) -> str:
 
 
 ANSWER_S = 4  # how long a reader's function may take
+AGAIN_S = 0.1  # then it is told so again, in case a bare `except` has swallowed it
 
 
 def answer_of(fn, *arguments, like: object = None, **options) -> object:
@@ -271,7 +272,8 @@ def answer_of(fn, *arguments, like: object = None, **options) -> object:
 
     The sentence names the call and what happened: an error, nothing returned, another
     type or shape, or no end after `ANSWER_S` seconds of the processor, however busy
-    it is. Where there is no alarm (Windows, another thread), a loop is not stopped.
+    it is, or of waiting. Where there is no alarm (Windows, another thread), a loop is
+    not stopped. A tensor of other floats than `like` is one of the same numbers.
     """
     assert callable(fn), f"{shown(fn)} is no function. Hand over its name, without ()"
     call = f"{getattr(fn, '__name__', 'your function')}({listed(arguments, options)})"
@@ -287,6 +289,8 @@ def answer_of(fn, *arguments, like: object = None, **options) -> object:
     if like is not None:
         fault = unlike(answer, like)
         assert not fault, f"{call} {fault}"
+        if isinstance(like, torch.Tensor) and like.is_floating_point():
+            return answer.to(like.dtype)
     return answer
 
 
@@ -308,6 +312,12 @@ def unlike(answer: object, like: object) -> str:
     if isinstance(like, torch.Tensor) and answer.shape != like.shape:
         shapes = tuple(answer.shape), tuple(like.shape)
         return f"has the shape {shapes[0]}, but {shapes[1]} is wanted"
+    if (
+        isinstance(like, torch.Tensor)
+        and answer.is_floating_point()
+        and not like.is_floating_point()
+    ):
+        return f"holds {answer.dtype}, but whole numbers are wanted"
     return ""
 
 
@@ -327,23 +337,38 @@ class TimeLimit(BaseException):  # no `except Exception` in the function stops i
 
 @contextlib.contextmanager
 def time_limit(seconds: float):
-    """Raise TimeLimit in the code inside after some seconds of its thread's work."""
+    """Raise TimeLimit in the code inside after some seconds of work, or of waiting.
+
+    The work is its thread's: on a busy machine it may take as long as it likes. It
+    waits if for so many seconds no thread does anything to speak of.
+    """
     main = threading.current_thread() is threading.main_thread()
     if not main or not hasattr(signal, "SIGPROF"):
         yield
         return
-    end = time.thread_time() + seconds
+    start, seen = time.thread_time(), time.process_time()
 
-    def stop(*_):  # the alarm counts what other threads work, too
-        left = end - time.thread_time()
+    def work(*_):  # the alarm counts what other threads work, too
+        left = start + seconds - time.thread_time()
+        signal.setitimer(signal.ITIMER_PROF, max(left, AGAIN_S))
         if left <= 0:
             raise TimeLimit
-        signal.setitimer(signal.ITIMER_PROF, max(left, 0.01))
 
-    before = signal.signal(signal.SIGPROF, stop)
+    def wait(*_):
+        nonlocal seen
+        before, seen = seen, time.process_time()
+        if seen - before < seconds / 50:
+            raise TimeLimit
+
+    handlers = {signal.SIGPROF: work, signal.SIGALRM: wait}
+    before = {name: signal.signal(name, stop) for name, stop in handlers.items()}
+    alarm = signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for name, stop in before.items():
+            signal.signal(name, stop)
+        signal.setitimer(signal.ITIMER_REAL, *alarm)  # somebody else's, if any

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import signal
 import threading
 import time
 from types import SimpleNamespace
@@ -244,6 +245,19 @@ def endless(x):
             x = x + 1
 
 
+def stubborn(x):
+    while True:
+        try:
+            x = x + 1
+        except:  # noqa: E722  what a reader may write
+            x = x - 1
+
+
+def asleep(x):
+    while True:
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize(
     ("fn", "like", "sentence"),
     [
@@ -258,13 +272,19 @@ def endless(x):
         (lambda x: x[5], torch.zeros(2), "fails. IndexError: index 5"),
         (lambda: 1, 1, "fails. TypeError"),
         (torch.zeros(2), 1, "is no function. Hand over its name, without ()"),
+        (lambda x: x / 2, torch.zeros(2).long(), "torch.float32, but whole numbers"),
         (endless, torch.zeros(2), "has no answer after 4 s. Does your loop end?"),
+        (stubborn, torch.zeros(2), "has no answer after 4 s. Does your loop end?"),
+        (asleep, torch.zeros(2), "has no answer after 4 s. Does your loop end?"),
     ],
 )
 def test_an_answer_of_the_wrong_kind_gets_a_sentence(fn, like, sentence):
+    alarm = signal.getitimer(signal.ITIMER_REAL)[0]  # the time that a test may take
     with pytest.raises(AssertionError) as caught:
         answer_of(fn, torch.zeros(2), like=like)
     assert sentence in str(caught.value)
+    assert bool(signal.getitimer(signal.ITIMER_REAL)[0]) == bool(alarm)
+    assert signal.getitimer(signal.ITIMER_PROF) == (0, 0)
 
 
 def test_what_other_threads_work_is_not_the_answers_time():
@@ -288,3 +308,6 @@ def test_an_answer_comes_back():
     answer = answer_of(lambda x, by: x + by, given, by=1, like=torch.ones(2))
     assert answer.tolist() == [1, 1]
     assert answer_of(lambda: 2, like=2.5) == 2
+    double = answer_of(lambda: given.double() + 0.1, like=given)
+    assert double.dtype == torch.float32, "compared as the right answer is"
+    assert answer_of(lambda: given.long(), like=given).dtype == torch.float32

@@ -1,7 +1,7 @@
 """The page of claims, built from what is stored: nothing on it is typed by hand.
 
-    ```{assertions}     book/article.yml: a table for each section of the article
-    ```{claims}         for each notebook, a table of the claims that its cells stored
+    ```{assertions}     book/article.yml: for each section of the article, its table
+    ```{claims}         for each notebook, a fold with the claims that its cells stored
 
 A chapter that is not in _toc.yml shows as *not yet*. A broken promise is a warning,
 so that `-W` fails the build: a claim or a source that does not exist, a name used
@@ -10,6 +10,7 @@ twice, a page without its verdict.
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -166,8 +167,8 @@ class Table(SphinxDirective):
         words = claim.name.replace("-", " ")
         return self.link(claim.docname, words, f"#claim-{claim.name}")
 
-    def table(self, caption: str, widths: dict[str, int], rows: list) -> nodes.table:
-        """A table with a caption, a row of headings, and a heading in each row.
+    def table(self, widths: dict[str, int], rows: list) -> nodes.table:
+        """A table with a row of headings, and a heading in each row.
 
         Each of `rows` is (cells, id) or (cells, id, class).
         """
@@ -178,13 +179,17 @@ class Table(SphinxDirective):
         body = nodes.tbody("", *(row(*each) for each in rows))
         group += [nodes.thead("", row(headings)), body]
         kinds = ["fg-claims", "colwidths-given"]
-        return nodes.table("", nodes.title(text=caption), group, classes=kinds)
+        return nodes.table("", group, classes=kinds)
 
 
 def row(cells: list[list[nodes.Node]], name: str = "", kind: str = "") -> nodes.row:
     made = nodes.row(ids=[name] if name else [], classes=[kind] if kind else [])
     made += [nodes.entry("", nodes.paragraph("", "", *cell)) for cell in cells]
     return made
+
+
+def raw(text: str) -> nodes.raw:
+    return nodes.raw("", text, format="html")
 
 
 def shown(number: str, digits: int = 10) -> str:
@@ -204,8 +209,14 @@ class Claims(Table):
             tables.setdefault(claim.docname, []).append(self.claim(claim))
         widths = {"Claim, and its source": 55, "Measured": 15, "Expected": 15}
         widths |= {"Without the effect": 15}
-        made = [(self.title(page), rows) for page, rows in tables.items()]
-        return [self.table(title, widths, rows) for title, rows in made]
+        made: list[nodes.Node] = []
+        for page, rows in tables.items():
+            label = f"{html.escape(self.title(page))} ({len(rows)})"
+            made += [
+                raw(f"<details class='fg-fold fg-ledger'><summary>{label}</summary>")
+            ]
+            made += [self.table(widths, rows), raw("</details>")]
+        return made
 
     def title(self, docname: str) -> str:
         """A notebook's title, the first line of its first cell."""
@@ -243,7 +254,9 @@ class Assertions(Table):
         made: list[nodes.Node] = [nodes.paragraph(text=text)]
         for section in sections:
             rows = [self.assertion(entry, claims) for entry in section["assertions"]]
-            made.append(self.table(section["title"], widths, rows))
+            title, table = nodes.title(text=section["title"]), self.table(widths, rows)
+            name = f"says-{section['section']}"
+            made.append(nodes.section("", title, table, ids=[name], names=[name]))
         return made
 
     def verdict(self, entry: dict) -> str:

@@ -229,19 +229,19 @@ def build(folder, entries, claims=(FOUR, EFFECT), index=INDEX):
 
 
 class Tables(HTMLParser):
-    """The tables of a page: captions, rows of text, and the tag of each cell."""
+    """The tables of a page: their titles, rows of text, and the tag of each cell."""
 
     def __init__(self, html):
         super().__init__()
-        self.rows, self.tags, self.captions = [], [], []
+        self.rows, self.tags, self.titles = [], [], []
         self.links, self.ids, self.into = [], set(), None
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         given = dict(attrs)
-        if tag == "caption":
-            self.captions.append("")
-            self.into = self.captions
+        if tag in ("h2", "summary"):
+            self.titles.append("")
+            self.into = self.titles
         elif tag == "tr":
             self.rows.append([])
             self.tags.append([])
@@ -254,7 +254,7 @@ class Tables(HTMLParser):
         self.ids.add(given.get("id"))
 
     def handle_endtag(self, tag):
-        if tag in ("caption", "td", "th"):
+        if tag in ("h2", "summary", "td", "th"):
             self.into = None
 
     def handle_data(self, data):
@@ -267,7 +267,7 @@ def test_both_tables_and_their_links(tmp_path):
     status, log, html = build(tmp_path, [GOOD, other])
     assert status == 0, log
     page = Tables(html)
-    assert page.captions == ["A chapter", "A page"]
+    assert page.titles == ["A chapter", "A page (2)"]
     assert page.rows[:3] == [
         ["The article says", "Verdict, and what shows it"],
         [
@@ -287,7 +287,7 @@ def test_both_tables_and_their_links(tmp_path):
     assert "chapter/page.html" in page.links
     target = (tmp_path / "out/chapter/page.html").read_text("utf8")
     assert {"claim-four", "claim-effect"} <= Tables(target).ids
-    assert {"assertion-one", "assertion-two"} <= page.ids
+    assert {"assertion-one", "assertion-two", "says-chapter"} <= page.ids
     assert "1 of 2 have a verdict in this edition." in html
 
 

@@ -365,6 +365,16 @@ def test_the_articles_assertions_can_be_filtered(visit):
     assert not violations(page) and not page.troubles
 
 
+def test_a_link_to_a_claim_opens_its_notebooks_fold(visit):
+    page = visit("claims.html")
+    fold = page.locator("details.fg-ledger").first
+    row = fold.locator("tbody tr").first
+    assert not row.is_visible(), "a notebook's claims are folded"
+    page.goto(f"{page.url}#{row.get_attribute('id')}")
+    expect(row).to_be_visible()
+    assert not violations(page) and not page.troubles
+
+
 # ---- every explorer ---------------------------------------------------------
 
 

@@ -19,8 +19,8 @@ addEventListener("DOMContentLoaded", () => {
   const filter = make("form", { className: "fg-filter" });
   filter.append(make("label", { htmlFor: choose.id }, "Verdict"), choose);
   filter.append(make("label", { htmlFor: words.id }, "Words"), words, found);
-  const tables = [...new Set(rows.map((row) => row.closest("table")))];
-  tables[0].before(filter);
+  const sections = [...new Set(rows.map((row) => row.closest("section")))];
+  sections[0].before(filter);
 
   const show = () => {
     const sought = words.value.trim().toLowerCase();
@@ -28,10 +28,21 @@ addEventListener("DOMContentLoaded", () => {
       const fits = !choose.value || verdict(row) === choose.value;
       row.hidden = !fits || !row.textContent.toLowerCase().includes(sought);
     }
-    for (const table of tables) table.hidden = !table.querySelector("tbody tr:not([hidden])");
+    for (const part of sections) part.hidden = !part.querySelector("tbody tr:not([hidden])");
     found.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} assertions`;
   };
   filter.addEventListener("input", show);
   filter.addEventListener("submit", (event) => event.preventDefault());
   show();
 });
+
+// A link to a claim opens its notebook's fold, also where the browser does not.
+const unfold = () => {
+  const fold = document.getElementById(location.hash.slice(1))?.closest(".fg-ledger");
+  if (fold && !fold.open) {
+    fold.open = true;
+    document.getElementById(location.hash.slice(1)).scrollIntoView();
+  }
+};
+addEventListener("load", unfold);
+addEventListener("hashchange", unfold);

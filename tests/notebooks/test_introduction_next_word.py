@@ -165,6 +165,11 @@ def page():
     return cells.run_exercises("introduction/next-word", next_word, **names)
 
 
+def unweighted(counts):
+    p = counts.sum(0) / counts.sum()
+    return -p[p > 0].log().mean().item()
+
+
 # A wrong answer, made from the right one `f`, and what the check says of it.
 WRONG = {
     "likeliest": [
@@ -173,7 +178,9 @@ WRONG = {
         (lambda f, t, s, n: s + f(t, s, n - 1), "begins with start, and"),
         (lambda f, t, s, n: f(t, s, n)[:-1], "one pick too few"),
         (lambda f, t, s, n: f(t.T, s, n), "in the column"),
-        (lambda f, t, s, n: n * "?", r"is right, not '\?'"),
+        (lambda f, t, s, n: n * f(t, s, 1), "always look in the row of start"),
+        (lambda f, t, s, n: ("u" + n * "eu")[:n], "not the likeliest ones"),
+        (lambda f, t, s, n: n * "?", r"is right, not '\?"),
     ],
     "without_memory": [
         (lambda f, c: None, "returns None"),
@@ -184,12 +191,14 @@ WRONG = {
         (lambda f, c: f(c) * c.sum().item(), "the sum over all pairs"),
         (lambda f, c: f(c.T), "what comes first"),
         (lambda f, c: math.exp(f(c)), "the perplexity"),
+        (lambda f, c: unweighted(c), "weigh each surprise"),
     ],
     "batch_gradient": [
         (lambda f, z, y: None, "returns None"),
         (lambda f, z, y: f(z, y)[0], r"the shape \(2,\), but \(3, 2\) is wanted"),
         (lambda f, z, y: f(z, y) * len(y), "an average over the batch"),
-        (lambda f, z, y: f(z, y) / z.size(1), "not by V"),
+        (lambda f, z, y: f(z, y) / z.size(1), "by B only, not by V"),
+        (lambda f, z, y: f(z, y) * len(y) / z.size(1), "of rows, not by V"),
         (lambda f, z, y: z.softmax(1) / len(y), "nothing is subtracted"),
         (lambda f, z, y: -f(z, y), "the sign is wrong"),
         (lambda f, z, y: f(z, y) + (z - z.softmax(1)) / len(y), "from the logits"),

@@ -450,6 +450,17 @@ def shifted(model, ids):
     return -model(ids).detach().log_softmax(-1)[rows, ids[1:]]
 
 
+def picked(model, ids, along=None, more=0):
+    """Logits of the tokens, or with `along` log probabilities along that axis."""
+    table = model(ids[: len(ids) - 1 + more]).detach()
+    table = table if along is None else table.log_softmax(along)
+    return table[range(len(ids) - 1), ids[1:]]
+
+
+def kept(p, part, other):
+    return p.where(p >= part * p.max(), other)
+
+
 def wrong_answers(book):
     """Of each check: what it says, and an answer that it says it of."""
     min_p, surprises = book.keep_min_p, book.surprises
@@ -464,17 +475,23 @@ def wrong_answers(book):
     for cause, _ in book.block_bugs(gpt.Block(config()), HEADS, mask):
         yield check, cause, lambda *given, c=cause: dict(book.block_bugs(*given))[c]
     yield check, "nothing is mended", book.sent_to_you
-    yield check, "wrong by", lambda *given: book.mended(*given) + 0.1
+    yield check, "reads and adds to", lambda *given: book.mended(*given) + 0.1
     check = book.check_keep_min_p
     yield check, "add up to 1", lambda p, part: p.where(p >= part * p.max(), 0)
     yield check, "with part, not", lambda p, part: min_p(p, min(part / p.max(), 1))
     yield check, "exactly at the bar", lambda p, part: min_p(p, part + 1e-4)
+    yield check, "no softmax is needed", lambda *given: kept(*given, 0).softmax(0)
+    yield check, "no softmax", lambda *given: kept(*given, -math.inf).softmax(0)
     yield check, "is right, not", lambda p, part: min_p(p, 1 - part)
     check = book.check_surprises
     yield check, "sign", lambda *given: -surprises(*given)
     yield check, "take -log", lambda *given: (-surprises(*given)).exp()
     yield check, "bits", lambda *given: surprises(*given) / math.log(2)
     yield check, "row t", shifted
+    yield check, "these are logits", lambda *given: picked(*given)
+    yield check, "these are logits", lambda *given: -picked(*given)
+    yield check, "over the positions", lambda *given: -picked(*given, along=0)
+    yield check, "over the positions", lambda m, i: -picked(m, i, along=0, more=1)
     yield check, "no_grad", lambda *given: surprises(*given).requires_grad_()
     yield check, "is wanted", lambda *given: surprises(*given).mean()
 

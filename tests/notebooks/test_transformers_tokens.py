@@ -285,6 +285,9 @@ WRONG = {  # wrong answers, by what the check says of them
     "bits_per_byte": {
         "per token": lambda loss, bpe, text: loss / math.log(2),
         "whole": lambda loss, bpe, text: loss * len(bpe.encode(text)) / math.log(2),
+        "upside down": lambda loss, bpe, text: (
+            loss / math.log(2) * len(text.encode()) / len(bpe.encode(text))
+        ),
         "a number is wanted": lambda loss, bpe, text: "1",
     },
     "read_across": {

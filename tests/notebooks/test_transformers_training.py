@@ -495,8 +495,16 @@ def cosine(up=lambda s, w: (s + 1) / w, fall=half):
     return lambda s, n, w: up(s, w) if s < w else fall(s, n, w)
 
 
+def turned(x):
+    return (1 + math.cos(x)) / 2
+
+
 def part(inputs, pieces):
     return len(inputs) / 6
+
+
+def uneven(_, pieces):
+    return 0.4 if len(pieces) > 1 else 1
 
 
 def wrong_answers(book):
@@ -504,6 +512,14 @@ def wrong_answers(book):
 
     def stepping(*bugs, by=1):
         return lambda *given: by * book.step_with(bugs, *given)
+
+    def twice(*given):
+        return stepping(0, 0, 0)(*given) + stepping(0, 0, 0)(*given)
+
+    def doubled(model, pieces):
+        book.accumulate(model, pieces)
+        for p in model.parameters():
+            p.grad += p.detach()
 
     def whole(model, pieces):
         inputs, targets = (torch.cat(side) for side in zip(*pieces, strict=True))
@@ -518,13 +534,23 @@ def wrong_answers(book):
             "starts at step 0": cosine(fall=lambda s, n, w: half(s, n, 0)),
             "ends a step early": cosine(fall=lambda s, n, w: half(s, n - 1, w)),
             "forgot to halve": cosine(fall=lambda *given: 2 * half(*given)),
+            "not by all of them": cosine(fall=lambda s, n, w: half(s - w, n, 0)),
+            "add 1 and halve": cosine(fall=lambda *given: 2 * half(*given) - 1),
+            "a quarter of a turn": cosine(fall=lambda *given: half(*given) ** 0.5),
+            "half a turn is pi": cosine(fall=lambda s, n, w: turned((s - w) / (n - w))),
             "is right, not 0.1230": lambda *_: 0.123,
         },
         "reviewed": {
-            "still wrong: the targets are not moved": stepping(True, False, False),
-            "old gradients.*clipped after": stepping(False, True, True),
+            "the targets.*old gradients.*clipped after": book.sent_to_you,
+            "still wrong: the targets are not moved by one$": stepping(1, 0, 0),
+            "still wrong: old gradients.*clipped after": stepping(0, 1, 1),
+            "gradients are still there; the.*not at all": stepping(0, 1, 2),
+            "still wrong: the gradient is clipped after": stepping(0, 0, 1),
+            "wrong: the gradient.*not at all": stepping(0, 0, 2),
+            "still wrong: old gradients are still there$": stepping(0, 1, 0),
+            "more than the three bugs": twice,
             "no parameter has moved": lambda *_: 0.0,
-            "the returned loss isn't": stepping(False, False, False, by=2),
+            "the returned loss isn't": stepping(0, 0, 0, by=2),
         },
         "accumulate": {
             "one piece at a time": whole,
@@ -535,7 +561,12 @@ def wrong_answers(book):
             "an old gradient is still there": accumulating(part, clear=0),
             "only the last piece counts; erase": accumulating(part, clear=9),
             "only the last piece.*weigh": accumulating(lambda *_: 1, clear=9),
-            "not the gradient of the whole": accumulating(lambda *_: 0.3),
+            "number of all characters, but": accumulating(lambda *_: 1 / 36),
+            "number of all windows, but": accumulating(lambda *_: 1 / 6),
+            "weigh by windows": accumulating(lambda x, _: len(x)),
+            "the weights 0.300, but 1.000": accumulating(lambda *_: 0.3),
+            "0.400, 0.400, but 0.167, 0.833": accumulating(uneven),
+            "no sum of the pieces'": doubled,
         },
     }
 

@@ -688,6 +688,22 @@ def test_refusals():
         refuses_all(pref.learn_from_pairs, learn | pairs, **wrong)
 
 
+def halves(reward):
+    """Who beats whom, a tie counting one half."""
+    lead = reward[:, None] - reward
+    return (lead > 0).double() + (lead == 0).double() / 2
+
+
+def search(moved, p, reward, most):
+    """The leash at which `moved` of the model is `most`, if it falls with beta."""
+    low, high = 0.01, 100.0
+    for _ in range(40):
+        middle = math.sqrt(low * high)
+        far = moved(pref.tilted(p, reward, middle)) > most
+        low, high = (middle, high) if far else (low, middle)
+    return middle
+
+
 @pytest.mark.parametrize(
     ("check", "answer", "cause"),
     [
@@ -696,22 +712,61 @@ def test_refusals():
         ("win_rate", "float(best(p, reward, n) @ (reward[None].T >= reward).to(p) @ p)",
          "one half"),
         ("win_rate", "n / (n + 1)", "no ties"),
-        ("win_rate", "0.5", "best of n, and"),
-        ("win_rate", "0.123", "is right"),
+        ("win_rate", "float(p @ halves(reward) @ p)", "best of n, and"),
+        ("win_rate", "float(best(p, reward, n) @ halves(reward) @ best(p, reward, n))",
+         "best of n, and"),
+        ("win_rate", "float(best(p, reward, n) @ halves(reward).T @ p)", "other one"),
+        ("win_rate", "float(p @ halves(reward) @ best(p, reward, n))", "other one"),
+        ("win_rate", "float(best(p, reward, n + 1) @ halves(reward) @ p)", "is right"),
         ("implied_reward", "beta * (q / p).log()", "isn't 0"),
         ("implied_reward", "beta * ((q / p).log() - (q / p).log().mean())", "weigh"),
         ("implied_reward", "beta * ((q / p).log() - q @ (q / p).log())", "not of q"),
         ("implied_reward", "beta * ((p / q).log() - p @ (p / q).log())", "upside down"),
-        ("implied_reward", "p", "is right"),
+        ("implied_reward", "(q / p).log() - p @ (q / p).log()", "leash is missing"),
+        ("implied_reward", "p", r"\[-0.7, 0.3, 1.3\] is right, not \[0.5, 0.3, 0.2\]"),
+        ("implied_reward", "(beta * (q / p).log()).tolist()", "returns a list"),
+        ("implied_reward", "(beta * (q / p).log())[:, None]", r"shape \(3, 1\)"),
+        ("implied_reward", "(q / p).log().to(torch.complex64)", "complex"),
         ("leash_for", "100.0", "wrong end"),
+        ("leash_for", "search(lambda q: -KL(q, p), p, reward, -most)", "wrong end"),
+        ("leash_for", "search(lambda q: GAP(q, p), p, reward, most)", "variation"),
+        ("leash_for", "search(lambda q: KL(p, q), p, reward, most)", "new model"),
+        ("leash_for", "search(lambda q: KL(q, p) ** 0.5, p, reward, most)", "square"),
         ("leash_for", "2.0", "is right"),
     ],
 )  # fmt: skip
 def test_a_wrong_answer_is_told_its_cause(check, answer, cause):
     arguments = {"win_rate": "p, reward, n", "implied_reward": "q, p, beta"}
     names = arguments.get(check, "p, reward, most")
-    known = {"best": pref.best_of_n, "float": float}
+    known = {"best": pref.best_of_n, "halves": halves, "search": search}
+    known |= {"KL": pref.kl_nats, "GAP": pref.gap, "float": float, "torch": torch}
     cells.is_told_its_cause(page(), check, answer, cause, names, **known)
+
+
+@cases(seeds, st.floats(0.2, 3), st.floats(0.2, 2))
+def test_where_a_form_turns(seed, alpha, beta):
+    d = torch.rand(12, generator=generator(seed), dtype=torch.double) * 3 + 0.1
+    many = torch.linspace(1e-4, 8, 80_001, dtype=torch.double)
+    for name, (bend, top) in page().FORMS.items():
+        gain = d * (alpha - beta * (d if "best" in name else d.log()))
+        found = page().fit_form(d, gain, bend)
+        assert found == pytest.approx([alpha, beta])
+        *both, turn, miss = page().fitted(d, gain)[name]
+        assert both == pytest.approx(found) and miss < 1e-9
+        curve = many * (alpha - beta * (many if "best" in name else many.log()))
+        if turn < 8:
+            assert turn == pytest.approx(many[curve.argmax()].item(), abs=1e-3)
+        assert turn == top(alpha, beta) or turn == pytest.approx(top(alpha, beta))
+    off = gain + torch.tensor([1.0] + [-1.0] * 11)
+    a, b, _, miss = page().fitted(d, off)["training"]
+    assert miss == pytest.approx((off - d * (a - b * d.log())).abs().max().item())
+
+
+def test_the_best_of_what_training_ends_at():
+    p, reward = pref.shares_of(pref.replier()), pref.judged()
+    for beta, n in (0, 1), (0.5, 1), (0, 8), (0.5, 8):
+        q = pref.tilted(p, reward, beta) if beta else p
+        close(page().after_both(beta, n), pref.best_of_n(q, reward, n))
 
 
 def test_the_records():

@@ -218,7 +218,7 @@ def best_of_n(
 ):
     """The probability that each outcome is the best of n draws, (N,).
 
-    Rewards that agree to nine digits are ties, and ties are drawn by lot.
+    Rewards that agree to nine digits are ties: p decides among them.
     """
     levels, level = (
         reward.double().round(decimals=9).unique(return_inverse=True)
@@ -299,8 +299,9 @@ def learn_by_reward(
 ):
     """A copy of a model that has learned from the scores of its own replies.
 
-    score(ids) gives (B,); beta: the price of a nat away from `model`. Each
-    batch of replies is used twice. watch(step, copy) sees each step.
+    score(ids) gives (B,); beta: the price of a nat away from `model`, and 0
+    is no leash at all, on purpose. Each batch of replies is used twice.
+    watch(step, copy) sees each step.
     """
     learner, held = copy.deepcopy(model).requires_grad_(True), []
 

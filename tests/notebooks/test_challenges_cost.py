@@ -5,6 +5,7 @@ Functions are looked up in the module at each call: a damaged cell can take thei
 
 import functools
 import math
+import re
 
 import cells
 import pytest
@@ -148,26 +149,87 @@ def test_the_figures_say_what_the_text_says():
     assert book.three_digits(12345.6) == "12,300" and book.three_digits(1.5) == "1.5"
     assert book.how_long(0.36) == "8.64 hours" and book.how_long(450) == "450 days"
     assert book.how_long(3650) == "10 years"
-    title = "Answers have taken as much as training after"
-    for count in book.COUNTS:  # whatever you count, they meet on the same day
-        said = book.train_or_answer("GPT-3, 2020", "a million", count)
-        assert said[title].props["text"] == "900 days"
-    rows = said["The bill"].arrays["values"] * [1, 900 / 365]
-    # $: a year of answers is 365 of 900 days, in three digits
-    assert math.isclose(*map(float, rows), rel_tol=0.01)
 
 
-def test_the_lines_cross_where_even_after_says():
+@functools.cache
+def figures():
+    return cells.run_exercises("challenges/cost")
+
+
+def digits(text):
+    """The numbers of a view's text, such as "1,290 to train, 522 to answer"."""
+    return [float(n.replace(",", "")) for n in re.findall(r"[\d,]*\.?\d+", text)]
+
+
+START = {"parameters": "175 billion", "read": "300 billion", "chip": "V100 (2017)"}
+START |= {"chips": 10_000, "grid": "the US", "price": 2, "answers": "a million"}
+EVEN, SHARES = "Answers have taken as much after", "Shares, in each of the four"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"parameters": "8 billion", "chip": "B200 (2024)", "grid": "Norway"},
+        {"read": "15.6 trillion", "chip": "H100 (2022)", "answers": "2.5 billion"},
+        {"chip": "A100 (2020)", "price": 5, "chips": 100_000, "grid": "India"},
+    ],
+)
+def test_your_run_is_the_chain_by_hand(changed):
+    book, given = figures(), START | changed
+    N, read = book.SIZES[given["parameters"]], book.READ[given["read"]]
+    chip, slower = book.FLEET[given["chip"]], book.SLOWER[given["chip"]]
+    views = book.your_run(**given)
+    once = 6 * N * read / chip.rate  # seconds of a chip
+    year = slower * 2 * N * 500 * 365 * book.DAILY[given["answers"]] / chip.rate
+    kilowatt_hours = chip.watts * 1.1 / 3.6e6  # of such a second, with cooling
+    by_hand = {
+        "Electricity, MWh": kilowatt_hours / 1e3,
+        "CO2, tonnes": kilowatt_hours * book.GRIDS[given["grid"]] / 1e6,
+        "Water, m³": kilowatt_hours * 4.2 / 1e3,
+        "Rent, million $": given["price"] / 3600 / 1e6,
+    }
+    for name, each in by_hand.items():
+        said = digits(views[name].props["text"])
+        assert said == pytest.approx([once * each, year * each], rel=0.006)
+    days = once / 86_400 / given["chips"]
+    for name, right in ("Training takes", days), (EVEN, 365 * once / year):
+        text = views[name].props["text"]
+        scale = {"hours": 1 / 24, "days": 1, "years": 365}[text.split()[-1]]
+        assert digits(text)[0] * scale == pytest.approx(right, rel=0.006)
+    share = views[SHARES].arrays["values"] / 100
+    assert share.tolist() == pytest.approx([once / (once + year), year / (once + year)])
+
+
+def test_only_what_is_read_and_the_chip_move_the_balance():
+    book = figures()
+
+    def even(**changed):
+        return book.your_run(**START | changed)[EVEN].props["text"]
+
+    assert even() == "900 days" and even(answers="2.5 billion") == "8.64 hours"
+    same = {"parameters": "1 trillion", "chips": 1000, "grid": "India", "price": 5}
+    assert all(even(**{name: value}) == "900 days" for name, value in same.items())
+    assert even(read="2 trillion") == "16.4 years"
+    chips = [even(chip=chip) for chip in book.FLEET]
+    assert chips == ["900 days", "600 days", "450 days", "450 days"]
+    written = cost.even_after(300e9, book.SLOWER["H100 (2022)"])
+    assert even(chip="H100 (2022)") == f"{written / 500 / 1e6:.0f} days"
+
+
+def test_a_processors_counters_are_added_where_they_can_be_read(monkeypatch, tmp_path):
     book = cells.run_exercises("challenges/cost")
-    for model, chip in ("175 billion", "V100 (2017)"), ("70 billion", "H100 (2022)"):
-        view = book.crossing(model, chip, 450)["Electricity"]
-        once, twice, equal = view.arrays["y"].tolist()
-        at, later = book.WRITTEN.index(450), book.WRITTEN.index(900)
-        assert math.isclose(twice[at], once[at]) and twice[at + 1] > once[at + 1]
-        assert math.isclose(equal[later], once[later]) and equal[-2] < once[-2]
-    gpt3 = book.crossing("175 billion", "V100 (2017)", 450)
-    assert round(float(gpt3["Electricity"].arrays["y"][0, 0]), 3) == 1.287
-    assert gpt3["At the dotted line"].props["text"].startswith("Training 1.29 GWh")
+    count = book.joules_so_far
+    monkeypatch.setitem(count.__globals__, "Path", lambda where: tmp_path)
+    assert count() == 0
+    for zone, energy in ("0", 1_500_000), ("1", 2_500_000), ("0:0", 7_000_000):
+        folder = tmp_path / f"intel-rapl:{zone}"
+        folder.mkdir()
+        (folder / "energy_uj").write_text(f"{energy}\n")
+    assert count() == 4  # the part of a processor is in its whole already
+    (tmp_path / "intel-rapl:1" / "energy_uj").unlink()
+    (tmp_path / "intel-rapl:1" / "energy_uj").mkdir()  # nobody can read it
+    assert count() == 0
 
 
 def test_the_chains_boxes_are_the_bills():

@@ -164,6 +164,20 @@ def test_a_freed_page_is_taken_again_and_a_full_pool_refuses():
     assert full.pool.users == users and lone.length == 0
 
 
+def test_a_full_cache_says_so():
+    pool = book.PagePool(SIZES, 1, 4)
+    kinds = KVCache(SIZES, 4), book.EightBitCache(SIZES, 4), book.PagedCache(pool)
+    for cache in kinds:
+        cache.store = cache.store.double()
+        read(cache, ids(3))
+        said = "1 to 1, the room left in the cache, each 0 to 30"
+        refuses("ids", model(), ids(2), cache, says=said)
+        assert cache.length == 3
+        read(cache, ids(1))
+        refuses("ids", model(), ids(1), cache, says="room left in the cache")
+    refuses("ids", model(), ids(65), says="1 to 64, the room left in the context")
+
+
 def test_what_is_no_pool_is_refused():
     good = {"config": SIZES, "pages": 3, "size": 4}
     refuses_all(book.PagePool, good, pages=[0, -1], size=[0, -1])

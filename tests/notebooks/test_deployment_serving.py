@@ -10,7 +10,9 @@ import inspect
 import itertools
 import json
 import math
+import shutil
 import socket
+import subprocess
 import sys
 import threading
 
@@ -216,8 +218,43 @@ def test_what_does_not_fit_is_refused():
     real = serving.RealClock(batcher)
     assert len(serving.serve([request(3, prompt=[1] * 5)], 2, real)) == 1
     for prompt, count in (5, 4), (9, 1), (1, 8):
+        turn = serving.Turn(request(count, prompt=[1] * prompt), 0)
         with refusal("request = 9, but it must be at most 8|request = 10"):
-            serving.serve([request(count, prompt=[1] * prompt)], 2, real)
+            batcher.step([turn])
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_only_the_request_that_does_not_fit_is_refused(static):
+    """Before it gets a slot: the others are answered as if they were alone."""
+    texts = ([1, 2], 6), ([3], 4), ([1] * 5, 4), ([4, 31, 5], 2), ([30] * 4, 4)
+    texts += (([9] * 7, 2),)
+    asked = [request(n, i / 9, prompt) for i, (prompt, n) in enumerate(texts)]
+    real = serving.RealClock(serving.Batcher(small_model(), 2, 8))
+    turns = serving.serve(asked[::-1], 2, real, static=static)
+    assert len(turns) == len(asked)
+    bad, good = turns[:3], turns[3:]
+    assert [turn.request for turn in bad] == [asked[2], asked[3], asked[5]]
+    assert [turn.refused for turn in bad] == [
+        "prompt and answer take 9 tokens, but a slot has room for 8",
+        "id 31, but the model knows 0 to 30",
+        "prompt and answer take 9 tokens, but a slot has room for 8",
+    ]
+    assert all(t.slot is None and not t.made and not t.times for t in bad)
+    for turn in good:
+        alone = complete(small_model(), turn.request.prompt, turn.request.count)
+        assert turn.made == alone and turn.refused == ""
+    for waits in serving.first_waits, serving.whole_waits:
+        assert waits(turns) == waits(good) and len(waits(turns)) == 3
+    lone = serving.serve([asked[5]], 2, real)
+    assert [t.request for t in lone] == [asked[5]] and lone[0].refused
+
+
+def test_a_clock_without_a_model_refuses_nobody():
+    long = request(500, prompt=[99_999] * 500)
+    (turn,) = serving.serve([long], 1, clock())
+    assert turn.refused == "" and len(turn.made) == 500
+    waiting, refused = serving.admit([request(1, 2.0), long], clock())
+    assert [r.arrives for r in waiting] == [0.0, 2.0] and refused == []
 
 
 # The client, against servers that misbehave
@@ -313,7 +350,7 @@ import http.server, sys, threading
 try:
     s = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), None)
 except OSError:
-    print("error EADDRINUSE", flush=True); sys.exit(1)
+    print("error port", sys.argv[1], "is taken", flush=True); sys.exit(1)
 print("port", s.server_port, flush=True)
 sys.stdin.read()
 """
@@ -324,13 +361,88 @@ def test_an_engine_starts_and_ends():
     with rival.Engine(2, 48, command=command) as engine:
         assert engine.process.poll() is None and engine.port > 0
         second = rival.Engine(2, 48, engine.port, command)
-        with pytest.raises(RuntimeError, match=f"port {engine.port} is taken"):
+        why = f"the engine does not start: port {engine.port} is taken$"
+        with pytest.raises(RuntimeError, match=why):
             second.__enter__()
         assert second.process.returncode == 1
     assert engine.process.returncode == 0
     silent = rival.Engine(1, 8, command=[sys.executable, "-c", "pass"])
     with pytest.raises(RuntimeError, match="it said nothing"):
         silent.__enter__()
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="there is no node")
+def test_the_engine_says_why_it_does_not_start(tmp_path):
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"GGUF")
+
+    def said(*arguments):
+        command = ["node", rival.HERE / "serve.mjs", *map(str, arguments)]
+        end = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert end.returncode == 1 and end.stderr == "", end.stderr
+        return end.stdout.strip()
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        why = f"error port {port} is taken: name another, or 0 for any that is free"
+        assert said(model, port, 1, 48) == why
+    for arguments in (tmp_path / "no.gguf", 0, 1, 48), (tmp_path, 0, 1, 48), ():
+        file = arguments[0] if arguments else ""
+        why = f'error no model file at "{file}": name MODEL.gguf PORT SLOTS CONTEXT'
+        assert said(*arguments) == why
+    assert said(model, 99_999, 1, 48).startswith("error no port 99999: ")
+
+
+# The bench
+
+
+def test_the_bench_times_the_steps_that_its_clock_adds_up():
+    seen = []
+
+    class Watch:
+        def step(self, turns):
+            new = [turn for turn in turns if not turn.made]
+            lengths = [len(t.request.prompt) + len(t.made) for t in turns]
+            assert sorted(t.slot for t in turns) == list(range(len(turns)))
+            assert not any(turn.ended for turn in turns)
+            seen.append((len(new), len(turns) - len(new), max(lengths)))
+
+    took = rival.step_times(Watch())
+    pairs = {(n, m) for n in range(9) for m in range(9) if 0 < n + m < 9}
+    assert set(took) == pairs and {*map(len, took.values())} == {3}
+    lengths = {True: rival.LENGTHS, False: [16]}
+    every = [(n, m, k) for n, m in pairs for k in lengths[m > 0]]
+    assert sorted(seen) == sorted(every * rival.TRIES)
+    assert rival.LENGTHS[-1] == 16 + 128  # the longest of poisson_requests
+
+    clock = rival.TimedClock({(1, 1): [1.0, 3.0, 7.0], (0, 1): [8.0] * 3})
+    made = serving.Turn(request(99, prompt=[0] * 16), 0, [0] * 96)
+    fresh = serving.Turn(request(99, prompt=[0] * 16), 1)
+    assert clock.step([fresh, made]) == [0, 0] and clock.now == 5.0  # 112 tokens
+    assert clock.step([made]) == [0] and clock.now == 13.0
+    clock.wait(14.0)
+    clock.wait(5.0)
+    assert clock.now == 14.0
+
+
+def test_the_bench_finds_the_load_of_the_same_tail(monkeypatch):
+    """On the page's line its clock is the virtual one, and 1 % more is too much."""
+    monkeypatch.setattr(rival, "COUNT", 300)
+    pairs = [(n, m) for n in range(9) for m in range(9) if 0 < n + m < 9]
+    took = {(n, m): [0.12 + 0.009 * (16 * n + m)] * 3 for n, m in pairs}
+    full = rival.full_load(took, 0)
+    for static in False, True:
+        asked = serving.poisson_requests(0.3, 300, generator(7))
+        turns = serving.serve(asked, 8, clock(0.12, 0.009), static=static)
+        right = serving.percentile(serving.first_waits(turns), 0.95)
+        assert math.isclose(rival.tail_s(took, 0.3, 7, static), right)
+    assert 0.45 < full < 0.7
+    limit = rival.tail_s(took, full / 2, 0, static=True)
+    load = rival.continuous_load(took, limit, full / 2, 0)
+    assert load > full  # twice the half and more
+    assert rival.tail_s(took, load, 0) <= limit < rival.tail_s(took, 1.02 * load, 0)
+    with pytest.raises(RuntimeError, match="does not keep"):
+        rival.continuous_load(took, 0.01, full / 2, 0)
 
 
 # The exercises

@@ -328,7 +328,13 @@ def first_place(ids: Int64[Tensor, "B T"], config, cache):
     left, V = room - start, config.vocab
     fits = ids.numel() > 0 and ids.size(-1) <= left
     known = ids.is_meta or ((ids >= 0) & (ids < V)).all()
-    require(fits and known, "ids", ids, f"1 to {left}, each 0 to {V - 1}")
+    require(
+        fits and known,
+        "ids",
+        ids,
+        f"1 to {left}, the room left in the "
+        f"{'cache' if cache else 'context'}, each 0 to {V - 1}",
+    )
     return start
 
 # %% ../../transformers/real-model.ipynb #load-llama

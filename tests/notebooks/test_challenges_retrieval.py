@@ -85,6 +85,17 @@ def test_what_the_encoder_would_cut_is_refused():
         retrieval.PassageIndex([])
 
 
+def test_what_has_no_words_is_refused_by_its_name():
+    for blank in "", " \n":
+        with cells.refusal("^passages = .*none of them empty"):
+            retrieval.PassageIndex(["fine", blank])
+        with cells.refusal("^question = .*a text with words"):
+            retrieval.find_passages(small_index(), blank, 1)
+        with cells.refusal("^texts = .*none of them empty"):
+            retrieval.embed_texts(["fine", blank])
+    assert len(retrieval.PassageIndex(["?"]).tokens[0]) == 1
+
+
 # Search
 
 
@@ -317,7 +328,7 @@ def test_it_cites_or_abstains():
     try:
         given = answering(patch, "10 weeks")
         said = retrieval.answer_with_source(model(), index, question)
-        assert said == ("10 weeks", 2, "")
+        assert said == ("10 weeks", 2, "") and score > 0.45
         assert given[0][0] == retrieval.open_prompt(question, PASSAGES[2])
         assert retrieval.answer_with_source(model(), index, question, score) == said
         far = retrieval.answer_with_source(model(), index, question, score + 1e-4)
@@ -330,6 +341,44 @@ def test_it_cites_or_abstains():
         assert other == (None, 2, "its numbers aren't in the passage")
     finally:
         patch.undo()
+
+
+def test_a_question_that_no_passage_answers_gets_no_answer(monkeypatch):
+    given, index = answering(monkeypatch, "A hole"), small_index()
+    question = "Who was Plato?"
+    assert 0 < retrieval.find_passages(index, question, 1)[0].score < 0.45
+    none = retrieval.answer_with_source(model(), index, question)
+    assert none == (None, None, "no passage is near enough") and not given
+    assert retrieval.answer_with_source(model(), index, question, 0.0).answer
+    for score, answered in (0.4501, True), (0.4499, False):  # the page's limit
+        near = [retrieval.Found(2, PASSAGES[2], score)]
+        monkeypatch.setattr(retrieval, "find_passages", lambda *_, near=near: near)
+        said = retrieval.answer_with_source(model(), index, question)
+        assert (said.answer is not None) == answered
+
+
+def test_a_sieve_decides_what_is_read(monkeypatch):
+    given, seen = answering(monkeypatch, "It is 555"), []
+    question = "How long does a permit take?"
+    index = retrieval.PassageIndex([f"{PASSAGES[2]} {retrieval.HIDDEN}"])
+    ask = functools.partial(retrieval.answer_with_source, model(), index, question)
+    assert ask() == ("It is 555", 0, "")  # without a sieve the order is followed
+
+    def first_sentence(question, passage):
+        seen.append((question, passage))
+        return passage.split(". ")[0]
+
+    refused = (None, 0, "its numbers aren't in the passage")
+    assert ask(sieve=first_sentence) == refused
+    assert seen == [(question, index.passages[0])]
+    assert given[-1][0] == retrieval.open_prompt(question, "Permits take 10 weeks")
+    asked = len(given)
+    nothing = ask(sieve=lambda question, passage: "")
+    assert nothing == (None, 0, "the sieve leaves nothing to read")
+    assert len(given) == asked  # the model is not even asked
+    far = ask(1.0, lambda question, passage: "")
+    assert far == (None, None, "no passage is near enough")
+    refuses_all(ask, {"least": 0.5, "sieve": None}, sieve=["a sieve"])
 
 
 # Refusals
@@ -374,7 +423,7 @@ def refused():
         (
             "exact_nearest",
             {"vectors": vectors, "asked": vectors[:2], "k": 2},
-            {"k": [0], "asked": [vectors[:2, :3]]},
+            {"k": [0, 21], "asked": [vectors[:2, :3]]},
         ),
         ("graph_index", {"vectors": vectors, "links": 4}, {"links": [0]}),
         (
@@ -402,7 +451,39 @@ def test_what_does_not_fit_is_refused():
         refuses_all(getattr(retrieval, name), good, **bad)
 
 
+def test_all_vectors_can_be_asked_for_and_no_more():
+    vectors = unit(random(20, 8)).float()
+    every = retrieval.exact_nearest(vectors, vectors[:1], 20)
+    assert sorted(every[0].tolist()) == list(range(20))
+    with cells.refusal("^k = 21, .*at most 20"):
+        retrieval.exact_nearest(vectors, vectors[:1], 21)
+
+
 # The page
+
+
+def test_what_was_read_by_eye_fits_the_stored_answers():
+    asked = cells.record("retrieval", "questions.json")
+    answers = cells.record("retrieval", "answers.json")["handbook"]
+    kinds = []
+    for each, run in zip(asked, answers, strict=True):
+        if each["tried"]:
+            assert "read" not in each
+            continue
+        numbers = retrieval.numbers_in(run["answer"])
+        kind = each.get("read", "wrong")
+        first = numbers[:1] == [each["number"]]
+        assert first == (kind in ("right", "unit", "false")), each
+        assert kind != "late" or each["number"] in numbers[1:], each
+        kinds.append(kind)
+    counts = {kind: kinds.count(kind) for kind in kinds}
+    assert counts == {"right": 17, "unit": 2, "false": 2, "late": 5, "wrong": 37}
+
+
+def test_the_first_screen_shows_a_right_answer():
+    asked = cells.record("retrieval", "questions.json")
+    place = next(iter(page()["ABOUT"].values()))
+    assert asked[place]["read"] == "right"
 
 
 def test_each_key_stands_in_its_passage():
@@ -421,9 +502,36 @@ WRONG = [
     ("fused_votes", lambda a, b, k: votes(a, b, lambda r: 1 / r), "k is missing"),
     ("fused_votes", lambda a, b, k: votes(a, b, lambda r: k + r), "one over"),
     ("fused_votes", lambda a, b, k: votes(a, [], lambda r: 1 / (k + r)), "is right"),
+    (
+        "fused_votes",
+        lambda a, b, k: votes(a, b, lambda r: 1 / (60 + r)),
+        "not 60",
+    ),
+    ("fused_votes", lambda a, b, k: {n: None for n in {*a, *b}}, "a score is a number"),
+    (
+        "fused_votes",
+        lambda a, b, k: {n: torch.ones(2) for n in {*a, *b}},
+        "a score is a number",
+    ),
+    ("fused_votes", lambda a, b, k: {n: math.nan for n in {*a, *b}}, "is right, not"),
     ("recall_at", lambda f, o, k: recall(f, o, k - 1), "k-th passage"),
+    ("recall_at", lambda f, o, k: recall(f, o, k + 1), r"not k \+ 1"),
+    ("recall_at", lambda f, o, k: recall(f, o, len(f[0])), "only the first k"),
+    ("recall_at", lambda f, o, k: recall(f, o, k) / k, "by the questions only"),
+    ("recall_at", lambda f, o, k: 1 - recall(f, o, k), "that missed"),
     ("recall_at", lambda f, o, k: recall(f, o, 1), "only the first"),
     ("recall_at", lambda f, o, k: recall(f, o, k) * len(o), "a share"),
+    ("longest_quote", lambda a, p: quote(a.split(), p.split()), "small letters"),
+    (
+        "longest_quote",
+        lambda a, p: quote(a.split(), p.lower().split()),
+        "small letters",
+    ),
+    (
+        "longest_quote",
+        lambda a, p: quote(a.lower().split(), p.split()),
+        "small letters",
+    ),
     (
         "longest_quote",
         lambda a, p: sum(w in p.lower().split() for w in a.split()),
@@ -452,6 +560,18 @@ def votes(first, second, give):
 
 def recall(found, own, k):
     return sum(x in each[:k] for x, each in zip(own, found, strict=True)) / len(own)
+
+
+def quote(words, there):
+    """The longest run of words that stands there."""
+    spans = [(i, j) for i in range(len(words)) for j in range(i + 1, len(words) + 1)]
+    runs = [
+        j - i
+        for i, j in spans
+        for s in range(len(there))
+        if there[s : s + j - i] == words[i:j]
+    ]
+    return max(runs, default=0)
 
 
 @pytest.mark.parametrize(("name", "fn", "why"), WRONG)

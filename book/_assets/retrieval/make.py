@@ -5,10 +5,11 @@
 Writes beside this file answers.json: what it writes without a passage, with the best
 passage of the handbook, with that of the altered one, and with that of the handbook and
 a false sentence at its end. And million.json: processor time and recall of usearch and
-of exact search among a million drawn vectors; the bench's section about it is written,
-too. The records hold the digest of the code that made them. A name, `answers` or
-`million`, makes that part alone. questions.json is written by hand: `also` lists the
-other passages that hold the answer.
+of exact search among a million drawn vectors, and the recall among the 10,000 that the
+page draws again; the bench's section about them is written, too. The records hold the
+digest of the code that made them. A name, `answers` or `million`, makes that part
+alone. questions.json is written by hand: `also` lists the other passages that hold the
+answer, and `read` is what a person found who read the answer in answers.json.
 """
 
 import json
@@ -16,6 +17,7 @@ import time
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean, median, stdev
 
 import bench
 import torch
@@ -33,7 +35,7 @@ ANSWERED_BY = ["PassageIndex", "find_passages", "read_answer", "raise_digits", "
 TIMED_BY = ["clustered_vectors", "exact_nearest", "graph_index", "graph_nearest"]
 TIMED_BY += ["shared_neighbours"]
 
-NEAREST = search.NEAREST
+NEAREST, FEW = search.NEAREST, 10_000
 EDITIONS = ["handbook", "altered", "hidden", "none"]
 
 
@@ -49,6 +51,39 @@ def timed(action):
     start = time.process_time()
     found = action()
     return found, 1e3 * (time.process_time() - start)
+
+
+def one_at_a_time(find, asked):
+    """The median milliseconds of processor time of a question by itself."""
+    return median(timed(partial(find, asked=each))[1] for each in asked.split(1))
+
+
+def recall_of(find, asked, truth):
+    """The part of the true neighbours found, and its 95 % interval by questions."""
+    shares = [
+        page.shared_neighbours(near, true)
+        for near, true in zip(find(asked=asked).split(1), truth.split(1), strict=True)
+    ]
+    wide = 1.96 * stdev(shares) / len(shares) ** 0.5
+    ends = [round(fmean(shares) + side * wide, 4) for side in (-1, 1)]
+    return {"recall": round(fmean(shares), 4), "from": ends[0], "to": ends[1]}
+
+
+def among_a_few():
+    """The same among 10,000 vectors, by the number of candidates."""
+    drawn = page.clustered_vectors(
+        FEW + search.TIMED, search.WIDTH, torch.Generator().manual_seed(0)
+    )
+    asked, vectors = drawn[: search.TIMED], drawn[search.TIMED :].contiguous()
+    truth, library = (
+        page.exact_nearest(vectors, asked, NEAREST),
+        page.graph_index(vectors),
+    )
+    found = {}
+    for count in search.CANDIDATES:
+        near = page.graph_nearest(library, asked, NEAREST, count)
+        found[count] = round(page.shared_neighbours(near, truth), 4)
+    return {"count": FEW, "asked": search.TIMED, "recall": found}
 
 
 def asked_questions():
@@ -90,24 +125,25 @@ def answers():
 
 def million():
     """The curve for the page and, from the same graph, the bench's section."""
-    prepared, built_ms = timed(search.prepared)
-    vectors, asked, _, library = prepared
-    one = [partial(page.exact_nearest, vectors, q, NEAREST) for q in asked.split(1)]
-    alone = sorted(timed(each)[1] for each in one)
-    rows = []
+    vectors, asked, truth, library, built_s = search.prepared()
+    some, rows, alone = asked[: search.TIMED], [], []
+    exact = partial(page.exact_nearest, vectors, k=NEAREST)
     for count in search.CANDIDATES:
-        near = partial(page.graph_nearest, library, asked, NEAREST, count)
-        _, ms = timed(near)
-        recall = round(prepared.found(count), 4)
-        rows.append({"candidates": count, "recall": recall, "ms": ms / len(asked)})
-        print(rows[-1], flush=True)
+        near = partial(page.graph_nearest, library, k=NEAREST, candidates=count)
+        row = {"candidates": count} | recall_of(near, asked, truth)
+        alone.append(one_at_a_time(exact, some))  # in turn: the machine may be busy
+        rows.append(row | {"ms": round(one_at_a_time(near, some), 4)})
+        print(rows[-1], alone[-1], flush=True)
     record = {"digest": digests()["million.json"], "machine": machine()}
     record |= {"count": len(vectors), "width": vectors.size(1)}
-    record |= {"built_s": round(built_ms / 1e3), "rows": rows}
-    record |= {"exact_ms": round(alone[len(alone) // 2], 3)}
+    record |= {"asked": len(asked), "neighbours": truth.numel()}
+    record |= {"built_s": round(built_s), "rows": rows}
+    record |= {"exact_ms": round(median(alone), 3), "few": among_a_few()}
     record["bytes"] = {"vectors": vectors.nbytes, "graph": library.memory_usage}
+    compared = list(search.rows())
+    record["at_once_share"] = round(median(compared[-1].ratios()), 3)
     store(HERE / "million.json", record)
-    bench.report({"search": bench.section(search, list(search.rows()))})
+    bench.report({"search": bench.section(search, compared)})
 
 
 if __name__ == "__main__":

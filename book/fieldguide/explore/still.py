@@ -344,8 +344,9 @@ def _scatter(ax, view):
 
 def _number(ax, view):
     value = float(view.arrays["value"])
-    label = f"{value:.{view.props['digits']}g} {view.props['unit']}"
-    _word(ax, label, fontsize=14)
+    few = float(f"{value:.{view.props['digits']}g}")
+    shown = format_cell(int(value) if value.is_integer() else few)
+    _word(ax, f"{shown} {view.props['unit']}", fontsize=14)
     ax.axis("off")
 
 

@@ -91,8 +91,8 @@ WORD = re.compile(r"[^\W\d_]+")
 
 def reviewed_words() -> set[str]:
     """The words, in small letters, that what a model writes may hold."""
-    listed = (ASSETS / "reviewed" / "words.txt").read_text(encoding="utf-8")
-    return set(listed.split())
+    listed = (ASSETS / "reviewed" / "words.json").read_text(encoding="utf-8")
+    return set(json.loads(listed))
 
 
 def unread(text: str, cut: bool = False) -> list[str]:

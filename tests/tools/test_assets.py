@@ -97,9 +97,10 @@ def test_the_strings_of_a_record_are_found_wherever_they_stand():
 def test_words_that_nobody_has_read(tmp_path, monkeypatch):
     monkeypatch.setattr(assets, "ASSETS", tmp_path)
     (tmp_path / "reviewed").mkdir()
-    listed = tmp_path / "reviewed" / "words.txt"
-    listed.write_text("the capital\nis york yaoundé\n", encoding="utf-8")
-    assert assets.reviewed_words() == {"the", "capital", "is", "york", "yaoundé"}
+    listed = tmp_path / "reviewed" / "words.json"
+    words = ["the", "capital", "is", "york", "yaoundé"]
+    listed.write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+    assert assets.reviewed_words() == {*words}
     assert assets.unread("The capital is Yaoundé 12_000.") == []
     assert assets.unread("Zyzzx: the Capitals' york-yor") == [
         "Zyzzx",

@@ -11,7 +11,7 @@ people it has read about and about others, how sure it is of the others, and how
 and the world say of statements to which it gives a small or a large probability.
 And capitals.json: what SmolLM2 says is the capital of a hundred countries and of twenty
 that do not exist, with its probability, and the same after examples that admit
-ignorance: a word that isn't in ../reviewed/words.txt as three dots. Each holds the
+ignorance: a word that isn't in ../reviewed/words.json as three dots. Each holds the
 digest of the definitions that made it.
 """
 

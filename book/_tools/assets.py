@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import platform
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -83,6 +84,35 @@ def king_james_ids() -> list:
     text = king_james()
     alphabet = characters(text)
     return [to_ids(part, alphabet) for part in split_text(text)]
+
+
+WORD = re.compile(r"[^\W\d_]+")
+
+
+def reviewed_words() -> set[str]:
+    """The words, in small letters, that what a model writes may hold."""
+    listed = (ASSETS / "reviewed" / "words.json").read_text(encoding="utf-8")
+    return set(json.loads(listed))
+
+
+def unread(text: str, cut: bool = False) -> list[str]:
+    """A text's words that nobody has read, in order.
+
+    The last word of a text that was cut need only begin as a listed one does.
+    """
+    listed = reviewed_words()
+    found = [match for match in WORD.finditer(text) if match[0].lower() not in listed]
+    if cut and found and found[-1].end() == len(text):
+        end = found[-1][0].lower()
+        if any(word.startswith(end) for word in listed):
+            found.pop()
+    return [match[0] for match in found]
+
+
+def reviewed(text: str) -> str:
+    """A text with three dots for each word that nobody has read."""
+    listed = reviewed_words()
+    return WORD.sub(lambda m: m[0] if m[0].lower() in listed else "...", text)
 
 
 def make_parts(*recorders: Callable[[], None]) -> None:

@@ -365,6 +365,11 @@ def wrong_news(words):
     return len(set(words)) / len(words)
 
 
+def squared_gap(rows):
+    total = sum(n for *_, n in rows)
+    return sum(n * (hits / n - sure) ** 2 for sure, hits, n in rows) / total
+
+
 @pytest.mark.parametrize(
     ("exercise", "answer", "says"),
     [
@@ -380,6 +385,8 @@ def wrong_news(words):
             lambda rows: sum(h - s * n for s, h, n in rows) / sum(r[2] for r in rows),
             "cancel",
         ),
+        ("calibration_gap", squared_gap, "isn't squared"),
+        ("calibration_gap", lambda rows: math.sqrt(squared_gap(rows)), "isn't squared"),
         ("best_threshold", lambda sure, right, k: k / (1 + k), "calibrated"),
         ("best_threshold", lambda sure, right, k: 0.123, "is right"),
     ],

@@ -79,6 +79,42 @@ def test_edits_of_a_line():
     assert rob.edited_lines("Mali")["small letters"] == "the capital of mali is"
 
 
+def said_of(lines, capitals, *rows):
+    """What `capital_said` finds where each row's tokens have these chances."""
+    model, encode = gpt(), rob.smollm2_tokenizer().encode
+    chances = torch.zeros(len(rows), 49_152)
+    for row, wanted in zip(chances, rows, strict=True):
+        for text, chance in wanted.items():
+            row[encode(text)[0]] = chance
+    config = SimpleNamespace(vocab=49_152)
+    scores = mock.Mock(return_value=chances.log())
+    with (
+        mock.patch.object(rob, "answer_scores", scores),
+        mock.patch.object(model, "config", config),
+    ):
+        found = rob.capital_said(model, lines, capitals)
+    before = encode(
+        "The capital of Spain is Madrid.\nThe capital of Ireland is Dublin.\n"
+    )
+    texts, every = [encode(line) for line in lines], [*range(49_152)]
+    scores.assert_called_once_with(model, before, texts, every, 16)
+    return found
+
+
+def test_what_is_said_of_a_capital():
+    paris = {" Paris": 0.5, "Paris": 0.25, " paris": 0.125, "paris": 0.0625, "9": 0.05}
+    rome = {" Milan": 0.4567891, " Rome": 0.3123456, "rome": 0.1}
+    lines = ["The capital of France is", "Of Italy, the capital is"]
+    assert said_of(lines, ["Paris", "Rome"], paris, rome) == [
+        {"right": True, "chance": 0.9375, "says": " Paris", "sure": 0.5},
+        {"right": False, "chance": 0.4123, "says": " Milan", "sure": 0.4568},
+    ]
+    for form in "Rome", " Rome", "rome", " rome":
+        (found,) = said_of(["So"], ["Rome"], {form: 0.75, "9": 0.25})
+        assert form.startswith(found.pop("says"))
+        assert found == {"right": True, "chance": 0.75, "sure": 0.75}
+
+
 @cases(st.integers(0, 20), st.integers(1, 20))
 def test_intervals_are_percent(hits, more):
     tries = hits + more
@@ -414,6 +450,13 @@ def test_a_model_that_is_sure_is_lifted_off_its_way_by_more_than_it_is_sure():
 
 def test_refusals():
     refuses_all(rob.edited_lines, {"country": "Mali"}, country=["Abc"])
+    asked = {"model": gpt(), "lines": ["So"], "capitals": ["Rome"]}
+    with (
+        mock.patch.object(rob, "answer_scores", return_value=torch.zeros(1, 49_152)),
+        mock.patch.object(gpt(), "config", SimpleNamespace(vocab=49_152)),
+    ):
+        bad = {"lines": [[], [""], ["a", "b"], [1]], "capitals": [[], [1]]}
+        refuses_all(rob.capital_said, asked, **bad)
     refuses_all(rob.misspelled, {"word": "of"})
     refuses_all(rob.percent_interval, {"hits": 1, "tries": 4}, hits=[5])
     refuses_all(rob.organ_scores, {"text": "heart"})

@@ -11,14 +11,15 @@ people it has read about and about others, how sure it is of the others, and how
 and the world say of statements to which it gives a small or a large probability.
 And capitals.json: what SmolLM2 says is the capital of a hundred countries and of twenty
 that do not exist, with its probability, and the same after examples that admit
-ignorance. Each holds the digest of the definitions that made it.
+ignorance: a word that isn't in ../reviewed/words.json as three dots. Each holds the
+digest of the definitions that made it.
 """
 
 import json
 from pathlib import Path
 
 import torch
-from assets import make_parts
+from assets import make_parts, reviewed
 from digest import digest_of, exported
 
 from fieldguide.challenges import hallucination
@@ -181,7 +182,7 @@ def record_capitals() -> None:
             ("admits", hallucination.ADMITS),
         ):
             said, chance = hallucination.name_capital(model, country, before)
-            row[name] = [said, round(chance, 4)]
+            row[name] = [reviewed(said), round(chance, 4)]
         rows.append(row)
         print(len(rows), json.dumps(row, ensure_ascii=False), flush=True)
     store(HERE / "capitals.json", {"digest": digests()["capitals.json"], "rows": rows})

@@ -21,7 +21,7 @@ from statistics import fmean, median, stdev
 
 import bench
 import torch
-from assets import machine, make_parts
+from assets import machine, make_parts, reviewed
 from digest import digest_of, exported
 from rivals import search
 
@@ -110,7 +110,7 @@ def answer_with(edition):
             passage = f"{passage} {page.HIDDEN}"
         written = page.read_answer(model, question, passage)
         near = [[each.place, round(each.score, 4)] for each in best]
-        found.append({"found": near, "answer": written})
+        found.append({"found": near, "answer": reviewed(written)})
     print(edition, "answered", flush=True)
     return edition, found
 

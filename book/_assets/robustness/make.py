@@ -9,26 +9,19 @@ SmolLM2 says is the capital of a country when the line is edited; hidden.json: w
 answers from a passage in which a sentence is hidden, with and without the sifting of
 sentences; and marks.json: texts with and without a watermark. Each record holds the
 digest of the definitions that made it. A name, such as `edits`, makes that part alone.
+A word of SmolLM2's that isn't in ../reviewed/words.json is stored as three dots.
 """
 
 import json
 from pathlib import Path
 
 import torch
-from assets import make_parts
+from assets import make_parts, reviewed, unread
 from digest import digest_of, exported
 
 from fieldguide.challenges import retrieval
 from fieldguide.challenges import robustness as page
-from fieldguide.challenges.hallucination import BEFORE
-from fieldguide.data import (
-    asset,
-    building_questions,
-    king_james,
-    smollm2_tokenizer,
-    store,
-)
-from fieldguide.deployment.right_sizing import answer_scores
+from fieldguide.data import asset, building_questions, king_james, store
 from fieldguide.introduction.next_word import characters, to_ids
 from fieldguide.transformers.induction import token_losses
 from fieldguide.transformers.real_model import load_smollm2
@@ -100,33 +93,19 @@ def record_pictures() -> None:
     store(HERE / "pictures.json", record)
 
 
-def beginnings(capital: str) -> set[int]:
-    """The first tokens of a name, with a space or not, in small letters or not."""
-    encode = smollm2_tokenizer().encode
-    forms = (capital, capital.lower(), f" {capital}", f" {capital.lower()}")
-    return {encode(form)[0] for form in forms}
-
-
 def record_edits() -> None:
-    model, tokenizer = load_smollm2(), smollm2_tokenizer()
+    model = load_smollm2()
     stored = json.loads(asset("hallucination", "capitals.json").read_text("utf-8"))
     real = [row for row in stored["rows"] if row["capital"]]  # others are invented
     rows = [{k: row[k] for k in ("country", "capital")} for row in real]
-    before, every = tokenizer.encode(BEFORE), [*range(model.config.vocab)]
+    capitals = [row["capital"] for row in rows]
     for row in rows:
         row["edits"] = {}
     for edit in page.edited_lines("France"):
         lines = [page.edited_lines(row["country"])[edit] for row in rows]
-        asked = [tokenizer.encode(line) for line in lines]
-        chances = answer_scores(model, before, asked, every, 16).exp()  # (N, V)
-        for row, p in zip(rows, chances, strict=True):
-            right, top = beginnings(row["capital"]), p.argmax().item()
-            row["edits"][edit] = {
-                "right": top in right,
-                "chance": round(sum(p[i].item() for i in right), 4),
-                "says": tokenizer.decode([top]),
-                "sure": round(p[top].item(), 4),
-            }
+        found = page.capital_said(model, lines, capitals)
+        for row, said in zip(rows, found, strict=True):
+            row["edits"][edit] = said | {"says": reviewed(said["says"])}
         hits = sum(row["edits"][edit]["right"] for row in rows)
         print(edit, hits, "of", len(rows), flush=True)
     store(HERE / "edits.json", {"digest": digests()["edits.json"], "rows": rows})
@@ -177,7 +156,10 @@ def record_marks() -> None:
         ids = page.write_marked(model, start, LENGTH, green, lift, generator)
         nats = token_losses(model, ids[:, : model.config.context]).mean().item()
         record["nats"][lift] = round(nats, 4)
-        record["texts"][lift] = ["".join(alphabet[i] for i in row) for row in ids]
+        texts = ["".join(alphabet[i] for i in row) for row in ids]
+        news = [word for each in texts for word in unread(each, cut=True)]
+        assert not news, f"read these words, then list them in ../reviewed: {news}"
+        record["texts"][lift] = texts
         scores = [page.mark_score(row, green) for row in ids]
         print(lift, record["nats"][lift], sum(scores) / TEXTS, min(scores), flush=True)
     store(HERE / "marks.json", record)

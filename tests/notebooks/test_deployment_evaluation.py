@@ -249,6 +249,11 @@ VERDICTS = {
     "open('here', 'a')": "writes a file",
     "import tempfile\ntempfile.mkdtemp()": "writes a file",
     "import os\nos.remove('/etc/hosts')": "writes a file",
+    "import os\nos.mknod('here')": "writes a file",
+    "import os\nos.mkfifo('here', mode=0o600)": "writes a file",
+    "import os\nos.setxattr('.', 'user.a', b'1')": "writes a file",
+    "import os\nos.removexattr('.', 'user.a')": "writes a file",
+    "import sqlite3\nsqlite3.connect('here')": "writes a file",
     "import socket\nsocket.socket()": "asks for the network",
     "import socket\nsocket.getaddrinfo('example.org', 80)": "asks for the network",
     "import urllib.request as u\nu.urlopen('http://1.1.1.1')": "asks for the network",
@@ -299,6 +304,22 @@ assert len(bytes.fromhex(m.secret)) == 16
 
 def test_a_program_has_two_seconds_and_512_mib():
     assert evaluation.run_apart(LIMITED) == "passes"
+
+
+REFUSED = """
+import resource as r
+assert r.getrlimit(r.RLIMIT_CPU) == (2, 3)
+assert r.getrlimit(r.RLIMIT_NPROC) == (1, 1)
+assert r.getrlimit(r.RLIMIT_FSIZE) == (4096, 4096)
+assert r.getrlimit(r.RLIMIT_CORE) == (0, 0)
+"""
+
+
+@pytest.mark.parametrize("kind", ["r.RLIMIT_AS", "999"])  # 999: as macOS refuses it
+def test_a_limit_that_is_refused_leaves_the_others_in_place(kind):
+    limits = evaluation.LIMITS.replace("r.RLIMIT_AS", kind)
+    with mock.patch.object(evaluation, "LIMITS", limits):
+        assert evaluation.run_apart(REFUSED) == "passes"
 
 
 def test_who_waits_is_stopped_after_five_times_its_seconds():
@@ -505,6 +526,8 @@ NEEDED, PAIRED, FAIR = "half", "one, other", "ahead, behind"
         ("questions_needed", "(0.98 / half) ** 2", "round up"),
         ("questions_needed", "7", "is right, not 7"),
         ("questions_needed", "None", "returns None"),
+        ("questions_needed", "math.inf", "is right, not inf"),
+        ("questions_needed", "math.nan", "is right, not nan"),
         ("paired_p", "sign_test(sum(one), sum(other))", "both have right"),
         ("paired_p", "0.123", "is right, not 0.123"),
         ("paired_p", "None", "returns None"),
@@ -515,6 +538,12 @@ NEEDED, PAIRED, FAIR = "half", "one, other", "ahead, behind"
             "keeps the place",
         ),
         ("fair_verdicts", "[a > 0 > b for a, b in zip(ahead, behind)]", "drop"),
+        ("fair_verdicts", "[b < 0 for b in behind]", "second order"),
+        (
+            "fair_verdicts",
+            "[a > 0 and b > 0 for a, b in zip(ahead, behind)]",
+            "the place won",
+        ),
         ("fair_verdicts", "[a < b for a, b in zip(ahead, behind)]", "wrong way"),
         (
             "fair_verdicts",

@@ -308,6 +308,13 @@ def test_votes_are_added_up_in_double():
     )
 
 
+def test_no_sum_is_less_than_nothing():
+    given = [*"ab"], ["x"], torch.tensor([[-1e-3, 0.0]]), torch.tensor([-3e-3])
+    for question in "a", "b":
+        said = right_sizing.vote_views(question, "x", *given)["Sum"].props["text"]
+        assert "-0.00" not in said and said.count("+0.00") == 4
+
+
 def test_votes_are_added_up():
     words, desks = ["heat", "roof", "tax"], ["money", "works"]
     weight = torch.tensor([[0.5, -1.0, 2.0], [0.25, 1.5, -2.0]])
@@ -334,6 +341,71 @@ def test_votes_are_added_up():
     assert len(right_sizing.vote_views(many, "money", *given)) == 3
     for wrong in "12?", f"{many} more":
         refuses("question", right_sizing.vote_views, wrong, "money", *given)
+
+
+# Language models of one domain
+
+
+class Letters:
+    """A tokenizer: a letter's number, 1 to 26; a line break is 0."""
+
+    def encode(self, text):
+        return [ord(c) - 96 if c.isalpha() else 0 for c in text]
+
+
+def test_bits_are_those_of_each_token_after_a_line_break():
+    model, text = small_llama(), "cabbage"
+    ids = torch.tensor([0, *Letters().encode(text)])
+    p = model(ids[None])[0, :-1].softmax(-1)
+    bits = -p[range(7), ids[1:]].double().log2().sum().item()
+    found = right_sizing.text_bits(model, Letters(), text)
+    assert type(found) is float and found == pytest.approx(bits, rel=1e-5)
+
+
+def test_a_domain_is_all_that_is_learned_from():
+    job = right_sizing.job("questions")
+    whole = right_sizing.domain_text("questions").split("\n\n")
+    assert len(whole) >= len(job.known) and {*whole} >= {
+        part for p in job.known for part in job.whole[p].split("\n\n")
+    }
+    tested = right_sizing.held_out_beginnings("questions")
+    assert tested == [job.whole[p][:400] for p in job.test]
+    assert right_sizing.held_out_beginnings("questions", 3)[0] == tested[0][:3]
+    tokens = right_sizing.small_tokenizer("questions")
+    assert len(tokens) == 2048 and right_sizing.small_tokenizer("questions") is tokens
+    text = right_sizing.domain_text("questions")
+    assert tokens.encode(text[:500]) == right_sizing.BytePairTokenizer(
+        right_sizing.train_bpe(text, 1792)
+    ).encode(text[:500])
+
+
+def test_a_small_gpt_is_trained_by_the_modern_recipe():
+    sizes, seen = right_sizing.small_sizes(), []
+    assert (sizes.vocab, sizes.context, sizes.bias) == (2048, 384, False)
+    assert (sizes.width, sizes.heads, sizes.layers) == (128, 4, 4)
+
+    def train(model, ids, recipe, *, generator):
+        seen.append((model, ids, recipe, generator))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(right_sizing, "train", train)
+        found = right_sizing.small_gpt("questions", 7)
+        other = right_sizing.small_gpt("questions", 7, seed=3)
+    (model, ids, recipe, draw), (_, _, _, last) = seen
+    assert found is model and not any(w.requires_grad for w in found.parameters())
+    text = right_sizing.domain_text("questions")
+    assert ids.tolist() == right_sizing.small_tokenizer("questions").encode(text)
+    assert recipe == Recipe(
+        7, 6, 0.02, matrix_rate=0.03, final=0.0, positions="rotary", normed=True
+    )
+    assert (draw.initial_seed(), last.initial_seed()) == (0, 3)
+    twin = right_sizing.new_gpt(sizes, recipe, generator())
+    for ours, right, others in zip(
+        found.parameters(), twin.parameters(), other.parameters(), strict=True
+    ):
+        assert torch.equal(ours, right) and (
+            ours.dim() < 2 or not torch.equal(ours, others)
+        )
 
 
 # Costs
@@ -410,6 +482,11 @@ def test_what_is_refused():
     ]
     good = dict(zip(names, [10, 1, 1.0, 1.0, 0.5, 1.0], strict=True))
     refuses_all(right_sizing.total_cost, good, answers=[0], labels=[-1], wrong=[1.5])
+    for name in "domain_text", "small_tokenizer", "held_out_beginnings":
+        refuses("domain", getattr(right_sizing, name), "poems")
+    refuses("letters", right_sizing.held_out_beginnings, "questions", 0)
+    small = {"domain": "questions", "steps": 1, "seed": 0}
+    refuses_all(right_sizing.small_gpt, small, domain=["poems"], steps=[0], seed=[-1])
     votes = {"question": "a", "desk": "x", "words": ["a"], "desks": ["x"]}
     votes |= {"weight": torch.ones(1, 1), "bias": torch.ones(1)}
     refuses_all(right_sizing.vote_views, votes, words=[[]], bias=[torch.ones(2)])
@@ -441,6 +518,8 @@ WRONG = [
     ("leaked", lambda g, a, b: sorted({*b} - {*relatives_of(g, a, b)}), "don.t"),
     ("leaked", lambda g, a, b: relatives_of(g, a, b)[::-1], "ascending order"),
     ("leaked", lambda g, a, b: [p for p in b if p in relatives_of(g, a, b)], "order"),
+    ("leaked", lambda g, a, b: ["a", 1, None], "is right, not"),
+    ("labels_pay", lambda w, e, n, p, m: 100 * n * p / ((w - e) * m), "to a whole"),
     ("labels_pay", lambda w, e, n, p, m: paid(n * p, w * m), "errs as well"),
     ("labels_pay", lambda w, e, n, p, m: paid(p, (w - e) * m), "not one"),
     ("labels_pay", lambda w, e, n, p, m: paid(n * p, w - e), "has a price"),

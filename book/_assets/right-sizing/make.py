@@ -1,12 +1,16 @@
 """Let the contenders of deployment/right-sizing do their jobs, and record it.
 
-.venv/bin/python book/_tools/assets.py right-sizing (five to twenty minutes)
+.venv/bin/python book/_tools/assets.py right-sizing [runs] [small]
+(ten to thirty minutes)
 
 Writes beside this file scores.npz: the log-probabilities that SmolLM2 gives to the
 classes of the held-out texts, and features of the texts, in 16 bits, by MiniLM; and
 runs.json: the losses of the adapters, the processor time of each contender, and how
-many of 100 texts the linear layers sort right, by the labels that they learn from.
-The record holds the digest of the code that made it.
+many of 100 texts the linear layers sort right, by the labels that they learn from. Then
+small.json: how many bits a small GPT, trained on one domain, and SmolLM2 need for
+the beginnings of the held-out texts of each domain; and small.safetensors, in 16 bits,
+the weights of the one trained on licences. Each record holds the digest of the code
+that made it.
 """
 
 import time
@@ -15,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from assets import machine
+from assets import machine, make_parts
 from digest import digest_of, exported
 
-from fieldguide.data import store
+from fieldguide.data import smollm2_tokenizer, store
 from fieldguide.deployment import right_sizing as page
 from fieldguide.multimodal.clip import MiniLM
 from fieldguide.transformers.real_model import load_smollm2
@@ -27,16 +31,25 @@ HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "deployment" / "right-sizing.ipynb"
 MADE_BY = ["job", "instruction", "asked_about", "class_tokens", "answer_scores"]
 MADE_BY += ["fit_linear", "teach_job"]
+SMALL_BY = ["small_gpt", "held_out_beginnings", "text_bits", "LANGUAGE"]
+USED = """
+from fieldguide.transformers.real_model import load_smollm2
+
+LANGUAGE = load_smollm2
+"""
 
 DOMAINS = ["questions", "symptoms", "licences"]
 STEPS = 12  # of an adapter
 LABELS = [8, 16, 32, 64, 96]  # and all there are
 DRAWS = 8  # of so many labels
+SMALL_STEPS = {"licences": 240, "symptoms": 120, "questions": 40}  # of a small GPT
 
 
 def digests() -> dict[str, str]:
     """Of each record: the digest of the definitions that make it today."""
-    return {"runs.json": digest_of(exported(NOTEBOOK), MADE_BY)}
+    source = exported(NOTEBOOK)
+    small = digest_of(f"{USED}\n{source}", SMALL_BY, repr(SMALL_STEPS))
+    return {"runs.json": digest_of(source, MADE_BY), "small.json": small}
 
 
 def timed(action):
@@ -160,7 +173,44 @@ def start():
         page.job(domain)
 
 
-def main() -> None:
+def bits_of(model, tokenizer):
+    """The bits that it needs for each text, by domain; seconds for a kilobyte."""
+    texts = {domain: page.held_out_beginnings(domain) for domain in DOMAINS}
+    size = sum(len(text.encode()) for each in texts.values() for text in each)
+    found, s = timed(
+        lambda: {
+            domain: [round(page.text_bits(model, tokenizer, t), 2) for t in each]
+            for domain, each in texts.items()
+        }
+    )
+    return found, round(1000 * s / size, 5)
+
+
+def small(name):
+    """A GPT trained on a domain, or SmolLM2: what it takes, and its bits."""
+    if name == "smollm2":
+        bits, reading = bits_of(load_smollm2(), smollm2_tokenizer())
+        return {"bits": bits, "reading": reading}
+    model, taught = timed(lambda: page.small_gpt(name, SMALL_STEPS[name]))
+    model = model.half().float()  # as its weights are stored
+    if name == "licences":
+        weights = {key: w.half() for key, w in model.state_dict().items()}
+        store(HERE / "small.safetensors", weights)
+    bits, reading = bits_of(model, page.small_tokenizer(name))
+    print(name, round(taught, 1), reading, flush=True)
+    return {"taught": round(taught, 1), "bits": bits, "reading": reading}
+
+
+def record_small() -> None:
+    start()
+    names = ["licences", "smollm2", "symptoms", "questions"]  # the longest first
+    with get_context("fork").Pool(2, torch.set_num_threads, (1,)) as pool:
+        found = dict(zip(names, pool.map(small, names, chunksize=1), strict=True))
+    record = {"digest": digests()["small.json"], "machine": machine()}
+    store(HERE / "small.json", record | {"steps": SMALL_STEPS} | found)
+
+
+def record_runs() -> None:
     start()
     with get_context("fork").Pool(2, torch.set_num_threads, (1,)) as pool:
         keep(dict(zip(TASKS, pool.map(run, TASKS, chunksize=1), strict=True)))
@@ -180,4 +230,4 @@ def keep(found) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    make_parts(record_runs, record_small)

@@ -4,6 +4,7 @@
 __all__ = ['LICENCES', 'ORGANS', 'DESKS', 'Domain', 'WORDS', 'ASKED', 'labelled_licences', 'labelled_symptoms',
            'labelled_questions', 'alike', 'siblings', 'LabelledJob', 'job', 'related', 'in_equal_parts', 'fit_linear',
            'vote_views', 'instruction', 'asked_about', 'class_tokens', 'answer_scores', 'calibrated', 'teach_job',
+           'text_bits', 'small_sizes', 'domain_text', 'small_tokenizer', 'small_gpt', 'held_out_beginnings',
            'total_cost', 'pays_after', 'overtakings']
 
 # %% ../../deployment/right-sizing.ipynb #imports
@@ -238,10 +239,15 @@ def vote_views(
     at, row = [place[w] for w in found if w in place], desks.index(desk)
     votes = [weight[row, place[w]].item() if w in place else 0 for w in found]
     root = math.sqrt(max(1, len(at)))
+
+    def signed(x):
+        return f"{x:+.2f}".replace("-0.00", "+0.00")
+
     scores = weight[:, at].double().sum(1) / root + bias.double()  # (C,)
-    said = f"Votes for {desk}: {sum(votes):+.2f}, over the root of {len(at)} "
-    said += f"known words: {sum(votes) / root:+.2f}. For any text: "
-    said += f"{bias[row].item():+.2f}. Score: {scores[row].item():+.2f}.\n"
+    said = f"Votes for {desk}: {signed(sum(votes))}, over the root of "
+    said += f"{len(at)} known words: {signed(sum(votes) / root)}. For any "
+    said += f"text: {signed(bias[row].item())}. "
+    said += f"Score: {signed(scores[row].item())}.\n"
     said += f"It says {desks[scores.argmax()]}."
     shown = [w if w in place else f"{w} (new)" for w in found]
     ends = {"low": -3.5, "high": 3.5}
@@ -344,6 +350,61 @@ def teach_job(
     ]
     batches = [pairs[at : at + 8] for at in range(0, len(pairs), 8)]
     return learn_answers(model, batches, rate)
+
+# %% ../../deployment/right-sizing.ipynb #text-bits
+from ..transformers.induction import token_losses
+
+
+@checked
+def text_bits(model: Model, tokenizer, text: str):
+    """The bits that a model needs for a text that follows a line break."""
+    ids = tokenizer.encode("\n") + tokenizer.encode(text)
+    nats = token_losses(model, torch.tensor([ids]))  # (1, T)
+    return nats.sum().item() / math.log(2)
+
+# %% ../../deployment/right-sizing.ipynb #small-gpt
+from dataclasses import replace
+
+from ..transformers.gpt import GPTConfig
+from ..transformers.tokens import BytePairTokenizer, train_bpe
+from ..transformers.training import modern_recipe, new_gpt, train
+
+
+def small_sizes():
+    """The sizes of a small GPT: about a million weights."""
+    return GPTConfig(2048, 384, width=128, heads=4, layers=4, bias=False)
+
+
+@checked
+def domain_text(domain: Domain):
+    """All texts of the families to learn from, in one."""
+    known = job(domain)
+    return "\n\n".join(known.whole[p] for p in known.known)
+
+
+@cache
+@checked
+def small_tokenizer(domain: Domain):
+    """Its tokens: 256 bytes and what 1,792 merges make of the domain."""
+    return BytePairTokenizer(train_bpe(domain_text(domain), 1792))
+
+# %% ../../deployment/right-sizing.ipynb #small-gpt-trained
+@checked
+def small_gpt(domain: Domain, steps: Size, seed: Count = 0):
+    """A GPT that has read nothing but the texts of one domain."""
+    draw = torch.Generator().manual_seed(seed)
+    recipe = replace(modern_recipe(steps), batch=6)
+    model = new_gpt(small_sizes(), recipe, draw)
+    ids = small_tokenizer(domain).encode(domain_text(domain))
+    train(model, torch.tensor(ids), recipe, generator=draw)
+    return model.requires_grad_(False)
+
+
+@checked
+def held_out_beginnings(domain: Domain, letters: Size = 400):
+    """The first letters of each whole text of the test."""
+    known = job(domain)
+    return [known.whole[p][:letters] for p in known.test]
 
 # %% ../../deployment/right-sizing.ipynb #cost
 @checked

@@ -13,7 +13,10 @@
   const root = Math.sqrt(Math.max(1, known.length));
   const scores = data.desks.map((_, desk) => sum(desk) / root + bias[desk]);
   const row = data.desks.indexOf(params.desk);
-  const signed = (value) => (value < 0 || Object.is(value, -0) ? "-" : "+") + Math.abs(value).toFixed(2);
+  const signed = (value) => {
+    const size = Math.abs(value).toFixed(2);
+    return (value < 0 && size !== "0.00" ? "-" : "+") + size;
+  };
   const said = [
     `Votes for ${params.desk}: ${signed(sum(row))}, over the root of ${known.length}`,
     `known words: ${signed(sum(row) / root)}. For any text: ${signed(bias[row])}.`,

@@ -231,7 +231,7 @@ def test_refits_spread_as_the_scatter_allows():
 
 def test_refits_of_two_kinds_have_two_more_numbers():
     some = [0, 1, 4, 5, 8, 9]  # six sizes for five numbers: one is free
-    noisy = BOTH[some] * (1 + NOISE)
+    noisy = BOTH[some] * (1 + NOISE / 100)
     usual = laws.spread_of(laws.fit_law(KINDS[some], noisy), KINDS[some], noisy)
     _, spread = laws.refits(KINDS[some], noisy, 50, cells.generator())
     # of chi-squared numbers of one degree of freedom a fifth lies below 1 / 16
@@ -287,7 +287,77 @@ def test_bad_input_is_refused_by_name():
     for call in laws.fit_law, functools.partial(laws.spread_of, law):
         refuses("losses", call, SIZES, ended, says="above 0")
     refuses_all(laws.sweep_config, {"width": 8}, width=[-8])
+    for width, allowed in (50, 6), (7, 2), (25, 4), (36, 4), (20, 2):
+        says = f"^width = {width}, but it must be a multiple of {allowed}$"
+        if width % allowed:
+            with cells.refusal(says):
+                laws.sweep_config(width)
+        else:
+            laws.sweep_config(width)
     refuses_all(laws.sweep_recipe, {"steps": 10, "factor": 2.0}, factor=[0])
+
+
+def test_a_law_has_finite_numbers_of_the_right_sign():
+    floor, scales, exponents = torch.tensor(1.5), torch.ones(2), torch.ones(2)
+    good = {"floor": floor, "scales": scales, "exponents": exponents}
+    laws.Law(0 * floor, 0 * scales, exponents / 1e6)
+    for name, each in good.items():
+        for bad in -each, each * math.nan, each / 0:
+            refuses(name, laws.Law, **(good | {name: bad}))
+        if name != "floor":  # one of the two
+            bad = torch.stack([each[0], -each[1]])
+            refuses(name, laws.Law, **(good | {name: bad}))
+    refuses("exponents", laws.Law, floor, scales, 0 * exponents, says="above 0")
+
+
+def test_kinds_that_grow_together_are_refused():
+    sizes = torch.logspace(7, 10, 12, dtype=DOUBLE)
+    sway = torch.tensor([1, -1, 0] * 4, dtype=DOUBLE)
+    says = "of kinds that don't grow together"
+    for off, ok in (0, False), (0.005, False), (0.05, False), (0.06, True), (1, True):
+        both = torch.stack([sizes, 20 * sizes * (off * sway).exp()], 1)
+        losses = 1.69 + 406.4 * both[:, 0] ** -0.34 + 410.7 * both[:, 1] ** -0.28
+        if ok:
+            found = laws.fit_law(both, losses)
+            cells.close(found.exponents, torch.tensor([0.34, 0.28]).double(), 1e-4)
+        else:
+            refuses("sizes", laws.fit_law, both, losses, says=says)
+            refuses("sizes", laws.fit_law, both, losses * both[:, 0] ** 0.001, 0.1)
+    refuses("sizes", laws.fit_law, sizes[:, None].expand(12, 2), losses, says=says)
+    refuses("sizes", laws.refits, both[:, [0, 0]], losses, 5, cells.generator())
+    once = both[:6] * torch.tensor([1, 1e6]).double()  # neither unit nor spread counts
+    laws.fit_law(once, losses[:6] ** 1)
+
+
+def test_redraws_without_a_law_are_left_out_and_only_few_may_be():
+    searched, draw = laws.search, cells.generator
+
+    def unsettled(*which):
+        def found(sizes, losses, *rest):
+            law, settled = searched(sizes, losses, *rest)
+            if losses.dim() == 2:
+                settled[list(which)] = False
+            return law, settled
+
+        return found
+
+    losses, larger = LOSSES * (1 + NOISE), torch.tensor([3e5], dtype=DOUBLE)
+    every, spread = laws.refits(SIZES, losses, 200, draw())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(laws, "search", unsettled(3, 7))
+        some, among = laws.refits(SIZES, losses, 200, draw())
+        kept = [k for k in range(200) if k not in (3, 7)]
+        assert torch.equal(among, spread[kept])
+        for name, whole in vars(every).items():
+            assert torch.equal(vars(some)[name], whole[kept])
+        drawn = laws.forecast(SIZES, losses, larger, draw(), 200)
+        assert drawn.shape == (198, 1)
+        patch.setattr(laws, "search", unsettled(3, 7, 9))
+        says = "so close to a law that 99 of 100 redraws have one"
+        refuses("losses", laws.refits, SIZES, losses, 200, draw(), says=says)
+        refuses("losses", laws.forecast, SIZES, losses, larger, draw(), 200)
+    rough = LOSSES * (1 + 30 * NOISE)
+    refuses("losses", laws.refits, SIZES, rough, 200, draw(), says="99 of 100")
 
 
 def test_too_few_points_and_no_minimum_are_refused():

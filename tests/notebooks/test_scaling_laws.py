@@ -425,15 +425,43 @@ def test_a_point_of_the_sweep_is_a_run_of_the_training_page():
 def test_the_stored_runs_fit_the_page(prefix):
     names = prefix.strip("-") or "sweep", f"{prefix}larger", f"{prefix}forecast"
     sweep, larger, said = (cells.record("laws", f"{name}.json") for name in names)
-    for row in *sweep["runs"], larger:
+    for row in *sweep["runs"], larger, cells.record("laws", "added.json"):
         with torch.device("meta"):
             model = GPT(laws.sweep_config(row["width"]))
         # learned positions, which the recipe leaves out
         size = count_parameters(model) - 64 * row["width"]
         assert row["parameters"] == size and len(row["losses"]) == 3
         assert not prefix or row["width"] % 8 == 0
+        tried = {float(at): mean(ends) for at, ends in row["tried"].items()}
+        best = min(tried, key=tried.get)  # not at the edge of what was tried
+        assert best == row["factor"] and {best / 2, 2 * best} <= set(tried)
+        assert row["losses"] == row["tried"][str(best)] and row["cpu_s"] > 0
     assert said["parameters"] == larger["parameters"]
     assert said["low"] < said["middle"] < said["high"]
+
+
+def test_rates_are_tried_until_both_neighbours_of_the_best_are_worse(monkeypatch):
+    make = cells.script("laws")
+    best, asked = {8: 4.0, 16: 1.0, 24: 0.5}, []
+
+    def trained(run, jobs):
+        asked.append(jobs)
+        return [
+            (2 + abs(math.log2(factor / best[width])) + seed / 100, 3.0 + factor)
+            for width, factor, seed, _ in jobs
+        ]
+
+    monkeypatch.setattr(make, "trained", trained)
+    rows = make.rows([8, 16, 24], 8)
+    tried = {8: [1, 2, 4, 8], 16: [0.5, 1, 2], 24: [0.25, 0.5, 1, 2]}
+    for row in rows:
+        assert list(row["tried"]) == tried[row["width"]]
+        assert row["factor"] == best[row["width"]]
+        assert row["losses"] == [2.0, 2.01, 2.02] == row["tried"][row["factor"]]
+        assert row["cpu_s"] == 3 + min(row["tried"])
+        assert row["parameters"] == make.parameters(row["width"])
+    jobs = [job for some in asked for job in some]
+    assert len(jobs) == len(set(jobs)) == 3 * 11 and {job[3] for job in jobs} == {8}
 
 
 def test_the_stored_forecast_is_that_of_the_stored_runs():
@@ -465,6 +493,8 @@ def test_the_stored_forecast_is_that_of_the_stored_runs():
         ("three_point_law", "(2 * c - b, right(a, b, c, r)[1])", "than one to come"),
         ("three_point_law", "2.0", "tuple"),
         ("three_point_law", "(1.0, 2.0, 3.0)", "two numbers"),
+        ("three_point_law", "(None, None)", "two numbers"),
+        ("three_point_law", "('2.0', '0.5')", "two numbers"),
         ("size_for", "(A / L) ** (1 / a)", "take the floor off"),
         ("size_for", "(A / (L - E)) ** a if L > E else math.inf", "1 / alpha"),
         ("size_for", "A / (L - E) if L > E else math.inf", "a power is missing"),
@@ -472,6 +502,17 @@ def test_the_stored_forecast_is_that_of_the_stored_runs():
         ("size_for", "(A * (L - E)) ** (1 / a)", "divide A"),
         ("size_for", "(A / abs(L - E + 1e-18)) ** (1 / a)", "never gets there"),
         ("size_for", "7.0", "is right, not 7"),
+        ("size_for", "'7'", "a string, but a number"),
+        (
+            "size_for",
+            "(A / (L - E)) ** (1 / a) if L > E else None",
+            r"in a return\? Here the law never gets there",
+        ),
+        (
+            "size_for",
+            "(A / (L - E)) ** (1 / a) if L > E else 'never'",
+            r"a number is wanted\. Here the law never gets there",
+        ),
         ("verdict_on", "'good'", "wrong"),
         ("verdict_on", "'wrong' if f > h else 'good'", "too low"),
         ("verdict_on", "'good' if l <= f <= h else 'wrong'", "said little"),
@@ -481,6 +522,25 @@ def test_the_stored_forecast_is_that_of_the_stored_runs():
             "comes before",
         ),
         ("verdict_on", "None", "returns None"),
+        ("verdict_on", "(None, None)", "a tuple, but a string"),
+        (
+            "verdict_on",
+            "'wrong' if not l <= f <= h else 'empty' if b <= h else 'good'",
+            "which lies below",
+        ),
+        *(
+            (
+                "verdict_on",
+                f"'wrong' if not {inside} else 'empty' if {gain} else 'good'",
+                "an edge belongs to the interval",
+            )
+            for inside, gain in [
+                ("l < f <= h", "l <= b <= h"),
+                ("l <= f < h", "l <= b <= h"),
+                ("l <= f <= h", "l < b <= h"),
+                ("l <= f <= h", "l <= b < h"),
+            ]
+        ),
     ],
 )
 def test_a_wrong_answer_is_told_its_cause(check, answer, cause):

@@ -1,6 +1,6 @@
 """Train the sweep of scaling/laws, forecast a larger model, then train that one.
 
-.venv/bin/python book/_tools/assets.py laws (eleven minutes of two cores)
+.venv/bin/python book/_tools/assets.py laws (seven minutes of two cores)
 
 Writes seven files beside this one, in this order. sweep.json: how GPTs of WIDTHS end
 from SEEDS at the best of several learning rates, how at the others, and the processor

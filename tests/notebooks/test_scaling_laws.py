@@ -325,8 +325,9 @@ def test_kinds_that_grow_together_are_refused():
             refuses("sizes", laws.fit_law, both, losses * both[:, 0] ** 0.001, 0.1)
     refuses("sizes", laws.fit_law, sizes[:, None].expand(12, 2), losses, says=says)
     refuses("sizes", laws.refits, both[:, [0, 0]], losses, 5, cells.generator())
-    once = both[:6] * torch.tensor([1, 1e6]).double()  # neither unit nor spread counts
-    laws.fit_law(once, losses[:6] ** 1)
+    close = torch.tensor([1e5, 1.01e5, 1.02e5], dtype=DOUBLE)  # that counts for nothing
+    both = torch.cartesian_prod(SIZES[:4], close)
+    laws.fit_law(both, 1.6 + 9 * both[:, 0] ** -0.33 + (both[:, 1] / 1e5) ** -2)
 
 
 def test_redraws_without_a_law_are_left_out_and_only_few_may_be():

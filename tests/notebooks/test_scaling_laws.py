@@ -231,7 +231,7 @@ def test_refits_spread_as_the_scatter_allows():
 
 def test_refits_of_two_kinds_have_two_more_numbers():
     some = [0, 1, 4, 5, 8, 9]  # six sizes for five numbers: one is free
-    noisy = BOTH[some] * (1 + NOISE)
+    noisy = BOTH[some] * (1 + NOISE / 100)
     usual = laws.spread_of(laws.fit_law(KINDS[some], noisy), KINDS[some], noisy)
     _, spread = laws.refits(KINDS[some], noisy, 50, cells.generator())
     # of chi-squared numbers of one degree of freedom a fifth lies below 1 / 16
@@ -287,7 +287,78 @@ def test_bad_input_is_refused_by_name():
     for call in laws.fit_law, functools.partial(laws.spread_of, law):
         refuses("losses", call, SIZES, ended, says="above 0")
     refuses_all(laws.sweep_config, {"width": 8}, width=[-8])
+    for width, allowed in (50, 6), (7, 2), (25, 4), (36, 4), (20, 2):
+        says = f"^width = {width}, but it must be a multiple of {allowed}$"
+        if width % allowed:
+            with cells.refusal(says):
+                laws.sweep_config(width)
+        else:
+            laws.sweep_config(width)
     refuses_all(laws.sweep_recipe, {"steps": 10, "factor": 2.0}, factor=[0])
+
+
+def test_a_law_has_finite_numbers_of_the_right_sign():
+    floor, scales, exponents = torch.tensor(1.5), torch.ones(2), torch.ones(2)
+    good = {"floor": floor, "scales": scales, "exponents": exponents}
+    laws.Law(0 * floor, 0 * scales, exponents / 1e6)
+    for name, each in good.items():
+        for bad in -each, each * math.nan, each / 0:
+            refuses(name, laws.Law, **(good | {name: bad}))
+        if name != "floor":  # one of the two
+            bad = torch.stack([each[0], -each[1]])
+            refuses(name, laws.Law, **(good | {name: bad}))
+    refuses("exponents", laws.Law, floor, scales, 0 * exponents, says="above 0")
+
+
+def test_kinds_that_grow_together_are_refused():
+    sizes = torch.logspace(7, 10, 12, dtype=DOUBLE)
+    sway = torch.tensor([1, -1, 0] * 4, dtype=DOUBLE)
+    says = "of kinds that don't grow together"
+    for off, ok in (0, False), (0.005, False), (0.05, False), (0.06, True), (1, True):
+        both = torch.stack([sizes, 20 * sizes * (off * sway).exp()], 1)
+        losses = 1.69 + 406.4 * both[:, 0] ** -0.34 + 410.7 * both[:, 1] ** -0.28
+        if ok:
+            found = laws.fit_law(both, losses)
+            cells.close(found.exponents, torch.tensor([0.34, 0.28]).double(), 1e-4)
+        else:
+            refuses("sizes", laws.fit_law, both, losses, says=says)
+            refuses("sizes", laws.fit_law, both, losses * both[:, 0] ** 0.001, 0.1)
+    refuses("sizes", laws.fit_law, sizes[:, None].expand(12, 2), losses, says=says)
+    refuses("sizes", laws.refits, both[:, [0, 0]], losses, 5, cells.generator())
+    close = torch.tensor([1e5, 1.01e5, 1.02e5], dtype=DOUBLE)  # that counts for nothing
+    both = torch.cartesian_prod(SIZES[:4], close)
+    laws.fit_law(both, 1.6 + 9 * both[:, 0] ** -0.33 + (both[:, 1] / 1e5) ** -2)
+
+
+def test_redraws_without_a_law_are_left_out_and_only_few_may_be():
+    searched, draw = laws.search, cells.generator
+
+    def unsettled(*which):
+        def found(sizes, losses, *rest):
+            law, settled = searched(sizes, losses, *rest)
+            if losses.dim() == 2:
+                settled[list(which)] = False
+            return law, settled
+
+        return found
+
+    losses, larger = LOSSES * (1 + NOISE), torch.tensor([3e5], dtype=DOUBLE)
+    every, spread = laws.refits(SIZES, losses, 200, draw())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(laws, "search", unsettled(3, 7))
+        some, among = laws.refits(SIZES, losses, 200, draw())
+        kept = [k for k in range(200) if k not in (3, 7)]
+        assert torch.equal(among, spread[kept])
+        for name, whole in vars(every).items():
+            assert torch.equal(vars(some)[name], whole[kept])
+        drawn = laws.forecast(SIZES, losses, larger, draw(), 200)
+        assert drawn.shape == (198, 1)
+        patch.setattr(laws, "search", unsettled(3, 7, 9))
+        says = "so close to a law that 99 of 100 redraws have one"
+        refuses("losses", laws.refits, SIZES, losses, 200, draw(), says=says)
+        refuses("losses", laws.forecast, SIZES, losses, larger, draw(), 200)
+    rough = LOSSES * (1 + 30 * NOISE)
+    refuses("losses", laws.refits, SIZES, rough, 200, draw(), says="99 of 100")
 
 
 def test_too_few_points_and_no_minimum_are_refused():
@@ -355,15 +426,43 @@ def test_a_point_of_the_sweep_is_a_run_of_the_training_page():
 def test_the_stored_runs_fit_the_page(prefix):
     names = prefix.strip("-") or "sweep", f"{prefix}larger", f"{prefix}forecast"
     sweep, larger, said = (cells.record("laws", f"{name}.json") for name in names)
-    for row in *sweep["runs"], larger:
+    for row in *sweep["runs"], larger, cells.record("laws", "added.json"):
         with torch.device("meta"):
             model = GPT(laws.sweep_config(row["width"]))
         # learned positions, which the recipe leaves out
         size = count_parameters(model) - 64 * row["width"]
         assert row["parameters"] == size and len(row["losses"]) == 3
         assert not prefix or row["width"] % 8 == 0
+        tried = {float(at): mean(ends) for at, ends in row["tried"].items()}
+        best = min(tried, key=tried.get)  # not at the edge of what was tried
+        assert best == row["factor"] and {best / 2, 2 * best} <= set(tried)
+        assert row["losses"] == row["tried"][str(best)] and row["cpu_s"] > 0
     assert said["parameters"] == larger["parameters"]
     assert said["low"] < said["middle"] < said["high"]
+
+
+def test_rates_are_tried_until_both_neighbours_of_the_best_are_worse(monkeypatch):
+    make = cells.script("laws")
+    best, asked = {8: 4.0, 16: 1.0, 24: 0.5}, []
+
+    def trained(run, jobs):
+        asked.append(jobs)
+        return [
+            (2 + abs(math.log2(factor / best[width])) + seed / 100, 3.0 + factor)
+            for width, factor, seed, _ in jobs
+        ]
+
+    monkeypatch.setattr(make, "trained", trained)
+    rows = make.rows([8, 16, 24], 8)
+    tried = {8: [1, 2, 4, 8], 16: [0.5, 1, 2], 24: [0.25, 0.5, 1, 2]}
+    for row in rows:
+        assert list(row["tried"]) == tried[row["width"]]
+        assert row["factor"] == best[row["width"]]
+        assert row["losses"] == [2.0, 2.01, 2.02] == row["tried"][row["factor"]]
+        assert row["cpu_s"] == 3 + min(row["tried"])
+        assert row["parameters"] == make.parameters(row["width"])
+    jobs = [job for some in asked for job in some]
+    assert len(jobs) == len(set(jobs)) == 3 * 11 and {job[3] for job in jobs} == {8}
 
 
 def test_the_stored_forecast_is_that_of_the_stored_runs():
@@ -395,6 +494,8 @@ def test_the_stored_forecast_is_that_of_the_stored_runs():
         ("three_point_law", "(2 * c - b, right(a, b, c, r)[1])", "than one to come"),
         ("three_point_law", "2.0", "tuple"),
         ("three_point_law", "(1.0, 2.0, 3.0)", "two numbers"),
+        ("three_point_law", "(None, None)", "two numbers"),
+        ("three_point_law", "('2.0', '0.5')", "two numbers"),
         ("size_for", "(A / L) ** (1 / a)", "take the floor off"),
         ("size_for", "(A / (L - E)) ** a if L > E else math.inf", "1 / alpha"),
         ("size_for", "A / (L - E) if L > E else math.inf", "a power is missing"),
@@ -402,6 +503,17 @@ def test_the_stored_forecast_is_that_of_the_stored_runs():
         ("size_for", "(A * (L - E)) ** (1 / a)", "divide A"),
         ("size_for", "(A / abs(L - E + 1e-18)) ** (1 / a)", "never gets there"),
         ("size_for", "7.0", "is right, not 7"),
+        ("size_for", "'7'", "a string, but a number"),
+        (
+            "size_for",
+            "(A / (L - E)) ** (1 / a) if L > E else None",
+            r"in a return\? Here the law never gets there",
+        ),
+        (
+            "size_for",
+            "(A / (L - E)) ** (1 / a) if L > E else 'never'",
+            r"a number is wanted\. Here the law never gets there",
+        ),
         ("verdict_on", "'good'", "wrong"),
         ("verdict_on", "'wrong' if f > h else 'good'", "too low"),
         ("verdict_on", "'good' if l <= f <= h else 'wrong'", "said little"),
@@ -411,6 +523,25 @@ def test_the_stored_forecast_is_that_of_the_stored_runs():
             "comes before",
         ),
         ("verdict_on", "None", "returns None"),
+        ("verdict_on", "(None, None)", "a tuple, but a string"),
+        (
+            "verdict_on",
+            "'wrong' if not l <= f <= h else 'empty' if b <= h else 'good'",
+            "which lies below",
+        ),
+        *(
+            (
+                "verdict_on",
+                f"'wrong' if not {inside} else 'empty' if {gain} else 'good'",
+                "an edge belongs to the interval",
+            )
+            for inside, gain in [
+                ("l < f <= h", "l <= b <= h"),
+                ("l <= f < h", "l <= b <= h"),
+                ("l <= f <= h", "l < b <= h"),
+                ("l <= f <= h", "l <= b < h"),
+            ]
+        ),
     ],
 )
 def test_a_wrong_answer_is_told_its_cause(check, answer, cause):

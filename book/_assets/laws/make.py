@@ -1,15 +1,17 @@
 """Train the sweep of scaling/laws, forecast a larger model, then train that one.
 
-.venv/bin/python book/_tools/assets.py laws (five minutes of two cores)
+.venv/bin/python book/_tools/assets.py laws (seven minutes of two cores)
 
-Writes six files beside this one, in this order. sweep.json: how GPTs of WIDTHS end
-at the recipe's rates from SEEDS, at half and at twice these rates from the first seed,
-and the processor time of the quickest run. forecast.json: what the law that is fitted
-to sweep.json says of a model of the width LARGER. larger.json: how that model ends,
-with the SHA-256 of the forecast that lay there before it was trained. Then the same
-again with heads that are all HEAD numbers wide, at the recipe's rates: even.json,
-even-forecast.json and even-larger.json. Each holds the digest of the code that made it.
-A name, such as `forecast`, makes that part alone.
+Writes seven files beside this one, in this order. sweep.json: how GPTs of WIDTHS end
+from SEEDS at the best of several learning rates, how at the others, and the processor
+time of the quickest run. The rates are the recipe's times FACTORS, and then those
+beside the best, until both of its neighbours are worse. forecast.json: what the law
+that is fitted to sweep.json says of a model of the width LARGER. larger.json: how that
+model ends, tuned in the same way, with the SHA-256 of the forecast that lay there
+before it was trained. Then the same again with heads that are all HEAD numbers wide:
+even.json, even-forecast.json and even-larger.json. And added.json: one more width,
+ADDED, which the first figure may add to the sweep. Each holds the digest of the code
+that made it. A name, such as `forecast`, makes that part alone.
 """
 
 import contextlib
@@ -38,9 +40,10 @@ RUN_BY = ["sweep_config", "sweep_recipe", "sweep_loss"]
 
 WIDTHS = [8, 12, 16, 24, 32, 40, 48]
 LARGER = 96
+ADDED = 64  # in no forecast
 HEAD = 8  # as wide as every head of the second sweep
 EVEN = [8, 16, 24, 32, 40, 48]  # those WIDTHS that it divides
-FACTORS = [0.5, 2.0]  # of the recipe's rates, from the first seed
+FACTORS = [1.0, 2.0]  # of the recipe's rates, tried first
 SEEDS = [0, 1, 2]
 DRAWS = 10_000
 LEVEL = [0.025, 0.5, 0.975]
@@ -55,7 +58,8 @@ def digests() -> dict[str, str]:
     parts = {"sweep": ran, "forecast": fitted, "larger": ran}
     even = {f"even-{name}": digest for name, digest in parts.items()}
     even["even"] = even.pop("even-sweep")
-    return {f"{name}.json": digest for name, digest in (parts | even).items()}
+    every = parts | even | {"added": ran}
+    return {f"{name}.json": digest for name, digest in every.items()}
 
 
 def read(name: str) -> dict:
@@ -96,26 +100,39 @@ def trained(run: Callable, jobs: list[tuple]) -> list[tuple[float, float]]:
     return [ends[job] for job in jobs]
 
 
-def rows(widths: list[int], factors: list[float], head: int = 0) -> list[dict]:
+def wanted(tried: dict[float, list]) -> list[float]:
+    """The factors to try next: none once both neighbours of the best are worse."""
+    if not tried:
+        return FACTORS
+    best = min(tried, key=lambda factor: mean(loss for loss, _ in tried[factor]))
+    return [factor for factor in (best / 2, 2 * best) if factor not in tried]
+
+
+def rows(widths: list[int], head: int) -> list[dict]:
     """A row a width: its size, how its runs ended, how long the quickest took."""
-    seeds = [(1.0, seed) for seed in SEEDS]
-    each = [*seeds, *((factor, SEEDS[0]) for factor in factors)]
-    jobs = [(width, *one, head) for width in widths for one in each]
-    ends = iter(trained(run, jobs))
-    found = []
-    for width in widths:
-        losses, took = zip(*(next(ends) for _ in each), strict=True)
-        row = {"width": width, "parameters": parameters(width)}
-        row["losses"] = list(losses[: len(SEEDS)])
-        row["at other rates"] = list(losses[len(SEEDS) :])
-        found.append(row | {"cpu_s": min(took)})
-    return found
+    tried = {width: {} for width in widths}  # factor: how its seeds ended
+    while jobs := [
+        (width, factor, seed, head)
+        for width in widths
+        for factor in wanted(tried[width])
+        for seed in SEEDS
+    ]:
+        for job, ended in zip(jobs, trained(run, jobs), strict=True):
+            tried[job[0]].setdefault(job[1], []).append(ended)
+    return [row_of(width, dict(sorted(tried[width].items()))) for width in widths]
 
 
-def store_sweep(name: str, widths: list[int], factors: list[float], head: int) -> None:
-    made = {"digest": digests()[f"{name}.json"], "seeds": SEEDS, "factors": factors}
-    made |= {"runs": rows(widths, factors, head)}
-    store(HERE / f"{name}.json", made)
+def row_of(width: int, tried: dict[float, list]) -> dict:
+    losses = {factor: [loss for loss, _ in ends] for factor, ends in tried.items()}
+    best = min(losses, key=lambda factor: mean(losses[factor]))
+    row = {"width": width, "parameters": parameters(width), "factor": best}
+    row |= {"losses": losses[best], "tried": losses}
+    return row | {"cpu_s": min(took for ends in tried.values() for _, took in ends)}
+
+
+def store_sweep(name: str, widths: list[int], head: int) -> None:
+    made = {"digest": digests()[f"{name}.json"], "seeds": SEEDS}
+    store(HERE / f"{name}.json", made | {"runs": rows(widths, head)})
 
 
 def store_forecast(name: str, sweep: str) -> None:
@@ -136,11 +153,11 @@ def store_forecast(name: str, sweep: str) -> None:
 def store_larger(name: str, forecast: str, head: int) -> None:
     made = {"digest": digests()[f"{name}.json"]}
     made |= {"forecast": sha256_of(HERE / f"{forecast}.json")}  # it lies there before
-    store(HERE / f"{name}.json", made | rows([LARGER], [], head)[0])
+    store(HERE / f"{name}.json", made | rows([LARGER], head)[0])
 
 
 def record_sweep() -> None:
-    store_sweep("sweep", WIDTHS, FACTORS, 0)
+    store_sweep("sweep", WIDTHS, 0)
 
 
 def record_forecast() -> None:
@@ -152,10 +169,29 @@ def record_larger() -> None:
 
 
 def record_even() -> None:
-    store_sweep("even", EVEN, [], HEAD)
+    store_sweep("even", EVEN, HEAD)
+
+
+def record_even_forecast() -> None:
     store_forecast("even-forecast", "even")
+
+
+def record_even_larger() -> None:
     store_larger("even-larger", "even-forecast", HEAD)
 
 
+def record_added() -> None:
+    made = {"digest": digests()["added.json"]}
+    store(HERE / "added.json", made | rows([ADDED], 0)[0])
+
+
 if __name__ == "__main__":
-    make_parts(record_sweep, record_forecast, record_larger, record_even)
+    make_parts(
+        record_sweep,
+        record_forecast,
+        record_larger,
+        record_even,
+        record_even_forecast,
+        record_even_larger,
+        record_added,
+    )

@@ -324,6 +324,8 @@ def unlike(answer: object, like: object) -> str:
 def kind_of(value: object) -> str:
     """The kind of a value in words; whole numbers and floats are numbers."""
     if isinstance(value, torch.Tensor):
+        if value.is_complex():
+            return "a tensor of complex numbers"
         return f"a tensor of {'boolean' if value.dtype == torch.bool else 'number'}s"
     if isinstance(value, float | int) and not isinstance(value, bool):
         return "a number"

@@ -6,6 +6,8 @@ Functions are looked up in the module at each call: a damaged cell can take thei
 import functools
 import math
 import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cells
 import pytest
@@ -217,19 +219,21 @@ def test_only_what_is_read_and_the_chip_move_the_balance():
     assert even(chip="H100 (2022)") == f"{written / 500 / 1e6:.0f} days"
 
 
-def test_a_processors_counters_are_added_where_they_can_be_read(monkeypatch, tmp_path):
+def test_a_processors_counters_are_added_where_they_can_be_read():
     book = cells.run_exercises("challenges/cost")
     count = book.joules_so_far
-    monkeypatch.setitem(count.__globals__, "Path", lambda where: tmp_path)
-    assert count() == 0
-    for zone, energy in ("0", 1_500_000), ("1", 2_500_000), ("0:0", 7_000_000):
-        folder = tmp_path / f"intel-rapl:{zone}"
-        folder.mkdir()
-        (folder / "energy_uj").write_text(f"{energy}\n")
-    assert count() == 4  # the part of a processor is in its whole already
-    (tmp_path / "intel-rapl:1" / "energy_uj").unlink()
-    (tmp_path / "intel-rapl:1" / "energy_uj").mkdir()  # nobody can read it
-    assert count() == 0
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        place = Path(folder)
+        patch.setitem(count.__globals__, "Path", lambda where: place)
+        assert count() == 0
+        for zone, energy in ("0", 1_500_000), ("1", 2_500_000), ("0:0", 7_000_000):
+            zone_at = place / f"intel-rapl:{zone}"
+            zone_at.mkdir()
+            (zone_at / "energy_uj").write_text(f"{energy}\n")
+        assert count() == 4  # the part of a processor is in its whole already
+        (place / "intel-rapl:1" / "energy_uj").unlink()
+        (place / "intel-rapl:1" / "energy_uj").mkdir()  # nobody can read it
+        assert count() == 0
 
 
 def test_the_chains_boxes_are_the_bills():

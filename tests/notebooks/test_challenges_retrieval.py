@@ -343,42 +343,44 @@ def test_it_cites_or_abstains():
         patch.undo()
 
 
-def test_a_question_that_no_passage_answers_gets_no_answer(monkeypatch):
-    given, index = answering(monkeypatch, "A hole"), small_index()
-    question = "Who was Plato?"
-    assert 0 < retrieval.find_passages(index, question, 1)[0].score < 0.45
-    none = retrieval.answer_with_source(model(), index, question)
-    assert none == (None, None, "no passage is near enough") and not given
-    assert retrieval.answer_with_source(model(), index, question, 0.0).answer
-    for score, answered in (0.4501, True), (0.4499, False):  # the page's limit
-        near = [retrieval.Found(2, PASSAGES[2], score)]
-        monkeypatch.setattr(retrieval, "find_passages", lambda *_, near=near: near)
-        said = retrieval.answer_with_source(model(), index, question)
-        assert (said.answer is not None) == answered
+def test_a_question_that_no_passage_answers_gets_no_answer():
+    with pytest.MonkeyPatch.context() as patch:
+        given, index = answering(patch, "A hole"), small_index()
+        question = "Who was Plato?"
+        assert 0 < retrieval.find_passages(index, question, 1)[0].score < 0.45
+        none = retrieval.answer_with_source(model(), index, question)
+        assert none == (None, None, "no passage is near enough") and not given
+        assert retrieval.answer_with_source(model(), index, question, 0.0).answer
+        for score, answered in (0.4501, True), (0.4499, False):  # the page's limit
+            near = [retrieval.Found(2, PASSAGES[2], score)]
+            patch.setattr(retrieval, "find_passages", lambda *_, near=near: near)
+            said = retrieval.answer_with_source(model(), index, question)
+            assert (said.answer is not None) == answered
 
 
-def test_a_sieve_decides_what_is_read(monkeypatch):
-    given, seen = answering(monkeypatch, "It is 555"), []
-    question = "How long does a permit take?"
-    index = retrieval.PassageIndex([f"{PASSAGES[2]} {retrieval.HIDDEN}"])
-    ask = functools.partial(retrieval.answer_with_source, model(), index, question)
-    assert ask() == ("It is 555", 0, "")  # without a sieve the order is followed
+def test_a_sieve_decides_what_is_read():
+    with pytest.MonkeyPatch.context() as patch:
+        given, seen = answering(patch, "It is 555"), []
+        question = "How long does a permit take?"
+        index = retrieval.PassageIndex([f"{PASSAGES[2]} {retrieval.HIDDEN}"])
+        ask = functools.partial(retrieval.answer_with_source, model(), index, question)
+        assert ask() == ("It is 555", 0, "")  # without a sieve the order is followed
 
-    def first_sentence(question, passage):
-        seen.append((question, passage))
-        return passage.split(". ")[0]
+        def first_sentence(question, passage):
+            seen.append((question, passage))
+            return passage.split(". ")[0]
 
-    refused = (None, 0, "its numbers aren't in the passage")
-    assert ask(sieve=first_sentence) == refused
-    assert seen == [(question, index.passages[0])]
-    assert given[-1][0] == retrieval.open_prompt(question, "Permits take 10 weeks")
-    asked = len(given)
-    nothing = ask(sieve=lambda question, passage: "")
-    assert nothing == (None, 0, "the sieve leaves nothing to read")
-    assert len(given) == asked  # the model is not even asked
-    far = ask(1.0, lambda question, passage: "")
-    assert far == (None, None, "no passage is near enough")
-    refuses_all(ask, {"least": 0.5, "sieve": None}, sieve=["a sieve"])
+        refused = (None, 0, "its numbers aren't in the passage")
+        assert ask(sieve=first_sentence) == refused
+        assert seen == [(question, index.passages[0])]
+        assert given[-1][0] == retrieval.open_prompt(question, "Permits take 10 weeks")
+        asked = len(given)
+        nothing = ask(sieve=lambda question, passage: "")
+        assert nothing == (None, 0, "the sieve leaves nothing to read")
+        assert len(given) == asked  # the model is not even asked
+        far = ask(1.0, lambda question, passage: "")
+        assert far == (None, None, "no passage is near enough")
+        refuses_all(ask, {"least": 0.5, "sieve": None}, sieve=["a sieve"])
 
 
 # Refusals

@@ -10,11 +10,13 @@ import inspect
 import itertools
 import json
 import math
+import os
 import shutil
 import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import cells
 import pytest
@@ -371,13 +373,15 @@ def test_an_engine_starts_and_ends():
         silent.__enter__()
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="there is no node")
+@pytest.mark.processes
 def test_the_engine_says_why_it_does_not_start(tmp_path):
+    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    node = shutil.which("node", path=beside)  # the set-up brings one if there is none
     model = tmp_path / "model.gguf"
     model.write_bytes(b"GGUF")
 
     def said(*arguments):
-        command = ["node", rival.HERE / "serve.mjs", *map(str, arguments)]
+        command = [node, rival.HERE / "serve.mjs", *map(str, arguments)]
         end = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert end.returncode == 1 and end.stderr == "", end.stderr
         return end.stdout.strip()
@@ -425,24 +429,25 @@ def test_the_bench_times_the_steps_that_its_clock_adds_up():
     assert clock.now == 14.0
 
 
-def test_the_bench_finds_the_load_of_the_same_tail(monkeypatch):
+def test_the_bench_finds_the_load_of_the_same_tail():
     """On the page's line its clock is the virtual one, and 1 % more is too much."""
-    monkeypatch.setattr(rival, "COUNT", 300)
-    pairs = [(n, m) for n in range(9) for m in range(9) if 0 < n + m < 9]
-    took = {(n, m): [0.12 + 0.009 * (16 * n + m)] * 3 for n, m in pairs}
-    full = rival.full_load(took, 0)
-    for static in False, True:
-        asked = serving.poisson_requests(0.3, 300, generator(7))
-        turns = serving.serve(asked, 8, clock(0.12, 0.009), static=static)
-        right = serving.percentile(serving.first_waits(turns), 0.95)
-        assert math.isclose(rival.tail_s(took, 0.3, 7, static), right)
-    assert 0.45 < full < 0.7
-    limit = rival.tail_s(took, full / 2, 0, static=True)
-    load = rival.continuous_load(took, limit, full / 2, 0)
-    assert load > full  # twice the half and more
-    assert rival.tail_s(took, load, 0) <= limit < rival.tail_s(took, 1.02 * load, 0)
-    with pytest.raises(RuntimeError, match="does not keep"):
-        rival.continuous_load(took, 0.01, full / 2, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rival, "COUNT", 300)
+        pairs = [(n, m) for n in range(9) for m in range(9) if 0 < n + m < 9]
+        took = {(n, m): [0.12 + 0.009 * (16 * n + m)] * 3 for n, m in pairs}
+        full = rival.full_load(took, 0)
+        for static in False, True:
+            asked = serving.poisson_requests(0.3, 300, generator(7))
+            turns = serving.serve(asked, 8, clock(0.12, 0.009), static=static)
+            right = serving.percentile(serving.first_waits(turns), 0.95)
+            assert math.isclose(rival.tail_s(took, 0.3, 7, static), right)
+        assert 0.45 < full < 0.7
+        limit = rival.tail_s(took, full / 2, 0, static=True)
+        load = rival.continuous_load(took, limit, full / 2, 0)
+        assert load > full  # twice the half and more
+        assert rival.tail_s(took, load, 0) <= limit < rival.tail_s(took, 1.02 * load, 0)
+        with pytest.raises(RuntimeError, match="does not keep"):
+            rival.continuous_load(took, 0.01, full / 2, 0)
 
 
 # The exercises

@@ -441,7 +441,7 @@ def test_the_stored_runs_fit_the_page(prefix):
     assert said["low"] < said["middle"] < said["high"]
 
 
-def test_rates_are_tried_until_both_neighbours_of_the_best_are_worse(monkeypatch):
+def test_rates_are_tried_until_both_neighbours_of_the_best_are_worse():
     make = cells.script("laws")
     best, asked = {8: 4.0, 16: 1.0, 24: 0.5}, []
 
@@ -452,8 +452,9 @@ def test_rates_are_tried_until_both_neighbours_of_the_best_are_worse(monkeypatch
             for width, factor, seed, _ in jobs
         ]
 
-    monkeypatch.setattr(make, "trained", trained)
-    rows = make.rows([8, 16, 24], 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(make, "trained", trained)
+        rows = make.rows([8, 16, 24], 8)
     tried = {8: [1, 2, 4, 8], 16: [0.5, 1, 2], 24: [0.25, 0.5, 1, 2]}
     for row in rows:
         assert list(row["tried"]) == tried[row["width"]]

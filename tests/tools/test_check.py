@@ -272,6 +272,7 @@ def asleep(x):
         (lambda x: x[5], torch.zeros(2), "fails. IndexError: index 5"),
         (lambda: 1, 1, "fails. TypeError"),
         (torch.zeros(2), 1, "is no function. Hand over its name, without ()"),
+        (lambda x: x * 1j, torch.zeros(2), "of complex numbers, but a tensor of num"),
         (lambda x: x / 2, torch.zeros(2).long(), "torch.float32, but whole numbers"),
         (endless, torch.zeros(2), "has no answer after 4 s. Does your loop end?"),
         (stubborn, torch.zeros(2), "has no answer after 4 s. Does your loop end?"),

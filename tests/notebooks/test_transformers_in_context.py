@@ -29,6 +29,9 @@ def wrong_answers(book):
             ("with a space", lambda e, w: prompt(e, w)[1:]),
             ("with a space", lambda e, w: prompt(e, w).replace("\n ", "\n")[1:]),
             ("ends in a new line", lambda e, w: prompt(e, w).replace("\n", "")),
+            ("join only puts", lambda e, w: prompt(e, w).replace("\n cup", " cup")),
+            ("a space follows", lambda e, w: prompt(e, w).replace(": ", ":")),
+            ("you swapped", lambda e, w: prompt([p[::-1] for p in e], w)),
             ("without a label", lambda e, w: prompt(e, w + ": thing")),
             ("at the examples", lambda e, w: prompt(e[:1], w)),
             ("a string is wanted", lambda e, w: [prompt(e, w)]),
@@ -40,7 +43,12 @@ def wrong_answers(book):
             ("the rarer", lambda right: (lead(right) - 2 * right + 1 < 0).long()),
             ("for itself", lambda right: most(right.T.contiguous()).T),
             ("the label before", lambda right: right.roll(1, 1)),
+            ("turn each 0 into", lambda right: right.cumsum(1) - right > 0),
+            ("own too", lambda right: right.cumsum(1) > 0),
+            ("the whole prompt", lambda r: r.double().mean(1)[:, None] + 0 * r > 0.5),
             ("a tensor", lambda right: most(right).tolist()),
+            ("a whole number", lambda right: most(right) + 0.9),
+            ("a whole number", lambda right: most(right) * 1j),
             ("is right, not", lambda right: 1 - right),
         ],
         "carried": [
@@ -48,7 +56,10 @@ def wrong_answers(book):
             ("divide by the sum", lambda w, v: w * sizes(v)),
             ("where are the weights", lambda w, v: parts(w * 0 + 1, v)),
             ("root of the sum", lambda w, v: parts(w * sizes(v), v)),
-            ("a tensor", lambda w, v: parts(w, v).sum()),
+            ("a softmax", lambda w, v: (w * sizes(v)).softmax(0)),
+            ("can cancel", lambda w, v: w * v.sum(-1) / (w * v.sum(-1)).sum()),
+            ("absolute", lambda w, v: parts(w, v.abs().sum(-1, keepdim=True))),
+            ("the shape", lambda w, v: parts(w, v).sum()),
             ("is right, not", lambda w, v: w * 0),
         ],
     }
@@ -75,3 +86,11 @@ def test_labels_are_dealt_as_the_kind_says():
     assert shown["swapped"].equal(1 - which) and right["swapped"].equal(1 - which)
     assert torch.equal(right["random"], which)
     assert 0.4 < (shown["random"] == which).double().mean() < 0.6
+
+
+def test_checks_take_right_answers_of_other_types():
+    book = exercises()
+    most, parts = book.majority, book.carried
+    for kind in torch.bool, torch.int32, torch.uint8:
+        book.check_majority(lambda right, kind=kind: most(right).to(kind))
+    book.check_carried(lambda w, v: parts(w.double(), v.double()))

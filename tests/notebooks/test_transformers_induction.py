@@ -319,11 +319,13 @@ def wrong_answers(book):
     yield "copy_after_two", "never stood", lambda seen: two(seen) or seen[0]
     yield "copy_after_two", "fails. IndexError", lambda seen: seen[99]
     yield "copy_after_two", "Does your loop end", forever
+    arrays = lambda seen: torch.arange(3).numpy()  # noqa: E731
+    yield "copy_after_two", "an item of", arrays
     yield "duplicate_score", "the induction score", induction.induction_score
     near = lambda w, p: w.diagonal(1 - p, -2, -1).mean(-1)  # noqa: E731
     yield "duplicate_score", "too near", near
     one = induction.previous_token_score
-    yield "duplicate_score", "tensor is wanted", lambda w, p: one(w).tolist()
+    yield "duplicate_score", "a tensor of", lambda w, p: one(w).tolist()
     yield "duplicate_score", "all texts", lambda w, p: copied(w, p).mean()
     yield "duplicate_score", "the shape", lambda w, p: w.diagonal(-p, -2, -1)
     late = lambda w, p: w.diagonal(-p, -2, -1)[..., 1:].mean(-1)  # noqa: E731
@@ -333,11 +335,15 @@ def wrong_answers(book):
     summed = lambda w, p: w.diagonal(-p, -2, -1).sum(-1)  # noqa: E731
     yield "duplicate_score", "the sum", summed
     yield "duplicate_score", "is right, not", lambda w, p: one(w)
+    yield "longest_unseen", "an item of", arrays
     yield "longest_unseen", "come again", lambda seen: seen[0]
     yield "longest_unseen", "seen last", lambda seen: seen[-1]
     yield "longest_unseen", "not its position", lambda s: s.index(unseen(s))
     yield "longest_unseen", "the smallest", lambda seen: None
-    yield "matched_heads", "of the list", lambda heads, n, rng: heads
+    yield "matched_heads", "draw others", lambda heads, n, rng: heads
+    number = torch.tensor
+    raw = lambda h, n, rng: [(i, number(k)) for i, k in drawn(h, n, rng)]  # noqa: E731
+    yield "matched_heads", "tolist", raw
     yield "matched_heads", "twice", lambda h, n, rng: [(i, 4) for i, _ in h]
     yield "matched_heads", "0 to 5", lambda h, n, rng: [(i, 6) for i, _ in h]
     yield "matched_heads", "of layer", lambda h, n, rng: [(9, k) for k in range(5)]
@@ -357,3 +363,9 @@ def test_checks_name_the_likely_mistakes():
         with pytest.raises(AssertionError, match=says):
             check(answer)
         fails(check)
+
+
+def test_a_score_may_be_of_other_floats():
+    book = exercises()
+    score = book.duplicate_score
+    assert book.check_duplicate_score(lambda w, p: score(w.double(), p))

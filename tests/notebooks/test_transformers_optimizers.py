@@ -84,6 +84,13 @@ WRONG = {  # likely wrong answers, by a word of what the check says about each
         "`longer`": lambda *a: exact_muon(*a, long=False),
         "look ahead": lambda *a: exact_muon(*a, ahead=1),
         "without its mean": lambda *a: exact_muon(*a, ahead=0),
+        "both are mixed": lambda *a: exact_muon(*a, momentum=0.05, ahead=0.05),
+        "one is mixed": lambda *a: exact_muon(*a, momentum=0.05),
+        "one is mixed up": lambda *a: exact_muon(*a, ahead=0.05),
+        "mean: it takes": lambda p, g, m, r: (
+            exact_muon(p, g, m, r)[0],
+            m.lerp(g, 0.95),
+        ),
         "not changed": lambda p, g, m, r: (exact_muon(p, g, m, r)[0], m),
         "two|wanted": lambda *a: exact_muon(*a)[0],
         "you changed": lambda p, g, m, r: exact_muon(p, g, m.lerp_(g, 0.05), r),

@@ -16,6 +16,7 @@ from unittest import mock
 import cells
 import onnx
 import onnxruntime
+import pytest
 import torch
 import torch.nn.functional as F
 from cells import cases, generator, refuses, refuses_all, seeds
@@ -447,3 +448,33 @@ SLIPS = [
 def test_a_slip_in_an_answer_is_noticed():
     for answer, piece, *slips in SLIPS:
         cells.notices(page(), answer, {piece: slips})
+
+
+def half_dropped(score, weight):
+    return weight.scatter(-1, score.argsort(-1)[:, : weight.size(1) // 2], 0)
+
+
+@pytest.mark.parametrize(
+    ("score", "cause"),
+    [
+        (lambda w, x: w.abs() * (x**2).sum(0), "left out the root"),
+        (lambda w, x: w.abs() * x.abs().mean(0), "not a mean of sizes"),
+        (lambda w, x: w.abs() * x.abs().amax(0) ** 3, r"row \d should be \["),
+    ],
+)
+def test_slips_in_a_weights_effect_are_named(score, cause):
+    with pytest.raises(AssertionError, match=cause):
+        page()["check_weigh_inputs"](lambda w, x: half_dropped(score(w, x), w))
+
+
+def mixed_with_cross_entropy(student, teacher, targets, alpha):
+    there = F.cross_entropy(student, teacher.softmax(-1))
+    return alpha * F.cross_entropy(student, targets) + (1 - alpha) * there
+
+
+def test_slips_in_a_mixed_loss_are_named():
+    check = page()["check_mixed_loss"]
+    with pytest.raises(AssertionError, match="teacher's own entropy"):
+        check(mixed_with_cross_entropy)
+    with pytest.raises(AssertionError, match=r"\d\.\d{4} is right, not 7\.0"):
+        check(lambda *_: torch.tensor(7.0))

@@ -152,8 +152,12 @@ def test_answers_are_checked():
         fails(check, lambda *_: None)
 
 
+def halves(blocks):
+    return blocks[:, :2].contiguous().view(torch.float16)
+
+
 def scales_of(blocks):
-    return blocks[:, :2].contiguous().view(torch.float16).float()
+    return halves(blocks).float()
 
 
 @pytest.mark.parametrize(
@@ -161,6 +165,10 @@ def scales_of(blocks):
     [
         (lambda b: scales_of(b) * b[:, 2:], "have a sign"),
         (lambda b: b[:, 2:].contiguous().view(torch.int8).float(), "multiply by"),
+        (lambda b: b[:, 2:].contiguous().view(torch.int8), "multiply by"),
+        (lambda b: b[:, 2:], "multiply by the scale; and"),
+        (lambda b: halves(b) * b[:, 2:].view(torch.int8), "16 bits round"),
+        (lambda b: halves(b) * b[:, 2:], "have a sign"),
         (lambda b: torch.zeros(len(b), 32), "other weights"),
     ],
 )
@@ -192,6 +200,10 @@ def test_slips_of_the_wait_are_named(answer, cause):
         (lambda data: (data.decode(errors="ignore"), b""), "are lost"),
         (lambda data: ("", data), "shown at once"),
         (lambda data: ("x", data), "is right, not"),
+        (lambda data: (data, ""), "and then the bytes"),
+        (lambda _: (), "give a pair"),
+        (lambda _: (None, b""), "give a pair"),
+        (lambda data: ("", b"", data), "give a pair"),
     ],
 )
 def test_slips_of_half_characters_are_named(answer, cause):

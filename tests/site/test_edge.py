@@ -12,7 +12,7 @@ import pytest
 import torch
 from playwright.sync_api import Error, expect
 
-from fieldguide.data import king_james, smollm2, smollm2_tokenizer
+from fieldguide.data import asset, king_james, smollm2, smollm2_tokenizer
 from fieldguide.deployment.edge import KING, QUESTIONS, behind_best
 from fieldguide.deployment.speculative import asked
 from fieldguide.introduction.next_word import characters
@@ -126,6 +126,10 @@ def test_a_page_from_a_file_lets_the_reader_pick_the_model(visit, site, tmp_path
     page = visit((site / PAGE).as_uri())
     assert "Pick the model's file" in says(page)
     expect(part(page).get_by_role("button", name="Answer")).to_be_disabled()
+    small = "".join(step["token"] for step in ask(page, KING, 24, "king-james")[:24])
+    stored = json.loads(asset("edge", "browser.json").read_text(encoding="utf-8"))
+    assert small == stored["letters"][:24]  # it needs no file to be picked
+    part(page).get_by_label("model", exact=True).select_option("smollm2")
     file = part(page).get_by_label("the file")
     half, other = tmp_path / "half.gguf", tmp_path / "other.gguf"
     half.write_bytes(smollm2().path.read_bytes()[: smollm2().path.stat().st_size // 2])

@@ -14,6 +14,7 @@ from cells import refuses, refuses_all
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fieldguide.efficiency import experts
 from fieldguide.scaling import counting
 from fieldguide.transformers.gpt import GPT, GPTConfig, count_parameters
 from fieldguide.transformers.real_model import Llama, LlamaConfig, load_smollm2
@@ -94,6 +95,24 @@ def test_counts_are_the_modules_and_torchs_to_the_unit(name):
     assert counting.training_flops(sizes, 2.5e9) == 2.5e9 * once
 
 
+@pytest.mark.parametrize("k", [1, 2])
+def test_a_token_meets_the_experts_that_it_takes(k, monkeypatch):
+    # torch's counter doesn't see the grouped products of mixture_fast
+    monkeypatch.setattr(experts, "mixture_fast", experts.mixture_sorted)
+    D, L, E, hidden = 12, 2, 4, 20
+    model = GPT(GPTConfig(31, 13, D, 3, L, bias=False))
+    for block in model.blocks:
+        block.mlp = experts.Mixture(D, experts.MixtureConfig(hidden, E, k))
+    router, bare = L * D * E, BARE | {"positions": True}
+    stored = shape(31, 13, D, 3, L, hidden=E * hidden, **bare)
+    assert total(stored) + router == count_parameters(model)
+    ids = torch.zeros(3, 5, dtype=torch.long)
+    at_work = shape(31, 13, D, 3, L, hidden=k * hidden, **bare)
+    each = counting.token_flops(at_work, 5) + 2 * router
+    assert counted(lambda: model(ids)) == 15 * each
+    assert counted(lambda: model(ids).sum().backward()) == 3 * 15 * each
+
+
 def test_the_parts_are_those_of_the_module():
     model, sizes = (make() for make in PAIRS["a GPT"])
     counts, named = counting.parameters(sizes), dict(model.named_parameters())
@@ -143,22 +162,37 @@ def test_published_sizes_give_the_published_totals():
     assert 1.02 < exact / rule < 1.03
 
 
-@pytest.mark.parametrize("name", ["GPT-1", "GPT-2 small", "SmolLM2"])
+GPT_2 = shape(50_257, 1024, 1600, 25, 48)
+
+
+@pytest.mark.parametrize(
+    "name", ["GPT-1", "GPT-2 small", "GPT-2", "SmolLM2", "Llama 3"]
+)
 def test_published_sizes_are_those_of_the_libraries(name):
     from transformers import (
         GPT2Config,
         GPT2LMHeadModel,
+        LlamaForCausalLM,
         OpenAIGPTConfig,
         OpenAIGPTLMHeadModel,
     )
+    from transformers import LlamaConfig as TheirLlama
 
+    large = {"vocab_size": 128_256, "hidden_size": 16_384, "intermediate_size": 53_248}
+    large |= {"num_hidden_layers": 126, "num_attention_heads": 128}
+    large |= {"num_key_value_heads": 8, "tie_word_embeddings": False}
     with torch.device("meta"):
         model = {
             "GPT-1": lambda: OpenAIGPTLMHeadModel(OpenAIGPTConfig()),
             "GPT-2 small": lambda: GPT2LMHeadModel(GPT2Config()),
+            "GPT-2": lambda: GPT2LMHeadModel(
+                GPT2Config(n_embd=1600, n_layer=48, n_head=25)
+            ),
             "SmolLM2": load_smollm2,
+            "Llama 3": lambda: LlamaForCausalLM(TheirLlama(**large)),
         }[name]()
-    assert total(counting.published()[name]) == count_parameters(model)
+    known = counting.published() | {"GPT-2": GPT_2}
+    assert total(known[name]) == count_parameters(model)
 
 
 GOOD = {"vocab": 31, "context": 13, "width": 12, "heads": 4, "layers": 2}
@@ -190,6 +224,9 @@ def test_bad_input_is_refused_by_name():
     refuses_all(counting.token_flops, {"shape": sizes, "context": 5})
     good = {"shape": sizes, "tokens": 7, "context": 5}
     refuses_all(counting.training_flops, good, tokens=[0, -1])
+    for part in 0.5, 0.999:
+        refuses("tokens", counting.training_flops, sizes, part, says="1 or more")
+    assert counting.training_flops(sizes, 1.0) == counting.training_flops(sizes, 1)
 
 
 # The page's own cells
@@ -202,7 +239,7 @@ def test_the_models_of_the_figure_keep_their_proportions():
     assert book.resized("GPT-3", layers=0.5).layers == 48
     for model in book.MODELS:
         counts = book.built.parameters(book.resized(model))
-        assert sum(counts.values()) == (TOTALS | {"GPT-2": 1_557_611_200})[model]
+        assert sum(counts.values()) == (TOTALS | {"GPT-2": total(GPT_2)})[model]
 
 
 def test_the_operations_of_the_parts_add_up():
@@ -241,6 +278,7 @@ def test_the_palm_block_is_multi_query_attention_beside_an_mlp():
         ("modern_size", "2 * V * D + L * D * (H * K + 2 * G * K + 3 * F)", "after the"),
         ("modern_size", "2 * V * D + L * D * (2 * D + 2 * G * K + 3 * F)", "H K wide"),
         ("modern_size", "2 * V * D + D * (2 * (H + G) * K + 3 * F)", "one layer"),
+        ("modern_size", "L * D * (2 * (H + G) * K + 3 * F)", "two tables"),
         ("modern_size", "7", "is right, not 7"),
         ("modern_size", "None", "returns None"),
         ("training_days", "2 * N * t / (p * f * u) / 86400", "training six"),

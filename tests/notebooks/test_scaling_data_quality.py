@@ -384,6 +384,12 @@ def test_the_curve_is_that_of_bands():
         ("contaminated", "sum(s(t, n) <= S(r, n) for t in e) / 5", "enough"),
         ("contaminated", "sum(t in r for t in e) / 5", "not texts"),
         ("contaminated", "sum(bool(s(t, 1) & S(r, 1)) for t in e) / 5", "single"),
+        ("contaminated", "sum(bool(s(t, n) & S(e, n)) for t in r) / 4", "test texts"),
+        (
+            "contaminated",
+            "sum(bool(s(t, n) & S(r, n)) for t in e) / sum(bool(s(t, n)) for t in e)",
+            "without runs is a test",
+        ),
         ("contaminated", "0.123", "is right, not"),
         ("even_chance", "(1 / a) ** (1 / b)", "rule of thumb"),
         ("even_chance", "(1 - 0.5 ** (1 / b)) ** (1 / a)", "exchanged"),

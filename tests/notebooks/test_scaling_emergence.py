@@ -226,17 +226,25 @@ def test_the_stored_runs_are_complete():
         ("both_scores", "(H, W * len(r))", "divide"),
         ("both_scores", "(0.1, 0.2)", "is right, not"),
         ("both_scores", "H", "two numbers"),
+        ("both_scores", "(None, None)", "two numbers"),
+        ("both_scores", "('1', '2')", "two numbers"),
         ("questions_needed", "n - 1", "round up"),
         ("questions_needed", "n - 0.3", "round up"),
         ("questions_needed", "round(1 / rate)", "on average"),
         ("questions_needed", "ceil(log(c) / log(1 - rate))", "none may be"),
         ("questions_needed", "ceil(c / rate)", "add up"),
+        ("questions_needed", "int(log(1 - c) / log(1 - rate)) + 1", "one too many"),
+        ("questions_needed", "float('nan')", "is right, not nan"),
+        ("questions_needed", "float('inf')", "is right, not inf"),
         ("questions_needed", "7", "is right, not 7"),
         ("questions_needed", "None", "returns None"),
         ("found_in", "sum(s)", "also be swapped"),
         ("found_in", "sum(t)", "as it stands"),
         ("found_in", "sum(s) + sum(t)", "counts once"),
         ("found_in", "len(f)", "asked twice counts twice"),
+        ("found_in", "sum(x in q for x in l)", "several lines"),
+        ("found_in", "sum(x in q or x in u for x in l)", "several lines"),
+        ("found_in", "sum(l.count(x) for x in q)", "several lines"),
         ("found_in", "-1", "is right, not -1"),
     ],
 )
@@ -261,6 +269,7 @@ def test_a_wrong_answer_is_told_its_cause(check, answer, cause):
         names = {"s": [q in known for q in questions]}
         names["t"] = [q in known for q in turned]
         both = zip(questions, names["s"], names["t"], strict=True)
+        names |= {"q": questions, "u": turned, "l": [line[:8] for line in lines]}
         names["f"] = {q for q, *found in both if any(found)}
         return eval(answer, names)
 

@@ -9,7 +9,7 @@ __all__ = ['Shape', 'ledger', 'parameters', 'published', 'token_flops', 'trainin
 from dataclasses import dataclass
 from functools import cache
 
-from ..check import Count, Positive, Size, checked
+from ..check import Count, Positive, Size, checked, require
 from ..transformers.real_model import LlamaConfig
 
 # %% ../../scaling/counting.ipynb #shape
@@ -109,4 +109,5 @@ def training_flops(
     shape: Shape, tokens: Positive, context: Size | None = None
 ):
     """Operations to train on so many tokens: forward once, back twice."""
+    require(tokens >= 1, "tokens", tokens, "1 or more")
     return 3 * tokens * token_flops(shape, context)

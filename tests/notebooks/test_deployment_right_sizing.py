@@ -7,6 +7,7 @@ import functools
 import math
 import typing
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 
 import cells
@@ -391,13 +392,19 @@ def test_a_small_gpt_is_trained_by_the_modern_recipe():
         patch.setattr(right_sizing, "train", train)
         found = right_sizing.small_gpt("questions", 7)
         other = right_sizing.small_gpt("questions", 7, seed=3)
-    (model, ids, recipe, draw), (_, _, _, last) = seen
+        right_sizing.small_gpt("questions", 7, 0.25, places=[3, 1])
+    (model, ids, recipe, draw), (_, _, _, last), (_, fewer, slower, _) = seen
     assert found is model and not any(w.requires_grad for w in found.parameters())
     text = right_sizing.domain_text("questions")
     assert ids.tolist() == right_sizing.small_tokenizer("questions").encode(text)
     assert recipe == Recipe(
         7, 6, 0.02, matrix_rate=0.03, final=0.0, positions="rotary", normed=True
     )
+    assert slower == replace(recipe, rate=0.02 / 4, matrix_rate=0.03 / 4)
+    part = right_sizing.domain_text("questions", [3, 1])
+    whole = right_sizing.job("questions").whole
+    assert part == f"{whole[3]}\n\n{whole[1]}"
+    assert fewer.tolist() == right_sizing.small_tokenizer("questions").encode(part)
     assert (draw.initial_seed(), last.initial_seed()) == (0, 3)
     twin = right_sizing.new_gpt(sizes, recipe, generator())
     for ours, right, others in zip(
@@ -485,8 +492,10 @@ def test_what_is_refused():
     for name in "domain_text", "small_tokenizer", "held_out_beginnings":
         refuses("domain", getattr(right_sizing, name), "poems")
     refuses("letters", right_sizing.held_out_beginnings, "questions", 0)
-    small = {"domain": "questions", "steps": 1, "seed": 0}
-    refuses_all(right_sizing.small_gpt, small, domain=["poems"], steps=[0], seed=[-1])
+    small = {"domain": "questions", "steps": 1, "pace": 1.0, "seed": 0}
+    wrong = {"domain": ["poems"], "steps": [0], "seed": [-1], "pace": [0.0]}
+    refuses_all(right_sizing.small_gpt, small, **wrong)
+    refuses("places", right_sizing.domain_text, "questions", [])
     votes = {"question": "a", "desk": "x", "words": ["a"], "desks": ["x"]}
     votes |= {"weight": torch.ones(1, 1), "bias": torch.ones(1)}
     refuses_all(right_sizing.vote_views, votes, words=[[]], bias=[torch.ones(2)])

@@ -376,10 +376,11 @@ def small_sizes():
 
 
 @checked
-def domain_text(domain: Domain):
-    """All texts of the families to learn from, in one."""
+def domain_text(domain: Domain, places: ListOf(int, 1) | None = None):
+    """All texts of the families to learn from, or those at places, in one."""
     known = job(domain)
-    return "\n\n".join(known.whole[p] for p in known.known)
+    chosen = known.known if places is None else places
+    return "\n\n".join(known.whole[p] for p in chosen)
 
 
 @cache
@@ -390,12 +391,25 @@ def small_tokenizer(domain: Domain):
 
 # %% ../../deployment/right-sizing.ipynb #small-gpt-trained
 @checked
-def small_gpt(domain: Domain, steps: Size, seed: Count = 0):
-    """A GPT that has read nothing but the texts of one domain."""
+def small_gpt(
+    domain: Domain,
+    steps: Size,
+    pace: Positive = 1.0,
+    seed: Count = 0,
+    *,
+    places: ListOf(int, 1) | None = None,
+):
+    """A GPT that has read nothing but the texts of one domain.
+
+    pace: what the modern recipe's rates are multiplied by. places: of the
+    texts that it reads, else all of the families to learn from.
+    """
     draw = torch.Generator().manual_seed(seed)
     recipe = replace(modern_recipe(steps), batch=6)
+    rates = recipe.rate * pace, recipe.matrix_rate * pace
+    recipe = replace(recipe, rate=rates[0], matrix_rate=rates[1])
     model = new_gpt(small_sizes(), recipe, draw)
-    ids = small_tokenizer(domain).encode(domain_text(domain))
+    ids = small_tokenizer(domain).encode(domain_text(domain, places))
     train(model, torch.tensor(ids), recipe, generator=draw)
     return model.requires_grad_(False)
 

@@ -45,7 +45,7 @@ DOMAINS = ["questions", "symptoms", "licences"]
 STEPS = 12  # of an adapter
 LABELS = [8, 16, 32, 64, 96]  # and all there are
 DRAWS = 8  # of so many labels
-# Of a small GPT: steps and pace; TRIED says why
+# Of a small GPT: steps and pace. TRIED says why; licences stop for time
 SMALL = {"licences": (1500, 1.0), "symptoms": (120, 0.4), "questions": (60, 0.25)}
 TRIED = {
     "symptoms": [(120, 1.0), (120, 0.4), (240, 0.4)],

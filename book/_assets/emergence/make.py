@@ -6,11 +6,11 @@ Writes four files beside this one, in this order. adders.json: for each width an
 the number of parameters, the share of right digits and the loss at each place of the
 answer, and the share of answers without a mistake, on 2,000 sums. The first eight
 answers stand there as it wrote them. "longer" holds the same for one width that was
-trained three times as long. more.json: further seeds of the largest width. forecast.json:
-what the wrong digits of the smallest and of the largest width say of the exact match
-of the width LARGER. larger.json: how models of that width end, with the SHA-256 of the
-forecast that lay there before they were trained. Each holds the digest of the
-definitions that made it. A name, such as `forecast`, makes that part alone.
+trained three times as long. more.json: further seeds of the largest width.
+forecast.json: what the wrong digits of the smallest and of the largest width say of
+the exact match of the width LARGER. larger.json: how models of that width end, with the
+SHA-256 of the forecast that lay there before they were trained. Each holds the digest
+of the definitions that made it. A name, such as `forecast`, makes that part alone.
 """
 
 import json

@@ -117,11 +117,11 @@ def place_losses(model: torch.nn.Module, texts: ListOf(str, 1)):
 # %% ../../scaling/emergence.ipynb #wrong-ahead
 @checked
 def wrong_ahead(
-    small: Size, large: Size, wrong: Float[AllFinite, "2 *n"], size: Size
+    small: Size, large: Size, wrong: Float[AllFinite, "2 ..."], size: Size
 ):
-    """The share of wrong digits at `size`, as two sizes let expect it.
+    """The share of wrong digits at `size`, from `wrong` at two sizes.
 
-    On a straight line between logarithms. wrong: at `small` and at `large`.
+    On logarithmic axes it is a straight line.
     """
     require(small < large, "large", large, f"above {small}")
     require((wrong > 0).all(), "wrong", wrong, "above 0")

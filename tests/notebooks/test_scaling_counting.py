@@ -3,19 +3,26 @@
 Functions are looked up in the module at each call: a damaged cell can take their place.
 """
 
+import ast
 import dataclasses
 import functools
 import math
+from functools import partial
 
 import cells
 import pytest
+import sources
 import torch
 from cells import refuses, refuses_all
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
-from fieldguide.efficiency import experts
+from fieldguide.deployment import compression
+from fieldguide.efficiency import architectures, experts, lora, quantization
+from fieldguide.multimodal import clip
 from fieldguide.scaling import counting
+from fieldguide.transformers import real_model
 from fieldguide.transformers.gpt import GPT, GPTConfig, count_parameters
 from fieldguide.transformers.real_model import Llama, LlamaConfig, load_smollm2
 
@@ -112,6 +119,159 @@ def test_a_token_meets_the_experts_that_it_takes(k):
         patch.setattr(experts, "mixture_fast", experts.mixture_sorted)
         assert counted(lambda: model(ids)) == 15 * each
         assert counted(lambda: model(ids).sum().backward()) == 3 * 15 * each
+
+
+# Every architecture of the book
+
+
+@functools.cache
+def make():
+    return cells.script("counts")
+
+
+@functools.cache
+def cases():
+    """{name: (what it reads, model, run, our count)} of the table on the page."""
+    return {name: rest for name, *rest in make().cases()}
+
+
+def shown_forms():
+    """What pages build in view, and wrappers of what the table counts."""
+    tally, layers = counting.tally, make().layers
+    ids, T, D, L = torch.zeros(1, 7, dtype=torch.long), 7, 12, 2
+    induction, gpt_page = (
+        cells.run_exercises(f"transformers/{name}") for name in ("induction", "gpt")
+    )
+    real = cells.run_exercises("transformers/real-model", real_model)
+    tables = [(24, 48, 0), (24, 48, 0), (48, 24, T)]
+    hand = tally([*tables, *8 * [(48, 48, T)]], 2 * 4 * T * T * 48, 24)
+    yield induction.AttentionOnly(2), ids, hand
+    sizes = shape(31, 13, D, 3, L)
+    hand = total(sizes), T * counting.token_flops(sizes, T)
+    yield gpt_page.PlainGPT(31, 13, D, 3, L), ids[0], hand
+    config = LlamaConfig(29, 11, 24, 2, 6, 2, 40, 1e-5, 1e4)
+    sizes = shape(29, 11, 24, 6, 2, kv_heads=2, hidden=40, **LLAMA)
+    hand = total(sizes), T * counting.token_flops(sizes, T)
+    yield real.PlainLlama(config), ids, hand
+    x, K, hidden = torch.randn(1, T, D), 5, 20
+    recall = cells.run_exercises("efficiency/architectures", architectures)
+    for mix, flops in {
+        architectures.linear_attention: 2 * T * T * (K + D),
+        architectures.linear_recurrence: 2 * T * K * D,  # states: number by number
+    }.items():
+        yield recall.Mixer(D, K, mix), x, tally([*2 * [(D, K, T)], (D, D, T)], flops)
+    S, W = recall.SYMBOLS, recall.SIZE
+    into = [(W, K, T), (W, K, T), (W, W, T), (W, 1, T), (W, S, T)]
+    hand = tally([*2 * [(S + 1, W, 0)], *into], 2 * T * T * (K + W), 1 + 2 * W + S)
+    recaller = recall.Recaller(architectures.Selective, K)
+    yield recaller, partial(recaller, ids, ids), hand
+    mover = cells.run_exercises("multimodal/text-to-image").Mover(cells.generator())
+    given = torch.zeros(3, 2).double(), torch.zeros(3).double()
+    hand = tally([(20, 64, 3), *2 * [(64, 64, 3)], (64, 2, 3)], 0, 3 * 64 + 2)
+    yield mover, partial(mover, *given, given[0]), hand
+    palm = page().PalmBlock(D=D, H=3, K=4)
+    matrices = [*2 * [(D, 12, T)], *2 * [(D, 4, T)], *3 * [(D, 4 * D, T)]]
+    yield palm, x[0], tally(matrices, 4 * T * T * 12)
+    plain = partial(nn.Linear, D, hidden)
+    hand = tally([(D, hidden, T)], 0, hidden)
+    low = quantization.LowBitLinear(plain(), quantization.quantize_ternary)
+    yield low, x, hand
+    yield architectures.round_products(plain(), torch.bfloat16), x, hand
+    nf4 = quantization.NF4Linear(nn.Linear(64, hidden))  # it holds no parameters
+    yield nf4, torch.zeros(T, 64), (0, 2 * T * 64 * hidden)
+    stored = compression.StoredLinear(plain(), 8)
+    yield stored, x, (hidden, hand[1])  # codes are no parameters
+    zeros = plain()
+    parametrize.register_parametrization(
+        zeros, "weight", compression.Kept(zeros.weight)
+    )
+    yield zeros, x, hand
+    fast = lora.LoRALinearFast(plain(), 4)
+    yield fast, x, tally([(D, hidden, T), (D, 4, T), (4, hidden, T)], 0, hidden)
+    block = gpt(31, 13, D, 3, L, bias=False).to_empty(device="cpu").blocks
+    again = architectures.Forgetful(list(block))
+    hand = tally(layers(L, D, 4 * D, T), L * 4 * T * T * D, L * 2 * D)
+    yield again, partial(again, x, None), hand
+    modern = GPT(GPTConfig(31, 13, D, 3, L, positions="rotary", bias=False))
+    sizes = shape(31, 13, D, 3, L, **BARE)
+    worked = T * counting.token_flops(sizes, T)
+    straight = compression.StraightGPT(modern)
+    yield straight, ids, (total(sizes), worked)
+    subspace = lora.RandomSubspace(modern, 9)
+    yield subspace, ids, (total(sizes) + 9, worked)
+
+
+def modules_of(model):
+    """Names of the classes in it, those that parametrize a weight included."""
+    return {type(part).__name__ for part in model.modules()}
+
+
+@functools.cache
+def shown():
+    return list(shown_forms())
+
+
+def test_every_model_of_the_book_is_counted_as_torch_counts_it():
+    for name, (_, model, run, by_hand) in cases().items():
+        assert (count_parameters(model), make().flops(run)) == by_hand, name
+    for model, given, by_hand in shown():
+        run = given if callable(given) else partial(model, given)
+        found = count_parameters(model), make().flops(run)
+        assert found == by_hand, type(model).__name__
+
+
+def test_the_stored_counts_are_those_of_today():
+    """Else: python book/_tools/assets.py counts"""
+    rows = cells.record("counts", "counts.json")["rows"]
+    assert [row["model"] for row in rows] == list(cases())
+    for row, (reads, _, _, (stored, worked)) in zip(
+        rows, cases().values(), strict=True
+    ):
+        assert row["parameters"] == row["in the model"] == stored
+        assert row["operations"] == row["by PyTorch"] == worked
+        assert row["reads"] == reads
+
+
+def test_what_torchs_counter_does_not_see():
+    """A later torch may: then the page's sentence goes, and the plain forms."""
+    _, _, run, (_, worked) = cases()["MiniLM"]
+    assert counted(run) == worked - 6 * 4 * 6**2 * 384  # the scores
+    _, mixture, _, (_, worked) = cases()["mixture of 8 experts"]
+    router = 2 * 100 * 64 * 8
+    found = counted(lambda: mixture(torch.ones(100, 64)))
+    assert found == (router if experts.has_grouped() else worked)
+    _, layer, _, (_, worked) = cases()["state-space layer"]
+    x, T, D, K = torch.ones(1, 20, 64), 20, 64, 16
+    found = counted(lambda: layer(x, architectures.gated_recurrence))
+    assert found == worked - 2 * T * T * (K + D) + 2 * T * K * D  # it reads its state
+
+
+def test_a_tally_adds_up_matrices_products_and_vectors():
+    assert counting.tally([(2, 3, 5), (7, 11, 0)]) == (6 + 77, 2 * 6 * 5)
+    assert counting.tally([(2, 3, 1)], 1000, 50) == (56, 1012)
+    assert counting.tally([], products=4) == (0, 4)
+    assert counting.tally((), vectors=4) == (4, 0)
+    good = {"matrices": [(2, 3, 5)], "products": 1, "vectors": 1}
+    refuses_all(counting.tally, good, matrices=[[3]], products=[-1], vectors=[-1])
+
+
+NOT_CALLED = {"AdapterState", "TwoEncoders"}  # the base of adapters; two of the table
+
+
+def test_no_model_of_the_book_is_left_out():
+    models = [model for _, model, *_ in cases().values()] + [m for m, *_ in shown()]
+    known = set().union(*map(modules_of, models)) | NOT_CALLED
+    found = {}
+    for name, notebook in sources.in_order().items():
+        for cell in sources.code(notebook):
+            for node in ast.walk(ast.parse(cell.source)):
+                bases = {ast.unparse(b) for b in getattr(node, "bases", ())}
+                if isinstance(node, ast.ClassDef) and bases & {"nn.Module", *found}:
+                    found[node.name] = name
+    assert len(found) > 40 and set(found) > NOT_CALLED
+    assert {n: page for n, page in found.items() if n not in known} == {}
+    both = clip.TwoEncoders(["a cat", "a cat"])
+    assert modules_of(both) - known == set()
 
 
 def test_the_parts_are_those_of_the_module():

@@ -4,7 +4,9 @@ Functions are looked up in the module at each call: a damaged cell can take thei
 """
 
 import functools
+import itertools
 import math
+from statistics import mean
 
 import cells
 import pytest
@@ -13,10 +15,13 @@ import torch.nn.functional as F
 from cells import generator, refuses, refuses_all
 from torch import nn
 
+from fieldguide import data
+from fieldguide.data.files import sha256_of
 from fieldguide.scaling import emergence
 from fieldguide.transformers import training
 from fieldguide.transformers.gpt import GPTConfig, count_parameters
 
+SEALED = ["forecast", "larger"]
 TEXTS = ["123+456=0579", "999+999=1998", "000+001=0001"]
 
 
@@ -151,6 +156,42 @@ def test_training_is_descent_on_the_answers_alone(seed):
     assert count_parameters(found) == 1032
 
 
+def test_wrong_digits_ahead_are_on_a_line_of_logarithms():
+    half = torch.tensor([[0.4, 0.2], [0.1, 0.2]]).double()  # two lines at once
+    found = emergence.wrong_ahead(100, 400, half, 1600)
+    assert found.tolist() == pytest.approx([0.025, 0.2])
+    assert emergence.wrong_ahead(100, 800, half[:, 0], 50).item() == pytest.approx(
+        0.4 * 4 ** (1 / 3)
+    )
+
+
+def test_a_forecast_of_equal_seeds_is_the_line_alone():
+    wrong = [torch.full((n,), share).double() for n, share in ((3, 0.4), (2, 0.1))]
+    drawn = emergence.whole_ahead(100, 400, *wrong, 1600, 7, generator(), 6)
+    assert drawn.dtype == torch.double and drawn.shape == (6,)
+    assert drawn.tolist() == pytest.approx([0.975**4] * 6)
+    none = torch.tensor([0.1]), torch.tensor([0.9])  # the line goes above 1
+    assert not emergence.whole_ahead(1, 2, *none, 64, 1, generator()).any()
+    assert len(emergence.whole_ahead(1, 2, *none, 64, 1, generator())) == 2000
+
+
+def test_a_forecast_draws_seeds_anew_with_replacement():
+    """Against all cases: two seeds of each size, and two new models."""
+    small, large = torch.tensor([0.4, 0.2]).double(), torch.tensor([0.1, 0.06]).double()
+    draws = 40_000
+    found = emergence.whole_ahead(100, 400, small, large, 1600, 2, generator(), draws)
+    cases = []
+    for a, b, c, d, e, f in itertools.product((0, 1), repeat=6):
+        first, last = (small[a] + small[b]) / 2, (large[c] + large[d]) / 2
+        luck = (large[e] + large[f]) / 2 / large.mean()
+        cases.append(((1 - last**2 / first * luck) ** 4).item())
+    assert found.mean().item() == pytest.approx(mean(cases), abs=5e-4)
+    for case in set(cases):
+        right = sum(math.isclose(case, other) for other in cases) / len(cases)
+        seen = ((found - case).abs() < 1e-9).double().mean().item()
+        assert abs(seen - right) < 0.01  # four times what chance moves it
+
+
 def test_bad_input_is_refused_by_name():
     refuses_all(emergence.draw_sums, {"n": 3, "generator": generator()})
     refuses_all(emergence.to_symbols, {"texts": TEXTS})
@@ -165,6 +206,13 @@ def test_bad_input_is_refused_by_name():
     refuses_all(emergence.place_losses, {"model": small_model(), "texts": TEXTS})
     refuses("texts", emergence.place_losses, Oracle(), ["123+456="], says=says)
     refuses_all(emergence.scores, {"right": torch.ones(2, 3).bool()})
+    wrong = torch.tensor([0.4, 0.2]).double()
+    line = {"small": 5, "large": 9, "wrong": wrong, "size": 20}
+    none = [0 * wrong, -wrong, wrong * torch.tensor([1, 0])]
+    refuses_all(emergence.wrong_ahead, line, large=[5, 4], wrong=none)
+    good = {"small": 5, "large": 9, "at_small": wrong, "at_large": wrong, "size": 20}
+    good |= {"models": 3, "generator": generator(), "draws": 4}
+    refuses_all(emergence.whole_ahead, good, inner_names=["wrong"], large=[5, 4])
 
 
 # The page's own cells
@@ -210,6 +258,39 @@ def test_the_stored_runs_are_complete():
     assert [run["seed"] for run in book.LONGER] == book.SEEDS
     for run in book.RUNS + book.LONGER:
         assert len(run["losses"]) == 4 and min(run["losses"]) > 0
+
+
+def test_the_sealed_forecast_is_that_of_the_runs_before_it():
+    book, make = page(), cells.script("emergence")
+    said, larger = (cells.record("emergence", f"{n}.json") for n in SEALED)
+    for name in "adders", "more":
+        assert said[name] == sha256_of(data.asset("emergence", f"{name}.json"))
+    sealed = data.asset("emergence", "forecast.json")
+    assert larger["forecast"] == sha256_of(sealed)
+    runs = book.RUNS + cells.record("emergence", "more.json")["runs"]
+    ends = [[run for run in runs if run["width"] == width] for width in (4, 24)]
+    assert [len(some) for some in ends] == [5, 20]
+    shares = [1 - torch.tensor([run["digits"] for run in some]) for some in ends]
+    sizes = [some[0]["parameters"] for some in ends]
+    drawn = emergence.whole_ahead(
+        *sizes, *shares, said["parameters"], 20, generator(), make.DRAWS
+    )
+    right = [said[name] for name in ("low", "middle", "high")]
+    found = drawn.quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
+    assert found == pytest.approx(right, abs=2e-3)
+
+
+def test_the_larger_models_are_those_that_were_forecast():
+    said, larger = (cells.record("emergence", f"{n}.json") for n in SEALED)
+    assert cells.script("emergence").parameters(48) == said["parameters"] == 56_640
+    assert [run["seed"] for run in larger["runs"]] == [*range(said["seeds"])]
+    more = cells.record("emergence", "more.json")["runs"]
+    assert [run["seed"] for run in more] == [*range(5, 20)]
+    for runs, width, size in (more, 24, 14_496), (larger["runs"], 48, 56_640):
+        for run in runs:
+            assert (run["width"], run["parameters"]) == (width, size)
+            assert math.isclose(sum(run["places"]) / 4, run["digits"], abs_tol=1e-4)
+            assert 0 <= run["whole"] <= min(run["places"]) + 1e-9
 
 
 # Exercises

@@ -1,22 +1,30 @@
-"""Train the adders of scaling/emergence, at all sizes and from several seeds.
+"""Train the adders of scaling/emergence, forecast a larger one, then train that one.
 
-.venv/bin/python book/_tools/assets.py emergence (four minutes of a core)
+.venv/bin/python book/_tools/assets.py emergence (nine minutes of a core)
 
-Writes adders.json beside this file: for each width and seed the number of parameters,
-the share of right digits and the loss at each place of the answer, and the share of
-answers without a mistake, on 2,000 sums. The first eight answers stand there as it
-wrote them. "longer" holds the same for one width that was
-trained three times as long. The digest is that of the definitions that train and score.
+Writes four files beside this one, in this order. adders.json: for each width and seed
+the number of parameters, the share of right digits and the loss at each place of the
+answer, and the share of answers without a mistake, on 2,000 sums. The first eight
+answers stand there as it wrote them. "longer" holds the same for one width that was
+trained three times as long. more.json: further seeds of the largest width.
+forecast.json: what the wrong digits of the smallest and of the largest width say of
+the exact match of the width LARGER. larger.json: how models of that width end, with the
+SHA-256 of the forecast that lay there before they were trained. Each holds the digest
+of the definitions that made it. A name, such as `forecast`, makes that part alone.
 """
 
+import json
 from pathlib import Path
 
 import torch
+from assets import make_parts
 from digest import digest_of, exported
 
 from fieldguide.data import store
+from fieldguide.data.files import sha256_of
 from fieldguide.scaling import emergence
-from fieldguide.transformers.gpt import count_parameters
+from fieldguide.transformers.gpt import GPTConfig, count_parameters
+from fieldguide.transformers.training import new_gpt
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "scaling" / "emergence.ipynb"
@@ -28,11 +36,30 @@ SEEDS = range(5)
 LONGER = 8  # the width that is also trained for 1,200 steps
 TESTS, TEST_SEED = 2000, 98
 WRITTEN = 8  # answers that are kept as they were written
+MORE = range(5, 20)  # further seeds of the largest width
+LARGER = 48  # the width that is forecast before it is trained
+NEW = range(20)  # its seeds
+DRAWS = 10_000
+LEVEL = [0.1, 0.5, 0.9]  # 80 % lie between
 
 
 def digests() -> dict[str, str]:
-    """Of the record: the digest of the definitions that make it today."""
-    return {"adders.json": digest_of(exported(NOTEBOOK), MADE_BY)}
+    """Of each record: the digest of the definitions that make it today."""
+    source = exported(NOTEBOOK)
+    ran = digest_of(source, MADE_BY)
+    fitted = digest_of(source, [*MADE_BY, "whole_ahead"])
+    every = {"adders": ran, "more": ran, "forecast": fitted, "larger": ran}
+    return {f"{name}.json": digest for name, digest in every.items()}
+
+
+def read(name: str) -> dict:
+    return json.loads((HERE / name).read_text(encoding="utf-8"))
+
+
+def parameters(width: int) -> int:
+    """How many an untrained model of that width has."""
+    sizes = GPTConfig(12, 11, width, heads=2, layers=2, bias=False)
+    return count_parameters(new_gpt(sizes, emergence.sums_recipe(), None))
 
 
 @torch.no_grad()
@@ -46,8 +73,8 @@ def written(model: torch.nn.Module, texts: list[str]) -> str:
     return " ".join("".join(emergence.SYMBOLS[k] for k in row) for row in answers)
 
 
-def trained(width: int, seed: int, steps: int = 400) -> dict:
-    """One run: its size and its two scores, and those of each digit."""
+def trained(width: int, seed: int, steps: int = 400, kept: int = 0) -> dict:
+    """One run: its size, its two scores, those of each digit, and `kept` answers."""
     drawn = torch.Generator().manual_seed(TEST_SEED)
     texts = emergence.draw_sums(TESTS, drawn)
     model = emergence.adder(width, seed, emergence.sums_recipe(steps))
@@ -58,19 +85,54 @@ def trained(width: int, seed: int, steps: int = 400) -> dict:
     run |= {"digits": round(digits, 5), "whole": whole, "places": places}
     losses = emergence.place_losses(model, texts).tolist()
     run["losses"] = [round(loss, 4) for loss in losses]
-    if steps == 400:
-        run["written"] = written(model, texts[:WRITTEN])
+    if kept:
+        run["written"] = written(model, texts[:kept])
     print(run, flush=True)
     return run
 
 
-def main() -> None:
-    runs = [trained(width, seed) for width in WIDTHS for seed in SEEDS]
+def wrong_digits(runs: list[dict]) -> torch.Tensor:
+    """Their shares of wrong digits."""
+    return 1 - torch.tensor([run["digits"] for run in runs], dtype=torch.double)
+
+
+def record_adders() -> None:
+    runs = [trained(width, seed, kept=WRITTEN) for width in WIDTHS for seed in SEEDS]
     longer = [trained(LONGER, seed, steps=1200) for seed in SEEDS]
-    record = {"digest": digests()["adders.json"], "runs": runs, "longer": longer}
-    store(HERE / "adders.json", record)
+    made = {"digest": digests()["adders.json"]}
+    store(HERE / "adders.json", made | {"runs": runs, "longer": longer})
+
+
+def record_more() -> None:
+    runs = [trained(WIDTHS[-1], seed) for seed in MORE]
+    store(HERE / "more.json", {"digest": digests()["more.json"], "runs": runs})
+
+
+def record_forecast() -> None:
+    known = read("adders.json")["runs"] + read("more.json")["runs"]
+    ends = [[r for r in known if r["width"] == WIDTHS[k]] for k in (0, -1)]
+    sizes = [runs[0]["parameters"] for runs in ends]
+    given = *map(wrong_digits, ends), parameters(LARGER), len(NEW)
+    drawn = emergence.whole_ahead(
+        *sizes, *given, torch.Generator().manual_seed(0), DRAWS
+    )
+    levels = torch.tensor(LEVEL, dtype=torch.double)
+    low, middle, high = (round(x, 3) for x in drawn.quantile(levels).tolist())
+    made = {"digest": digests()["forecast.json"]}
+    for name in "adders", "more":
+        made[name] = sha256_of(HERE / f"{name}.json")
+    made |= {"width": LARGER, "parameters": given[2], "seeds": len(NEW)}
+    said = {"low": low, "middle": middle, "high": high, "level": 0.8}
+    store(HERE / "forecast.json", made | said)
+    print(said)
+
+
+def record_larger() -> None:
+    made = {"digest": digests()["larger.json"]}
+    made |= {"forecast": sha256_of(HERE / "forecast.json")}  # it lies there before
+    runs = [trained(LARGER, seed) for seed in NEW]
+    store(HERE / "larger.json", made | {"runs": runs})
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # a second thread changes the last digits
-    main()
+    make_parts(record_adders, record_more, record_forecast, record_larger)

@@ -179,6 +179,39 @@ def test_a_training_text_keeps_the_good_part():
     refuses("passages", page.training_text, *too_many, says=f"{most} at most")
 
 
+def test_a_mix_holds_a_clean_part_and_the_parts_asked_for():
+    known = page.sources().passages
+    draw = generator(3)
+    drawn = [known[i] for i in torch.randperm(len(known), generator=draw)]
+    assert page.mixed_text(3) == page.training_text("nothing", 0.0, 3)
+    for kind in "copies", "typos", "psalms", "imitation":
+        for parts, share in (1, 0.5), (3, 0.75):
+            alone = page.mixed_text(3, **{kind: parts})
+            assert alone == page.training_text(kind, share, 3)
+    parts = {"copies": 1, "typos": 2, "psalms": 1, "imitation": 3}
+    cuts = [(2, 4), (4, 8), (8, 10), (10, 16)]
+    right = good = "".join(drawn[:2])
+    for kind, cut in zip(parts, cuts, strict=True):
+        right += page.filling(kind, "".join(drawn[slice(*cut)]), good, draw)
+    assert page.mixed_text(3, **parts, passages=16) == right
+    draw = generator(3)
+    torch.randperm(len(known), generator=draw)
+    right = drawn[0] + drawn[1]  # the cuts are at 1.7 and 3.3
+    for kind, bad in ("copies", drawn[2]), ("typos", drawn[3] + drawn[4]):
+        right += page.filling(kind, bad, "", draw)
+    assert page.mixed_text(3, copies=1, typos=1, passages=5) == right
+    right = {"seed": 0, **parts, "passages": 8}
+    none = [-1, 0.5]
+    refuses_all(
+        page.mixed_text,
+        right,
+        **dict.fromkeys(parts, none),
+        passages=[0, 7, len(known) + 1],
+    )
+    assert len(page.mixed_text(0, typos=1, passages=len(known))) == sum(map(len, known))
+    refuses("passages", page.mixed_text, 0, 7, passages=7, says="from 8 to")
+
+
 def test_a_model_learns_from_its_text_alone():
     """By hand, with the training page: a GPT of the book's usual size."""
     text, known = page.training_text("nothing", 0.0, 0, 2), page.sources()
@@ -317,6 +350,29 @@ def test_the_stored_runs_are_those_of_the_maker():
     assert all(len(rows) == len(script.SHARES) for rows in record["filled"].values())
     flat = [r for rows in (record["clean"], *record["filled"].values()) for r in rows]
     assert all(len(seeds) == len(script.SEEDS) for seeds in flat)
+
+
+def test_the_stored_mixes_are_those_of_the_maker():
+    script = cells.script("data-quality")
+    record = cells.record("data-quality", "mix.json")
+    assert record["levels"] == script.LEVELS
+    mixes = [*itertools.product(*script.LEVELS.values())]
+    ends = dict(zip(mixes, record["ends"], strict=True))
+    assert all(len(seeds) == len(script.SEEDS) for seeds in ends.values())
+    again = script.mixed((3, 0, 3, 0, 1))
+    assert again == pytest.approx(ends[3, 0, 3, 0][1], abs=0.03)
+    # one kind alone was measured for the other record, too
+    runs = cells.record("data-quality", "runs.json")
+    alone = {(0, 0, 0, 0): runs["clean"][-1]}
+    for place, kind in enumerate(script.LEVELS):
+        for parts, share in (1, 0.5), (3, 0.75):
+            mix = tuple(parts if i == place else 0 for i in range(4))
+            alone[mix] = runs["filled"][kind][script.SHARES.index(share)]
+    both = alone.keys() & ends.keys()
+    assert len(both) == 1 + sum(len(levels) - 1 for levels in script.LEVELS.values())
+    for mix in both:
+        for ours, theirs in zip(ends[mix], alone[mix], strict=True):
+            assert ours == pytest.approx(theirs, abs=0.03)
 
 
 def test_close_pairs_are_all_that_there_are():

@@ -1,16 +1,22 @@
 """Train the small GPTs of scaling/data-quality on texts of every kind.
 
-.venv/bin/python book/_tools/assets.py data-quality (four minutes of two cores)
+.venv/bin/python book/_tools/assets.py data-quality       (ten minutes of two cores)
+.venv/bin/python book/_tools/assets.py data-quality runs  (four minutes)
+.venv/bin/python book/_tools/assets.py data-quality mix   (six minutes)
 
-Writes runs.json beside this file: for each kind of filling, share of it and seed the
-losses at home and away; and those of clean text read for fewer steps. It holds the
-digest of the code that made it.
+Writes beside this file, each with the digest of the code that made it, the losses at
+home and away:
+runs.json: for each kind of filling, share of it and seed; and those of clean text read
+for fewer steps;
+mix.json: for each mix of four kinds beside one part of clean text, and seed.
 """
 
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from assets import make_parts
 from digest import digest_of, exported
 
 from fieldguide.data import store
@@ -18,26 +24,44 @@ from fieldguide.scaling import data_quality as page
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "scaling" / "data-quality.ipynb"
-MADE_BY = ["training_text", "learn_from", "home_and_away"]
+MADE_BY = {
+    "runs.json": ["training_text", "learn_from", "home_and_away"],
+    "mix.json": ["mixed_text", "learn_from", "home_and_away"],
+}
 
 SHARES = [0.5, 0.75, 0.9]
 STEPS = [12, 25, 50, 75, 100]  # of clean text; the last is what all others read
+LEVELS = {  # parts of each kind beside one of clean text
+    "copies": [0, 1, 3],
+    "typos": [0, 1, 3],
+    "psalms": [0, 3],
+    "imitation": [0, 3],
+}
 SEEDS = range(3)
 
 
 def digests() -> dict[str, str]:
     """Of each record: the digest of the definitions that make it today."""
-    return {"runs.json": digest_of(exported(NOTEBOOK), MADE_BY)}
+    known = exported(NOTEBOOK)
+    return {name: digest_of(known, made_by) for name, made_by in MADE_BY.items()}
+
+
+def judged(text, seed, steps=STEPS[-1]):
+    """The losses of the model that a text makes, at home and away."""
+    losses = page.home_and_away(page.learn_from(text, seed, steps))
+    return [round(loss, 4) for loss in losses]
 
 
 def run(job):
-    """The losses of one model, at home and away."""
+    """Of one kind, a share of it, for so many steps, from a seed."""
     kind, share, steps, seed = job
-    text = page.training_text(kind, share, seed)
-    losses = page.home_and_away(page.learn_from(text, seed, steps))
-    found = [round(loss, 4) for loss in losses]
-    print("", *job, found, flush=True)
-    return found
+    return judged(page.training_text(kind, share, seed), seed, steps)
+
+
+def mixed(job):
+    """Of parts of each kind, from a seed."""
+    *parts, seed = job
+    return judged(page.mixed_text(seed, **dict(zip(LEVELS, parts, strict=True))), seed)
 
 
 def start():
@@ -45,12 +69,21 @@ def start():
     page.sources()
 
 
-def main() -> None:
+def measured(work, jobs):
+    """What `work` finds for each job, by two workers."""
+    found = {}
+    with get_context("fork").Pool(2, start) as pool:
+        for job, losses in zip(jobs, pool.imap(work, jobs), strict=True):
+            print("", *job, losses, flush=True)
+            found[job] = losses
+    return found
+
+
+def record_runs() -> None:
     clean = [("nothing", 0.0, steps) for steps in STEPS]
     filled = [(kind, share, STEPS[-1]) for share in SHARES for kind in page.FILLINGS]
     jobs = [(*setting, seed) for setting in clean + filled for seed in SEEDS]
-    with get_context("fork").Pool(2, start) as pool:
-        found = dict(zip(jobs, pool.map(run, jobs, chunksize=1), strict=True))
+    found = measured(run, jobs)
     record = {"digest": digests()["runs.json"], "shares": SHARES, "steps": STEPS}
     record["clean"] = [[found["nothing", 0.0, n, s] for s in SEEDS] for n in STEPS]
     record["filled"] = {
@@ -60,5 +93,13 @@ def main() -> None:
     store(HERE / "runs.json", record)
 
 
+def record_mix() -> None:
+    mixes = list(product(*LEVELS.values()))
+    found = measured(mixed, [(*mix, seed) for mix in mixes for seed in SEEDS])
+    record = {"digest": digests()["mix.json"], "levels": LEVELS}
+    record["ends"] = [[found[*mix, s] for s in SEEDS] for mix in mixes]
+    store(HERE / "mix.json", record)
+
+
 if __name__ == "__main__":
-    main()
+    make_parts(record_runs, record_mix)

@@ -75,7 +75,9 @@ def checked(target):
     if isinstance(target, type) or words.count("{") > len(sizes) or EACH in words:
         return guarded
     own = operator.attrgetter(*sizes) if sizes else None
-    looks = {n: likeness if n in target.__annotations__ else nothing for n in named}
+    said = target.__annotations__
+    looks = {n: likeness if n in said else nothing for n in named}
+    looks |= {n: type for n, kind in said.items() if kind is list}  # of anything
     in_order = [looks[n] for n, one in named.items() if one.kind < one.VAR_POSITIONAL]
     others = [looks[n] for n, one in named.items() if one.kind is one.VAR_POSITIONAL]
     rest, passed = others[0] if others else likeness, set()

@@ -377,6 +377,130 @@ def test_a_cache_for_several_texts_or_none_is_the_models_own_business():
     assert away.residual(ids.to("meta"), one).is_meta
 
 
+def lean_model(scale=1.0, heads=4):
+    model = copy.deepcopy(llama(heads=heads))
+    model.embedding.weight.mul_(scale)
+    draws = generator(1)
+    for name, p in model.named_parameters():  # no norm like another
+        p.uniform_(0.5, 2, generator=draws) if "norm" in name else None
+    return model
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])  # where eps plays a part
+@pytest.mark.parametrize("heads", [2, 4])
+def test_the_lean_form_is_the_model(scale, heads):
+    model = lean_model(scale, heads)
+    lean = spec.LlamaLean(model)
+    caches = [KVCache(model.config, 20, dtype=torch.double) for _ in range(2)]
+    for ids in [1, 2, 3], [4], [5, 6], [7]:
+        ids = torch.tensor([ids])
+        ours, right = (
+            m.residual(ids, c) for m, c in zip((lean, model), caches, strict=True)
+        )
+        cells.close(ours, right, 1e-9)
+        cells.close(lean.logits(ours), model.logits(right), 1e-9)
+        assert caches[0].length == caches[1].length and ours.is_inference()
+    cells.close(caches[0].store[..., :7, :], caches[1].store[..., :7, :], 1e-9)
+    assert complete(lean, [1, 2], 9) == complete(model, [1, 2], 9)
+    rounded = KVCache(model.config, 20)  # in 32 bits
+    for ids in [1, 2, 3], [4]:
+        found = lean.residual(torch.tensor([ids]), rounded)
+        assert found.dtype == torch.double
+    right = model.residual(torch.tensor([[1, 2, 3, 4]]))[:, -1:]
+    cells.close(found, right, 1e-5)
+
+
+def test_the_lean_form_leaves_other_work_to_the_model():
+    model = lean_model()
+    lean, two = spec.LlamaLean(model), torch.tensor([[1, 2, 3], [3, 2, 1]])
+    several = KVCache(model.config, 9, 2, torch.double)
+    cells.close(lean.residual(two), model.residual(two))
+    cells.close(lean.residual(two, several), model.residual(two))
+    with mock.patch.object(model, "residual") as own:
+        for ids, cache in (two[:1], several), (two[:1], None):
+            assert lean.residual(ids, cache) is own.return_value
+            own.assert_called_with(ids, cache)
+        own_cache = KVCache(model.config, 9, 1, torch.double)
+        lean.residual(two[:1], own_cache)
+        assert own.call_count == 2
+        lean.residual(two, own_cache)  # which refuses them
+        assert own.call_count == 3
+    away = spec.LlamaLean(copy.deepcopy(model).to("meta"))
+    one = KVCache(model.config, 9, 1, torch.double, "meta")
+    assert away.residual(two[:1].to("meta"), one).is_meta
+    assert spec.LlamaLean(copy.deepcopy(model).float()).unembed.dtype == torch.float32
+    half = copy.deepcopy(model).bfloat16()
+    refuses("model", spec.LlamaLean, half, says="torch.float32, torch.float64")
+    refuses_all(spec.LlamaLean, {"model": model})
+
+
+def test_a_norm_without_its_weights_is_the_norm():
+    norm, x = lean_model().norm, cells.random(3, 16) * 1e-2
+    halves = spec.unit(norm)(x) * 4 * norm.weight
+    cells.close(halves, norm(x), 1e-12)
+    layers = [torch.nn.Linear(16, n, bias=False).double() for n in (3, 5)]
+    right = torch.cat([layer(norm(x)) for layer in layers], -1)
+    matrix = spec.normed_matrix(norm, *layers)
+    cells.close(spec.unit(norm)(x) @ matrix, right.detach(), 1e-12)
+    assert matrix.is_contiguous() and not matrix.requires_grad
+
+
+@cases(seeds, st.integers(1, 5))
+def test_a_cached_draft_writes_the_small_models_own_text(seed, length):
+    model, small = llama(), llama(1)
+    ids = torch.randint(V, (5,), generator=generator(seed)).tolist()
+    draft = spec.CachedDraft(small, 30)
+    assert draft(ids, length) == (complete(small, ids, length), None)
+    for text in [*ids, 1, 2], ids[:3], ids, [4] * 9:  # after a refusal, and others
+        assert draft(text, length) == (complete(small, text, length), None)
+    forms = (model, small), (spec.LlamaLean(model), spec.LlamaLean(small))
+    for big, little in forms:
+        target = spec.CachedTarget(big, 25)
+        draft = spec.CachedDraft(little, 25)
+        made, passes = spec.speculate(target, ids, 20, draft, length)
+        assert made == complete(model, ids, 20)
+        text = list(ids)
+        for guess, new in passes:
+            assert not guess or guess == complete(small, text, len(guess))
+            text += new
+
+
+def test_a_cached_draft_reads_what_is_new():
+    model, read = llama(), []
+    own = model.residual
+
+    def watched(new, cache):
+        read.append(new.size(1))
+        return own(new, cache)
+
+    try:
+        model.residual = watched
+        draft = spec.CachedDraft(model, 20)
+        guess, _ = draft([1, 2, 3], 3)
+        draft([1, 2, 3, *guess, 9], 2)  # all right, and one more
+        draft([1, 2, 3, *guess, 8], 1)  # 9 was refused
+    finally:
+        del model.residual
+    assert read == [3, 1, 1, 2, 1, 1]
+
+
+def test_a_cached_draft_refuses_what_it_cannot_read():
+    model = llama()
+    draft = spec.CachedDraft(model, 6)
+    assert len(draft([1, 2, 3, 4], 3)[0]) == 3
+    says = "at most 4 of the draft's tokens, 0 to 10"
+    refuses("ids", draft, [1, 2, 3, 4, 5], 3, says=says)
+    refuses("ids", draft, [1, V, 3], 3, says=says)
+    assert draft([1, 2, 3, 4, V - 1], 2)[0]
+    refuses_all(spec.CachedDraft, {"model": model, "room": 6})
+    away = spec.CachedDraft(copy.deepcopy(model).to("meta"), 9)
+    assert away.cache.store.is_meta and away.cache.store.dtype == torch.double
+    with mock.patch.object(away.model, "residual", side_effect=KeyError) as own:
+        with pytest.raises(KeyError):
+            away([1, 2], 1)
+        assert own.call_args.args[0].is_meta
+
+
 def test_refusals():
     target = spec.CachedTarget(llama(), 16)
     good = {"target": target, "ids": [1, 2], "count": 5, "draft": spec.look_up}

@@ -208,6 +208,30 @@ def test_an_argument_without_a_type_makes_no_call_new():
     assert guarded[5:] == [([1], 2, 4), ([1], 2)]
 
 
+def test_a_list_of_anything_is_not_looked_at_again():
+    guarded, own = [], check.jaxtyped
+
+    def jaxtyped(target, typechecker):
+        whole = own(target, typechecker=typechecker)
+        return lambda *values: guarded.append(values) or whole(*values)
+
+    with mock.patch.object(check, "jaxtyped", jaxtyped):
+
+        @checked
+        def kept(guess: list, names: list[int] = ()):
+            return guess
+
+    for guess in [1], ["a"], []:
+        assert kept(guess) == guess
+    assert guarded == [([1],)]
+    for _ in range(2):
+        with pytest.raises(TypeCheckError):
+            kept((1,))
+    assert kept([1], [1]) == [1]
+    with pytest.raises(TypeCheckError):
+        kept([1], ["a"])
+
+
 def test_numbers_are_looked_at_in_each_call():
     @checked
     def kept(x: Float[AllFinite, " n"], y: Float[Tensor, " n"]):

@@ -3,7 +3,8 @@
 # %% auto #0
 __all__ = ['FOX', 'EIFFEL', 'REQUESTS', 'asked', 'shared', 'agreed', 'look_up', 'CachedTarget', 'speculate', 'require_room',
            'require_known', 'until', 'SeveralFast', 'several', 'expected_tokens', 'speed_up', 'accept_or_redraw',
-           'sampled', 'ExtraHead', 'with_states', 'PlainTarget', 'model_draft', 'head_draft', 'head_loss', 'train_head']
+           'sampled', 'ExtraHead', 'with_states', 'PlainTarget', 'model_draft', 'head_draft', 'head_loss', 'train_head',
+           'normed_matrix', 'unit', 'row_turns', 'LayerLean', 'LlamaLean', 'CachedDraft']
 
 # %% ../../deployment/speculative.ipynb #imports
 from collections.abc import Callable, Collection
@@ -29,8 +30,10 @@ from ..transformers.gpt import draw, gelu, next_distribution
 from fieldguide.transformers.real_model import (
     KVCache,
     LlamaFast,
+    all_turns,
     first_place,
     norm_fast,
+    side_by_side,
 )
 from ..transformers.training import Recipe, descend, windows
 
@@ -380,3 +383,127 @@ def train_head(
         return head_loss(head, model, whole)
 
     return head, descend(head, loss, made, recipe)
+
+# %% ../../deployment/speculative.ipynb #lean-parts
+def normed_matrix(norm, *layers):
+    """`side_by_side` with the norm before it in it, times sqrt(D)."""
+    weight = norm.weight.detach() * len(norm.weight) ** 0.5  # (D,)
+    return side_by_side(*layers) * weight[:, None]  # (D, all widths)
+
+
+def unit(norm):
+    """An `RMSNorm` without its weights, divided by sqrt(D): a function."""
+    floor = norm.weight.new_tensor(len(norm.weight) * norm.eps).sqrt()
+
+    def shortened(x):
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x / length.hypot(floor)  # (..., D)
+
+    return shortened
+
+
+def row_turns(model):
+    """`all_turns` for each row of a pass: (context, H + 2 H_kv, K/2)."""
+    config, weight = model.config, model.embedding.weight
+    allowed = torch.float32, torch.float64
+    require(weight.dtype in allowed, "model", weight.dtype, f"{allowed}")
+    turns = all_turns(config, weight.device)[:, None]  # (context, 1, K/2)
+    still, G = torch.ones_like(turns), config.kv_heads  # values don't turn
+    turns = [turns] * (config.heads + G) + [still] * G
+    return torch.cat(turns, 1).to(weight.dtype.to_complex())
+
+# %% ../../deployment/speculative.ipynb #lean-layer
+class LayerLean:
+    """A `LlamaBlock` for a few tokens of one text, in few operations."""
+
+    def __init__(self, block):
+        attention, mlp = block.attention, block.mlp
+        self.heads, self.unit = attention.config.heads, unit(block.mlp_norm)
+        parts = attention.query, attention.key, attention.value
+        self.qkv = normed_matrix(block.attention_norm, *parts)
+        self.output = side_by_side(attention.output)
+        self.gate_up = normed_matrix(block.mlp_norm, mlp.gate, mlp.up)
+        self.down = side_by_side(mlp.down)
+
+    def __call__(self, x, turn, new, seen, mask):
+        """x (T, D); turn (T, H + 2 H_kv, K/2); new (2, H_kv, T, K) and seen
+        (2, 1, H_kv, S, K): the cache's places for x, and all up to these.
+        """
+        (T, D), H, (_, G, _, K) = x.shape, self.heads, new.shape
+        parts = (self.unit(x) @ self.qkv).view(T, -1, K // 2, 2)
+        torch.view_as_complex(parts).mul_(turn)  # in place
+        parts = parts.flatten(-2).transpose(0, 1)  # (H + 2 H_kv, T, K)
+        new.copy_(parts[H:].view(2, G, T, K))
+        key, value = seen.to(x.dtype)  # (1, H_kv, S, K)
+        options = {"attn_mask": mask, "enable_gqa": H > G}
+        attend = F.scaled_dot_product_attention
+        mixed = attend(parts[None, :H], key, value, **options)[0]
+        mixed = mixed.transpose(0, 1).reshape(T, D)
+        x = torch.addmm(x, mixed, self.output)  # (T, D)
+        gate, up = (self.unit(x) @ self.gate_up).chunk(2, -1)
+        return torch.addmm(x, F.silu(gate).mul_(up), self.down)
+
+# %% ../../deployment/speculative.ipynb #lean-llama
+class LlamaLean:
+    """A `Llama` that adds a few tokens to one text in few operations.
+
+    It is in 32 or 64 bits. More texts, or no cache, go to the model. It
+    doesn't look at ids and room again: `speculate` and `complete` have.
+    """
+
+    @checked
+    def __init__(self, model: Model):
+        self.model, self.config = model, model.config
+        self.embedding, self.unit = model.embedding, unit(model.norm)
+        self.layers = [LayerLean(block) for block in model.blocks]
+        self.unembed = normed_matrix(model.norm, model.embedding)  # (D, V)
+        self.turns = row_turns(model)
+
+    @torch.inference_mode()
+    def residual(self, ids, cache=None):
+        """As `Llama.residual`."""
+        if cache is None or len(ids) != 1 or cache.store.size(2) != 1:
+            return self.model.residual(ids, cache)
+        T, start, mask = ids.size(1), cache.length, None
+        x, S = self.embedding.weight[ids[0]], start + T
+        if T > 1:  # a lower triangle, so that none looks ahead
+            mask = x.new_full((T, S), -torch.inf).triu_(start + 1)
+        new = cache.store[:, :, 0, :, start:S].unbind(1)
+        seen = cache.store[..., :S, :].unbind(1)
+        for layer, *places in zip(self.layers, new, seen):
+            x = layer(x, self.turns[start:S], *places, mask)  # (T, D)
+        cache.length = S
+        return x[None]  # (1, T, D)
+
+    @torch.inference_mode()
+    def logits(self, x):
+        """As `Llama.logits`."""
+        return self.unit(x) @ self.unembed  # (..., V)
+
+# %% ../../deployment/speculative.ipynb #cached-draft
+class CachedDraft:
+    """A draft for `speculate`: a Llama's best tokens, with a cache."""
+
+    @checked
+    def __init__(self, model: Model, room: Size):
+        weight = model.embedding.weight
+        kind = {"dtype": weight.dtype, "device": weight.device}
+        self.model, self.cache = model, KVCache(model.config, room, **kind)
+        self.read = []
+
+    @torch.inference_mode()
+    def __call__(self, ids, length):
+        keep = shared(self.read, ids[:-1])
+        left, V = self.cache.store.size(-2) - length, self.model.config.vocab
+        fits = len(ids) <= left + 1 and max(ids[keep:]) < V
+        allowed = f"at most {left + 1} of the draft's tokens, 0 to {V - 1}"
+        require(fits, "ids", ids, allowed)
+        self.cache.length, guess = keep, []
+        new = torch.tensor([ids[keep:]], device=self.cache.store.device)
+        while len(guess) < length:
+            x = self.model.residual(new, self.cache)[:, -1]  # (1, D)
+            new = self.model.logits(x).argmax(-1, keepdim=True)  # (1, 1)
+            guess.append(new)
+        guess = torch.cat(guess, -1)[0].tolist()
+        self.read = [*ids, *guess[:-1]]  # the last one is not read
+        return guess, None

@@ -196,8 +196,8 @@ def test_the_record_is_what_the_page_trains():
     model, shown, _ = made.start(made.SHOWN, 0)
     again = grokking.accuracy(model, shown)
     assert again < 0.1
-    book = page()
-    assert torch.equal(book.NETWORKS[0].vectors, model.vectors.half().double())
+    stored = page().NETWORKS[0].vectors  # in half precision
+    torch.testing.assert_close(stored, model.vectors.double(), atol=0, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

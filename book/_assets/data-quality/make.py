@@ -1,8 +1,8 @@
 """Train the small GPTs of scaling/data-quality on texts of every kind.
 
-.venv/bin/python book/_tools/assets.py data-quality       (ten minutes of two cores)
+.venv/bin/python book/_tools/assets.py data-quality       (on two cores 14 minutes)
 .venv/bin/python book/_tools/assets.py data-quality runs  (four minutes)
-.venv/bin/python book/_tools/assets.py data-quality mix   (six minutes)
+.venv/bin/python book/_tools/assets.py data-quality mix   (ten minutes)
 
 Writes beside this file, each with the digest of the code that made it, the losses at
 home and away:
@@ -31,12 +31,8 @@ MADE_BY = {
 
 SHARES = [0.5, 0.75, 0.9]
 STEPS = [12, 25, 50, 75, 100]  # of clean text; the last is what all others read
-LEVELS = {  # parts of each kind beside one of clean text
-    "copies": [0, 1, 3],
-    "typos": [0, 1, 3],
-    "psalms": [0, 3],
-    "imitation": [0, 3],
-}
+# parts of each kind beside one of clean text
+LEVELS = {kind: [0, 1, 3] for kind in ("copies", "typos", "psalms", "imitation")}
 SEEDS = range(3)
 
 

@@ -113,7 +113,11 @@ def token_flops(shape: Shape, context: Size | None = None):
 # %% ../../scaling/counting.ipynb #tally
 @checked
 def tally(matrices: ListOf(tuple), products: Count = 0, vectors: Count = 0):
-    """Parameters and operations of matrices (rows, columns, uses)."""
+    """Parameters and operations of matrices (rows, columns, uses).
+
+    products: operations without parameters. vectors: parameters that stand
+    outside of matrices.
+    """
     stored = sum(rows * columns for rows, columns, _ in matrices)
     once = sum(rows * columns * uses for rows, columns, uses in matrices)
     return stored + vectors, 2 * once + products

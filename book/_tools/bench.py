@@ -67,10 +67,10 @@ INTRODUCTION = """# How fast is the book?
 Written by `make bench`. Each section puts code of the book beside what else does the
 same work: both take turns on one machine, and every number is the median of several
 rounds. **Lower is better in every row.** *Share* is the book's value divided by the
-other's, with the smallest and the largest of the rounds: 0.50 means half the time or
-half the bytes. A *goal* was set before measuring; to miss one fails nothing. The taught
-form is the one that a page explains; the fast form gives the same numbers and comes
-after it.
+other's, the median of the rounds, with the smallest and the largest: 0.50 means half
+the time or half the bytes. A *goal* was set before measuring; to miss one fails
+nothing. The taught form is the one that a page explains; the fast form gives the same
+numbers and comes after it.
 """
 
 

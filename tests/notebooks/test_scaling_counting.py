@@ -255,8 +255,7 @@ def test_a_tally_adds_up_matrices_products_and_vectors():
     refuses_all(counting.tally, good, matrices=[[3]], products=[-1], vectors=[-1])
 
 
-# the base of adapters; around two of the table, and around one of it
-NOT_CALLED = {"AdapterState", "TwoEncoders", "InDouble"}
+NOT_CALLED = {"AdapterState", "TwoEncoders"}  # the base of adapters; two of the table
 
 
 def test_no_model_of_the_book_is_left_out():

@@ -4,11 +4,12 @@
 
 Writes beside this file kinds.safetensors, a network that sorts pictures, once trained
 on plain pictures and once on attacked ones, in 16 bits; pictures.json: how often such
-networks are right after changes of several sizes, for each of SEEDS; edits.json: what
-SmolLM2 says is the capital of a country when the line is edited; hidden.json: what it
-answers from a passage in which a sentence is hidden, with and without the sifting of
-sentences; and marks.json: texts with and without a watermark. Each record holds the
-digest of the definitions that made it. A name, such as `edits`, makes that part alone.
+networks are right after changes of several sizes, for each of SEEDS; dog.safetensors,
+with dog.json: the levels of one picture after PGD; edits.json: what SmolLM2 says is the
+capital of a country when the line is edited; hidden.json: what it answers from a
+passage in which a sentence is hidden, with and without the sifting of sentences; and
+marks.json: texts with and without a watermark. Each record holds the digest of the
+definitions that made it. A name, such as `edits`, makes that part alone.
 A word of SmolLM2's that isn't in ../reviewed/words.json is stored as three dots.
 """
 
@@ -44,6 +45,7 @@ MADE_BY = {
     "marks.json": ["green_lists", "write_marked", "WRITES"],
 }
 MADE_BY["pictures.json"] += ["random_signs"]
+MADE_BY["dog.json"] = ["trained_kinds", "kind_pictures", "pgd", "place_of"]
 
 SEEDS = range(3)
 TRAINED_WITH = 8  # of 255
@@ -91,6 +93,20 @@ def record_pictures() -> None:
             print(name, seed, record[name][-1]["PGD"], flush=True)
     store(HERE / "kinds.safetensors", weights)
     store(HERE / "pictures.json", record)
+
+
+def record_dog() -> None:
+    """Stored, since where pixels tie another processor attacks another of them."""
+    planes, labels = page.kind_pictures(["emojitwo"])
+    at, levels = page.place_of("dog face"), {}
+    x, label = planes[at : at + 1], labels[at : at + 1]
+    for kind in ("plain", "hardened"):
+        model = page.trained_kinds(kind)
+        for size in SIZES[2:]:
+            changed = page.pgd(model, x, label, size / 255)
+            levels[f"{kind}.{size}"] = (255 * changed).round().byte().contiguous()
+    store(HERE / "dog.safetensors", levels)
+    store(HERE / "dog.json", {"digest": digests()["dog.json"]})
 
 
 def record_edits() -> None:
@@ -166,4 +182,4 @@ def record_marks() -> None:
 
 
 if __name__ == "__main__":
-    make_parts(record_hidden, record_pictures, record_edits, record_marks)
+    make_parts(record_hidden, record_pictures, record_dog, record_edits, record_marks)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'edited_lines', 'misspelled', 'capital_said', 'percent_interval', 'uphill', 'fgsm', 'pgd', 'kind_pictures',
-           'KindReader', 'random_signs', 'right_share', 'train_kinds', 'attacked_start', 'trained_kinds',
+           'KindReader', 'random_signs', 'right_share', 'train_kinds', 'attacked_start', 'trained_kinds', 'place_of',
            'organ_reader', 'organ_scores', 'words_in_order', 'word_pulls', 'misspell', 'fewest_words',
            'hidden_sentences', 'first_digits', 'sift', 'green_lists', 'write_marked', 'mark_score']
 
@@ -238,6 +238,14 @@ def trained_kinds(kind: str = "plain"):
     mine = {n: w for n, w in weights.items() if n.startswith(f"{kind}.")}
     model.load_state_dict({n.partition(".")[2]: w for n, w in mine.items()})
     return model.eval().requires_grad_(False)
+
+# %% ../../challenges/robustness.ipynb #picture-views
+def place_of(caption):
+    """Where it stands among the pictures of the new drawer."""
+    found = emoji()
+    concepts = found.concept[role("train", ["emojitwo"]).places].tolist()
+    kept = [c for c in concepts if found.groups[c] in KINDS]
+    return [found.captions[c] for c in kept].index(caption)
 
 # %% ../../challenges/robustness.ipynb #organ-reader
 from ..deployment.right_sizing import fit_linear, job

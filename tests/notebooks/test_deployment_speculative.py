@@ -1,5 +1,6 @@
 """The cells of deployment/speculative against enumeration and plain generation."""
 
+import contextlib
 import copy
 import functools
 import math
@@ -126,6 +127,22 @@ def test_greedy_text_is_the_models_own(seed, length, count):
     assert len(passes) == math.ceil(count / (length + 1))  # of the oracle
 
 
+@contextlib.contextmanager
+def tokens_read(model):
+    """How many tokens it reads, pass by pass."""
+    read, own = [], model.residual
+
+    def watched(new, cache):
+        read.append(new.size(1))
+        return own(new, cache)
+
+    model.residual = watched
+    try:
+        yield read
+    finally:
+        del model.residual
+
+
 def test_a_target_forgets_what_was_refused_and_other_texts():
     model = llama()
     target = spec.CachedTarget(model, 20)
@@ -143,20 +160,10 @@ def test_a_target_forgets_what_was_refused_and_other_texts():
     refuses_all(spec.CachedTarget, {"model": model, "room": 20})
     assert spec.CachedTarget(copy.deepcopy(model).to("meta"), 9)([1, 2], [3]).is_meta
     assert target.room == 20 and spec.CachedTarget(model, 99).room == 64
-    read = []
-    own = model.residual
-
-    def watched(new, cache):
-        read.append(new.size(1))
-        return own(new, cache)
-
-    try:
-        model.residual = watched
+    with tokens_read(model) as read:
         target = spec.CachedTarget(model, 20)
         target([1, 2, 3], [4, 5])
         target([1, 2, 3, 4, 6], [7])  # 5 was refused: 6 and 7 are new
-    finally:
-        del model.residual
     assert read == [5, 2]
 
 
@@ -466,21 +473,12 @@ def test_a_cached_draft_writes_the_small_models_own_text(seed, length):
 
 
 def test_a_cached_draft_reads_what_is_new():
-    model, read = llama(), []
-    own = model.residual
-
-    def watched(new, cache):
-        read.append(new.size(1))
-        return own(new, cache)
-
-    try:
-        model.residual = watched
+    model = llama()
+    with tokens_read(model) as read:
         draft = spec.CachedDraft(model, 20)
         guess, _ = draft([1, 2, 3], 3)
         draft([1, 2, 3, *guess, 9], 2)  # all right, and one more
         draft([1, 2, 3, *guess, 8], 1)  # 9 was refused
-    finally:
-        del model.residual
     assert read == [3, 1, 1, 2, 1, 1]
 
 

@@ -139,9 +139,12 @@ def llama_of(config, weights: dict[str, torch.Tensor], **options) -> nn.Module:
     return model.requires_grad_(False).eval()
 
 
-def generator(model: nn.Module) -> Callable[[list[int]], list[int]]:
-    """transformers' own greedy generation."""
-    fixed = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
+def generator(
+    model: nn.Module, tokens: int = TOKENS, **options
+) -> Callable[[list[int]], list[int]]:
+    """transformers' own greedy generation of so many tokens; `options` are of it."""
+    fixed = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
+    fixed |= options
 
     @torch.inference_mode()
     def run(ids: list[int]) -> list[int]:

@@ -42,7 +42,7 @@ import torch.nn.functional as F
 from assets import king_james_ids
 from safetensors.torch import load_file
 
-from rivals.decode import agree, transformers_llama
+from rivals.decode import agree, generator, transformers_llama
 from rivals.measure import (
     Absent,
     Goal,
@@ -88,16 +88,12 @@ SETTINGS = [  # transformers': tokens, schedule, threshold of confidence
 
 def transformers_assisted(model, stop: list[int]):
     """transformers' generation with its own prompt lookup."""
-    theirs = transformers_llama(model)
-    options = {"max_new_tokens": TOKENS, "do_sample": False, "eos_token_id": stop}
+    options = {"min_new_tokens": 0, "eos_token_id": stop}
+    options["prompt_lookup_num_tokens"] = GUESSED
+    write = generator(transformers_llama(model), TOKENS, **options)
 
-    @torch.inference_mode()
     def run(ids: list[int]) -> list[int]:
-        prompt = torch.tensor([ids])
-        seen = torch.ones_like(prompt)
-        options["prompt_lookup_num_tokens"] = GUESSED
-        made = theirs.generate(prompt, attention_mask=seen, **options)
-        made = made[0, len(ids) :].tolist()
+        made = write(ids)
         return made[: made.index(stop[0])] if stop[0] in made else made
 
     return run
@@ -197,16 +193,7 @@ def assisted(target, draft, setting: tuple | None) -> Callable[[list[int]], list
         config.num_assistant_tokens_schedule = schedule
         config.assistant_confidence_threshold = threshold
         options["assistant_model"] = assistant
-    options |= {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
-
-    @torch.inference_mode()
-    def run(ids: list[int]) -> list[int]:
-        prompt = torch.tensor([ids])
-        seen = torch.ones_like(prompt)
-        made = theirs.generate(prompt, attention_mask=seen, **options)
-        return made[0, len(ids) :].tolist()
-
-    return run
+    return generator(theirs, TOKENS, **options)
 
 
 def guessing(target, draft, length: int, passes: list) -> Callable:

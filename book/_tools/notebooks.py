@@ -9,9 +9,10 @@
    runs all. Names, such as `transformers/attention`, run only these of them.
    Two run at a time; one waits for the notebooks that it imports from.
 3. The notebook is written back without volatile metadata. A stored output stays
-   where `compare.py` calls the new one equal, so a diff shows real changes, and a
-   second run on the same machine changes no byte. The explorers' runtime, which the
-   first output of a notebook brings, is written anew without a run.
+   where `compare.py` calls the new one equal and no digit reads otherwise, so a diff
+   shows real changes, and a second run on the same machine changes no byte. The
+   explorers' runtime, which the first output of a notebook brings, is written anew
+   without a run.
 
 Every notebook of the book is in `_toc.yml`, and imports only from earlier ones. A
 notebook that fails is left as it was.
@@ -303,14 +304,15 @@ def keep_equal(new: nbformat.NotebookNode, stored: nbformat.NotebookNode) -> int
     """Put stored outputs back where new ones are equal; count the cells that differ."""
     changed = 0
     for cell, old in zip(code_cells(new), code_cells(stored), strict=True):
-        if compare.same_outputs(cell.outputs, old.outputs) is None:
+        if compare.same_outputs(cell.outputs, old.outputs, digits=True) is None:
             cell.outputs = old.outputs
         else:
             changed += 1
             if len(cell.outputs) == len(old.outputs):
                 pairs = zip(cell.outputs, old.outputs, strict=True)
                 cell.outputs = [
-                    b if compare.same(a, b) is None else a for a, b in pairs
+                    b if compare.same(a, b, digits=True) is None else a
+                    for a, b in pairs
                 ]
     return changed
 

@@ -7,6 +7,7 @@ import base64
 import io
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -188,6 +189,22 @@ def test_an_explorer_may_be_a_little_off_and_not_have_other_words(stored_figure)
         assert html_differs(other, stored_figure)
 
 
+def test_an_explorers_number_must_read_the_same_to_be_kept():
+    def stored(least):
+        def shown(k):
+            """A number.
+
+            Look at it.
+            """
+            return {"N": number([9.0, least][k])}
+
+        return display(html=explore(shown, k=[0, 1]).html())
+
+    pair = stored(0.0), stored(1e-17)
+    assert compare.same(*pair) is None
+    assert "1e-17" in compare.same(*pair, digits=True)
+
+
 def test_a_view_that_is_gone_is_a_difference():
     def shown(*names):
         def values(x):
@@ -341,8 +358,8 @@ def test_nbval_is_red_on_each_cell_that_differs_and_on_no_other(tmp_path):
         nbformat.write(notebook, book / f"{alter.__name__}.ipynb")
     command = [sys.executable, "-m", "pytest", "--nbval", "--color=no", "-rA"]
     command += ["-p", "no:cacheprovider", "--rootdir", book, book]
-    command += ["-o", f"pythonpath={tools}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=book)
+    path = {**os.environ, "PYTHONPATH": str(tools)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=book, env=path)
     assert done.returncode == 1, done.stdout + done.stderr
     told = re.findall(r"^([A-Z]+) (?:\S*/)?(\w+)\.ipynb::Cell (\d)", done.stdout, re.M)
     found = {v: {(page, int(at)) for w, page, at in told if v == w} for v, *_ in told}

@@ -2,9 +2,9 @@
 
     python book/_tools/minutes.py [chapter/name ...]      a line a page
 
-A minute is a hundred words of prose, or twelve lines of code that are not folded, up to
-the exercises. Ten timings by four readers lay between 0.8 and 1.5 of this. Boxes and
-folded answers are prose; outputs, folded code, solutions and what a reader does not see
+A minute is 75 words of prose, or eight lines of code that are not folded, up to the
+exercises. Nine timings by readers lay between 0.85 and 1.3 of this. Boxes and folded
+answers are prose; outputs, folded code, solutions and what a reader does not see
 (directives, roles' names, links' targets) are not counted.
 """
 
@@ -16,7 +16,7 @@ import sys
 import nbformat
 from notebooks import ROOT, chosen, code_cells, is_folded, page_name, read
 
-WORDS, LINES = 100, 12  # a minute
+WORDS, LINES = 75, 8  # a minute
 MOST = 50  # minutes: one sitting
 EXERCISES = re.compile(r"^## Exercises", re.M)
 HIDDEN = re.compile(

@@ -74,6 +74,6 @@ def test_the_exercises_do_not_count():
     assert minutes.size(whole) == (2, 0)
 
 
-def test_a_minute_is_a_hundred_words_or_twelve_lines():
+def test_a_minute_is_75_words_or_eight_lines():
     lines = "\n".join(f"a{n} = {n}" for n in range(36))
-    assert minutes.minutes(page(prose("word " * 520), code(lines))) == 8
+    assert minutes.minutes(page(prose("word " * 520), code(lines))) == 11

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import inspect
 import itertools
+import linecache
 import math
 import numbers
 import operator
@@ -21,6 +22,7 @@ import re
 import signal
 import threading
 import time
+import traceback
 import types
 from typing import ClassVar
 
@@ -51,6 +53,7 @@ __all__ = [
     "Size",
     "answer_of",
     "checked",
+    "graded",
     "require",
 ]
 
@@ -264,6 +267,7 @@ def shown(value: object) -> str:
 
 
 ANSWER_S = 4  # how long a reader's function may take
+CHECK_S = 20  # and a whole check, where no `answer_of` looks after it
 AGAIN_S = 0.1  # then it is told so again, in case a bare `except` has swallowed it
 
 
@@ -294,6 +298,69 @@ def answer_of(fn, *arguments, like: object = None, **options) -> object:
         if isinstance(like, torch.Tensor) and like.is_floating_point():
             return answer.to(like.dtype)
     return answer
+
+
+class Verdict(str):
+    """What a check says of an answer; it counts as true if the answer is right."""
+
+    def __new__(cls, text: str, right: bool):
+        verdict = super().__new__(cls, text)
+        verdict.right = right
+        return verdict
+
+    def __bool__(self) -> bool:
+        return self.right
+
+    __repr__ = str.__str__  # a cell shows the sentence without quotation marks
+
+
+def graded(check):
+    """Let the check of an exercise say what is wrong, where it would raise an error.
+
+    `check_x(x)` returns a sentence that is true or false (`if check_x(x): ...`), so the
+    cells after a wrong answer still run. The check itself is `check_x.__wrapped__`.
+    """
+
+    @functools.wraps(check)
+    def call(fn) -> Verdict:
+        name = getattr(fn, "__name__", shown(fn))
+        if is_stub(fn):
+            return Verdict(f"{name} is not written yet.", False)
+        try:
+            with time_limit(CHECK_S):
+                return Verdict(check(fn), True)
+        except TimeLimit:
+            told = f"{name} has no answer after {CHECK_S} s. Does your loop end?"
+        except AssertionError as error:
+            told = f"{error or 'the answer is wrong'}{line_in(fn, error)}"
+        except Exception as error:
+            kind = type(error).__name__
+            told = f"{name} fails. {kind}: {error}{line_in(fn, error)}"
+        return Verdict(told, False)
+
+    return call
+
+
+def is_stub(fn: object) -> bool:
+    """Is it a function whose body is still `...`?"""
+
+    def empty(): ...
+
+    code = getattr(fn, "__code__", None)
+    bare = {None, ...}.issuperset(getattr(code, "co_consts", [0]))
+    return bare and code.co_code == empty.__code__.co_code
+
+
+def line_in(fn: object, error: BaseException) -> str:
+    """The line of `fn` in which an error began, if it did so there."""
+    while error.__context__:
+        error = error.__context__
+    code, found = getattr(inspect.unwrap(fn), "__code__", None), ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        if frame.f_code is code:
+            text = linecache.getline(code.co_filename, number).strip()
+            found = f" (line {number}: {text})" if text else f" (line {number})"
+    return found
 
 
 def listed(arguments: tuple, options: dict) -> str:

@@ -37,6 +37,7 @@ from fieldguide.check import (
     Size,
     answer_of,
     checked,
+    graded,
     require,
 )
 
@@ -336,3 +337,58 @@ def test_an_answer_comes_back():
     double = answer_of(lambda: given.double() + 0.1, like=given)
     assert double.dtype == torch.float32, "compared as the right answer is"
     assert answer_of(lambda: given.long(), like=given).dtype == torch.float32
+
+
+def check_half(fn):
+    """Is fn(x) half of x?"""
+    for x in 1, 3:
+        got = answer_of(fn, x, like=0.5)
+        assert got == x / 2, f"for {x}: {x / 2} is right, not {got}"
+    return "half is right."
+
+
+def stub(x, y=1): ...
+
+
+def forgetful(x):
+    x = x / 2
+
+
+def broken(x):
+    more = [x]
+    return more[x]
+
+
+@pytest.mark.parametrize(
+    ("fn", "says"),
+    [
+        (lambda x: x / 2, "half is right."),
+        (lambda x: x, "for 1: 0.5 is right, not 1"),
+        (stub, "stub is not written yet."),
+        (forgetful, "forgetful(1) returns None. Does your function end in a return?"),
+        (broken, "broken(1) fails. IndexError: list index out of range (line "),
+        (2, "2 is no function. Hand over its name, without ()"),
+    ],
+)
+def test_a_graded_check_says_what_is_wrong_and_raises_nothing(fn, says):
+    told = graded(check_half)(fn)
+    assert told.startswith(says)
+    assert bool(told) == (told == "half is right.")
+    assert repr(told) == told, "a cell shows it without quotation marks"
+
+
+def test_an_error_in_a_check_without_guards_is_told_too():
+    check = graded(lambda fn: fn(1) + 1)
+    assert check(lambda x: "a").startswith("<lambda> fails. TypeError: ")
+    assert check(broken).endswith("return more[x])")
+
+
+def test_a_graded_check_stops_a_loop(monkeypatch):
+    monkeypatch.setattr("fieldguide.check.CHECK_S", 0.2)
+    told = graded(lambda fn: fn(1))(endless)
+    assert not told and "has no answer after 0.2 s" in told
+
+
+def test_the_check_itself_raises():
+    with pytest.raises(AssertionError, match="not 1"):
+        graded(check_half).__wrapped__(lambda x: x)

@@ -4,7 +4,7 @@
     ```{chapters}      on the front page: for each chapter its `picture.svg` and its
                        notebooks, each with what it `builds`
     ```{live} PAGE ID  the figure that a notebook stores in the cell with this id
-    ```{source} NAME   in a notebook: the code of a mechanism that another one owns
+    ```{source} NAME   the code of a mechanism that a notebook owns
 
 A new notebook is listed by both lists as soon as it is in _toc.yml.
 """
@@ -155,7 +155,7 @@ class Source(Map):
         return [folded]
 
 
-OFFER = """This page has no cell to type in.
+OFFER = """Cells don't run on this page.
 <a href="{0}_sources/{1}.ipynb">Download the notebook</a>, put it
 into the book's folder and open it with <code>make lab</code>
 (<a href="{0}index.html#run">the front page</a> says how)."""

@@ -5,7 +5,7 @@
 A minute is 75 words of prose, or eight lines of code that are not folded, up to the
 exercises. Nine timings by readers lay between 0.85 and 1.3 of this. Boxes and folded
 answers are prose; outputs, folded code, solutions and what a reader does not see
-(directives, roles' names, links' targets) are not counted.
+(directives, roles' names, links' targets) are not counted. A citation is one word.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import sys
 
 import nbformat
+from citations import CITATION
 from notebooks import ROOT, chosen, code_cells, is_folded, page_name, read
 
 WORDS, LINES = 75, 8  # a minute
@@ -44,7 +45,7 @@ def before_exercises(notebook: nbformat.NotebookNode) -> list:
 
 
 def words(text: str) -> int:
-    return len(WORD.findall(HIDDEN.sub(" ", text)))
+    return len(WORD.findall(HIDDEN.sub(" ", CITATION.sub("cited", text))))
 
 
 def size(notebook: nbformat.NotebookNode) -> tuple[int, int]:

@@ -2,11 +2,13 @@
 
 import re
 
+import citations
 import minutes
 import nbformat
 import pytest
 import sources
 
+CITED = citations.link("elman1990")
 BOOK = sources.in_order()
 # Pages that are longer: each may only become shorter.
 LONGER = {
@@ -56,6 +58,7 @@ def code(text, **metadata):
     [
         (prose("# A title\n\nIt's one, two **three**."), (6, 0)),
         (prose("[a link](there.md) and {cite}`key2017` and $x$"), (6, 0)),
+        (prose(f"they say ({CITED}; {CITED})."), (3, 0)),
         (prose("```{note}\n:class: tip\nA box counts.\n```"), (3, 0)),
         (prose("$$\na = b\n$$\n\n<!-- not this -->\nword"), (1, 0)),
         (code("a = 1\n\n# why\nb = 2"), (0, 3)),

@@ -4,8 +4,8 @@ Every numeral in a notebook's Markdown occurs in an output of the same section (
 one `##` heading to the next), in one of its assertions or claims, or among the
 settings of one of its explorers, at the precision that the prose gives; or its
 sentence cites a source. Exempt are 0 to 10, years and dates, headings, code,
-mathematics, links' addresses, names (SmolLM2, 32-bit), the minutes that an exercise
-takes, and the line that says how long the notebook takes.
+mathematics, links' addresses, names (SmolLM2, 32-bit) and the line that says how long
+the notebook takes. Links to the bibliography say what it says.
 """
 
 import ast
@@ -13,6 +13,7 @@ import json
 import re
 from decimal import Decimal
 
+import citations
 import compare
 import pytest
 import sources
@@ -31,10 +32,10 @@ EXEMPT = [
     re.compile(pattern, flags)
     for pattern, flags in [
         (
-            r"^(`{3,}|~{3,}|:{3,})(?!\{exercise\}|\{note|\{admonition).*?^\1",
+            r"^(`{3,}|~{3,}|:{3,})(?!\{note|\{admonition).*?^\1",
             re.M | re.S,
         ),
-        (r"^[`:]{3,}\{.*$", re.M),  # a directive's own line: its title, its minutes
+        (r"^[`:]{3,}\{.*$", re.M),  # a directive's own line: its title
         (r"^:[\w-]+:.*$", re.M),  # its options
         (r"\$\$.*?\$\$|\$[^$]+\$", re.S),
         (r"`[^`]+`", 0),
@@ -48,7 +49,6 @@ EXEMPT = [
         (r"(?i:sections?|equations?|tables?) [\d.]+( and [\d.]+)?", 0),
     ]
 ]
-CITED = re.compile(r"\{cite(:\w+)?\}`[^`]*`")
 SENTENCE = re.compile(
     r"(?<=[.!?:;])[)*_\"”]*\s+(?=[A-Z*_\"“(\[{0-9-])|\n\s*\n|\n(?=[-*] )"
 )
@@ -56,7 +56,7 @@ SENTENCE = re.compile(
 
 def claimed(text):
     """(numeral, its sentence) for each numeral of `text` that something must show."""
-    text = CITED.sub(" CITED ", text)
+    text = citations.CITATION.sub(" CITED ", text)
     for pattern in EXEMPT:
         text = pattern.sub(" ", text)
     for sentence in SENTENCE.split(text):
@@ -129,7 +129,43 @@ def test_every_number_in_the_prose_is_shown_or_cited(name):
         pytest.fail(f"{len(found)} numbers that nothing shows:\n{lines}", pytrace=False)
 
 
+@pytest.mark.parametrize("name", BOOK)
+def test_every_citation_is_a_link_that_says_what_the_bibliography_says(name):
+    for cell in sources.prose(BOOK[name]):
+        assert "{cite" not in cell.source, f"{cell.id}: see the file citations.py"
+        assert citations.faults(cell.source) == [], cell.id
+
+
 # The check, checked
+
+CITED = citations.link("elman1990")
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("elman1990", "Elman, 1990"),
+        ("jain2019", "Jain and Wallace, 2019"),
+        ("allal2025smollm2", "Ben Allal et al., 2025"),
+        ("qwen2026", "Qwen Team, 2026"),
+    ],
+)
+def test_a_link_says_authors_and_year(key, words):
+    assert citations.link(key) == f"[{words}](../bibliography.md#{key})"
+    assert citations.faults(citations.link(key)) == []
+    assert citations.faults(f"[It, 1990](../bibliography.md#{key})") != []
+
+
+def test_a_source_that_is_not_there_is_named():
+    (fault,) = citations.faults("[It, 1990](../bibliography.md#nobody1990)")
+    assert fault == "nobody1990 is not in references.bib"
+
+
+def test_the_site_reads_roles():
+    text = f"Here ({CITED}; {CITED}), and {CITED}. But (see {CITED})."
+    role = "{cite}`elman1990`"
+    here = "{cite}`elman1990,elman1990`"
+    assert citations.roles(text) == f"Here {here}, and {role}. But (see {role})."
 
 
 def numerals(text):
@@ -150,10 +186,10 @@ def numerals(text):
         ("Use `x[12]` and $d_k = 64$ or\n\n$$\n128\n$$\n\n```python\n99\n```\n", []),
         ("See [the 48th page](https://example.org/480).", []),
         ("See [48 pages](page48.md).", ["48"]),
-        ("They report 28.4 BLEU {cite}`vaswani2017`. We see 27.1.", ["27.1"]),
-        ("```{exercise} A mask (15 minutes)\n:label: e-12\nFor 50 rows.\n```", ["50"]),
+        (f"They report 28.4 BLEU ({CITED}). We see 27.1.", ["27.1"]),
+        ("### Exercise 1: A mask (15 minutes)\n\nFor 50 rows.", ["50"]),
         ("*Takes:* 12 s to run,\n40 minutes to read.\n\nIt has 13 parts.", ["13"]),
-        ("- one 11\n- two 12 {cite}`a`\n- three 13", ["11", "13"]),
+        (f"- one 11\n- two 12 ({CITED}; {CITED})\n- three 13", ["11", "13"]),
     ],
 )
 def test_what_counts_as_a_number(text, expected):

@@ -1,0 +1,44 @@
+"""What a notebook writes as a plain link, for JupyterLab, and the site shows as more.
+
+([Elman, 1990](../bibliography.md#elman1990))    a citation
+[rms_norm](attention.ipynb#code-rms_norm)        alone in its line: the code, folded
+[train.yaml](../_assets/a/train.yaml)            alone in its line: what is in the file
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import fieldguide_site  # noqa: F401  (it makes the book's tools importable)
+from citations import roles
+from sphinx.application import Sphinx
+
+MECHANISM = re.compile(r"^\[[^][]+\]\([\w./-]+\.ipynb#code-(\w+)\)$", re.M)
+FILE = re.compile(r"^\[[^][]+\]\((\.\./_assets/[^()\s]+\.(\w+))\)$", re.M)
+LANGUAGES = {"slurm": "bash"}  # others are called as their files end
+
+
+def for_the_site(text: str) -> str:
+    def file(found: re.Match) -> str:
+        language = LANGUAGES.get(found[2], found[2])
+        return f"```{{literalinclude}} {found[1]}\n:language: {language}\n```"
+
+    text = MECHANISM.sub("```{source} \\1\n```", text)
+    return roles(FILE.sub(file, text))
+
+
+def read_links(app: Sphinx, docname: str, source: list[str]) -> None:
+    if Path(app.env.doc2path(docname)).suffix != ".ipynb":
+        return
+    notebook = json.loads(source[0])
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = for_the_site("".join(cell["source"]))
+    source[0] = json.dumps(notebook)
+
+
+def setup(app: Sphinx) -> dict:
+    app.connect("source-read", read_links)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

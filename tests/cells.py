@@ -194,7 +194,7 @@ class Names(dict):
         exec(sources.code(notebook)[0].source, self)  # the imports
         self.update(names)
         found = vars(self)["sources"] = {}
-        code = sources.code(notebook)
+        code = [c for c in sources.code(notebook) if not sources.is_answer(c)]
         # The first definition of a name counts, unless another one is exported.
         for cell in [*reversed(code), *filter(sources.is_exported, code)]:
             for node in ast.parse(cell.source).body:
@@ -218,6 +218,7 @@ def run_exercises(name, module=None, **names):
     """The checks and solutions of notebook `name`, and whatever they need of it.
 
     They see what `module`, the exported part of the notebook, defines, and `names`.
+    The checks are bare: they raise what a reader is only told.
     """
     notebook = notebooks.read(sources.ROOT / "book" / f"{name}.ipynb")
     names = {**(vars(module) if module else {}), "__name__": "exercises", **names}
@@ -227,6 +228,9 @@ def run_exercises(name, module=None, **names):
     for name, source in code.items():
         if name.startswith(("check-", "solution-")):
             exec(source, names)
+    checks = [n for n in names if n.startswith("check_")]
+    vars(names)["graded"] = {n: names[n] for n in checks}
+    names.update({n: inspect.unwrap(names[n]) for n in checks})
     return names
 
 

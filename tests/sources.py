@@ -66,6 +66,11 @@ def tags(cell) -> set[str]:
     return set(cell.metadata.get("tags", []))
 
 
+def is_answer(cell) -> bool:
+    """Is it the cell in which the reader writes the answer to an exercise?"""
+    return "exercise" in tags(cell)
+
+
 def is_exported(cell) -> bool:
     return "export" in digest.directives(cell.source)
 

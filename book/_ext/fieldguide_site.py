@@ -8,7 +8,7 @@
 - A cell's first lines `#| ...` stay in the notebook, not in the page; `#| fold: LABEL`
   folds its code under that label, below what the cell shows. Cells in a row with one
   label are one fold.
-- Exercises are numbered anew on each page.
+- An exercise's text, up to its hints, stands in a box.
 - Markup that a screen reader or a keyboard would stumble over is mended.
 """
 
@@ -85,19 +85,8 @@ def dress_cells(app: Sphinx, doctree: nodes.document) -> None:
         code.rawsource = DIRECTIVES.sub("", text)
         code[:] = [nodes.Text(code.rawsource)]
         label = digest.directives(text).get("fold")
-        if label:
+        if label and cell.parent.get("hide_mode") != "all":  # a solution's own fold
             hide(cell, label)
-    for cell in list(doctree.findall(is_solution)):
-        page = cell.parent
-        after = page[page.index(cell) + 1 :][:1]
-        if after and after[0].astext().startswith("check_"):
-            page.remove(*after)
-            cell += after[0].children
-
-
-def is_solution(node: nodes.Node) -> bool:
-    """Is it a cell that is folded whole? The call that checks it folds with it."""
-    return isinstance(node, nodes.container) and node.get("hide_mode") == "all"
 
 
 def hide(code: nodes.container, label: str) -> None:
@@ -115,6 +104,16 @@ def hide(code: nodes.container, label: str) -> None:
         folded = fold("", label=label)
     folded += code
     cell += folded
+
+
+def box_exercises(app: Sphinx, doctree: nodes.document) -> None:
+    for section in list(doctree.findall(nodes.section)):
+        if not re.match(r"Exercise \d+: ", section[0].astext()):
+            continue
+        outside = nodes.raw, nodes.container, nodes.section  # hints, cells, others
+        end = section.first_child_matching_class(outside) or len(section)
+        box = nodes.admonition("", *section[1:end], classes=["fg-exercise"])
+        section[1:end] = [box]
 
 
 def one_of_each(app: Sphinx, pagename, templatename, context, doctree) -> None:
@@ -201,13 +200,6 @@ def mend_markup(app: Sphinx, exception: Exception | None) -> None:
             page.write_text(markup, "utf8")
 
 
-def number_exercises(app: Sphinx, env) -> list[str]:
-    for kinds in env.toc_fignumbers.values():
-        for place, label in enumerate(kinds.get("exercise", {}), 1):
-            kinds["exercise"][label] = (place,)
-    return []
-
-
 def configure(app: Sphinx, config) -> None:
     # Jupyter Book takes a relative path as if from the pages' folder.
     config.external_toc_path = os.path.abspath(config.external_toc_path)
@@ -233,7 +225,7 @@ def setup(app: Sphinx) -> dict:
     html_only = {b: (None, None) for b in ("latex", "text", "man", "texinfo")}
     app.add_node(fold, html=(open_fold, close_fold), **html_only)
     app.connect("doctree-read", dress_cells)
-    app.connect("env-get-updated", number_exercises, priority=900)
+    app.connect("doctree-read", box_exercises)
     app.connect("html-page-context", one_of_each, priority=900)
     app.connect("build-finished", mend_markup)
     app.connect("build-finished", write_bundles, priority=900)

@@ -106,16 +106,17 @@ def test_export_lines_stay_in_the_notebooks(pages, site):
         assert not any("#|" in re.sub("<[^>]*>", "", cell)[:4] for cell in cells), path
 
 
-def test_exercises_are_numbered_anew_and_give_nothing_away(pages):
+def test_exercises_are_in_boxes_and_give_nothing_away(pages):
     counts = set()
     for path in pages:
         text = path.read_text("utf8")
-        found = re.findall(r"Exercise (\d+)", text)
+        found = re.findall(r"<h3>Exercise (\d+): ", text)
         assert [int(n) for n in found] == [*range(1, len(found) + 1)], path
+        assert text.count('class="fg-exercise admonition"') == len(found), path
+        assert text.count(" is not written yet.") == len(found), path
         counts.add(len(found))
         in_view = re.sub(r"<details.*?</details>", "", text, flags=re.DOTALL)
         answer = r"\w is right\.['\"&](?![^<]*>)"  # and no tooltip
-        assert len(re.findall(answer, text)) >= len(found), path
         assert not re.search(answer, in_view), path
         assert not found or f"_sources/{path.parent.name}/{path.stem}.ipynb" in text
     assert max(counts) > 2
@@ -284,6 +285,30 @@ size, unused = 3, 4
     assert re.findall(r'id="code-(\w+)"', markup) == ["double", "size", "trainable"]
     added = r'<a class="fg-name[^>]*>(.*?)</a>| id="code-\w+"'
     assert re.sub(added, r"\1", markup) == body
+
+
+def test_a_plain_link_becomes_what_the_site_shows(extension):
+    text = """So it is ([Elman, 1990](../bibliography.md#elman1990)):
+
+[`rms_norm`](attention.ipynb#code-rms_norm)
+
+See [`rms_norm`](attention.ipynb#code-rms_norm).
+
+[a.slurm](../_assets/b/a.slurm)"""
+    assert (
+        extension("fieldguide_markdown").for_the_site(text)
+        == """\
+So it is {cite}`elman1990`:
+
+```{source} rms_norm
+```
+
+See [`rms_norm`](attention.ipynb#code-rms_norm).
+
+```{literalinclude} ../_assets/b/a.slurm
+:language: bash
+```"""
+    )
 
 
 def test_a_mechanism_that_a_page_owns_is_shown_folded(small_book):

@@ -15,6 +15,7 @@ import notebooks
 import pytest
 import sources
 import yaml
+from citations import CITATION
 
 BOOK = sources.in_order()
 EACH = pytest.mark.parametrize("notebook", BOOK.values(), ids=BOOK)
@@ -68,7 +69,7 @@ def test_it_opens_with_what_it_is_for(notebook):
     parts = re.split(r"\*You will be able to\*|\*Needs:?\*|\*Takes:?\*", text)
     assert len(parts) == 4, "You will be able to, Needs, Takes"
     assert 3 <= len(bullets(parts[1])) <= 5, "three to five things to be able to do"
-    assert re.search(r"\]\(|\{cite\}", parts[0]), "the article is quoted and linked"
+    assert "](" in parts[0], "the article is quoted and linked"
     assert "minute" in parts[3]
 
 
@@ -90,12 +91,12 @@ def test_it_closes_with_limits_summary_exercises_and_reading(notebook):
     headings = re.findall(r"^## (.+)$", words(notebook.cells), re.M)
     assert [h for h in headings if h in CLOSING] == CLOSING
     assert headings[-len(CLOSING) :] == CLOSING, "nothing comes after or between"
-    assert "{cite}" in closing(notebook, "What the toy does not show")
+    assert CITATION.search(closing(notebook, "What the toy does not show"))
     objectives = len(bullets(opening(notebook).split("*Needs")[0]))
     assert len(bullets(closing(notebook, "Summary"))) == objectives
     reading = closing(notebook, "Further reading")
     assert 3 <= len(bullets(reading)) <= 6
-    assert reading.count("{cite") >= len(bullets(reading))
+    assert len(CITATION.findall(reading)) >= len(bullets(reading))
 
 
 @EACH
@@ -138,7 +139,8 @@ def test_the_reader_predicts_before_each_explorer(notebook):
 def test_cells_are_short(notebook):
     sizes = {c.id: sources.code_lines(c.source) for c in sources.code(notebook)}
     assert {i: n for i, n in sizes.items() if n > LONGEST_CELL} == {}
-    seen = [c for c in sources.code(notebook) if not notebooks.is_folded(c)]
+    code = sources.code(notebook)
+    seen = [c for c in code if not notebooks.is_folded(c) or is_hidden(c)]
     assert statistics.median(sizes[cell.id] for cell in seen) <= MEDIAN_CELL
 
 
@@ -165,7 +167,8 @@ def parts(source):
 def test_a_cell_defines_or_runs(notebook):
     for cell in sources.code(notebook):
         define, run = parts(cell.source)
-        assert not (define and run), where(cell, "defines and runs")
+        apart = sources.is_answer(cell) or not (define and run)
+        assert apart, where(cell, "defines and runs")
         if sources.is_exported(cell):
             assert not run, where(cell, "is exported, so it must do nothing")
 
@@ -242,7 +245,20 @@ def test_no_name_is_defined_twice():
                 first = here.setdefault(name, cell.id)
                 again = f"{notebook}: cells {first} and {cell.id} both define {name}"
                 folded = is_hidden(cell) or notebooks.is_folded(cell)
+                folded = folded or sources.is_answer(cell)
                 assert first == cell.id or folded, again
+
+
+def test_a_link_to_a_mechanism_leads_to_the_notebook_that_exports_it():
+    exported, found = exports(), 0
+    for notebook, cells in BOOK.items():
+        for page, name in re.findall(
+            r"\]\(([^()]*)\.ipynb#code-(\w+)\)", words(cells.cells)
+        ):
+            found += 1
+            here = page if "/" in page else f"{notebook.split('/')[0]}/{page}"
+            assert here.removeprefix("../") == exported[name], f"{notebook}: {name}"
+    assert found
 
 
 def names_in(tree):
@@ -352,53 +368,49 @@ def test_pictures_have_alternative_text(notebook):
 
 # Exercises
 
-EXERCISE = re.compile(r"^[`:]{3,}\{exercise\}", re.M)
+EXERCISE = re.compile(r"### Exercise (\d+): \S.* \(\d+ minutes?\)\n")
 
 
 def exercises(notebook):
     """Each exercise's Markdown cell with the cells up to the next one."""
     found = []
     for cell in notebook.cells:
-        if cell.cell_type == "markdown" and EXERCISE.search(cell.source):
+        if cell.cell_type == "markdown" and cell.source.startswith("### Exercise"):
             found.append([cell])
         elif cell.cell_type == "markdown" and cell.source.startswith("## "):
             found.append([])
         elif found:
             found[-1].append(cell)
-    return [group for group in found if group and EXERCISE.search(group[0].source)]
-
-
-def is_stub(node):
-    """A function whose body is a docstring, `...` or `pass`, or an error raised."""
-    if isinstance(node, ast.ClassDef):
-        return all(is_stub(n) or isinstance(n, ast.Expr) for n in node.body)
-    empty = (ast.Pass, ast.Raise, ast.Expr)
-    return isinstance(node, ast.FunctionDef) and all(
-        isinstance(statement, empty) for statement in node.body
-    )
+    return [g for g in found if g and g[0].source.startswith("### Exercise")]
 
 
 @EACH
 def test_exercises_can_be_tried_and_checked(notebook):
     found = exercises(notebook)
     assert 3 <= len(found) <= 5
-    visible = [c for c in sources.code(notebook) if not is_hidden(c)]
-    checks = {d for c in visible for d in sources.defined(c.source)}
-    for text, *rest in found:
-        cells = [c for c in rest if c.cell_type == "code"]
-        assert re.search(r"\d+ min", text.source), where(text, "minutes")
-        tried = [c for c in cells if "exercise" in sources.tags(c)]
+    code = sources.code(notebook)
+    for number, (text, *rest) in enumerate(found, 1):
+        title = EXERCISE.match(text.source)
+        assert title, where(text, "### Exercise 1: Title (5 minutes)")
+        assert title[1] == str(number), where(text, f"it is number {number}")
+        tried = [c for c in rest if sources.is_answer(c)]
         assert len(tried) == 1, where(text, "one cell tagged exercise to try in")
-        stub = ast.parse(tried[0].source).body
-        assert all(map(is_stub, stub)), where(tried[0], "is not empty")
-        solutions = [c for c in cells if is_hidden(c)]
+        solutions = [c for c in rest if is_hidden(c)]
         assert len(solutions) == 1, where(text, "one hidden solution")
-        names = sources.defined(solutions[0].source)
-        after = "\n".join(c.source for c in cells[cells.index(solutions[0]) + 1 :])
-        called = re.search(r"^check_(\w+)\((\w+)\)", after, re.M)
-        assert called, where(text, "check_<name>(<name>) after the solution")
-        assert called[1] == called[2] and called[2] in names, where(text, called[0])
-        assert f"check_{called[1]}" in checks, where(text, "the check is in view")
+        assert notebooks.is_folded(solutions[0]), where(
+            solutions[0], "#| fold: Solution"
+        )
+        (answer,) = [
+            n for n in ast.parse(solutions[0].source).body if hasattr(n, "args")
+        ]
+        stub = f"def {answer.name}({ast.unparse(answer.args)}):\n    ..."
+        stub += f"\ncheck_{answer.name}({answer.name})"
+        same = ast.unparse(ast.parse(tried[0].source)) == ast.unparse(ast.parse(stub))
+        assert same, where(tried[0], f"is not\n{stub}")
+        before = code[: code.index(tried[0])]
+        checks = {d for c in before for d in sources.defined(c.source)}
+        assert f"check_{answer.name}" in checks, where(text, "its check is before it")
+        assert code.index(tried[0]) < code.index(solutions[0]), text.id
 
 
 # The project
@@ -575,8 +587,9 @@ DAMAGES = {
         damage(change, lambda cell: "mystnb" in cell.metadata, metadata={})
     ],
     test_exercises_can_be_tried_and_checked: [
-        damage(replace, "minutes\n:label", "moments\n:label"),
-        damage(add, "x = 1", lambda cell: "exercise" in sources.tags(cell)),
+        damage(replace, " minutes)\n", " moments)\n"),
+        damage(replace, "### Exercise 2", "### Exercise 4"),
+        damage(add, "x = 1", sources.is_answer),
         damage(change, is_hidden, metadata={}),
         unchecked,
     ],

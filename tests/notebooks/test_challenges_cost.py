@@ -80,6 +80,8 @@ def test_answers_match_training_where_even_after_says(read, slower, size):
 def test_without_a_factor_answers_cost_as_much_an_operation():
     assert cost.even_after(7) == cost.even_after(7, 1) == 21
     assert cost.even_after(300e9, 4) == 225e9
+    # 15 tokens of a prompt for each one written, read as cheaply as in training
+    assert math.isclose(cost.even_after(300e9, 2, 15), 6 * 300e9 / (2 * 2 + 2 * 15))
 
 
 # Bad input
@@ -165,6 +167,7 @@ def digits(text):
 
 START = {"parameters": "175 billion", "read": "300 billion", "chip": "V100 (2017)"}
 START |= {"chips": 10_000, "grid": "the US", "price": 2, "answers": "a million"}
+START |= {"prompt": 0}
 EVEN, SHARES = "Answers have taken as much after", "Shares, in each of the four"
 
 
@@ -175,6 +178,7 @@ EVEN, SHARES = "Answers have taken as much after", "Shares, in each of the four"
         {"parameters": "8 billion", "chip": "B200 (2024)", "grid": "Norway"},
         {"read": "15.6 trillion", "chip": "H100 (2022)", "answers": "2.5 billion"},
         {"chip": "A100 (2020)", "price": 5, "chips": 100_000, "grid": "India"},
+        {"prompt": 15},
     ],
 )
 def test_your_run_is_the_chain_by_hand(changed):
@@ -183,7 +187,8 @@ def test_your_run_is_the_chain_by_hand(changed):
     chip, slower = book.FLEET[given["chip"]], book.SLOWER[given["chip"]]
     views = book.your_run(**given)
     once = 6 * N * read / chip.rate  # seconds of a chip
-    year = slower * 2 * N * 500 * 365 * book.DAILY[given["answers"]] / chip.rate
+    answers = 365 * book.DAILY[given["answers"]]
+    year = (slower + given["prompt"]) * 2 * N * 500 * answers / chip.rate
     kilowatt_hours = chip.watts * 1.1 / 3.6e6  # of such a second, with cooling
     by_hand = {
         "Electricity, MWh": kilowatt_hours / 1e3,
@@ -203,14 +208,15 @@ def test_your_run_is_the_chain_by_hand(changed):
     assert share.tolist() == pytest.approx([once / (once + year), year / (once + year)])
 
 
-def test_only_what_is_read_and_the_chip_move_the_balance():
+def test_only_what_is_read_the_prompt_and_the_chip_move_the_balance():
     book = figures()
 
     def even(**changed):
         return book.your_run(**START | changed)[EVEN].props["text"]
 
     assert even() == "900 days" and even(answers="2.5 billion") == "8.64 hours"
-    same = {"parameters": "1 trillion", "chips": 1000, "grid": "India", "price": 5}
+    assert even(prompt=15) == "106 days"  # 2 / (2 + 15) of 900
+    same = {"parameters": "405 billion", "chips": 1000, "grid": "India", "price": 5}
     assert all(even(**{name: value}) == "900 days" for name, value in same.items())
     assert even(read="2 trillion") == "16.4 years"
     chips = [even(chip=chip) for chip in book.FLEET]

@@ -20,7 +20,7 @@ from torch import nn
 from fieldguide.deployment import parallelism as book
 from fieldguide.deployment.data_parallel import launch
 from fieldguide.efficiency.experts import MixtureShape, mixture_by_token
-from fieldguide.scaling.counting import Shape, parameters, token_flops
+from fieldguide.scaling.counting import Shape, parameters, published, token_flops
 from fieldguide.transformers.gpt import GPT, GPTConfig, generate
 from fieldguide.transformers.training import trained_gpt
 
@@ -292,8 +292,10 @@ def test_steps_and_micro_batches():
 
 def test_bytes_of_a_card():
     kept = book.bytes_of_card(dense(), book.Layout(2, 3, 4))
-    own = dense().common / 6
-    assert kept == {"weights": 6 * own, "optimizer": 12 * own, "inputs": 6 * BLOCK}
+    own = (dense().first + (dense().common - dense().first) / 3) / 2
+    assert math.isclose(kept["weights"], 6 * own)
+    assert math.isclose(kept["optimizer"], 12 * own)
+    assert kept["inputs"] == 6 * BLOCK
     # the batch in two micro-batches of four sequences: two in flight, 2 layers each
     kept = book.bytes_of_card(dense(), book.Layout(1, 4, 3, 4))
     assert kept["inputs"] == 2 * 2 * 4 * BLOCK
@@ -303,11 +305,37 @@ def test_bytes_of_a_card():
     assert math.isclose(kept["optimizer"], 12 * own)
 
 
+def gpt_3():
+    return book.gpt_job(published()["GPT-3"], 1536)
+
+
+def test_the_fullest_card_is_of_the_first_stage():
+    """96 layers on 64 stages: two layers, all embeddings, 64 inputs of each."""
+    sizes = parameters(published()["GPT-3"])
+    first = sizes["tokens"] + sizes["positions"]
+    layers = sum(sizes.values()) - first
+    held = 18 * (first + layers * 2 / 96) + 2 * 64 * 2048 * 12_288 * 2
+    kept = sum(book.bytes_of_card(gpt_3(), book.Layout(1, 64, 16)).values())
+    assert math.isclose(kept, held) and round(kept / 1e9) == 83
+    uneven = book.bytes_of_card(mixed(), book.Layout(1, 4))  # 2 of 6 layers
+    own = (mixed().common + mixed().routed) / 3
+    assert math.isclose(uneven["weights"], 6 * own)
+
+
+def test_the_fullest_card_sets_the_pace():
+    """1,536 texts for 1,000 copies: some read two, and all wait for them."""
+    a100 = book.Cluster(162e12, 300e9, 25e9)
+    spent = book.step_seconds(gpt_3(), book.Layout(1, 1, 1000), a100)
+    text = 4 * gpt_3().token_flops * 2048
+    assert math.isclose(spent["arithmetic"], 2 * text / 162e12)
+
+
 def test_seconds_of_a_gpt():
     layout = book.Layout(4, 3, 2, 2)
     spent = book.step_seconds(dense(), layout, wires())
     work = book.step_flops(dense()) / 24 / 1e6
-    within = 6 * 2 * (0.5 + 2 * 3 / 4 * 2 * BLOCK / 100)  # 6 rounds in each of 2 layers
+    # 6 rounds in each of 2 layers, through two ports of a server
+    within = 6 * 2 * (0.5 + 2 * 3 / 4 * 2 * BLOCK / 200)
     wait = 2 * (work / 6 + within)
     hop = 0.5 + 2 * BLOCK / 4 / 100
     copies = 2 * 1 / 2 * 4 * dense().common / 12 / 100
@@ -336,9 +364,13 @@ def test_seconds_of_a_mixture():
     assert math.isclose(spent["arithmetic"], work)
     assert math.isclose(spent["waiting"], 2 * (work / 6 + within))
     assert math.isclose(spent["between stages"], 2 * 6 * (0.5 + BLOCK / 100))
-    all_meet = 2 * 3 / 4 * 4 * mixed().common / 3 / 100
+    all_meet = 2 * 3 / 4 * 4 * mixed().common / 3 / 200  # two of a server
     experts = 2 * 1 / 2 * 4 * mixed().routed / 6 / 100
     assert math.isclose(spent["between copies"], all_meet + experts)
+    # Of three partners, one is in the same server and two behind the port.
+    spent = book.step_seconds(mixed(), book.Layout(4, 1), wires())
+    within = 36 * (0.5 + 2 / 4 * BLOCK * (1 / 1000 + 2 / 100))
+    assert math.isclose(spent["within layers"], 6 * within)
     three = dataclasses.replace(mixed(), chosen=3)  # experts of a token
     spent = book.step_seconds(three, book.Layout(2), wires())
     within = 12 * 6 * (0.5 + 3 * 1 / 2 * BLOCK / 1000)
@@ -347,6 +379,8 @@ def test_seconds_of_a_mixture():
 
 def test_wires_reach_a_server():
     assert [wires().wire(n) for n in (1, 2, 3)] == [1000, 1000, 100]
+    assert [wires().wire(3, mates) for mates in (1, 2, 3)] == [100, 200, 200]
+    assert book.Cluster(1.0, 3.0, 2.0).wire(9, 2) == 3.0  # no faster than inside
     plain = book.Cluster(1.0, 2.0, 3.0)
     assert plain.server == 8 and plain.latency == 0
     refuses_all(wires().wire, {"reach": 1}, reach=[0])

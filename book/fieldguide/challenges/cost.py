@@ -50,9 +50,10 @@ def compute_bill(
 
 # %% ../../challenges/cost.ipynb #even-after
 @checked
-def even_after(read: Positive, slower: Positive = 1):
+def even_after(read: Positive, slower: Positive = 1, prompt: Finite = 0):
     """Tokens written until answers have cost as much as training.
 
-    slower: how much more an operation costs in an answer than in training.
+    slower: how much more an operation costs in writing than in training.
+    prompt: tokens of the prompt for each one written, 0 or more.
     """
-    return 3 * read / slower
+    return 3 * read / (slower + prompt)

@@ -122,7 +122,10 @@ def keep_heads(attention, count):
 # %% ../../deployment/compression.ipynb #cut-gpt
 @checked
 def pruned_gpt(model: Model, heads: Size, channels: Size):
-    """A copy of a GPT with so many heads and MLP channels in each block."""
+    """A copy of a GPT with so many heads and MLP channels in each block.
+
+    Its linear layers must have no biases: `narrowed` would drop them.
+    """
     model = copy.deepcopy(model)
     for block in model.blocks:
         most = block.attention.heads, block.mlp.up.out_features

@@ -393,7 +393,9 @@ def launch(
     target: a function that a module defines: a new process imports it by
     name. There, `torch.distributed` is ready, over gloo. What
     the ranks print is printed here, by rank. A rank that dies is a
-    RankError, and so is no end after `limit_s`; all others are stopped.
+    RankError, and so is no end after `limit_s`; all others are stopped. Of
+    ranks that have not ended the first is named, even if it only waits for
+    another. A target that ends its process leaves no result to return.
     """
     module, name = target.__module__, target.__qualname__
     found = getattr(sys.modules.get(module), name, None)

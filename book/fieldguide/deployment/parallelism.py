@@ -282,14 +282,19 @@ class Cluster:
 
     rate: Positive  # FLOP that a card gets done while it computes
     inside: Positive  # bytes between cards of a server, one way
-    between: Positive  # bytes a card sends to another server
-    server: Size = 8  # cards
-    latency: float = 0.0  # seconds of an empty message
+    between: Positive  # bytes a port sends to another server
+    server: Size = 8  # cards, each with a port
+    latency: float = 0.0  # seconds of an empty message, 0 or more
 
     @checked
-    def wire(self, reach: Size):
-        """Bytes a second among so many neighbouring cards."""
-        return self.inside if reach <= self.server else self.between
+    def wire(self, reach: Size, mates: Size = 1):
+        """Bytes a second in a ring of so many neighbouring cards.
+
+        mates: those of one server, whose ports carry what leaves it.
+        """
+        if reach <= self.server:
+            return self.inside
+        return min(self.inside, min(mates, self.server) * self.between)
 
 # %% ../../deployment/parallelism.ipynb #job
 @checked
@@ -304,6 +309,7 @@ class Job:
     token_flops: Positive  # forward, for a token
     context: Size  # tokens of a sequence
     batch: Size  # sequences of a step
+    first: Count = 0  # of the common, those that only the first stage has
     routed: Count = 0  # parameters in experts
     chosen: Count = 0  # experts of a token; 0: there are none
     again: bool = True  # the forward pass is computed twice, to save memory
@@ -322,9 +328,10 @@ class Job:
 @checked
 def gpt_job(shape: Shape, batch: Size):
     """Train a GPT of this shape on so many sequences a step."""
-    common, flops = sum(parameters(shape).values()), token_flops(shape)
+    found, flops = parameters(shape), token_flops(shape)
+    common, first = sum(found.values()), found["tokens"] + found["positions"]
     sizes = shape.layers, shape.width, shape.heads
-    return Job(*sizes, common, flops, shape.context, batch)
+    return Job(*sizes, common, flops, shape.context, batch, first=first)
 
 
 @checked
@@ -343,14 +350,17 @@ def mixture_job(shape: MixtureShape, context: Size, batch: Size):
 def bytes_of_card(job: Job, layout: Layout):
     """Bytes on the fullest card: weights with gradients, optimizer, inputs.
 
-    16-bit weights, 32-bit gradients, Adam, no working memory.
+    That is a card of the first stage. 16-bit weights, 32-bit gradients,
+    Adam, no working memory.
     """
     job.require_layout(layout)
-    cuts = layout.stages if job.chosen else layout.group
-    own = job.common / cuts + job.routed / layout.group
+    deepest = math.ceil(job.layers / layout.stages)
+    cuts = 1 if job.chosen else layout.pieces
+    own = job.first + (job.common - job.first) * deepest / job.layers
+    own = own / cuts + job.routed * deepest / job.layers / layout.pieces
     block = layout.micro * job.context * job.width * job.number
     flying = min(layout.stages, micro_batches(job, layout))
-    inputs = math.ceil(job.layers / layout.stages) * flying * block
+    inputs = deepest * flying * block
     return {"weights": 6 * own, "optimizer": 12 * own, "inputs": inputs}
 
 # %% ../../deployment/parallelism.ipynb #micro-batches
@@ -377,8 +387,9 @@ def step_seconds(job: Job, layout: Layout, cluster: Cluster):
     job.require_layout(layout)
     turns, depth = micro_batches(job, layout), job.layers / layout.stages
     depth = math.ceil(depth)  # of the longest stage
-    work = step_flops(job) / layout.cards / turns / cluster.rate
-    work *= depth * layout.stages / job.layers
+    share = 1 if job.chosen else layout.pieces  # of a micro-batch's work
+    work = step_flops(job) * layout.micro / job.batch / share / cluster.rate
+    work *= depth / job.layers
     rounds = depth * (6 if job.again else 4) * (layout.pieces > 1)
     within = rounds * round_seconds(job, layout, cluster)
     block = layout.micro * job.context * job.width * job.number
@@ -396,18 +407,26 @@ def step_seconds(job: Job, layout: Layout, cluster: Cluster):
 @checked
 def round_seconds(job: Job, layout: Layout, cluster: Cluster):
     """One round within a layer: a sum, or tokens on their way to experts."""
-    N = layout.pieces
+    N, near = layout.pieces, min(layout.pieces, cluster.server)
     block = layout.micro * job.context * job.width * job.number
-    copies = (job.chosen or 2) * (N - 1) / N
-    return cluster.latency + copies * block / cluster.wire(N)
+    if not job.chosen:  # a ring, through the ports of each server
+        wire = cluster.wire(N, near)
+        return cluster.latency + 2 * (N - 1) / N * block / wire
+    rows = job.chosen * block / N  # for each piece: of this server, of others
+    there = (near - 1) / cluster.inside + (N - near) / cluster.between
+    return cluster.latency + rows * there
 
 
 @checked
 def copy_seconds(job: Job, layout: Layout, cluster: Cluster):
     """The sum of all gradients, of 4 bytes a number, over the copies."""
-    wire, N = cluster.wire(layout.cards), layout.copies
-    groups = [(job.common / layout.group, N)]
+    N, near = layout.copies, max(cluster.server // layout.group, 1)
+    groups = [(job.common / layout.group, N, near)]
     if job.chosen:  # experts have N copies, what all tokens meet has more
-        groups = [(job.common / layout.stages, N * layout.pieces)]
-        groups += [(job.routed / layout.group, N)]
-    return sum(2 * (n - 1) / n * 4 * own / wire for own, n in groups)
+        P = layout.pieces
+        groups = [(job.common / layout.stages, N * P, near * P)]
+        groups += [(job.routed / layout.group, N, near)]
+    return sum(
+        2 * (n - 1) / n * 4 * own / cluster.wire(layout.cards, mates)
+        for own, n, mates in groups
+    )

@@ -54,6 +54,10 @@ def test_the_sign_test_counts_all_ways_that_coins_fall():
         expected = statistics.fmean(ways)
         assert math.isclose(evaluation.sign_test(first, second), expected)
     assert math.isclose(evaluation.sign_test(3, 9), 598 / 4096)
+    start = time.process_time()  # each count from the one before, not anew
+    bell = math.erfc(99 / math.sqrt(2 * 20_100))  # with half a coin less
+    assert math.isclose(evaluation.sign_test(10_000, 10_100), bell, rel_tol=1e-3)
+    assert time.process_time() - start < 20  # a guard: it takes a tenth of a second
     refuses_all(evaluation.sign_test, {"first": 3, "second": 9})
 
 
@@ -424,6 +428,31 @@ def test_what_a_body_may_see_and_say():
         assert evaluation.run_apart(code) == "passes"
     refuses_all(evaluation.run_apart, {"code": "1", "seconds": 1, "megabytes": 512})
     refuses_all(evaluation.tested_body, {"problem": problem, "body": right})
+
+
+LIARS = {
+    "object": "return type('Yes', (), {'__eq__': lambda *_: True})()",
+    "number": "return type('Yes', (int,), {'__eq__': lambda *_: True})()",
+    "list": "return [type('Yes', (), {'__eq__': lambda *_: True})()] * 2",
+}
+
+
+@pytest.mark.parametrize("kind", LIARS)
+def test_an_answer_that_calls_itself_equal_to_all_does_not_pass(kind):
+    test = "def check(f):\n    assert f() == {'list': [1, 2]}.get(KIND, 1)"
+    problem = {"entry_point": "f", "prompt": "def f():"}
+    problem["test"] = test.replace("KIND", repr(kind))
+    body = f"\n    {LIARS[kind]}"
+    assert evaluation.tested_body(problem, body, data_only=False) == "passes"
+    assert evaluation.tested_body(problem, body) == "fails: ValueError"
+
+
+def test_answers_of_plain_types_come_back_as_they_were():
+    found = "(1, 2.5, inf, 'x', True, None, [()], {'a': {3}}, b'y', 10**5000)"
+    problem = {"entry_point": "f", "prompt": "from math import inf\ndef f(x):"}
+    problem["test"] = f"def check(f):\n    assert f(1) == {found}"
+    assert evaluation.tested_body(problem, f"\n    return {found}") == "passes"
+    assert evaluation.tested_body(problem, "\n    return x") == "fails: AssertionError"
 
 
 # What is stored

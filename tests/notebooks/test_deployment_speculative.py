@@ -335,6 +335,19 @@ def test_a_head_adds_to_the_state_and_drafts_from_the_one_before_the_last_token(
     refuses_all(spec.head_draft, good, temperature=[0.0, -1.0])
 
 
+@pytest.mark.parametrize("second", [[2, 4, 6, 8, 1, 3, 5, 7, 2], [3, 4], [6]])
+def test_a_head_that_is_used_on_a_second_text_has_read_nothing_of_it(second):
+    target = spec.PlainTarget(gpt())
+    draft = spec.head_draft(spec.ExtraHead(gpt()).double(), target)
+    spec.speculate(target, [1, 5, 7], 4, draft, 1)
+    assert draft(second, 1) == ([], None)
+    made, _ = spec.speculate(target, second, 4, draft, 1)
+    alone, _ = spec.speculate(
+        spec.PlainTarget(gpt()), second, 4, lambda *_: ([], None), 1
+    )
+    assert made == alone
+
+
 def test_the_quick_form_is_the_model():
     model = llama()
     quick, ids = spec.SeveralFast(model), [1, 2, 3, 4]

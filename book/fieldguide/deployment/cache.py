@@ -70,7 +70,7 @@ def least_time(
 
 # %% ../../deployment/cache.ipynb #pool
 class PagePool:
-    """Memory in pages: `store` (2, L, H_kv, pages * size, K).
+    """Memory in pages, in 32 bits: `store` (2, L, H_kv, pages * size, K).
 
     `users` says how many texts hold each page.
     """
@@ -147,7 +147,11 @@ def release(cache: PagedCache):
 
 # %% ../../deployment/cache.ipynb #eight
 class EightBitCache(KVCache):
-    """A `KVCache` of whole numbers, with a scale for each K of them."""
+    """A `KVCache` of whole numbers, with a scale for each K of them.
+
+    A scale has 16 bits: keys and values whose largest number is above 8e6
+    become infinite, and those below 4e-6 become 0.
+    """
 
     bits = 8
 
@@ -204,7 +208,7 @@ class WindowCache(KVCache):
     """A `KVCache` that never fills up: new tokens replace the oldest.
 
     The first `sinks` tokens stay, and follow the others: no distance
-    reaches the room. One token at a time.
+    reaches the room. One token at a time, of a model in 32 bits.
     """
 
     @checked

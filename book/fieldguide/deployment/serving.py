@@ -97,6 +97,7 @@ def admit(requests, clock):
 def serve(requests: ListOf(Request, 1), slots: Size, clock, *, static=False):
     """Answer all requests, first come first served; their turns as they end.
 
+    slots: at most those of the batcher behind the clock, if there's one.
     static: nobody gets a slot before all slots are empty. The first turns
     are those of requests that don't fit: `refused` says why.
     """
@@ -163,7 +164,7 @@ def packed_step(model, store, ids, slots, places):
 
 # %% ../../deployment/serving.ipynb #batcher
 class Batcher:
-    """A model with a cache of `slots` texts, `room` tokens each."""
+    """A model of 32 bits with a cache of `slots` texts, `room` tokens each."""
 
     @checked
     def __init__(self, model: Model, slots: Size, room: Size):

@@ -134,7 +134,8 @@ def speculate(
     """Continue ids by `count` tokens. Returns them, and (guess, new) by pass.
 
     draft(ids, n) gives up to n guessed ids, and the probabilities (n, V) it
-    drew them from or None. judge(logits, guess, q) gives a pass's new ids.
+    drew them from, or None if it chose the best: with another q, a judge that
+    draws changes the law. judge(logits, guess, q) gives a pass's new ids.
     A token in `stop` ends the text and is left out.
     """
     require_room(target, ids, count)
@@ -235,6 +236,7 @@ def accept_or_redraw(
 ):
     """Turn tokens drawn from q into tokens from p. Source: Leviathan 2023.
 
+    Right only if each token was drawn from its q, so that q isn't 0 there.
     Returns the tokens and which of them are the draft's own, both (...).
     """
     own = token.unsqueeze(-1)
@@ -303,11 +305,12 @@ class PlainTarget:
     @checked
     def __init__(self, model: Model):
         self.model, self.config = model, model.config
-        self.room, self.states = model.config.context, None
+        self.room, self.read, self.states = model.config.context, [], None
 
     @torch.no_grad()
     def __call__(self, ids, guess):
-        logits, states = with_states(self.model, torch.tensor([ids + guess]))
+        self.read = [*ids, *guess]
+        logits, states = with_states(self.model, torch.tensor([self.read]))
         self.states = states[0]  # (T, D)
         return logits[0, -len(guess) - 1 :]  # (n + 1, V)
 
@@ -343,9 +346,10 @@ def head_draft(
 
     @torch.no_grad()
     def draft(ids, length):
-        if target.states is None:  # nothing was read yet
+        *before, last = ids
+        if not before or target.read[: len(before)] != before:  # not yet read
             return [], None
-        state, last = target.states[len(ids) - 2], torch.tensor(ids[-1])
+        state, last = target.states[len(before) - 1], torch.tensor(last)
         logits = head(state, last, target.model.token.weight)  # (V,)
         q = next_distribution(logits, temperature)
         return [draw(q, generator).item()], q[None]  # (1, V)

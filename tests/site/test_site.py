@@ -255,6 +255,8 @@ def double(x, *, size=1):
     'Twice "x".'
     return 2 * x
 size, unused = 3, 4
+table = {}
+table[tau] = 1
 """
     in_view = [
         "@checked\ndef half(x: Recipe):\n    return double(x.size, size=2) / tau\n",

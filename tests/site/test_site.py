@@ -174,6 +174,7 @@ FRONT = """# Book
 TERMS = [
     "## The softmax\n\n`softmax`, Softmax AI, softmaxes and another softmax.",
     "**Logits** are explained here, so logits are no link; a key is plain English.",
+    "A [key](glossary.md#term-key) of attention: the page says so.",
     'Large language models are language models. "Softmaxed" is another word.',
 ]
 
@@ -199,8 +200,9 @@ def small_book(build, once):
         nbformat.write(notebook, book / "page.ipynb")
         (book / "index.md").write_text(FRONT)
         (book / "chapter.md").write_text("# Chapter\n\nOf one page.\n")
-        names = "softmax", "logits", "large language model", "language model", "key"
+        names = "softmax", "logits", "large language model", "language model"
         lines = [f"{name}\n  What it is.\n" for name in names]
+        lines.append("key : plain\n  What is $k$ {cite}`vaswani2017attention`.\n")
         text = "\n".join(["# Glossary\n", "```{glossary}", *lines, "```\n"])
         (book / "glossary.md").write_text(text)
         part = "{file: chapter, sections: [{file: page}]}"
@@ -230,10 +232,13 @@ def test_a_term_leads_to_the_glossary_where_a_page_first_uses_it(small_book):
     links = re.findall(r'<a class="fg-term[^>]*href="([^"]*)"[^>]*>(.*?)</a>', text)
     assert [re.sub("<.*?>", "", words) for _, words in links] == [
         "softmaxes",
+        "key",
         "Large language models",
         "language models",
     ]
-    assert links[0][0] == "glossary.html#term-softmax"
+    addresses = [address for address, _ in links]
+    assert addresses[:2] == ["glossary.html#term-softmax", "glossary.html#term-key"]
+    assert "term-key" not in small_book[1], "a marked term is no warning"
 
 
 def cell_of(code, label=""):

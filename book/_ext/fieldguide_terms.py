@@ -1,12 +1,15 @@
 """Where a notebook first uses a term of the glossary, the word leads there.
 
 Nothing is written for it: a new line in the glossary links its term on every page.
-Headings, code, formulas, figures, links, names, titles, quotations and words that a
-page itself puts in bold, to explain them there, stay as they are.
+Headings, code, formulas, figures, links, names, titles, quotations, exercises and words
+that a page itself puts in bold, to explain them there, stay as they are.
 
 A term that plain English uses in another sense stands in the glossary as
 `ring : plain`. It is linked only where a page says so:
 `[ring](../glossary.md#term-ring)`.
+
+A link shows its definition where it is (static/terms.js). The definitions of the terms
+that a page links stand at its end, hidden.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 
 PLAIN = "plain"
@@ -25,6 +29,8 @@ OUTSIDE += nodes.Admonition, nodes.table, nodes.emphasis
 NAME = r"[A-Z][\w-]*\s+[A-Z]|(?<=\w\s)[A-Z]"  # Epoch AI, Switch Transformer
 QUOTES = re.compile('["\u201c\u201d]')  # as typed, and as the site sets them
 TARGET = re.compile(r"#term-[\w-]+$")
+LINK = re.compile(r'<a class="fg-term [^>]*#(term-[\w-]+)"')
+HINT = '<div class="fg-hint" role="tooltip" id="hint-{}" hidden>{}</div>'
 
 
 def forms(term: str) -> str:
@@ -69,6 +75,8 @@ def inside(node: nodes.Node) -> bool:
     while node is not None:
         if isinstance(node, OUTSIDE):
             return True
+        if isinstance(node, nodes.section) and node[0].astext() == "Exercises":
+            return True
         node = node.parent
     return False
 
@@ -103,7 +111,36 @@ def link_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             link["classes"].append("fg-term")
 
 
+def add_hints(app: Sphinx, pagename, templatename, context, doctree) -> None:
+    """At a page's end, the definitions of the terms that it links, once each."""
+    labels = dict.fromkeys(LINK.findall(context.get("body", "")))
+    if labels:
+        known = definitions(app)
+        hints = [HINT.format(label, known[label]) for label in labels]
+        described = LINK.sub(r'\g<0> aria-describedby="hint-\1"', context["body"])
+        context["body"] = "\n".join([described, *hints])
+
+
+def definitions(app: Sphinx) -> dict[str, str]:
+    """{anchor: what the glossary says there}, without its citations."""
+    if not hasattr(app, "fieldguide_definitions"):
+        objects = app.env.get_domain("std").objects.items()
+        found = app.fieldguide_definitions = {}
+        for name in {page for (kind, _), (page, _) in objects if kind == "term"}:
+            glossary = app.env.get_doctree(name)
+            for item in glossary.findall(nodes.definition_list_item):
+                said = item[-1].deepcopy()
+                for citation in list(said.findall(addnodes.pending_xref)):
+                    citation.parent.remove(citation)
+                markup = app.builder.render_partial(said)["fragment"]
+                text = re.sub(r"</?(dd|p)>", "", markup).strip()
+                found[item[0]["ids"][0]] = re.sub(r"\s+(?=[.,:;])", "", text)
+    return app.fieldguide_definitions
+
+
 def setup(app: Sphinx) -> dict:
+    app.add_js_file("terms.js", priority=900)
     app.connect("env-updated", add_anchors)
     app.connect("doctree-resolved", link_terms)
+    app.connect("html-page-context", add_hints)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -241,6 +241,15 @@ def test_a_term_leads_to_the_glossary_where_a_page_first_uses_it(small_book):
     assert "term-key" not in small_book[1], "a marked term is no warning"
 
 
+def test_a_page_brings_the_definitions_of_the_terms_that_it_links(small_book):
+    text = (small_book[0] / "page.html").read_text("utf8")
+    hints = re.findall(r'role="tooltip" id="(.*?)" hidden>(.*?)</div>', text)
+    assert len(hints) == 4
+    assert set(dict(hints)) == set(re.findall(r'aria-describedby="(.*?)"', text))
+    assert dict(hints)["hint-term-softmax"] == "What it is."
+    assert re.fullmatch(r"What is <math.*</math>\.", dict(hints)["hint-term-key"])
+
+
 def cell_of(code, label=""):
     """The markup of a cell, in a fold if it has a label."""
     lines = pygments.highlight(code, PythonLexer(), HtmlFormatter(nowrap=True))

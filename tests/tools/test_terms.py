@@ -62,6 +62,7 @@ def notebook(text):
         ("*A mask*, `mask`, [a mask](b.md), $mask$, two masks.", ["two [masks]."]),
         ("**Masks** are explained here, so a mask is no link.", []),
         ("A ring, and a causal mask.", ["causal mask: A ring, and a [causal mask]."]),
+        ("# Page\n\n## Exercises\n\n### One\n\nA mask.", []),
         ("```{exercise} A mask\nOne mask.\n```\n\n# A mask\n\n| a mask |\n|---|", []),
     ],
 )

@@ -12,7 +12,7 @@ import sys
 import modes
 from notebooks import ROOT, NotebookError
 
-BY_GLOB = ["structure", "prose", "names"]
+BY_GLOB = ["structure", "prose", "names", "terms"]
 
 
 def commands(names: list[str]) -> list[list[str]]:

@@ -87,6 +87,8 @@ class Names:
             if told := self.told(place):
                 self.places[name] = told
         for name, made in cell.definitions.items():
+            if not makes(made[0], name):
+                continue
             self.places.pop(name, None)
             if self.depth and f'id="code-{name}"' in markup:
                 self.places[name] = f"#code-{name}", beginning(name, made[0])
@@ -124,6 +126,14 @@ class Names:
                 markup = before + found[0] + link + found[2]
                 self.needed.add(name)
         return markup
+
+
+def makes(node: ast.stmt, name: str) -> bool:
+    """`TABLE[key] = value` makes neither name."""
+    if not isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+        return True
+    names = [n for n in ast.walk(node) if isinstance(n, ast.Name) and n.id == name]
+    return any(isinstance(each.ctx, ast.Store) for each in names)
 
 
 def beginning(name: str, node: ast.stmt) -> str:

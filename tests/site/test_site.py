@@ -175,6 +175,7 @@ FRONT = """# Book
 TERMS = [
     "## The softmax\n\n`softmax`, Softmax AI, softmaxes and another softmax.",
     "**Logits** are explained here, so logits are no link; a key is plain English.",
+    "A [key](glossary.md#term-key) of attention: the page says so.",
     'Large language models are language models. "Softmaxed" is another word.',
 ]
 
@@ -200,8 +201,9 @@ def small_book(build, once):
         nbformat.write(notebook, book / "page.ipynb")
         (book / "index.md").write_text(FRONT)
         (book / "chapter.md").write_text("# Chapter\n\nOf one page.\n")
-        names = "softmax", "logits", "large language model", "language model", "key"
+        names = "softmax", "logits", "large language model", "language model"
         lines = [f"{name}\n  What it is.\n" for name in names]
+        lines.append("key : plain\n  What is $k$ {cite}`vaswani2017attention`.\n")
         text = "\n".join(["# Glossary\n", "```{glossary}", *lines, "```\n"])
         (book / "glossary.md").write_text(text)
         part = "{file: chapter, sections: [{file: page}]}"
@@ -231,10 +233,22 @@ def test_a_term_leads_to_the_glossary_where_a_page_first_uses_it(small_book):
     links = re.findall(r'<a class="fg-term[^>]*href="([^"]*)"[^>]*>(.*?)</a>', text)
     assert [re.sub("<.*?>", "", words) for _, words in links] == [
         "softmaxes",
+        "key",
         "Large language models",
         "language models",
     ]
-    assert links[0][0] == "glossary.html#term-softmax"
+    addresses = [address for address, _ in links]
+    assert addresses[:2] == ["glossary.html#term-softmax", "glossary.html#term-key"]
+    assert "term-key" not in small_book[1], "a marked term is no warning"
+
+
+def test_a_page_brings_the_definitions_of_the_terms_that_it_links(small_book):
+    text = (small_book[0] / "page.html").read_text("utf8")
+    hints = re.findall(r'role="tooltip" id="(.*?)" hidden>(.*?)</div>', text)
+    assert len(hints) == 4
+    assert set(dict(hints)) == set(re.findall(r'aria-describedby="(.*?)"', text))
+    assert dict(hints)["hint-term-softmax"] == "What it is."
+    assert re.fullmatch(r"What is <math.*</math>\.", dict(hints)["hint-term-key"])
 
 
 def cell_of(code, label=""):
@@ -256,6 +270,8 @@ def double(x, *, size=1):
     'Twice "x".'
     return 2 * x
 size, unused = 3, 4
+table = {}
+table[tau] = 1
 """
     in_view = [
         "@checked\ndef half(x: Recipe):\n    return double(x.size, size=2) / tau\n",

@@ -2,10 +2,12 @@
 
     .venv/bin/python book/_tools/assets.py robot-heads
 
-writes weights.npz beside this file, all shares in thousandths:
+writes weights.npz beside this file, shares in thousandths:
 
     weights  (L, H, T, T)  the attention of every layer and head, for the first ending
     pieces   (T,)          its tokens
+    values   (L, 3, T)     how long each token's value vector is, in hundredths; three
+                           query heads share one
     ending   (2, L, H, 9)  what the last word gives to itself and each word before it,
                            for both endings; a word's tokens count together
     says     (2, 2)        after "The thing that was ... was the": cup, robot
@@ -22,6 +24,7 @@ from digest import digest_of, exported
 
 from fieldguide.data import SMOLLM2_SHA256, smollm2_tokenizer, store
 from fieldguide.transformers import real_model
+from fieldguide.transformers.attention import split_heads
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "transformers" / "real-model.ipynb"
@@ -49,6 +52,18 @@ def look(text):
     return torch.cat([weights for _, weights in layers if weights is not None])
 
 
+def value_lengths(text):
+    """The lengths of all value vectors, (L, H_kv, T)."""
+    model = real_model.load_smollm2()
+    ids = torch.tensor([smollm2_tokenizer().encode(text)])
+    states = [x for x, weights in real_model.run_layers(model, ids)]
+    found = []
+    for block, x in zip(model.blocks, states):
+        value = block.attention.value(block.attention_norm(x))  # (1, T, H_kv K)
+        found.append(split_heads(value, model.config.kv_heads).norm(dim=-1))
+    return torch.cat(found)
+
+
 def last_word(weights, words=9):
     """What the last token before the full stop gives to each word, (L, H, 9)."""
     row = weights[:, :, -2, :-1]  # (L, H, T - 1)
@@ -70,6 +85,8 @@ def main():
     pieces = np.array(smollm2_tokenizer().pieces(SENTENCE.format(ENDINGS[0])))
     record = {"digest": digests()["weights.npz"], "pieces": pieces}
     record["weights"] = thousandths(looks[0])
+    lengths = value_lengths(SENTENCE.format(ENDINGS[0]))
+    record["values"] = (100 * lengths.double()).round().short().numpy()
     record["ending"] = thousandths(torch.stack([last_word(w) for w in looks]))
     record["says"] = thousandths(torch.stack([answers(e) for e in ENDINGS]))
     store(HERE / "weights.npz", record)

@@ -70,7 +70,11 @@ def best_split(law: Law, budget: Positive, served: Positive | Share = 0.0):
 # %% ../../scaling/compute-optimal.ipynb #cheapest-split
 @checked
 def cheapest_split(law: Law, loss: Finite):
-    """Parameters and tokens that reach a loss with the fewest operations."""
+    """Parameters and tokens that reach a loss with the fewest operations.
+
+    It asks the law alone, which knows no smallest model: for a loss far above
+    all runs, it answers with less than one parameter.
+    """
     require(law.scales.shape == (2,), "law", law, "one law, of N and D")
     floor = law.floor.item()
     require(loss > floor, "loss", loss, f"above {floor:g}, the floor")

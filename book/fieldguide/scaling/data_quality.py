@@ -250,7 +250,10 @@ def clean_steps(loss: float, steps: ListOf(int, 2), losses: ListOf(float, 2)):
 # %% ../../scaling/data-quality.ipynb #shingles
 @checked
 def shingles(text: str, n: Size = 5):
-    """All runs of n words of a text, a set; the words in lower case."""
+    """All runs of n words of a text, a set; the words in lower case.
+
+    Words are made of a to z and digits: of another script nothing is left.
+    """
     words = re.findall("[a-z0-9]+", text.lower())
     return {" ".join(words[i : i + n]) for i in range(len(words) - n + 1)}
 

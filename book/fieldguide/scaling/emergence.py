@@ -121,7 +121,8 @@ def wrong_ahead(
 ):
     """The share of wrong digits at `size`, from `wrong` at two sizes.
 
-    On logarithmic axes it is a straight line.
+    On logarithmic axes it is a straight line, which has no end: far below
+    `small` it says more than 1.
     """
     require(small < large, "large", large, f"above {small}")
     require((wrong > 0).all(), "wrong", wrong, "above 0")

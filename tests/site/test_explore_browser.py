@@ -874,6 +874,21 @@ def test_play_is_by_hand_where_motion_is_not_wanted(touchable):
         assert page.evaluate("fieldguide.figures[0].playing ?? null") is None
 
 
+def test_play_near_the_end_begins_anew_but_goes_on_where_it_was_stopped(touchable):
+    page = touchable(call={"play": "query"})
+    button = page.locator("[data-fg-play]")
+    page.evaluate(READ, [0, {"query": 3}])
+    button.click()
+    page.wait_for_function("fieldguide.figures[0].params.query === 0")
+    page.wait_for_function("fieldguide.figures[0].params.query === 3")
+    button.click()
+    assert button.inner_text() == "Play"
+    stopped, _ = page.evaluate(AT)
+    assert stopped == 3
+    button.click()
+    page.wait_for_function("fieldguide.figures[0].params.query === 4")
+
+
 def test_what_is_pointed_at_is_marked_in_every_view(touchable):
     page = touchable()
     marked = """() => [...document.querySelectorAll(".fg-marked")].map((node) => [

@@ -149,17 +149,21 @@ class Explorer {
     return control.keys.includes(key) || (control.free && right);
   }
 
-  // Step through a control's values up to its last one, then from the first; where
-  // motion is not wanted, one step a press.
+  // Step through a control's values up to its last one. Where two steps or fewer are
+  // left there is little to see, so it begins with the first, unless it was stopped
+  // right there. Where motion is not wanted, one step a press.
   async play(c) {
     if (this.playing) return this.pause();
     this.moved();
     const last = c.keys.length - 1;
+    const at = () => c.keys.indexOf(this.params[c.name]);
+    let anew = at() > 0 && at() > last - 3 && this.stopped !== at();
     const step = () => {
-      const at = c.keys.indexOf(this.params[c.name]);
-      return this.set({ [c.name]: c.keys[at < last ? at + 1 : 0] });
+      const next = anew || at() === last ? 0 : at() + 1;
+      anew = false;
+      return this.set({ [c.name]: c.keys[next] });
     };
-    if (calm.matches) return step();
+    if (calm.matches) return (anew = false), step();
     this.playing = c;
     const turn = (this.turn = {});
     do {
@@ -172,6 +176,7 @@ class Explorer {
   // Stop playing; with a control, only where it is the one that plays.
   pause(control = this.playing) {
     if (!this.playing || control !== this.playing) return;
+    this.stopped = control.keys.indexOf(this.params[control.name]);
     this.playing = this.turn = null;
     this.showParams();
     this.sayViews();

@@ -889,6 +889,25 @@ def test_play_near_the_end_begins_anew_but_goes_on_where_it_was_stopped(touchabl
     page.wait_for_function("fieldguide.figures[0].params.query === 4")
 
 
+def test_a_menu_shows_its_longest_entry(show):
+    """In one line where it has the room, in two on a phone."""
+    long = "grinning face with big eyes, known things, new hand"
+    explorer = explored(lambda x: {"a": number(len(x))}, x=["short", long])
+    for width in 1280, 360:
+        page = show(explorer, width=width)
+        menu = page.locator("select")
+        menu.select_option(index=1)
+        room, need, tall, line = menu.evaluate("""(node) => {
+          const pen = document.createElement("canvas").getContext("2d");
+          const style = getComputedStyle(node);
+          pen.font = style.font;
+          const { width } = pen.measureText(node.selectedOptions[0].text);
+          const { clientWidth, clientHeight } = node;
+          return [clientWidth - 36, width, clientHeight, parseFloat(style.fontSize)];
+        }""")
+        assert room * (1 if tall < 2 * line else 2) >= need, width
+
+
 def test_what_is_pointed_at_is_marked_in_every_view(touchable):
     page = touchable()
     marked = """() => [...document.querySelectorAll(".fg-marked")].map((node) => [

@@ -88,8 +88,10 @@ class Explorer {
     const shown = html("output", { for: id });
     const row = html("div", { class: "fg-control", "data-fg-kind": c.kind, "data-fg-control": c.name });
     row.append(html("label", { for: id }, c.label), input);
+    const longest = Math.max(...c.labels.map((label) => label.length));
+    if (input.localName === "select" && longest > 20) row.dataset.fgLong = longest > 38 ? "very" : "";
     if (c.kind === "range") {
-      shown.style.minWidth = `${clamp(Math.max(...c.labels.map((label) => label.length)), 3, 16)}ch`;
+      shown.style.minWidth = `${clamp(longest, 3, 16)}ch`;
       row.append(shown);
     }
     const button = c.play && this.button("play", "", () => this.play(c));

@@ -908,6 +908,28 @@ def test_a_menu_shows_its_longest_entry(show):
         assert room * (1 if tall < 2 * line else 2) >= need, width
 
 
+PAINTED = """(node) => [getComputedStyle(node, "::before").backgroundColor,
+  ...["backgroundColor", "backgroundImage", "boxShadow"].map(
+    (name) => getComputedStyle(node)[name])]"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_forced_colours_leave_what_carries_a_value(touchable, scheme):
+    """A reader's own few colours: bars, tints, rings and the triangle stay."""
+    look = {"color_scheme": scheme, "forced_colors": "active"}
+    page = touchable(call={"play": "query"}, **look)
+    paper = "rgb(255, 255, 255)", "rgb(0, 0, 0)"
+    strip = view(page, "Sentence").locator("button")
+    _, bar, _, _ = view(page, "Bars").locator("i").first.evaluate(PAINTED)
+    triangle, button, _, _ = page.locator("[data-fg-play]").evaluate(PAINTED)
+    assert bar not in paper and triangle != button
+    looks = strip.evaluate_all(f"nodes => nodes.map({PAINTED})")
+    assert all("gradient" in image for _, _, image, _ in looks), "tints become bars"
+    assert looks[0][3] != looks[1][3], "the chosen word has a ring"
+    nodes = view(page, "Flow").locator(".fg-node")
+    assert len({n[3] for n in nodes.evaluate_all(f"n => n.map({PAINTED})")}) == 2
+
+
 def test_what_is_pointed_at_is_marked_in_every_view(touchable):
     page = touchable()
     marked = """() => [...document.querySelectorAll(".fg-marked")].map((node) => [

@@ -198,6 +198,11 @@ def test_search_finds_a_word_without_a_network(visit, site):
         assert not page.troubles
 
 
+def test_the_bibliography_fits_the_smallest_phone(visit):
+    page = visit("bibliography.html", width=320)
+    assert page.evaluate("innerWidth - document.documentElement.scrollWidth") >= 0
+
+
 def test_the_menus_of_a_phone_open(visit):
     page = visit("notation.html", width=360)
     menus = {".primary-toggle": "Glossary", ".secondary-toggle": "Probability"}

@@ -8,7 +8,7 @@ import io
 import re
 from collections import Counter
 from functools import cache
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
 import pypdfium2
 import pytest
@@ -190,12 +190,35 @@ def test_formulas_are_set_in_their_typeface(visit):
     assert sizes[0] != sizes[1], "the typeface makes no difference"
 
 
-def test_search_finds_a_word_without_a_network(visit, site):
-    for address in ("search.html", (site / "search.html").as_uri()):
-        page = visit(address + "?q=softmax")
-        found = page.locator("#search-results")
-        found.get_by_role("link", name="Notation").wait_for()
-        assert not page.troubles
+SOUGHT = {  # the pages that come first
+    "softmax": [],
+    "attention": ["Attention: how does a word"],
+    "why do models hallucinate": ["Hallucination: "],
+    "quantization": ["Quantization: How few bits", "Glossary"],
+    "byte pair encoding": ["Glossary", "Tokens: "],
+    "How does a model learn to copy?": ["Induction: "],
+    "hallu": ["Hallucination: "],
+}
+
+
+def test_search_ranks_pages_by_their_titles_without_a_network(visit, site, subtests):
+    """One entry a page, each with what the page says of itself."""
+    for place in ("search.html", (site / "search.html").as_uri()):
+        for query, first in SOUGHT.items():
+            with subtests.test(place, query=query):
+                page = visit(f"{place}?{urlencode({'q': query})}")
+                entries = page.locator("#search-results li")
+                entries.first.wait_for()
+                titles = entries.locator("> a").all_inner_texts()
+                assert len(titles) == len(set(titles))
+                for title, begins in zip(titles, first, strict=False):
+                    assert title.startswith(begins)
+                assert all(p.inner_text() for p in entries.locator("> p").all())
+                assert page.locator("input[name=q]").first.input_value() == query
+                entries.first.locator("> a").click()
+                page.wait_for_url("**/*.html")
+                assert not page.troubles and not foreign(page)
+                page.context.close()
 
 
 def test_the_bibliography_fits_the_smallest_phone(visit):

@@ -156,7 +156,7 @@ class Source(Map):
 
 
 OFFER = """This page has no cell to type in.
-<a href="{0}_sources/{1}.ipynb">Download the notebook</a>, put it
+<a href="{0}_sources/{1}.ipynb" download>Download the notebook</a>, put it
 into the book's folder and open it with <code>make lab</code>
 (<a href="{0}index.html#run">the front page</a> says how)."""
 

@@ -9,12 +9,14 @@
   folds its code under that label, below what the cell shows. Cells in a row with one
   label are one fold.
 - Exercises are numbered anew on each page.
+- A page from a file can hand over its notebook: a browser shows it otherwise.
 - Markup that a screen reader or a keyboard would stumble over is mended.
 """
 
 from __future__ import annotations
 
 import html
+import json
 import os
 import re
 import shutil
@@ -201,6 +203,17 @@ def mend_markup(app: Sphinx, exception: Exception | None) -> None:
             page.write_text(markup, "utf8")
 
 
+def write_downloads(app: Sphinx, exception: Exception | None) -> None:
+    """Beside each source a script that holds it: see static/download.js."""
+    if exception or app.builder.name != "html":
+        return
+    for path in (Path(app.outdir) / "_sources").rglob("*"):
+        if path.suffix in (".ipynb", ".md"):
+            name, text = json.dumps(path.name), json.dumps(path.read_text("utf8"))
+            script = path.with_name(f"{path.name}.js")
+            script.write_text(f"fgSave({name}, {text});\n", "utf8")
+
+
 def number_exercises(app: Sphinx, env) -> list[str]:
     for kinds in env.toc_fignumbers.values():
         for place, label in enumerate(kinds.get("exercise", {}), 1):
@@ -227,6 +240,7 @@ def setup(app: Sphinx) -> dict:
     }
     app.add_css_file("fieldguide.css", priority=900)
     app.add_js_file("claims.js", priority=900)
+    app.add_js_file("download.js", priority=900)
     app.add_js_file("media.js", priority=900)
     app.add_js_file("quiz.js", priority=900)
     app.connect("config-inited", configure, priority=100)
@@ -236,5 +250,6 @@ def setup(app: Sphinx) -> dict:
     app.connect("env-get-updated", number_exercises, priority=900)
     app.connect("html-page-context", one_of_each, priority=900)
     app.connect("build-finished", mend_markup)
+    app.connect("build-finished", write_downloads)
     app.connect("build-finished", write_bundles, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": False}

@@ -8,6 +8,7 @@ import io
 import re
 from collections import Counter
 from functools import cache
+from pathlib import Path
 from urllib.parse import unquote, urlencode, urlsplit
 
 import pypdfium2
@@ -219,6 +220,18 @@ def test_search_ranks_pages_by_their_titles_without_a_network(visit, site, subte
                 page.wait_for_url("**/*.html")
                 assert not page.troubles and not foreign(page)
                 page.context.close()
+
+
+def test_a_notebook_is_downloaded_from_a_server_and_from_a_file(visit, site):
+    name = "transformers/attention"
+    source = (site / "_sources" / f"{name}.ipynb").read_bytes()
+    for place in (f"{name}.html", (site / f"{name}.html").as_uri()):
+        page = visit(place)
+        with page.expect_download() as told:
+            page.get_by_role("link", name="Download the notebook").click()
+        assert told.value.suggested_filename == "attention.ipynb"
+        assert Path(told.value.path()).read_bytes() == source
+        assert page.url.endswith(f"{name}.html")
 
 
 def test_the_bibliography_fits_the_smallest_phone(visit):

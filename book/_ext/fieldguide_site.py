@@ -9,6 +9,7 @@
   folds its code under that label, below what the cell shows. Cells in a row with one
   label are one fold.
 - Exercises are numbered anew on each page.
+- A drawing is told from a picture, so that the dark mode can turn it dark.
 - A page from a file can hand over its notebook: a browser shows it otherwise.
 - Markup that a screen reader or a keyboard would stumble over is mended.
 """
@@ -27,6 +28,7 @@ from pathlib import Path
 import rjsmin
 import tinycss2
 from docutils import nodes
+from PIL import Image
 from sphinx.application import Sphinx
 from sphinx.builders.html._assets import _CascadingStyleSheet, _JavaScript
 
@@ -117,6 +119,21 @@ def hide(code: nodes.container, label: str) -> None:
         folded = fold("", label=label)
     folded += code
     cell += folded
+
+
+def mark_drawings(app: Sphinx, doctree: nodes.document) -> None:
+    for image in doctree.findall(nodes.image):
+        path = Path(app.srcdir) / image["uri"]
+        if path.suffix == ".png" and path.exists() and is_drawing(path):
+            image["classes"].append("fg-drawing")
+
+
+def is_drawing(png: Path) -> bool:
+    """Lines and words on white, not a photograph: eight colours cover most of it."""
+    picture = Image.open(png).convert("RGB")
+    total = picture.width * picture.height
+    counts = sorted(count for count, _ in picture.getcolors(total))
+    return sum(counts[-8:]) > 0.85 * total
 
 
 def one_of_each(app: Sphinx, pagename, templatename, context, doctree) -> None:
@@ -247,6 +264,7 @@ def setup(app: Sphinx) -> dict:
     html_only = {b: (None, None) for b in ("latex", "text", "man", "texinfo")}
     app.add_node(fold, html=(open_fold, close_fold), **html_only)
     app.connect("doctree-read", dress_cells)
+    app.connect("doctree-read", mark_drawings, priority=900)  # their files are found
     app.connect("env-get-updated", number_exercises, priority=900)
     app.connect("html-page-context", one_of_each, priority=900)
     app.connect("build-finished", mend_markup)

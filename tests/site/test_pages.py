@@ -239,6 +239,15 @@ def test_the_bibliography_fits_the_smallest_phone(visit):
     assert page.evaluate("innerWidth - document.documentElement.scrollWidth") >= 0
 
 
+def test_drawings_turn_dark_and_pictures_do_not(visit):
+    for dark in (False, True):
+        page = visit("multimodal/clip.html", dark=dark)
+        filters = "images => images.map(i => getComputedStyle(i).filter)"
+        images = page.locator("main .cell_output img:not(.fg *)")
+        turned = ["invert" in look for look in images.evaluate_all(filters)]
+        assert turned == ([False, False, True] if dark else [False] * 3)
+
+
 def test_the_menus_of_a_phone_open(visit):
     page = visit("notation.html", width=360)
     menus = {".primary-toggle": "Glossary", ".secondary-toggle": "Probability"}

@@ -298,7 +298,7 @@ def test_on_a_phone_code_goes_on_below_its_own_indentation(visit):
         assert all(first < left < first + 40 for left in rest)
 
 
-def test_folded_code_opens_by_keyboard_and_in_print(visit):
+def test_folded_code_opens_by_keyboard_and_is_not_printed_closed(visit):
     page = visit("transformers/attention.html")
     folds = page.locator("details.fg-fold")
     assert folds.count() > 10
@@ -309,8 +309,14 @@ def test_folded_code_opens_by_keyboard_and_in_print(visit):
     page.keyboard.press("Enter")
     expect(code).to_be_visible()
     page.emulate_media(media="print")
-    for code in page.locator("main details pre").all():  # solutions, too
-        expect(code).to_be_visible()
+    expect(code).to_be_visible()
+    assert page.locator("main pre").locator("visible=true").count() > 5
+    closed = page.locator("main :is(.fg-fold, .hide, #exercises details):not([open])")
+    assert closed.count() > 15  # solutions and hints, too
+    assert not closed.locator("visible=true").count()
+    ledger = visit("claims.html")
+    ledger.emulate_media(media="print")
+    expect(ledger.locator(".fg-ledger tbody tr").first).to_be_visible()
 
 
 def test_a_name_in_code_opens_the_fold_where_it_is_made(visit):
@@ -334,7 +340,7 @@ def test_paper_is_never_dark(visit):
 
 
 def test_paper_loses_nothing(lively, visit, subtests):
-    """Each line of code and each title is printed, and each figure drawn for it."""
+    """Each line of code in view, each title, and each figure is on paper."""
     unpacked = "fieldguide.figures.every((f) => !f.fields.load(f.params))"
 
     def plain(text):  # the letters that each font has

@@ -156,7 +156,7 @@ class Source(Map):
 
 
 OFFER = """Cells don't run on this page.
-<a href="{0}_sources/{1}.ipynb">Download the notebook</a>, put it
+<a href="{0}_sources/{1}.ipynb" download>Download the notebook</a>, put it
 into the book's folder and open it with <code>make lab</code>
 (<a href="{0}index.html#run">the front page</a> says how)."""
 
@@ -172,10 +172,35 @@ def offer_notebook(app: Sphinx, doctree: nodes.document) -> None:
             title.parent.insert(1, nodes.raw("", f"<p>{words}</p>", format="html"))
 
 
+def in_order(app: Sphinx, docname: str) -> Iterator[str]:
+    """A page and those below it, as the book lists them."""
+    yield docname
+    for below in app.config.external_site_map[docname].child_files():
+        yield from in_order(app, below)
+
+
+def summaries(app: Sphinx, pagename, templatename, context, doctree) -> None:
+    """For the page of search: each page's name and what it says of itself."""
+    if pagename != "search":
+        return
+    told = {}
+    for docname in in_order(app, app.config.root_doc):
+        path = Path(app.env.doc2path(docname))
+        try:
+            about = card(path)
+            told[docname] = about["name"], re.sub(r"[*`]", "", about["summary"])
+        except (KeyError, ValueError):  # no notebook, or one that says nothing
+            first = app.env.get_doctree(docname).next_node(nodes.paragraph)
+            told[docname] = "", first.astext() if first else ""
+    text = json.dumps(told, ensure_ascii=False)
+    context["fieldguide_pages"] = text.replace("<", "\\u003c")
+
+
 def setup(app: Sphinx) -> dict:
     app.add_directive("source", Source)
     app.add_directive("live", Live)
     app.add_directive("pages", Pages)
     app.add_directive("chapters", Chapters)
     app.connect("doctree-read", offer_notebook)
+    app.connect("html-page-context", summaries)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -9,12 +9,15 @@
   folds its code under that label, below what the cell shows. Cells in a row with one
   label are one fold.
 - An exercise's text, up to its hints, stands in a box.
+- A drawing is told from a picture, so that the dark mode can turn it dark.
+- A page from a file can hand over its notebook: a browser shows it otherwise.
 - Markup that a screen reader or a keyboard would stumble over is mended.
 """
 
 from __future__ import annotations
 
 import html
+import json
 import os
 import re
 import shutil
@@ -25,6 +28,7 @@ from pathlib import Path
 import rjsmin
 import tinycss2
 from docutils import nodes
+from PIL import Image
 from sphinx.application import Sphinx
 from sphinx.builders.html._assets import _CascadingStyleSheet, _JavaScript
 
@@ -116,6 +120,21 @@ def box_exercises(app: Sphinx, doctree: nodes.document) -> None:
         section[1:end] = [box]
 
 
+def mark_drawings(app: Sphinx, doctree: nodes.document) -> None:
+    for image in doctree.findall(nodes.image):
+        path = Path(app.srcdir) / image["uri"]
+        if path.suffix == ".png" and path.exists() and is_drawing(path):
+            image["classes"].append("fg-drawing")
+
+
+def is_drawing(png: Path) -> bool:
+    """Lines and words on white, not a photograph: eight colours cover most of it."""
+    picture = Image.open(png).convert("RGB")
+    total = picture.width * picture.height
+    counts = sorted(count for count, _ in picture.getcolors(total))
+    return sum(counts[-8:]) > 0.85 * total
+
+
 def one_of_each(app: Sphinx, pagename, templatename, context, doctree) -> None:
     """Note what the page would load; let it load the two bundles instead."""
     for kind, (bundle, seen) in app.fieldguide_assets.items():
@@ -200,6 +219,17 @@ def mend_markup(app: Sphinx, exception: Exception | None) -> None:
             page.write_text(markup, "utf8")
 
 
+def write_downloads(app: Sphinx, exception: Exception | None) -> None:
+    """Beside each source a script that holds it: see static/download.js."""
+    if exception or app.builder.name != "html":
+        return
+    for path in (Path(app.outdir) / "_sources").rglob("*"):
+        if path.suffix in (".ipynb", ".md"):
+            name, text = json.dumps(path.name), json.dumps(path.read_text("utf8"))
+            script = path.with_name(f"{path.name}.js")
+            script.write_text(f"fgSave({name}, {text});\n", "utf8")
+
+
 def configure(app: Sphinx, config) -> None:
     # Jupyter Book takes a relative path as if from the pages' folder.
     config.external_toc_path = os.path.abspath(config.external_toc_path)
@@ -219,6 +249,7 @@ def setup(app: Sphinx) -> dict:
     }
     app.add_css_file("fieldguide.css", priority=900)
     app.add_js_file("claims.js", priority=900)
+    app.add_js_file("download.js", priority=900)
     app.add_js_file("media.js", priority=900)
     app.add_js_file("quiz.js", priority=900)
     app.connect("config-inited", configure, priority=100)
@@ -226,7 +257,9 @@ def setup(app: Sphinx) -> dict:
     app.add_node(fold, html=(open_fold, close_fold), **html_only)
     app.connect("doctree-read", dress_cells)
     app.connect("doctree-read", box_exercises)
+    app.connect("doctree-read", mark_drawings, priority=900)  # their files are found
     app.connect("html-page-context", one_of_each, priority=900)
     app.connect("build-finished", mend_markup)
+    app.connect("build-finished", write_downloads)
     app.connect("build-finished", write_bundles, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": False}

@@ -4,12 +4,15 @@ import contextlib
 import copy
 import functools
 import itertools
+import json
 import math
 import statistics
+from pathlib import Path
 from unittest import mock
 
 import cells
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,7 @@ from torch import nn
 
 from fieldguide import data
 from fieldguide.efficiency import quantization as q
+from fieldguide.explore import payload
 from fieldguide.memory import SavedBytes
 
 groups = st.sampled_from([None, "row", 12, 6, 4, 1])
@@ -540,6 +544,21 @@ SLIPS = [
     ("most_parameters", "8 * memory_bytes", "memory_bytes"),
     ("most_parameters", "int(8", "float(8"),
 ]  # fmt: skip
+
+
+def test_the_drawn_levels_are_as_many_as_the_bits_make():
+    """At 8 bits, too: each of 255 levels is a spike with a gap beside it."""
+    path = Path(__file__).parents[2] / "book/efficiency/quantization.ipynb"
+    every = json.loads(path.read_text("utf8"))["cells"]
+    (cell,) = (cell for cell in every if cell["id"] == "widths-explorer")
+    drawn = payload.read("".join(cell["outputs"][0]["data"]["text/html"]))
+    key = next(k for k in drawn["fields"] if k.endswith(".y"))
+    by = drawn["spec"]["fields"][key]["by"]
+    sizes = [len(c["keys"]) for c in drawn["spec"]["controls"] if c["name"] in by]
+    levels = drawn["fields"][key][:, 1].reshape(*sizes, -1)
+    for at, bits in enumerate([8, 6, 4, 3, 2]):  # absmax, the whole tensor
+        up = np.diff(levels[0, at, 0] > 0, prepend=False).sum()
+        assert math.ceil(up / 2) == 2**bits - 1
 
 
 def test_a_slip_in_an_answer_is_noticed():

@@ -874,6 +874,62 @@ def test_play_is_by_hand_where_motion_is_not_wanted(touchable):
         assert page.evaluate("fieldguide.figures[0].playing ?? null") is None
 
 
+def test_play_near_the_end_begins_anew_but_goes_on_where_it_was_stopped(touchable):
+    page = touchable(call={"play": "query"})
+    button = page.locator("[data-fg-play]")
+    page.evaluate(READ, [0, {"query": 3}])
+    button.click()
+    page.wait_for_function("fieldguide.figures[0].params.query === 0")
+    page.wait_for_function("fieldguide.figures[0].params.query === 3")
+    button.click()
+    assert button.inner_text() == "Play"
+    stopped, _ = page.evaluate(AT)
+    assert stopped == 3
+    button.click()
+    page.wait_for_function("fieldguide.figures[0].params.query === 4")
+
+
+def test_a_menu_shows_its_longest_entry(show):
+    """In one line where it has the room, in two on a phone."""
+    long = "grinning face with big eyes, known things, new hand"
+    explorer = explored(lambda x: {"a": number(len(x))}, x=["short", long])
+    for width in 1280, 360:
+        page = show(explorer, width=width)
+        menu = page.locator("select")
+        menu.select_option(index=1)
+        room, need, tall, line = menu.evaluate("""(node) => {
+          const pen = document.createElement("canvas").getContext("2d");
+          const style = getComputedStyle(node);
+          pen.font = style.font;
+          const { width } = pen.measureText(node.selectedOptions[0].text);
+          const { clientWidth, clientHeight } = node;
+          return [clientWidth - 36, width, clientHeight, parseFloat(style.fontSize)];
+        }""")
+        assert room * (1 if tall < 2 * line else 2) >= need, width
+
+
+PAINTED = """(node) => [getComputedStyle(node, "::before").backgroundColor,
+  ...["backgroundColor", "backgroundImage", "boxShadow"].map(
+    (name) => getComputedStyle(node)[name])]"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_forced_colours_leave_what_carries_a_value(touchable, scheme):
+    """A reader's own few colours: bars, tints, rings and the triangle stay."""
+    look = {"color_scheme": scheme, "forced_colors": "active"}
+    page = touchable(call={"play": "query"}, **look)
+    paper = "rgb(255, 255, 255)", "rgb(0, 0, 0)"
+    strip = view(page, "Sentence").locator("button")
+    _, bar, _, _ = view(page, "Bars").locator("i").first.evaluate(PAINTED)
+    triangle, button, _, _ = page.locator("[data-fg-play]").evaluate(PAINTED)
+    assert bar not in paper and triangle != button
+    looks = strip.evaluate_all(f"nodes => nodes.map({PAINTED})")
+    assert all("gradient" in image for _, _, image, _ in looks), "tints become bars"
+    assert looks[0][3] != looks[1][3], "the chosen word has a ring"
+    nodes = view(page, "Flow").locator(".fg-node")
+    assert len({n[3] for n in nodes.evaluate_all(f"n => n.map({PAINTED})")}) == 2
+
+
 def test_what_is_pointed_at_is_marked_in_every_view(touchable):
     page = touchable()
     marked = """() => [...document.querySelectorAll(".fg-marked")].map((node) => [

@@ -8,7 +8,8 @@ import io
 import re
 from collections import Counter
 from functools import cache
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
+from urllib.parse import unquote, urlencode, urlsplit
 
 import pypdfium2
 import pytest
@@ -190,12 +191,61 @@ def test_formulas_are_set_in_their_typeface(visit):
     assert sizes[0] != sizes[1], "the typeface makes no difference"
 
 
-def test_search_finds_a_word_without_a_network(visit, site):
-    for address in ("search.html", (site / "search.html").as_uri()):
-        page = visit(address + "?q=softmax")
-        found = page.locator("#search-results")
-        found.get_by_role("link", name="Notation").wait_for()
-        assert not page.troubles
+SOUGHT = {  # the pages that come first
+    "softmax": [],
+    "attention": ["Attention: how does a word"],
+    "why do models hallucinate": ["Hallucination: "],
+    "quantization": ["Quantization: How few bits", "Glossary"],
+    "byte pair encoding": ["Glossary", "Tokens: "],
+    "How does a model learn to copy?": ["Induction: "],
+    "hallu": ["Hallucination: "],
+}
+
+
+def test_search_ranks_pages_by_their_titles_without_a_network(visit, site, subtests):
+    """One entry a page, each with what the page says of itself."""
+    for place in ("search.html", (site / "search.html").as_uri()):
+        for query, first in SOUGHT.items():
+            with subtests.test(place, query=query):
+                page = visit(f"{place}?{urlencode({'q': query})}")
+                entries = page.locator("#search-results li")
+                entries.first.wait_for()
+                titles = entries.locator("> a").all_inner_texts()
+                assert len(titles) == len(set(titles))
+                for title, begins in zip(titles, first, strict=False):
+                    assert title.startswith(begins)
+                assert all(p.inner_text() for p in entries.locator("> p").all())
+                assert page.locator("input[name=q]").first.input_value() == query
+                entries.first.locator("> a").click()
+                page.wait_for_url("**/*.html")
+                assert not page.troubles and not foreign(page)
+                page.context.close()
+
+
+def test_a_notebook_is_downloaded_from_a_server_and_from_a_file(visit, site):
+    name = "transformers/attention"
+    source = (site / "_sources" / f"{name}.ipynb").read_bytes()
+    for place in (f"{name}.html", (site / f"{name}.html").as_uri()):
+        page = visit(place)
+        with page.expect_download() as told:
+            page.get_by_role("link", name="Download the notebook").click()
+        assert told.value.suggested_filename == "attention.ipynb"
+        assert Path(told.value.path()).read_bytes() == source
+        assert page.url.endswith(f"{name}.html")
+
+
+def test_the_bibliography_fits_the_smallest_phone(visit):
+    page = visit("bibliography.html", width=320)
+    assert page.evaluate("innerWidth - document.documentElement.scrollWidth") >= 0
+
+
+def test_drawings_turn_dark_and_pictures_do_not(visit):
+    for dark in (False, True):
+        page = visit("multimodal/clip.html", dark=dark)
+        filters = "images => images.map(i => getComputedStyle(i).filter)"
+        images = page.locator("main .cell_output img:not(.fg *)")
+        turned = ["invert" in look for look in images.evaluate_all(filters)]
+        assert turned == ([False, False, True] if dark else [False] * 3)
 
 
 def test_the_menus_of_a_phone_open(visit):
@@ -248,7 +298,7 @@ def test_on_a_phone_code_goes_on_below_its_own_indentation(visit):
         assert all(first < left < first + 40 for left in rest)
 
 
-def test_folded_code_opens_by_keyboard_and_in_print(visit):
+def test_folded_code_opens_by_keyboard_and_is_not_printed_closed(visit):
     page = visit("transformers/attention.html")
     folds = page.locator("details.fg-fold")
     assert folds.count() > 10
@@ -259,8 +309,14 @@ def test_folded_code_opens_by_keyboard_and_in_print(visit):
     page.keyboard.press("Enter")
     expect(code).to_be_visible()
     page.emulate_media(media="print")
-    for code in page.locator("main details pre").all():  # solutions, too
-        expect(code).to_be_visible()
+    expect(code).to_be_visible()
+    assert page.locator("main pre").locator("visible=true").count() > 5
+    closed = page.locator("main :is(.fg-fold, .hide, #exercises details):not([open])")
+    assert closed.count() > 15  # solutions and hints, too
+    assert not closed.locator("visible=true").count()
+    ledger = visit("claims.html")
+    ledger.emulate_media(media="print")
+    expect(ledger.locator(".fg-ledger tbody tr").first).to_be_visible()
 
 
 def test_a_name_in_code_opens_the_fold_where_it_is_made(visit):
@@ -330,7 +386,7 @@ def test_paper_is_never_dark(visit):
 
 
 def test_paper_loses_nothing(lively, visit, subtests):
-    """Each line of code and each title is printed, and each figure drawn for it."""
+    """Each line of code in view, each title, and each figure is on paper."""
     unpacked = "fieldguide.figures.every((f) => !f.fields.load(f.params))"
 
     def plain(text):  # the letters that each font has

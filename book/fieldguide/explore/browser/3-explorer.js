@@ -88,8 +88,10 @@ class Explorer {
     const shown = html("output", { for: id });
     const row = html("div", { class: "fg-control", "data-fg-kind": c.kind, "data-fg-control": c.name });
     row.append(html("label", { for: id }, c.label), input);
+    const longest = Math.max(...c.labels.map((label) => label.length));
+    if (input.localName === "select" && longest > 20) row.dataset.fgLong = longest > 38 ? "very" : "";
     if (c.kind === "range") {
-      shown.style.minWidth = `${clamp(Math.max(...c.labels.map((label) => label.length)), 3, 16)}ch`;
+      shown.style.minWidth = `${clamp(longest, 3, 16)}ch`;
       row.append(shown);
     }
     const button = c.play && this.button("play", "", () => this.play(c));
@@ -149,17 +151,21 @@ class Explorer {
     return control.keys.includes(key) || (control.free && right);
   }
 
-  // Step through a control's values up to its last one, then from the first; where
-  // motion is not wanted, one step a press.
+  // Step through a control's values up to its last one. Where two steps or fewer are
+  // left there is little to see, so it begins with the first, unless it was stopped
+  // right there. Where motion is not wanted, one step a press.
   async play(c) {
     if (this.playing) return this.pause();
     this.moved();
     const last = c.keys.length - 1;
+    const at = () => c.keys.indexOf(this.params[c.name]);
+    let anew = at() > 0 && at() > last - 3 && this.stopped !== at();
     const step = () => {
-      const at = c.keys.indexOf(this.params[c.name]);
-      return this.set({ [c.name]: c.keys[at < last ? at + 1 : 0] });
+      const next = anew || at() === last ? 0 : at() + 1;
+      anew = false;
+      return this.set({ [c.name]: c.keys[next] });
     };
-    if (calm.matches) return step();
+    if (calm.matches) return (anew = false), step();
     this.playing = c;
     const turn = (this.turn = {});
     do {
@@ -172,6 +178,7 @@ class Explorer {
   // Stop playing; with a control, only where it is the one that plays.
   pause(control = this.playing) {
     if (!this.playing || control !== this.playing) return;
+    this.stopped = control.keys.indexOf(this.params[control.name]);
     this.playing = this.turn = null;
     this.showParams();
     this.sayViews();

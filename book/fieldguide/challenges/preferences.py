@@ -153,7 +153,10 @@ WORTH = [0.5, 1.5, 2.0, -1.0, -0.5]  # of a phrase, the first time
 
 
 def gold_reward(counts):
-    """What customers think: a phrase counts once, each repetition costs 1."""
+    """What customers think: a phrase counts once, each repetition costs 1.
+
+    The counts are floats: among whole numbers half a point would be lost.
+    """
     once = counts.clamp(max=1)  # (N, 5)
     return once @ once.new_tensor(WORTH) - (counts - once).sum(-1)  # (N,)
 
@@ -170,7 +173,8 @@ def fit_reward(
     """Weights (F,) of a reward that explains who was chosen over whom.
 
     ValueError if a coin explains it as well. decay keeps weights finite
-    where one side always wins.
+    where one side always wins. Features should differ by about 1: 300 steps
+    are too few for the large weights that much smaller ones need.
     """
     judge = nn.Linear(chosen.size(1), 1, bias=False, dtype=chosen.dtype)
     nn.init.zeros_(judge.weight)
@@ -218,7 +222,7 @@ def best_of_n(
 ):
     """The probability that each outcome is the best of n draws, (N,).
 
-    Rewards that agree to nine digits are ties: p decides among them.
+    Rewards that agree to nine decimals are ties: p decides among them.
     """
     levels, level = (
         reward.double().round(decimals=9).unique(return_inverse=True)
@@ -235,7 +239,10 @@ from ..deployment.compression import divergence
 
 @checked
 def kl_nats(q: Float[Probabilities, " N"], p: Float[Probabilities, " N"]):
-    """KL(q || p), nats: how far a model q has moved from p."""
+    """KL(q || p), nats: how far a model q has moved from p.
+
+    Large, not infinite, where p is 0 and q isn't.
+    """
     least = torch.finfo(q.dtype).tiny
     return divergence(q.clamp(min=least).log(), p.clamp(min=least).log())
 
@@ -363,8 +370,8 @@ def dpo_loss(
 ):
     """Bradley-Terry with the reward that a model implies.
 
-    All four are log-probabilities of replies: of the model in training, then
-    of the reference. Source: Rafailov et al. 2023, equation 7.
+    All four are log-probabilities of replies, none -inf: of the model in
+    training, then of the reference. Source: Rafailov et al. 2023, equation 7.
     """
     rewards = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
     return bradley_terry_loss(*rewards, share)

@@ -134,27 +134,29 @@ def rarity(holders: Size, passages: Size):
 
 @checked
 def word_scores(weights: ListOf(dict, 1), question: str):
-    """What a question's words are worth in each passage, (N,)."""
+    """Each passage's BM25 for a question, (N,); -inf if it has no word."""
     asked = {*spelled(question)}
-    return torch.tensor([sum(w.get(a, 0.0) for a in asked) for w in weights])
+    worth = [sum(w.get(a, 0.0) for a in asked) for w in weights]
+    return torch.tensor([each or -math.inf for each in worth])
 
 # %% ../../challenges/retrieval.ipynb #fuse
 @checked
 def rank_places(scores: Float[NonEmpty, "*b N"]):
-    """1 for the best score, 2 for the next; of equals the first: (..., N)."""
-    order = scores.argsort(dim=-1, descending=True, stable=True)
-    return order.argsort(-1) + 1
+    """1 for the best score, 2 for the next; equals share one: (..., N)."""
+    falling = scores.neg().sort(-1).values
+    return torch.searchsorted(falling, scores.neg()) + 1
 
 
 @checked
 def fuse(scores: ListOf(Tensor, 1), k: Count = 60):
-    """Reciprocal rank fusion of several lists of scores, (..., N) each.
+    """Reciprocal rank fusion of lists of scores, (..., N); -inf has no vote.
 
     Source: Cormack, Clarke and Buettcher 2009.
     """
     alike = all(each.shape == scores[0].shape for each in scores)
     require(alike, "scores", scores, "of one shape")
-    return sum(1 / (k + rank_places(each)) for each in scores)
+    votes = [(each > -math.inf) / (k + rank_places(each)) for each in scores]
+    return sum(votes)
 
 # %% ../../challenges/retrieval.ipynb #late
 @checked
@@ -204,9 +206,10 @@ def find_passages(
     require(k <= among, "k", k, f"at most {among}, the passages looked at")
     require(question.strip(), "question", question, "a text with words")
     (meaning,), (tokens,) = embed_texts([question])
-    by_meaning = index.vectors @ meaning  # (N,)
-    fused = fuse([word_scores(index.weights, question), by_meaning])
-    places = rank_places(fused).argsort()[:among].tolist()
+    near = index.vectors @ meaning  # (N,)
+    fused = fuse([word_scores(index.weights, question), near])
+    best = [*zip(fused.tolist(), near.tolist(), range(len(near)))]
+    places = [place for *_, place in sorted(best, reverse=True)[:among]]
     return rerank(index, tokens, places)[:k]
 
 
@@ -237,7 +240,7 @@ def clustered_vectors(count: Size, D: Size, generator: torch.Generator):
 def exact_nearest(
     vectors: Float[NonEmpty, "N D"], asked: Float[NonEmpty, "Q D"], k: Size
 ):
-    """Places of the k vectors with the largest products, (Q, k)."""
+    """Places of the k vectors with the largest products, (Q, k); no NaNs."""
     require(k <= len(vectors), "k", k, f"at most {len(vectors)}, the vectors")
     return (asked @ vectors.mT).topk(k).indices
 

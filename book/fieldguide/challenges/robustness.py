@@ -114,7 +114,7 @@ def fgsm(
     labels: Int64[Tensor, " B"],
     eps: Positive,
 ):
-    """One step of eps uphill; inputs stay from 0 to 1. Goodfellow 2015."""
+    """One step of eps uphill, x from 0 to 1 before and after. Goodfellow 2015."""
     return (x + eps * uphill(model, x, labels)).clamp(0, 1)
 
 # %% ../../challenges/robustness.ipynb #pgd
@@ -128,7 +128,10 @@ def pgd(
     stride: Positive = 0.25,
     start: Float32[AllFinite, " B *s"] | None = None,
 ):
-    """`steps` steps uphill of `stride` eps each, within eps. Madry 2018."""
+    """`steps` steps uphill of `stride` eps each, within eps. Madry 2018.
+
+    x lies from 0 to 1, and so does what comes back.
+    """
     changed = x if start is None else start
     for _ in range(steps):
         step = stride * eps * uphill(model, changed, labels)
@@ -390,6 +393,7 @@ def mark_score(ids: Int64[Tensor, " T"], green: Bool[Tensor, "V V V"]):
     """z: by how many standard deviations too many tokens are green.
 
     Each three tokens in a row count once, as in Kirchenbauer et al. 2023.
+    Ids are places in the key, none negative.
     """
     require(len(ids) > 2, "ids", ids, "three tokens or more")
     a, b, c = ids.unfold(0, 3, 1).unique(dim=0).mT  # (N,) each

@@ -9,7 +9,7 @@ endif
 PY     := $(BIN)/python
 SETUP  := $(PYTHON) book/_tools/setup.py
 BUILD  := $(BIN)/jupyter-book build book --config _config.yml --toc _toc.yml \
-          --path-output . -W -n --keep-going
+          --path-output . --all -W -n --keep-going
 PAGE   := _build/html/index.html
 
 export PYTHONNOUSERSITE := 1

@@ -48,7 +48,7 @@ mutants:  ## damage each mechanism in every way: do its tests notice?
 
 lab:  ## open the notebooks in JupyterLab
 	@$(SETUP) venv torch book weights
-	$(BIN)/jupyter lab --notebook-dir=book
+	JUPYTER_CONFIG_PATH=book/_tools $(BIN)/jupyter lab --notebook-dir=book
 
 notebooks:  ## export, run the notebooks that changed, store what they print
 	@$(SETUP) venv torch book weights

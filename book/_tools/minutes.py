@@ -14,7 +14,8 @@ import re
 import sys
 
 import nbformat
-from notebooks import ROOT, chosen, code_cells, is_folded, page_name, read
+from notebooks import ROOT, chosen, code_cells, page_name, read
+from stored import is_folded
 
 WORDS, LINES = 100, 12  # a minute
 MOST = 50  # minutes: one sitting

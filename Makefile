@@ -9,7 +9,7 @@ endif
 PY     := $(BIN)/python
 SETUP  := $(PYTHON) book/_tools/setup.py
 BUILD  := $(BIN)/jupyter-book build book --config _config.yml --toc _toc.yml \
-          --path-output . -W -n --keep-going
+          --path-output . --all -W -n --keep-going
 PAGE   := _build/html/index.html
 
 export PYTHONNOUSERSITE := 1
@@ -48,7 +48,7 @@ mutants:  ## damage each mechanism in every way: do its tests notice?
 
 lab:  ## open the notebooks in JupyterLab
 	@$(SETUP) venv torch book weights
-	$(BIN)/jupyter lab --notebook-dir=book
+	JUPYTER_CONFIG_PATH=book/_tools $(BIN)/jupyter lab --notebook-dir=book
 
 notebooks:  ## export, run the notebooks that changed, store what they print
 	@$(SETUP) venv torch book weights

@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -36,11 +38,12 @@ def build():
     """A function that builds a folder of pages as `make book` does."""
 
     def run(source, output, **environment):
-        tool = Path(sys.executable).with_name("jupyter-book")
-        command = [tool, "build", source, "--path-output", output]
-        command += ["--config", "_config.yml", "--toc", "_toc.yml"]
+        makefile = (ROOT / "Makefile").read_text().replace("\\\n", "")
+        words = shlex.split(re.search(r"/jupyter-book (.*)", makefile)[1])
+        words[words.index("book")] = source
+        words[words.index("--path-output") + 1] = output
         return subprocess.run(
-            [*command, "-W", "-n", "--keep-going"],
+            [Path(sys.executable).with_name("jupyter-book"), *words],
             cwd=Path(source).parent,
             env={**os.environ, **environment},
             capture_output=True,

@@ -15,7 +15,8 @@ import sys
 
 import nbformat
 from citations import CITATION
-from notebooks import ROOT, chosen, code_cells, is_folded, page_name, read
+from notebooks import ROOT, chosen, code_cells, page_name, read
+from stored import is_folded
 
 WORDS, LINES = 75, 8  # a minute
 MOST = 50  # minutes: one sitting

@@ -37,10 +37,10 @@ from pathlib import Path
 import compare
 import digest
 import nbformat
+import stored
 import yaml
 from nbclient import NotebookClient
 from nbdev.export import nb_export
-from nbval.plugin import coalesce_streams
 
 from fieldguide import ledger
 from fieldguide.explore import Ready
@@ -52,19 +52,6 @@ READABLE_ID = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 RANDOM_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f-]+)?")
 BOX = re.compile(r"(?:\A|\n\n)> \*\*([^*\n]+)\*\*\n")  # a quote with a title
 BOXES = "From the article", "Derivation", "In practice (2026)"
-
-# What stays of the metadata; the rest is a trace of the last program that saved.
-NOTEBOOK_METADATA = {
-    "kernelspec": {
-        "display_name": "Python 3 (ipykernel)",
-        "language": "python",
-        "name": "python3",
-    },
-    "language_info": {"name": "python", "pygments_lexer": "ipython3"},
-}
-CARD = ("name", "builds", "summary")  # what the book's lists say of a notebook
-CELL_METADATA = ("jupyter", "mystnb", "slideshow", "tags")
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 class NotebookError(Exception):
@@ -153,11 +140,6 @@ def malformed(cell: nbformat.NotebookNode) -> str | None:
     if len(opened) != cell.source.count("\n\n</details>"):
         return "each <details> ends in an empty line and </details>."
     return None
-
-
-def is_folded(cell: nbformat.NotebookNode) -> bool:
-    """Is the cell's code folded under a label, `#| fold: LABEL`?"""
-    return cell.cell_type == "code" and "fold" in digest.directives(cell.source)
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -263,32 +245,18 @@ def normalise(notebook: nbformat.NotebookNode, made_by: str | None) -> None:
     The explorers' runtime and the look of a claim become today's: what they show is
     stored beside them.
     """
-    metadata = copy.deepcopy(NOTEBOOK_METADATA)
-    said = notebook.metadata.get("fieldguide", {})
-    metadata["fieldguide"] = {name: said[name] for name in CARD if name in said}
+    stored.tidy(notebook)
     if made_by:
-        metadata["fieldguide"]["key"] = made_by
-    notebook.metadata = nbformat.from_dict(metadata)
-    notebook.nbformat_minor = 5
+        notebook.metadata.fieldguide["key"] = made_by
     for cell in notebook.cells:
-        kept = {k: v for k, v in cell.metadata.items() if k in CELL_METADATA}
-        kept.pop("jupyter", None)
-        if "hide-cell" in kept.get("tags", []) or is_folded(cell):
-            kept["jupyter"] = {"source_hidden": True}
-        cell.metadata = nbformat.from_dict(kept)
-        if cell.cell_type != "code":
-            continue
-        cell.outputs = coalesce_streams(cell.outputs)
-        for output in cell.outputs:
-            output.pop("transient", None)
-            if "data" in output:
-                output.data.pop(WIDGET_VIEW, None)
-                output.metadata.pop(WIDGET_VIEW, None)
-                shown = output.data.get("text/html", "")
-                if output.data.get("text/plain") == repr(Ready()):
-                    output.data["text/html"] = Ready()._repr_html_()
-                elif claim := ledger.restored(shown):
-                    output.data["text/html"] = claim._repr_html_()
+        for output in cell.get("outputs", []):
+            if "data" not in output:
+                continue
+            shown = output.data.get("text/html", "")
+            if output.data.get("text/plain") == repr(Ready()):
+                output.data["text/html"] = Ready()._repr_html_()
+            elif claim := ledger.restored(shown):
+                output.data["text/html"] = claim._repr_html_()
 
 
 def number(notebook: nbformat.NotebookNode) -> None:

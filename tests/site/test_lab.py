@@ -1,16 +1,24 @@
-"""Explorers in JupyterLab: with a kernel, beside other widgets, and saved."""
+"""What a reader meets in JupyterLab, from a fresh clone: figures, keys and saves."""
 
+import contextlib
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
+import compare
 import nbformat
 import pytest
-from nbclient import NotebookClient
+import sources
+import stored
 from playwright.sync_api import expect
+
+HANG_MS = 300_000  # a machine may be busy; what waits longer hangs
 
 CELLS = [
     """
@@ -47,31 +55,35 @@ KERNEL_IS_IDLE = (
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """The address of a JupyterLab on a folder with two notebooks."""
-    folder = tmp_path_factory.mktemp("lab")
+    """A clone of the book, in which `make lab` runs: its folder and its address."""
+    folder = tmp_path_factory.mktemp("lab") / "my clone"
+    for path in sources.files():
+        copy = folder / path.relative_to(sources.ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
     live = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(source.strip()) for source in CELLS],
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
     )
-    nbformat.write(live, folder / "live.ipynb")
-    live.cells[2].source = "explore(doubled, x=(0, 3), on=True)"
-    NotebookClient(live, timeout=120).execute()
-    for cell in live.cells:
-        for output in cell.outputs:
-            output.data.pop("application/vnd.jupyter.widget-view+json", None)
-    live.metadata.pop("widgets", None)
-    nbformat.write(live, folder / "saved.ipynb")
-    home = {f"JUPYTER_{k}_DIR": str(folder / k) for k in ("CONFIG", "DATA", "RUNTIME")}
-    environment = {**os.environ, **home}
-    trust = [sys.executable, "-m", "jupyter", "trust", folder / "saved.ipynb"]
-    subprocess.run(trust, env=environment, check=True, capture_output=True)
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--port=0"]
-    command += ["--ServerApp.token=", "--allow-root", f"--ServerApp.root_dir={folder}"]
-    command += ["--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None"]
-    with open(folder / "log", "w+") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    nbformat.write(live, folder / "book" / "live.ipynb")
+    recipe = (folder / "Makefile").read_text().partition("\nlab:")[2]
+    command = recipe.split("\n\n")[0].splitlines()[-1].strip()
+    command = command.replace("$(BIN)", shlex.quote(str(Path(sys.executable).parent)))
+    command += " --no-browser --port=0 --allow-root --ServerApp.token="
+    command += " --LabApp.expose_app_in_browser=True --LabApp.news_url=None"
+    home = folder.parent / "home"
+    own = {f"JUPYTER_{k}_DIR": str(home / k) for k in ("CONFIG", "DATA", "RUNTIME")}
+    with open(folder.parent / "log", "w+") as log:
+        server = subprocess.Popen(
+            f"exec env {command}",
+            shell=True,
+            cwd=folder,
+            env={**os.environ, **own},
+            stdout=log,
+            stderr=log,
+        )
         try:
-            yield _address(server, folder / "log")
+            yield folder, _address(server, folder.parent / "log")
         finally:
             server.terminate()
             try:
@@ -82,29 +94,44 @@ def lab(tmp_path_factory):
 
 
 def _address(server, log) -> str:
-    for _ in range(120):
+    for _ in range(600):
         found = re.search(r"(http://127\.0\.0\.1:\d+)/lab", log.read_text())
         if found:
-            urllib.request.urlopen(found[1] + "/api", timeout=30).close()
-            return found[1]
+            with contextlib.suppress(OSError):  # it is written a moment too early
+                urllib.request.urlopen(found[1] + "/api", timeout=30).close()
+                return found[1]
         assert server.poll() is None, log.read_text()
         time.sleep(0.5)
-    raise AssertionError(f"JupyterLab did not start in 60 s:\n{log.read_text()}")
+    raise AssertionError(f"JupyterLab did not start in 300 s:\n{log.read_text()}")
 
 
-def opened(browser, lab, name):
-    page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    page.set_default_timeout(60_000)
-    page.goto(f"{lab}/lab/tree/{name}?reset")
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-    return page
+@pytest.fixture
+def opened(browser, lab):
+    """A function that opens a notebook in JupyterLab, in a window of its own."""
+    windows = []
+
+    def window(name):
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        windows.append(page)
+        page.set_default_timeout(HANG_MS)
+        page.goto(f"{lab[1]}/lab/tree/{name}?reset")
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+        page.wait_for_function("window.jupyterapp?.commands")
+        page.wait_for_function(KERNEL_IS_IDLE)
+        return page
+
+    yield window
+    for page in windows:
+        page.close()
 
 
-def test_slider_to_python_and_back(browser, lab):
-    page = opened(browser, lab, "live.ipynb")
-    page.wait_for_function("window.jupyterapp?.commands")
-    page.wait_for_function(KERNEL_IS_IDLE)
-    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+def command(page, name):
+    page.evaluate(f"jupyterapp.commands.execute('{name}')")  # resolves when it is done
+
+
+def test_slider_to_python_and_back(opened):
+    page = opened("live.ipynb")
+    command(page, "notebook:run-all-cells")
     page.wait_for_selector("figure.fg[data-fg-ready]")
     value = page.locator("[data-fg-view=Double] .fg-number")
     expect(value).to_have_text("2 m")
@@ -136,14 +163,123 @@ def test_slider_to_python_and_back(browser, lab):
     expect(page.locator(".fg-status")).to_contain_text("x is above 100")
     page.locator("[data-fg-reset]").click()
     expect(value).to_have_text("2 m")
-    page.close()
 
 
-def test_a_saved_notebook_is_alive_before_it_runs(browser, lab):
-    page = opened(browser, lab, "saved.ipynb")
-    page.wait_for_selector("figure.fg[data-fg-ready]")
-    value = page.locator("[data-fg-view=Double] .fg-number")
-    expect(value).to_have_text("2 m")
-    page.locator("[data-fg-control=on] input").uncheck()
-    expect(value).to_have_text("-2 m")
+NOTEBOOK = """(() => {
+  const { model, activeCellIndex, mode } = jupyterapp.shell.currentWidget.content;
+  const cells = [...model.cells].map((cell) => [cell.id, cell.type]);
+  return JSON.stringify([cells, activeCellIndex, mode]);
+})()"""
+LETTERS = "abcdd jkmrxyz"  # each means something to JupyterLab
+
+
+def figure(page, name):
+    found = page.locator(f"figure#{name}")
+    found.scroll_into_view_if_needed()  # it is drawn when it comes into view
+    expect(found).to_have_attribute("data-fg-ready", "", timeout=HANG_MS)
+    return found
+
+
+def setting(page, name):
+    """The setting of the figure that is in the page, not of one that was."""
+    script = "id => fieldguide.figures.findLast(f => f.element.id === id).params"
+    return page.evaluate(script, name)
+
+
+def moves(page, name, control, key, value):
+    """Press `key` on a control of a figure: only this control moves."""
+    before = {**setting(page, name), control: value}
+    page.keyboard.press(key)
+    page.wait_for_function(
+        """([id, name, value]) =>
+        fieldguide.figures.findLast(f => f.element.id === id).params[name] === value""",
+        arg=[name, control, value],
+    )
+    assert setting(page, name) == before
+
+
+def play_by_keyboard(page):
+    """Every kind of control of a page's figures, by keys that JupyterLab has, too."""
+    where = figure(page, "fg-where")
+    where.locator("[data-fg-control=layer] [type=range]").click()  # as a hand begins
+    notebook = page.evaluate(NOTEBOOK)
+    layer = setting(page, "fg-where")["layer"]
+    moves(page, "fg-where", "layer", "ArrowRight", layer + 1)
+    moves(page, "fg-where", "layer", "ArrowUp", layer + 2)
+    moves(page, "fg-where", "layer", "Home", 0)
+    page.keyboard.type(LETTERS)
+    where.locator("[data-fg-key='robot 1']").first.focus()  # a word of a sentence
+    moves(page, "fg-where", "word", "Enter", "robot")
+    page.keyboard.type(LETTERS.replace(" ", ""))
+    where.locator("canvas").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.type(LETTERS)
+    where.locator("[data-fg-reset]").focus()
+    page.keyboard.type(LETTERS)  # with a space: it is pressed
+    page.keyboard.press("ArrowDown")
+    assert setting(page, "fg-where") == {"word": "it", "head": 0, "layer": 0}
+    figure(page, "fg-replay").get_by_label("distance").focus()  # a list
+    moves(page, "fg-replay", "distance", "ArrowDown", 8)
+    page.keyboard.type("dd")
+    figure(page, "fg-saturation").get_by_role("checkbox").focus()
+    page.keyboard.press("ArrowDown")
+    moves(page, "fg-saturation", "divide", " ", False)
+    page.keyboard.type(LETTERS.replace(" ", ""))
+    moves(page, "fg-saturation", "divide", " ", True)
+    assert page.evaluate(NOTEBOOK) == notebook
+
+
+def follow_a_link(page):
+    """A link in the text sets the figure that it names."""
+    page.get_by_role("link", name="head 2 of layer 27").click()
+    page.wait_for_function(
+        """fieldguide.figures.findLast(f => f.element.id === "fg-where")
+        .params.layer === 27"""
+    )
+    assert setting(page, "fg-where") == {"word": "it", "head": 2, "layer": 27}
+
+
+def saved(page, path):
+    """The notebook's bytes after a save."""
+    command(page, "docmanager:save")
+    page.wait_for_function("!jupyterapp.shell.currentWidget.context.model.dirty")
+    return path.read_bytes()
+
+
+PAGE = "transformers/attention.ipynb"
+
+
+def test_a_clone_is_alive_before_anything_runs(lab, opened):
+    path = lab[0] / "book" / PAGE
+    before = path.read_bytes()
+    page = opened(PAGE)
+    play_by_keyboard(page)
+    follow_a_link(page)
+    assert saved(page, path) == before
+
+
+def test_a_page_is_alive_after_it_was_run_and_saved(lab, opened):
+    path = lab[0] / "book" / PAGE
+    before = nbformat.read(path, as_version=4)
+    page = opened(PAGE)
+    command(page, "notebook:run-all-cells")
+    figure(page, "fg-where")
+    page.wait_for_function("fieldguide.figures.some((figure) => figure.kernel)")
+    play_by_keyboard(page)
+    follow_a_link(page)
+    assert stored.WIDGET_VIEW not in saved(page, path).decode()
+    after = nbformat.read(path, as_version=4)
+    assert after.metadata == before.metadata
+    for new, old in zip(after.cells, before.cells, strict=True):
+        shown = [cell.pop("outputs", []) for cell in (new, old)]
+        assert compare.same_outputs(*shown) is None
+        assert new == old
+
+    # The next day: no kernel has these widgets any more.
+    page.evaluate("jupyterapp.serviceManager.sessions.shutdownAll()")
     page.close()
+    page = opened(PAGE)
+    figure(page, "fg-where")
+    expect(page.get_by_text("model not found")).to_have_count(0)
+    play_by_keyboard(page)
+    follow_a_link(page)

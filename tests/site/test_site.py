@@ -180,6 +180,12 @@ TERMS = [
 ]
 
 
+def configure(folder):
+    config = (ROOT / "_config.yml").read_text()
+    ours = config.replace(": book/_ext", f": {ROOT / 'book' / '_ext'}")
+    (folder / "_config.yml").write_text(ours)
+
+
 @pytest.fixture(scope="session")
 def small_book(build, once):
     """A book of few pages in which much is odd: (its site, what the build said)."""
@@ -188,9 +194,7 @@ def small_book(build, once):
         book = folder / "book"
         book.mkdir()
         shutil.copy(ROOT / "book" / "references.bib", book)
-        config = (ROOT / "_config.yml").read_text()
-        ours = config.replace(": book/_ext", f": {ROOT / 'book' / '_ext'}")
-        (folder / "_config.yml").write_text(ours)
+        configure(folder)
         cells = [nbformat.v4.new_markdown_cell(text) for text in ("# Title", *TERMS)]
         told = {"name": "Page", "builds": "a page", "summary": "A page."}
         code = "#| export\ndef double(x):\n    return 2 * x"
@@ -215,6 +219,27 @@ def small_book(build, once):
 
     folder = once("small", make)
     return folder / "_build" / "html", (folder / "said").read_text("utf8")
+
+
+def test_a_build_after_one_that_was_interrupted_is_whole(build, tmp_path):
+    """What a stop leaves while pages are written: some of them, and no index."""
+    # A set of MyST's settings is in another order each time, which by itself would
+    # make Sphinx read everything anew.
+    again = {"PYTHONHASHSEED": "0"}
+    (tmp_path / "book").mkdir()
+    configure(tmp_path)
+    shutil.copy(ROOT / "book" / "references.bib", tmp_path / "book")
+    toc = "format: jb-book\nroot: index\nchapters: [{file: page}, {file: other}]\n"
+    (tmp_path / "_toc.yml").write_text(toc)
+    for name in ("index", "page", "other"):
+        (tmp_path / "book" / f"{name}.md").write_text(f"# The {name}\n")
+    build(tmp_path / "book", tmp_path, **again)
+    index = tmp_path / "_build" / "html" / "searchindex.js"
+    whole = index.read_text("utf8")
+    index.unlink()
+    index.with_name("page.html").unlink()
+    assert "search index" not in build(tmp_path / "book", tmp_path, **again).stderr
+    assert index.read_text("utf8") == whole
 
 
 def test_a_notebook_may_keep_the_state_of_its_widgets(small_book, browser):

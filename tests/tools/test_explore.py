@@ -35,6 +35,7 @@ from fieldguide.explore import (
     table,
     text,
     tokens,
+    watch,
 )
 from fieldguide.explore.controls import read_control
 
@@ -556,7 +557,7 @@ def test_who_waits_sees_how_far_the_grid_is(monkeypatch):
         seen.extend((bar.value, bar.max) for bar in shown)
         return {"a": number(x)}
 
-    monkeypatch.setattr(explorer, "display", shown.append)
+    monkeypatch.setattr(watch, "display", shown.append)
     monkeypatch.setattr(explorer, "PATIENCE_S", -1)
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     explored(slow, x=(0, 3))

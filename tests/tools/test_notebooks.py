@@ -12,10 +12,14 @@ import nbformat
 import notebooks
 import pytest
 import sources
+import stored
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+from traitlets.config import PyFileConfigLoader
 
 from fieldguide.explore import Ready
 
 ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / "book" / "_tools"
 
 # The book
 
@@ -375,3 +379,61 @@ def test_another_runtime_is_stored_without_a_run():
     assert notebooks.is_current(stored, path, ROOT)
     notebooks.normalise(stored, stored.metadata.fieldguide.key)
     assert ready["text/html"] == now == Ready()._repr_html_()
+
+
+# Saved by JupyterLab
+
+VIEW = {stored.WIDGET_VIEW: {"model_id": "1"}, "text/plain": "a widget"}
+
+
+def saved(metadata):
+    """What JupyterLab writes of a page: a figure that ran, and a bar of progress."""
+    figure = nbformat.v4.new_output("display_data", {**VIEW, "text/html": "<figure>"})
+    outputs = [figure, nbformat.v4.new_output("display_data", VIEW)]
+    cell = nbformat.v4.new_code_cell("#| fold: Set-up\n1", outputs=outputs)
+    cell.metadata = {"trusted": True, "execution": {"a": "1"}, "scrolled": True}
+    content = nbformat.v4.new_notebook(cells=[cell], metadata=metadata)
+    model = {"type": "notebook", "content": content}
+    stored.before_save(model=model, path="a.ipynb", contents_manager=None)
+    return model["content"]
+
+
+def test_jupyterlab_saves_a_page_as_it_is_stored():
+    page = saved({"fieldguide": {"name": "a", "key": "k"}, "widgets": {}})
+    assert page.metadata == {
+        **stored.NOTEBOOK_METADATA,
+        "fieldguide": {"name": "a", "key": "k"},
+    }
+    cell = page.cells[0]
+    # What is trusted is signed as it is saved: so are the figures when it is opened.
+    assert cell.metadata == {"trusted": True, "jupyter": {"source_hidden": True}}
+    shown = {"text/html": "<figure>", "text/plain": "a widget"}
+    assert [output.data for output in cell.outputs] == [shown]
+    notebooks.normalise(again := nbformat.from_dict(page), "k")
+    assert again == page
+
+
+def test_jupyterlab_saves_of_another_notebook_all_but_widgets():
+    page = saved({"kernelspec": {"name": "julia", "display_name": "Julia"}})
+    assert page.metadata.kernelspec.name == "julia"
+    assert page.cells[0].metadata.scrolled
+    assert stored.WIDGET_VIEW not in str(page)
+
+
+@pytest.mark.parametrize("content", [None, {"cells": 3}, {"cells": [{}]}])
+def test_a_save_that_cannot_be_tidied_is_left_alone(content):
+    model = {"type": "notebook", "content": content}
+    with pytest.raises(Exception):  # noqa: B017 Jupyter logs it and saves
+        stored.before_save(model=model)
+    assert model == {"type": "notebook", "content": content}
+    text = {"type": "file", "content": "a"}
+    stored.before_save(model=text)
+    assert text == {"type": "file", "content": "a"}
+
+
+def test_only_a_kernel_without_a_tab_is_ended(monkeypatch, tmp_path):
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path))  # it signs the notebooks
+    loader = PyFileConfigLoader("jupyter_server_config.py", str(TOOLS))
+    kernels = AsyncMappingKernelManager(config=loader.load_config())
+    assert 60 <= kernels.cull_idle_timeout <= 600
+    assert not kernels.cull_connected and not kernels.cull_busy

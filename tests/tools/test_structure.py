@@ -14,6 +14,7 @@ import nbformat
 import notebooks
 import pytest
 import sources
+import stored
 import yaml
 from citations import CITATION
 
@@ -140,7 +141,7 @@ def test_cells_are_short(notebook):
     sizes = {c.id: sources.code_lines(c.source) for c in sources.code(notebook)}
     assert {i: n for i, n in sizes.items() if n > LONGEST_CELL} == {}
     code = sources.code(notebook)
-    seen = [c for c in code if not notebooks.is_folded(c) or is_hidden(c)]
+    seen = [c for c in code if not stored.is_folded(c) or is_hidden(c)]
     assert statistics.median(sizes[cell.id] for cell in seen) <= MEDIAN_CELL
 
 
@@ -197,7 +198,7 @@ def machinery(notebook):
 def test_machinery_is_folded(notebook):
     """Under a label that says what is inside: `#| fold: How this figure is drawn`."""
     for cell in machinery(notebook):
-        assert notebooks.is_folded(cell), where(cell, "add `#| fold: LABEL`")
+        assert stored.is_folded(cell), where(cell, "add `#| fold: LABEL`")
 
 
 @EACH
@@ -244,7 +245,7 @@ def test_no_name_is_defined_twice():
                 assert owner == notebook, f"{notebook}: import {name} from {owner}"
                 first = here.setdefault(name, cell.id)
                 again = f"{notebook}: cells {first} and {cell.id} both define {name}"
-                folded = is_hidden(cell) or notebooks.is_folded(cell)
+                folded = is_hidden(cell) or stored.is_folded(cell)
                 folded = folded or sources.is_answer(cell)
                 assert first == cell.id or folded, again
 
@@ -331,7 +332,7 @@ def test_no_error_is_stored_and_no_cell_is_excused(notebook):
         assert not NBVAL_MARKERS.search(text), where(cell, "excused from checks")
         for output in cell.get("outputs", []):
             assert output.output_type != "error", where(cell, output)
-            assert notebooks.WIDGET_VIEW not in output.get("data", {}), cell.id
+            assert stored.WIDGET_VIEW not in output.get("data", {}), cell.id
 
 
 @EACH
@@ -397,7 +398,7 @@ def test_exercises_can_be_tried_and_checked(notebook):
         assert len(tried) == 1, where(text, "one cell tagged exercise to try in")
         solutions = [c for c in rest if is_hidden(c)]
         assert len(solutions) == 1, where(text, "one hidden solution")
-        assert notebooks.is_folded(solutions[0]), where(
+        assert stored.is_folded(solutions[0]), where(
             solutions[0], "#| fold: Solution"
         )
         (answer,) = [
@@ -452,7 +453,7 @@ def test_every_page_is_listed(tmp_path):
 @EACH
 def test_it_says_what_the_lists_of_pages_need(notebook):
     card = notebook.metadata.get("fieldguide", {})
-    missing = [f"fieldguide.{field}" for field in notebooks.CARD if not card.get(field)]
+    missing = [f"fieldguide.{field}" for field in stored.CARD if not card.get(field)]
     assert missing == [], "the notebook's metadata"
 
 

@@ -23,6 +23,7 @@ from fieldguide.explore.views import (
     text,
     tokens,
 )
+from fieldguide.explore.watch import watched
 
 __all__ = [
     "Explorer",
@@ -45,4 +46,5 @@ __all__ = [
     "table",
     "text",
     "tokens",
+    "watched",
 ]

@@ -6,18 +6,14 @@ import inspect
 import itertools
 import json
 import math
-import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
 import anywidget
-import ipywidgets
 import numpy as np
 import traitlets
-from IPython.display import display
 
 from fieldguide.check import require
 from fieldguide.explore import payload
@@ -25,11 +21,12 @@ from fieldguide.explore.controls import MAX_VALUES, Control, read_control
 from fieldguide.explore.page import HERE, runtime_source, runtime_style
 from fieldguide.explore.still import draw_still
 from fieldguide.explore.views import View, places, precision
+from fieldguide.explore.watch import watched
 
 MAX_SETTINGS = MAX_VALUES
 MAX_RAW_BYTES = 16_000_000
 MAX_STORED_BYTES = 700_000
-PATIENCE_S = 2  # a person who waits longer is shown how far the grid is
+PATIENCE_S = 2  # who waits longer is shown how far the grid is
 
 
 @dataclass(frozen=True)
@@ -256,22 +253,10 @@ def _check_grid(fn, controls: list[Control], views: dict[str, View]) -> None:
 
 
 def _settings(names: list[str], axes: list[list]) -> Iterator[dict]:
-    """Every setting of the grid; where a person waits long, under a progress bar.
-
-    The Jupyter server tells its kernels the session's name. A notebook that is run
-    without a person has none, so no bar is ever stored.
-    """
-    begun, bar = time.monotonic(), None
-    total, watched = math.prod(map(len, axes)), "JPY_SESSION_NAME" in os.environ
-    for done, combination in enumerate(itertools.product(*axes)):
-        if watched and bar is None and time.monotonic() - begun > PATIENCE_S:
-            bar = ipywidgets.IntProgress(max=total, description="Settings")
-            display(bar)
-        if bar is not None:
-            bar.value = done
+    """Every setting of the grid."""
+    combinations = list(itertools.product(*axes))
+    for combination in watched(combinations, "Settings", PATIENCE_S):
         yield dict(zip(names, combination, strict=True))
-    if bar is not None:
-        bar.close()
 
 
 def _pack_grid(packer, fn, controls: list[Control], like: dict[str, View]) -> None:

@@ -3,6 +3,13 @@
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const STOPS = "button,[tabindex]"; // what can have the focus in a view
 
+// A figure's plain keys are its own: JupyterLab would take an arrow to go to another
+// cell, and d d to delete this one. What runs or saves a notebook passes.
+const ownKeys = (event) => {
+  const passes = event.ctrlKey || event.metaKey || event.altKey || (event.shiftKey && event.key === "Enter");
+  if (!passes) event.stopPropagation();
+};
+
 class Explorer {
   constructor(element, spec, bytes, kernel = null) {
     Object.assign(this, { element, spec, kernel });
@@ -45,6 +52,7 @@ class Explorer {
     stage.addEventListener("pointerover", ({ target }) => this.over(target));
     stage.addEventListener("pointerleave", () => this.mark([]));
     stage.addEventListener("focusin", ({ target }) => this.over(target));
+    this.element.addEventListener("keydown", ownKeys);
     this.showParams();
   }
 
@@ -402,9 +410,9 @@ class Explorer {
     this.say("The page's address now restores this setting; it was copied where the browser allows.");
   }
 
-  // Take the setting from the address, if it names this explorer.
-  restore() {
-    const state = new URLSearchParams(location.hash.slice(1));
+  // Take the setting from an address, if it names this explorer.
+  restore(hash = location.hash) {
+    const state = new URLSearchParams(hash.slice(1));
     if (state.get("fg") !== this.element.id) return false;
     for (const control of this.spec.controls) {
       try {

@@ -53,13 +53,24 @@ function wake(element) {
   resized.observe(element);
 }
 
-addEventListener("hashchange", () => {
+function goTo(hash, page = document) {
   for (const explorer of fg.figures) {
-    if (explorer.kernel || !explorer.restore()) continue;
-    explorer.update();
+    if (!page.contains(explorer.element) || !explorer.restore(hash)) continue;
+    explorer.set(explorer.params);
     explorer.element.scrollIntoView();
   }
-});
+}
+addEventListener("hashchange", () => goTo(location.hash));
+
+// JupyterLab takes a link for one to a file, and has every open notebook in one page.
+const inLab = (event) => {
+  const link = event.target.closest?.(".jp-NotebookPanel a[href*='#fg=']");
+  if (!link) return;
+  event.preventDefault();
+  event.stopImmediatePropagation(); // also to this script in another notebook
+  goTo(link.hash, link.closest(".jp-NotebookPanel"));
+};
+addEventListener("click", inLab, true);
 
 // Figures that came before this script wait in a queue; later ones wake at once.
 const queue = self.fgQueue ?? [];

@@ -174,10 +174,16 @@ LETTERS = "abcdd jkmrxyz"  # each means something to JupyterLab
 
 
 def figure(page, name):
-    found = page.locator(f"figure#{name}")
-    found.scroll_into_view_if_needed()  # it is drawn when it comes into view
-    expect(found).to_have_attribute("data-fg-ready", "", timeout=HANG_MS)
-    return found
+    """The figure, in view, where it is drawn; what is above it may still grow."""
+    page.wait_for_function(
+        """(id) => {
+        const figure = document.getElementById(id);
+        figure?.scrollIntoView({ block: "center" });
+        return figure && "fgReady" in figure.dataset;
+        }""",
+        arg=name,
+    )
+    return page.locator(f"figure#{name}")
 
 
 def setting(page, name):
@@ -198,40 +204,49 @@ def moves(page, name, control, key, value):
     assert setting(page, name) == before
 
 
+@contextlib.contextmanager
+def untouched(page, control):
+    """The control has the focus; keys change neither cells nor which is chosen."""
+    control.focus()
+    before = page.evaluate(NOTEBOOK)
+    yield
+    assert page.evaluate(NOTEBOOK) == before
+
+
 def play_by_keyboard(page):
     """Every kind of control of a page's figures, by keys that JupyterLab has, too."""
     where = figure(page, "fg-where")
-    where.locator("[data-fg-control=layer] [type=range]").click()  # as a hand begins
-    notebook = page.evaluate(NOTEBOOK)
-    layer = setting(page, "fg-where")["layer"]
-    moves(page, "fg-where", "layer", "ArrowRight", layer + 1)
-    moves(page, "fg-where", "layer", "ArrowUp", layer + 2)
-    moves(page, "fg-where", "layer", "Home", 0)
-    page.keyboard.type(LETTERS)
-    where.locator("[data-fg-key='robot 1']").first.focus()  # a word of a sentence
-    moves(page, "fg-where", "word", "Enter", "robot")
-    page.keyboard.type(LETTERS.replace(" ", ""))
-    where.locator("canvas").focus()
-    page.keyboard.press("ArrowDown")
-    page.keyboard.type(LETTERS)
-    where.locator("[data-fg-reset]").focus()
-    page.keyboard.type(LETTERS)  # with a space: it is pressed
-    page.keyboard.press("ArrowDown")
-    assert setting(page, "fg-where") == {"word": "it", "head": 0, "layer": 0}
-    figure(page, "fg-replay").get_by_label("distance").focus()  # a list
-    moves(page, "fg-replay", "distance", "ArrowDown", 8)
-    page.keyboard.type("dd")
-    figure(page, "fg-saturation").get_by_role("checkbox").focus()
-    page.keyboard.press("ArrowDown")
-    moves(page, "fg-saturation", "divide", " ", False)
-    page.keyboard.type(LETTERS.replace(" ", ""))
-    moves(page, "fg-saturation", "divide", " ", True)
-    assert page.evaluate(NOTEBOOK) == notebook
+    layer = where.locator("[data-fg-control=layer] [type=range]")
+    layer.click()  # as a hand begins
+    start = setting(page, "fg-where")["layer"]
+    with untouched(page, layer):
+        moves(page, "fg-where", "layer", "ArrowRight", start + 1)
+        moves(page, "fg-where", "layer", "ArrowUp", start + 2)
+        moves(page, "fg-where", "layer", "Home", 0)
+        page.keyboard.type(LETTERS)
+    with untouched(page, where.locator("[data-fg-key='robot 1']").first):
+        moves(page, "fg-where", "word", "Enter", "robot")
+        page.keyboard.type(LETTERS.replace(" ", ""))
+    with untouched(page, where.locator("canvas")):
+        page.keyboard.press("ArrowDown")
+        page.keyboard.type(LETTERS)
+    with untouched(page, where.locator("[data-fg-reset]")):
+        page.keyboard.type(LETTERS)  # with a space: it is pressed
+        page.keyboard.press("ArrowDown")
+        assert setting(page, "fg-where") == {"word": "it", "head": 0, "layer": 0}
+    with untouched(page, figure(page, "fg-replay").get_by_label("distance")):
+        moves(page, "fg-replay", "distance", "ArrowDown", 8)
+        page.keyboard.type("dd")
+    with untouched(page, figure(page, "fg-saturation").get_by_role("checkbox")):
+        page.keyboard.press("ArrowDown")
+        moves(page, "fg-saturation", "divide", " ", False)
+        page.keyboard.type(LETTERS.replace(" ", ""))
+        moves(page, "fg-saturation", "divide", " ", True)
 
 
 def follow_a_link(page):
     """A link in the text sets the figure that it names."""
-    page.get_by_role("link", name="head 2 of layer 27").click()
+    page.get_by_role("link", name="head 2 of layer 27").first.click()
     page.wait_for_function(
         """fieldguide.figures.findLast(f => f.element.id === "fg-where")
         .params.layer === 27"""

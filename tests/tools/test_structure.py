@@ -398,9 +398,7 @@ def test_exercises_can_be_tried_and_checked(notebook):
         assert len(tried) == 1, where(text, "one cell tagged exercise to try in")
         solutions = [c for c in rest if is_hidden(c)]
         assert len(solutions) == 1, where(text, "one hidden solution")
-        assert stored.is_folded(solutions[0]), where(
-            solutions[0], "#| fold: Solution"
-        )
+        assert stored.is_folded(solutions[0]), where(solutions[0], "#| fold: Solution")
         (answer,) = [
             n for n in ast.parse(solutions[0].source).body if hasattr(n, "args")
         ]

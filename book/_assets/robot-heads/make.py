@@ -58,7 +58,7 @@ def value_lengths(text):
     ids = torch.tensor([smollm2_tokenizer().encode(text)])
     states = [x for x, weights in real_model.run_layers(model, ids)]
     found = []
-    for block, x in zip(model.blocks, states):
+    for block, x in zip(model.blocks, states[:-1], strict=True):
         value = block.attention.value(block.attention_norm(x))  # (1, T, H_kv K)
         found.append(split_heads(value, model.config.kv_heads).norm(dim=-1))
     return torch.cat(found)

@@ -114,7 +114,7 @@ def fgsm(
     labels: Int64[Tensor, " B"],
     eps: Positive,
 ):
-    """One step of eps uphill, x from 0 to 1 before and after. Goodfellow 2015."""
+    """One step of eps uphill, x from 0 to 1 throughout. Goodfellow 2015."""
     return (x + eps * uphill(model, x, labels)).clamp(0, 1)
 
 # %% ../../challenges/robustness.ipynb #pgd

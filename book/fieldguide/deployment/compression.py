@@ -138,7 +138,7 @@ def pruned_gpt(model: Model, heads: Size, channels: Size):
 # %% ../../deployment/compression.ipynb #divergence
 @checked
 def divergence(p: Float[Tensor, "*b V"], q: Float[Tensor, "*b V"]):
-    """Mean KL(p || q) in nats; p and q are logits."""
+    """Mean KL(p || q) in nats; p and q are logits, all of them finite."""
     log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)  # (..., V)
     return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
 

@@ -154,7 +154,8 @@ def tiled_attention(
 
     Takes what `simple_attention` takes, the size of a tile, and a function
     that each array is passed to as it enters or leaves the fast memory.
-    Returns (output (..., T, V), None).
+    Returns (output (..., T, V), None). For 32 and 64 bits: in 16, a score of
+    two large vectors is infinite, and the answer NaN.
     Source: Dao et al. 2022; the order of the loops as in Dao 2024.
     """
     given = prepare(query, key, value, mask, scale, rows, columns)
@@ -218,7 +219,7 @@ def frugal_attention(
 ):
     """`tiled_attention` whose backward pass needs memory for T rows only.
 
-    A second derivative is a RuntimeError.
+    For 32 and 64 bits, too. A second derivative is a RuntimeError.
     """
     given = prepare(query, key, value, mask, scale, rows, columns)
     return TilesAgain.apply(*given), None  # (..., T, V)

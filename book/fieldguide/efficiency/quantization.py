@@ -176,8 +176,9 @@ def quantize_scales(scales: Float[AllFinite, "groups 1"]):
     """Scales in 8 bits: codes, their own scales and the mean.
 
     codes: the bytes of 8-bit floats, uint8 (blocks, 256), the last block
-    filled up; their scales (blocks, 1). Source: Dettmers et al. 2023,
-    section 3.
+    filled up; their scales (blocks, 1). Scales must be of like size: beside
+    a huge one, a small one can come back as 0 or less. Source: Dettmers et
+    al. 2023, section 3.
     """
     mean, most = scales.mean(), torch.finfo(FLOAT8).max
     off = F.pad((scales - mean).flatten(), (0, -len(scales) % SCALE_BLOCK))

@@ -157,7 +157,10 @@ def both_axes(
     right: Float[Tensor, " N"] | Bool[Tensor, " N"],
     admits: Float[Tensor, " N"] | Bool[Tensor, " N"],
 ):
-    """(helpful, honest): right where it knows, admits where it doesn't."""
+    """(helpful, honest): right where it knows, admits where it doesn't.
+
+    right and admits are shares, from 0 to 1.
+    """
     sizes = known.sum().item(), (~known).sum().item()
     require(min(sizes) > 0, "known", known, "some known and some not")
     return (

@@ -53,7 +53,10 @@ def drop_smallest(weight: Float[AllFinite, "out in"], part: Share):
 # %% ../../deployment/compression.ipynb #pack-bitmap
 @checked
 def pack_bitmap(weight: Float[AllFinite, "out in"]):
-    """A bit for each weight, is it kept?, and the kept ones in 16 bits."""
+    """A bit for each weight, is it kept?, and the kept ones in 16 bits.
+
+    In these, nothing above 65,504 is finite.
+    """
     flat = weight.flatten()
     require(len(flat) % 8 == 0, "weight", weight, "8 n numbers")
     bits = (flat != 0).view(-1, 8) * 2 ** torch.arange(8)  # (bytes, 8)
@@ -233,7 +236,7 @@ class StoredLinear(nn.Module):
 
 # %% ../../deployment/compression.ipynb #stored-copy
 def stored_copy(model, bits):
-    """A copy of a GPT whose layers keep their matrices in so many bits."""
+    """A copy of a GPT whose layers keep their matrices in 8, 16 or 32 bits."""
     twin = copy.deepcopy(model).requires_grad_(False)
     for name, layer in model.blocks.named_modules():
         if bits < 32 and isinstance(layer, nn.Linear):

@@ -220,7 +220,7 @@ class RealClock:
 def poisson_requests(load: Positive, count: Size, generator):
     """`count` requests that come at random, `load` a second on average.
 
-    A prompt has 16 tokens, an answer 4 to 128: each doubling is as likely.
+    A prompt has 16 tokens, an answer 4 to 127: each doubling is as likely.
     """
     draw = partial(torch.rand, count, generator=generator, dtype=torch.double)
     arrives = (-draw().log() / load).cumsum(0).tolist()  # s

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 import nbformat
 from docutils import nodes
 from docutils.frontend import get_default_settings
-from docutils.parsers.rst import Directive, directives, roles
 from docutils.utils import new_document
 from myst_parser.config.main import MdParserConfig
 from myst_parser.mdit_to_docutils.base import DocutilsRenderer
@@ -42,20 +41,8 @@ def terms() -> list[str]:
     return [line for line in lines if not line.endswith(f" : {PLAIN}")]
 
 
-class Nothing(Directive):
-    """What no link stands in: exercises, and code that is shown."""
-
-    has_content, optional_arguments, option_spec = True, 9, None
-
-    def run(self) -> list[nodes.Node]:
-        return []
-
-
 def tree(notebook: nbformat.NotebookNode) -> nodes.document:
     """The notebook's Markdown as the site's builder reads it."""
-    for name in ("exercise", "source", "live", "literalinclude"):
-        directives.register_directive(name, Nothing)
-    roles.register_generic_role("cite", nodes.literal)
     settings = get_default_settings(Parser())
     settings.report_level = 5  # it doesn't know where links lead
     syntax = MdParserConfig(enable_extensions=SYNTAX)

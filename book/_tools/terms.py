@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 
 import nbformat
+import yaml
 from docutils import nodes
 from docutils.frontend import get_default_settings
 from docutils.utils import new_document
@@ -29,7 +30,6 @@ sys.path.append(str(ROOT / "book" / "_ext"))
 from fieldguide_terms import PLAIN, Words
 
 LIST = ROOT / "tests" / "tools" / "terms.txt"
-SYNTAX = {"amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"}
 WORDS_BEFORE = re.compile(r"(?<!\S)(?:\S+\s+){0,9}\S*\Z")
 WORDS_AFTER = re.compile(r"\S*(?:\s+\S+){0,6}")
 
@@ -45,7 +45,8 @@ def tree(notebook: nbformat.NotebookNode) -> nodes.document:
     """The notebook's Markdown as the site's builder reads it."""
     settings = get_default_settings(Parser())
     settings.report_level = 5  # it doesn't know where links lead
-    syntax = MdParserConfig(enable_extensions=SYNTAX)
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))
+    syntax = MdParserConfig(enable_extensions=config["parse"]["myst_enable_extensions"])
     parser = create_md_parser(syntax, DocutilsRenderer)
     parser.options["document"] = document = new_document("", settings)
     cells = [c.source for c in notebook.cells if c.cell_type == "markdown"]

@@ -16,7 +16,7 @@ export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_NUM_THREADS := 1
 
-.PHONY: help book test page modes mutants lab notebooks bench clean
+.PHONY: help book test page modes lab notebooks bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -41,10 +41,6 @@ endif
 modes:  ## run the notebooks and their tests as other processors would
 	@$(SETUP) venv torch book weights tests
 	$(PY) book/_tools/modes.py $(ONLY)
-
-mutants:  ## damage each mechanism in every way: do its tests notice?
-	@$(SETUP) venv torch book weights tests
-	PYTHONPATH=book/_tools $(PY) tests/mutation.py $(if $(ALL),--all) $(ONLY)
 
 lab:  ## open the notebooks in JupyterLab
 	@$(SETUP) venv torch book weights

@@ -1,7 +1,4 @@
-"""The cells of challenges/constitution against a small model, torch and closed forms.
-
-Functions are looked up in the module at each call: a damaged cell can take their place.
-"""
+"""The cells of challenges/constitution against a small model and closed forms."""
 
 import functools
 import math

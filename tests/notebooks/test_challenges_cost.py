@@ -1,7 +1,4 @@
-"""The cells of challenges/cost against published bills and by hand.
-
-Functions are looked up in the module at each call: a damaged cell can take their place.
-"""
+"""The cells of challenges/cost against published bills and by hand."""
 
 import functools
 import math

@@ -1,7 +1,4 @@
-"""The cells of challenges/retrieval against plain Python, torch and small texts.
-
-Functions are looked up in the module at each call: a damaged cell can take their place.
-"""
+"""The cells of challenges/retrieval against plain Python, torch and small texts."""
 
 import functools
 import math

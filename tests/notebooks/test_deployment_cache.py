@@ -1,7 +1,4 @@
-"""The cells of deployment/cache against sums by hand, masks and the model itself.
-
-Functions are looked up in the module at each call: a damaged cell can take their place.
-"""
+"""The cells of deployment/cache against sums by hand, masks and the model itself."""
 
 import dataclasses
 import functools

@@ -483,7 +483,6 @@ def children():
     return task.read_text().split() if task.exists() else []
 
 
-@pytest.mark.processes
 def test_a_killed_job_goes_on():
     """A rank is killed: named, none is left; the rest is as if nothing had happened."""
     before = children()
@@ -500,7 +499,6 @@ def test_a_killed_job_goes_on():
         cells.close(losses, alone[5:], 1e-3)
 
 
-@pytest.mark.processes
 def test_the_file_for_a_cluster_runs():
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

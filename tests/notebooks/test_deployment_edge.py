@@ -1,7 +1,4 @@
-"""The cells of deployment/edge against the book's reader, `complete` and plain Python.
-
-Functions are looked up in the module at each call: a damaged cell can take their place.
-"""
+"""The cells of deployment/edge against the book's reader and `complete`."""
 
 import functools
 import json

@@ -1,6 +1,5 @@
 """The cells of deployment/parallelism: cut models against whole ones, plans by hand.
 
-Functions are looked up in the module at each call: a damaged cell can take their place.
 Real processes are started once. Elsewhere threads stand for them, with our messages.
 """
 

@@ -1,7 +1,4 @@
-"""The cells of deployment/right-sizing against numpy, torch and hand-made texts.
-
-Functions are looked up in the module at each call: a damaged cell can take their place.
-"""
+"""The cells of deployment/right-sizing against numpy, torch and hand-made texts."""
 
 import functools
 import math

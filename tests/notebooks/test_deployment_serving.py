@@ -1,7 +1,4 @@
-"""The cells of deployment/serving against other simulations, torch and real sockets.
-
-Functions are looked up in the module at each call: a damaged cell can take their place.
-"""
+"""The cells of deployment/serving against other simulations, torch and real sockets."""
 
 import contextlib
 import functools
@@ -373,7 +370,6 @@ def test_an_engine_starts_and_ends():
         silent.__enter__()
 
 
-@pytest.mark.processes
 def test_the_engine_says_why_it_does_not_start(tmp_path):
     beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     node = shutil.which("node", path=beside)  # the set-up brings one if there is none

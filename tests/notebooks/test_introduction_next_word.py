@@ -1,7 +1,4 @@
-"""The cells of introduction/next-word against torch, Python's Counter and arithmetic.
-
-Functions are looked up in the module at each call: a damaged cell can take their place.
-"""
+"""The cells of introduction/next-word against torch, Counter and arithmetic."""
 
 import functools
 import itertools

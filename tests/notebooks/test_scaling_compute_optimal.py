@@ -1,7 +1,4 @@
-"""The cells of scaling/compute-optimal against closed forms, numpy, and a fine search.
-
-Functions are looked up in the module at each call: a damaged cell can take their place.
-"""
+"""The cells of scaling/compute-optimal against closed forms and a fine search."""
 
 import functools
 import math

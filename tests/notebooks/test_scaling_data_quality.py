@@ -1,7 +1,4 @@
-"""The cells of scaling/data-quality against sets, closed forms and plain loops.
-
-Functions are looked up in the module at each call: a damaged cell can take their place.
-"""
+"""The cells of scaling/data-quality against sets, closed forms and plain loops."""
 
 import collections
 import functools

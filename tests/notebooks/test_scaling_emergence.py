@@ -1,7 +1,4 @@
-"""The cells of scaling/emergence against plain Python, torch and closed forms.
-
-Functions are looked up in the module at each call: a damaged cell can take their place.
-"""
+"""The cells of scaling/emergence against plain Python, torch and closed forms."""
 
 import functools
 import itertools

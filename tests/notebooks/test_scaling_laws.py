@@ -1,7 +1,4 @@
-"""The cells of scaling/laws against closed forms, numpy, and laws that are known.
-
-Functions are looked up in the module at each call: a damaged cell can take their place.
-"""
+"""The cells of scaling/laws against closed forms, numpy, and laws that are known."""
 
 import functools
 import math

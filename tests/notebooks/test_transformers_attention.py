@@ -1,8 +1,4 @@
-"""The cells of transformers/attention against torch, transformers and arithmetic.
-
-The module is imported whole and its functions are looked up at each call, so that
-a check can swap a damaged cell in and see these tests fail.
-"""
+"""The cells of transformers/attention against torch, transformers and arithmetic."""
 
 import functools
 import itertools

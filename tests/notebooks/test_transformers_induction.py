@@ -1,7 +1,4 @@
-"""The cells of transformers/induction against loops, torch and arithmetic.
-
-Functions are looked up in the module at each call: a damaged cell can take their place.
-"""
+"""The cells of transformers/induction against loops, torch and arithmetic."""
 
 import contextlib
 import copy

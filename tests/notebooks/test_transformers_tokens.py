@@ -1,7 +1,4 @@
-"""The cells of transformers/tokens against `tokenizers`, `transformers` and sums.
-
-Functions are looked up in the module at each call: a damaged cell can take their place.
-"""
+"""The cells of transformers/tokens against `tokenizers`, `transformers` and sums."""
 
 import functools
 import json

@@ -1,7 +1,4 @@
-"""What the tests of a notebook's cells share: draws, comparisons, refusals, more.
-
-Tests look a function up in its module at each call: `mutation.py` damages it there.
-"""
+"""What the tests of a notebook's cells share: draws, comparisons, refusals, more."""
 
 import ast
 import contextlib
@@ -224,7 +221,8 @@ def run_exercises(name, module=None, **names):
     names = {**(vars(module) if module else {}), "__name__": "exercises", **names}
     names = Names(notebook, names)
     code = {cell.id: cell.source for cell in sources.code(notebook)}
-    vars(names)["solutions"] = [s for n, s in code.items() if n.startswith("solution-")]
+    solutions = [s for n, s in code.items() if n.startswith("solution-")]
+    vars(names)["solutions"] = {n: s for s in solutions for n in sources.defined(s)}
     for name, source in code.items():
         if name.startswith(("check-", "solution-")):
             exec(source, names)
@@ -256,7 +254,7 @@ def notices(names, answer, slips):
 
     names: of `run_exercises`. slips: of a piece of the solution, what stands there.
     """
-    (solution,) = (s for s in vars(names)["solutions"] if f"def {answer}(" in s)
+    solution = vars(names)["solutions"][answer]
     right = names[answer]
     for piece, slip in [(old, new) for old, some in slips.items() for new in some]:
         assert piece in solution, piece

@@ -1,13 +1,11 @@
 """The cells of transformers/attention against torch, transformers and arithmetic."""
 
 import functools
-import itertools
 import math
 import types
 from pathlib import Path
 from unittest import mock
 
-import cells
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -351,25 +349,6 @@ def test_a_reader_is_scored_every_twenty_steps_of_its_training(seed):
     assert len(attention.train_reader(make, 1, seed, steps=39)) == 2
 
 
-def test_the_record_is_of_today():
-    """By a run that another processor gives within a row or two, from end to end."""
-    record = cells.record("attention-race", "race.json")
-    runs = {(r["reader"], r["distance"], r["run"]): r for r in record["runs"]}
-    distances, steps = record["distances"], record["steps"]
-    assert distances == [2, 8, 16, 32] and steps == list(range(0, 301, 20))
-    assert [*runs] == list(itertools.product(attention.MAKERS, distances, [1, 2, 3]))
-    for (reader, *_), run in runs.items():
-        curves = {name: run[name] for name in ("right", "weight") if name in run}
-        assert len(curves) == (2 if reader == "attention" else 1)
-        for curve in curves.values():
-            assert len(curve) == len(steps) and 0 <= min(curve) <= max(curve) <= 1
-            assert curve == [round(share, 4) for share in curve]
-    kept, make = runs["attention", 2, 1], attention.attention_reader
-    right, weight = zip(*attention.train_reader(make, 2, 0), strict=True)
-    assert right == pytest.approx(kept["right"], abs=0.005)
-    assert weight == pytest.approx(kept["weight"], abs=0.001)
-
-
 # The first layer of a real model
 
 
@@ -552,77 +531,3 @@ def test_an_error_names_what_does_not_fit_and_what_would(form):
     refuses("query", attend, X[:, :0], X[:, :0], X, says="at least 1 wide")
     refuses("value", attend, X, X, X.double(), says="float32, as query is")
     refuses("mask", layer.forward, WORDS, SHORT, says="broadcastable to (2, 3, 3)")
-
-
-# The exercises
-
-
-@functools.cache
-def exercises():
-    return cells.run_exercises("transformers/attention", attention)
-
-
-def test_a_list_is_as_good_as_a_pair():
-    book = exercises()
-    book.check_look_back(lambda T: list(book.look_back(T)))
-
-
-def lookback(query, key=None):
-    """An answer to the third exercise, from a (T, T) query and key of T words."""
-    return lambda T: (query(T), (key or torch.eye)(T))
-
-
-def reviewed(scale=None, *, masked="before", transposed=False):
-    """An answer to the code review, with one thing wrong or none."""
-
-    def answer(query, key, value, *, mask=None):
-        seen = mask if masked == "before" else None
-        factor = scale(query) if scale else None
-        _, weights = attention.simple_attention(
-            query, key, value, mask=seen, scale=factor
-        )
-        if masked == "after" and mask is not None:
-            weights = weights * mask
-        return (weights.mT if transposed else weights) @ value, weights
-
-    return answer
-
-
-WRONG = [
-    ("window_mask", lambda T, w: attention.causal_mask(T), "makes no difference"),
-    ("window_mask", lambda T, w: torch.ones(T, T).triu(1 - w) > 0, "sees the future"),
-    ("window_mask", lambda T, w: torch.eye(T).roll(-1, 1) > 0, "sees the future"),
-    ("window_mask", lambda T, w: attention.causal_mask(T).tril(-1), "see itself"),
-    ("window_mask", lambda T, w: attention.causal_mask(T).triu(-w), "too many"),
-    ("window_mask", lambda T, w: attention.causal_mask(T).triu(2 - w), "too few"),
-    ("window_mask", lambda T, w: attention.causal_mask(T).float(), "boolean"),
-    ("window_mask", lambda T, w: attention.causal_mask(T)[None], "its shape is"),
-    ("reviewed", reviewed(masked="after"), "does the mask come too late"),
-    ("reviewed", reviewed(masked="never"), "hidden position"),
-    ("reviewed", reviewed(lambda q: 1), "nothing is divided"),
-    ("reviewed", reviewed(lambda q: 1 / q.size(-1)), "not by its root"),
-    ("reviewed", reviewed(lambda q: q.size(-2) ** -0.5), "how many keys"),
-    ("reviewed", reviewed(lambda q: 7), "the weights are wrong"),
-    ("reviewed", reviewed(transposed=True), "isn't weights @ value"),
-    ("reviewed", lambda q, k, v, *, mask: (v, q.softmax(-1)), "have the shapes"),
-    ("reviewed", lambda q, k, v, *, mask: v, "should return"),
-    ("reviewed", lambda q, k, v, *, mask: ~mask, "fails. TypeError"),
-    ("look_back", lookback(lambda T: 20 * torch.eye(T)), "looks at itself"),
-    ("look_back", lookback(lambda T: 20 * torch.eye(T).roll(-1, 0)), "one ahead"),
-    ("look_back", lookback(lambda T: torch.eye(T).roll(1, 0)), "ask louder"),
-    ("look_back", lookback(lambda T: torch.zeros(T, T)), "only 0"),
-    (
-        "look_back",
-        lookback(lambda T: 1e30 * torch.ones(T, T), lambda T: 1e30 * torch.eye(T)),
-        "NaN",
-    ),
-    ("look_back", lookback(lambda T: torch.eye(T + 1)), "float tensors of shape"),
-    ("look_back", lookback(lambda T: torch.eye(T).int()), "float tensors of shape"),
-    ("look_back", lambda T: torch.eye(T), "float tensors of shape"),
-]
-
-
-@pytest.mark.parametrize(("name", "answer", "message"), WRONG)
-def test_a_wrong_answer_is_told_its_cause(name, answer, message):
-    with pytest.raises(AssertionError, match=message):
-        exercises()[f"check_{name}"](answer)

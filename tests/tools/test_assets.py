@@ -9,6 +9,10 @@ import pytest
 WRITTEN = ["hallucination", "retrieval", "preferences", "constitution", "robustness"]
 
 
+def remakes(name):
+    return "\ndef remade(" in assets.makers()[name].read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
     monkeypatch.setattr(assets, "ASSETS", tmp_path)
@@ -77,6 +81,13 @@ def test_each_asset_is_as_of_today(name):
     command = f"python book/_tools/assets.py {name}"
     assert command in path.read_text(encoding="utf-8"), "it names the command"
     assert assets.stale(path) == []
+
+
+@pytest.mark.parametrize("name", [n for n in assets.makers() if remakes(n)])
+def test_the_cheapest_slice_of_a_record_remade_agrees(name):
+    """A maker's `remade()` yields what it stored, what today gives, the tolerance."""
+    for kept, again, tolerance in assets.load(assets.makers()[name]).remade():
+        assert again == pytest.approx(kept, rel=0, abs=tolerance)
 
 
 def strings(content):

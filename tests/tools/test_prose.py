@@ -5,8 +5,8 @@ one `##` heading to the next), or in a figure's controls, views or answer, at th
 precision that the prose gives; or its sentence cites a source. An assertion that
 nobody sees licenses none: `UNSEEN` counts those that older pages still have. Exempt are
 0 to 10, years and dates, headings, code, mathematics, links' addresses, names (SmolLM2,
-32-bit) and the line that says how long the notebook takes. Links to the bibliography say
-what it says.
+32-bit) and the line that says how long the notebook takes. Links to the bibliography
+say what it says.
 """
 
 import json

@@ -216,9 +216,16 @@ def exports():
 
 
 # A form in view, and one in a fold: these may only become fewer.
-TWICE = """introduction/next-word transformers/attention transformers/tokens
-transformers/gpt transformers/training transformers/real-model transformers/induction
-scaling/data-quality""".split()
+TWICE = [
+    "introduction/next-word",
+    "transformers/attention",
+    "transformers/tokens",
+    "transformers/gpt",
+    "transformers/training",
+    "transformers/real-model",
+    "transformers/induction",
+    "scaling/data-quality",
+]
 
 
 def test_no_name_is_defined_twice():

@@ -196,8 +196,8 @@ def written(node: object, *, texts: bool = False) -> str:
     """A syntax tree in brackets, the same on every Python.
 
     Python's own texts of a tree (`ast.dump`, `ast.unparse`) differ from version to
-    version. What is empty is left out, and so are annotations, `@checked`, calls of
-    `require` and, unless `texts`, docstrings: none of them changes what is computed.
+    version. What is empty is left out, and so are annotations, calls of `require` and,
+    unless `texts`, docstrings: none of them changes what is computed.
     """
     if isinstance(node, list):
         kept = [each for each in node if texts or not is_text(each)]
@@ -224,10 +224,9 @@ def is_text(node: object) -> bool:
 
 
 def is_check(node: object) -> bool:
-    """`@checked` or a call of `require`: they refuse bad input, do nothing to good."""
+    """A call of `require`: it refuses a bad value and does nothing to a good one."""
     call = node.value if isinstance(node, ast.Expr) else None
-    called = getattr(call.func, "id", "") if isinstance(call, ast.Call) else ""
-    return called == "require" or getattr(node, "id", "") == "checked"
+    return isinstance(call, ast.Call) and getattr(call.func, "id", "") == "require"
 
 
 # Digests

@@ -33,7 +33,9 @@ def test_no_export_is_stale():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: make notebooks"
 
 
-@pytest.mark.parametrize("path", notebooks.in_order(ROOT), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", notebooks.in_order(ROOT), ids=lambda path: notebooks.page_name(path, ROOT)
+)
 def test_the_stored_outputs_are_those_of_the_code_and_normalised(path):
     notebook = notebooks.read(path)
     assert notebooks.is_current(notebook, path, ROOT), "run make notebooks"

@@ -22,7 +22,7 @@ LONGER = {
     "scaling/compute-optimal": 52,
     "scaling/data-quality": 51,
     "scaling/emergence": 57,
-    "multimodal/contrastive": 94,
+    "multimodal/contrastive": 88,
     "multimodal/clip": 157,
     "multimodal/text-to-image": 106,
     "multimodal/image-to-text": 144,

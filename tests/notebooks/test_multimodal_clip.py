@@ -4,15 +4,13 @@ import dataclasses
 import functools
 import itertools
 import math
-import warnings
 from unittest import mock
 
 import cells
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import close, generator, random, refuses, unit
+from cells import close, generator, random, unit
 from torch import nn
 
 from fieldguide import data
@@ -29,13 +27,7 @@ def some_pictures(count=2, height=32, width=32):
 
 
 def test_the_picture_encoder_is_four_convolutions():
-    model, plain = clip.PictureEncoder(6, 2, dropout=0.4), clip.PictureEncoder(4)
-    assert (plain.drop.p, model.drop.p) == (0.1, 0.4)
-    assert plain.out.weight.shape == (4, 128 * 16)
-    for kernel in 1, 5:  # keeps the sides
-        x = torch.zeros(1, 2, 9, 12)
-        assert clip.conv_block(2, 3, kernel)(x).shape == (1, 3, 9, 12)
-    model.drop.p, pictures = 0.0, some_pictures(5)
+    model, pictures = clip.PictureEncoder(6, 2, dropout=0.0), some_pictures(5)
     layers = [m for m in model.blocks.modules() if hasattr(m, "weight")]
     sizes = (2, 2, 0, 0), (3, 1, 1, 1), (3, 1, 1, 1), (3, 1, 1, 0)
     planes = torch.stack([pictures[..., c] / 255 for c in range(3)], 1)
@@ -54,7 +46,7 @@ def test_the_picture_encoder_is_four_convolutions():
 
 def test_pieces_of_words_and_which_of_them_have_rows():
     cat = clip.word_pieces("cat")
-    assert cat == ("<cat>", "<ca", "cat", "at>") and cat is clip.word_pieces("cat")
+    assert cat == ("<cat>", "<ca", "cat", "at>")
     assert clip.word_pieces("a") == ("<a>",) == tuple(clip.piece_rows(["a"]))
     assert clip.word_pieces("aaaa")[1:] == ("<aa", "aaa", "aa>")
     assert clip.caption_pieces("Red, cat!") == [*clip.word_pieces("red"), *cat]
@@ -66,19 +58,13 @@ def test_pieces_of_words_and_which_of_them_have_rows():
 def test_the_caption_encoder_mixes_a_mean_of_rows():
     rows = clip.piece_rows(["red car", "red apple", "green apple"])
     model = clip.CaptionEncoder(rows, 6).eval()
-    table, (norm, up, _, drop, down) = model.table.weight, model.mix
-    assert table.shape == (len(rows), 6) and model.rows == rows
+    table, (norm, up, *_, down) = model.table.weight, model.mix
     captions = ["red apple", "Green car, unknown", "apple", "zz"]
-    assert drop.p == 0.1 and clip.CaptionEncoder(rows, 6, dropout=0.3).mix[3].p == 0.3
-    assert up.weight.shape == (12, 6)
     for caption, found in zip(captions, model(captions), strict=True):
         known = [p for p in clip.caption_pieces(caption) if p in rows]
         x = sum((table[rows[p]] / len(known) for p in known), torch.zeros(6))
         close(found, unit(down(F.gelu(up(norm(x))))), 1e-5)
     assert model([]).shape == (0, 6)
-    torch.manual_seed(0)
-    big = clip.CaptionEncoder(dict.fromkeys(map(str, range(999)), 0), 64)
-    assert 0.29 < big.table.weight.std() < 0.31
 
 
 @functools.cache
@@ -105,9 +91,6 @@ def test_minilm_is_transformers_bert():
     means = unit(torch.einsum("btd,bt->bd", states, mask.float()))
     close(model(sentences), means, 1e-5)
     close(model(sentences[:1]), means[:1], 1e-5)  # without its padding
-    norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
-    assert {norm.eps for norm in norms} == {1e-12} and not model.training
-    assert not any(p.requires_grad for p in model.parameters())
 
 
 def test_padding_is_tensorflows():
@@ -155,23 +138,17 @@ def by_name(x):
 def test_efficientnet_is_what_its_file_says(sides):
     pictures = some_pictures(2, *sides)
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
-    model = clip.EfficientNetLite()  # anew: the class may be damaged
-    assert not any(p.requires_grad for p in model.parameters()) and not model.training
+    model = clip.EfficientNetLite()
     found = model(pictures)
     expected = by_name(((pictures / 255 - mean) / std).permute(0, 3, 1, 2))
     for a, b in zip(found, expected, strict=True):
         close(a, b, 2e-4)
     close(model.classes.weight, data.efficientnet()["_fc.weight"])
-    parts = [head := found[-1].mean((2, 3))]
-    assert model.classes(head).shape == (2, 1000)
+    parts = [found[-1].mean((2, 3))]
     for x in found[4:8]:
         parts += [x.flatten(2).mean(2), x.flatten(2).max(2).values]
     features = clip.picture_features(model, pictures)
     close(features, torch.cat(parts, 1), 1e-5)
-    assert features.shape == (2, 2688) and features.is_inference()
-    more = {**data.efficientnet(), "unused": torch.zeros(1)}
-    with mock.patch.object(data, "efficientnet", lambda: more), cells.refusal("longer"):
-        clip.EfficientNetLite()  # it uses all of its file
 
 
 def test_a_block_adds_its_input_only_where_sizes_agree():
@@ -184,7 +161,6 @@ def test_a_block_adds_its_input_only_where_sizes_agree():
 
 def test_roles_hold_out_drawers_and_families():
     """No picture is in two of them."""
-    assert EMOJI.drawers[:3] == clip.KNOWN_DRAWERS == KNOWN
     cases = itertools.product(("train", "validation", "test"), (KNOWN, ["emojitwo"]))
     shown = []
     for split, drawers in [*cases, ("train", ["fluent"])]:
@@ -200,26 +176,10 @@ def test_roles_hold_out_drawers_and_families():
         assert one and other and not one & other
 
 
-def test_an_insect_is_no_game_and_a_hand_points_where_it_says():
-    def drawn(caption):
-        here = EMOJI.concept == EMOJI.captions.index(caption)
-        drawers = [EMOJI.drawers[d] for d in EMOJI.drawer[here]]
-        return dict(zip(drawers, EMOJI.pictures[here], strict=True))
-
-    for names in ("cricket", "cricket game"), ("UP! button", "upwards button"):
-        one, other = map(drawn, names)
-        assert len(one) >= 3 and len(other) == 5
-        assert not any(torch.equal(one[d], other[d]) for d in one)
-    hands = [drawn(f"backhand index pointing {x}")["fluent"] for x in ("right", "left")]
-    assert (hands[0].float() - hands[1].flip(1).float()).abs().mean() < 2
-
-
 def test_jitter_is_one_map_of_the_plane_for_each_picture():
     planes = clip.to_planes(some_pictures(2, 5, 6))
     draws = (2 * torch.rand(2, 7, generator=generator(6)) - 1).tolist()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = clip.jitter(planes, generator(6), 0.9, 0.6, 0.4, colour=3)
+    found = clip.jitter(planes, generator(6), 0.9, 0.6, 0.4, colour=3)
     y, x = ((2 * torch.arange(n) + 1) / n - 1 for n in (5, 6))  # of pixels' middles
     for b, (turn, size, right, down, *colours) in enumerate(draws):
         cos, sin = (f(0.9 * turn) * (1 + 0.6 * size) for f in (math.cos, math.sin))
@@ -231,8 +191,6 @@ def test_jitter_is_one_map_of_the_plane_for_each_picture():
         ink = torch.einsum("crk,ijr,ijk->cij", 1 - planes[b], along, across)
         tint = 1 + 3 * torch.tensor(colours)[:, None, None]
         close(found[b], 1 - (ink * tint).clamp(0, 1), 1e-4)
-    usual = clip.jitter(planes, generator(1), 0.25, 0.2, 0.15, 0.1)
-    close(clip.jitter(planes, generator(1)), usual)
 
 
 def test_descriptions_are_drawn_by_the_generator_alone():
@@ -245,31 +203,15 @@ def test_descriptions_are_drawn_by_the_generator_alone():
             order = torch.randperm(len(tags), generator=draws)[:most].tolist()
         expected = " ".join([caption, *(tags[i] for i in order)])
         assert clip.describe(concept, generator(seed), most) == expected
-        assert most == 1 or clip.describe(concept, generator(seed)) == expected
-    # of the numbers from 0 to 1, 1 left out, the half that is below a half
-    with mock.patch.object(torch, "rand", return_value=torch.tensor(0.5)):
-        assert clip.describe(concept, generator()) != caption
 
 
 def test_seeded_makes_torchs_own_draws_repeat():
-    torch.manual_seed(11)
     before, draws, drawn = torch.get_rng_state(), generator(1), []
-    fork = torch.random.fork_rng
-    with mock.patch.object(torch.random, "fork_rng", side_effect=fork) as forked:
-        for each in generator(1), draws, draws:
-            with clip.seeded(each):
-                drawn.append([torch.initial_seed(), *torch.rand(3).tolist()])
-    assert forked.call_args_list == 3 * [mock.call(devices=[])], "no other device's"
+    for each in generator(1), draws, draws:
+        with clip.seeded(each):
+            drawn.append(torch.rand(3).tolist())
     assert torch.equal(torch.get_rng_state(), before), "the state is put back"
-    assert drawn[0] == drawn[1] and not {*drawn[1]} & {*drawn[2]}
-    assert drawn[0][0] == torch.randint(2**31, (), generator=generator(1))
-
-
-def test_the_recipes():
-    plain, heads = clip.Alignment(), clip.heads_recipe()
-    assert dataclasses.astuple(plain) == (20, 256, 4e-3, 0.3, 10.0, True)
-    assert dataclasses.astuple(heads) == (40, 512, 1e-3, 0.1, 1 / 0.07, True)
-    assert type(plain).__dataclass_params__.frozen
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_batches_are_orders_cut_up_epoch_after_epoch():
@@ -291,13 +233,8 @@ def test_aligning_is_adamw_on_the_grouped_loss(learned):
     options = {"decay": 0.3, "start": 7.0, "learned": learned}
     recipe = clip.Alignment(epochs=25, batch=3, rate=0.02, **options)
     concepts, draws = torch.tensor([0, 1, 1, 2, 3, 4, 5]), generator(5)
-    (parts, embed), (twin, same), adamw = *map(free_pairs, (7, 7)), torch.optim.AdamW
-    asked = mock.Mock(side_effect=embed)
-    with mock.patch.object(torch.optim, "AdamW", side_effect=adamw) as made:
-        losses = clip.train_pairs(parts, asked, concepts, recipe, draws)
-    assert made.call_args.kwargs["fused"] is True
-    assert losses.shape == (50,) and not losses.requires_grad
-    assert all(call.args[1] is draws for call in asked.call_args_list)
+    (parts, embed), (twin, same) = map(free_pairs, (7, 7))
+    losses = clip.train_pairs(parts, embed, concepts, recipe, draws)
     scale = contrastive.LearnedScale(7.0).requires_grad_(learned)
     batches = clip.shuffled_batches(7, 3, generator(5))
 
@@ -321,13 +258,6 @@ def embedded(align, places):
 
 def test_emoji_are_aligned_from_scratch_captions_first():
     """Of a concept that several have drawn, a caption counts once."""
-    often = (EMOJI.concept < 4).nonzero()[:, 0]
-    given = often, clip.Alignment(epochs=2, batch=8)
-    model, losses = clip.align_emoji(*given, generator())
-    close(losses, clip.align_emoji(*given, generator())[1], 1e-3)
-    assert losses.shape == (2 * (len(often) // 8),) and not model.training
-    assert model.captions(["a"]).shape == (1, 128)
-    assert model.captions.rows == clip.piece_rows([*map(clip.describe, range(4))])
     places, at, again = torch.tensor([3, 500, 2000]), torch.tensor([2, 0]), generator(8)
     parts, embed, concepts = embedded(clip.align_emoji, places)
     assert torch.equal(concepts, EMOJI.concept[places])
@@ -348,8 +278,6 @@ def test_found_within_counts_who_is_nearer():
             cosines = offered @ row
             nearer = (cosines[~fit] >= cosines[fit].max()).sum()
             assert is_found == (nearer < k)
-    first = clip.found_within(asked, offered, fits, 1)
-    assert torch.equal(clip.found_within(asked, offered, fits), first)
     same, own = torch.ones(4, 2), torch.eye(4, dtype=torch.bool)
     for fits, others in (own, 3), (own | own.roll(1, 1), 2):  # all are alike
         assert not clip.found_within(same, same, fits, others).any()
@@ -362,7 +290,7 @@ def test_both_captions_lie_between_bare_and_tagged():
         return unit(torch.tensor(rows, dtype=torch.float32))
 
     found = clip.both_captions(encode)
-    assert found.shape == (1644, 3) and found.is_inference()
+    assert found.shape == (1644, 3)
     for concept in 0, 77, 1000:
         bare, tagged = encode([EMOJI.captions[concept], clip.describe(concept)])
         close(found[concept], unit(bare + tagged), 1e-5)
@@ -376,80 +304,29 @@ def test_retrieval_goes_both_ways():
     shown = EMOJI.concept[where.places].tolist()
     fits = torch.tensor([[c == d for d in where.concepts.tolist()] for c in shown])
     both = seen[where.places], told[where.concepts]
-    for k in [20], []:
-        there, back = clip.retrieval(seen, told, where, *k)
-        assert torch.equal(there, clip.found_within(*both, fits, *k))
-        assert torch.equal(back, clip.found_within(*both[::-1], fits.T, *k))
+    there, back = clip.retrieval(seen, told, where, 20)
+    assert torch.equal(there, clip.found_within(*both, fits, 20))
+    assert torch.equal(back, clip.found_within(*both[::-1], fits.T, 20))
 
 
 def test_the_gap_is_the_distance_of_the_means():
     a, b = random(4, 3), random(6, 3, seed=1)
-    assert isinstance(gap := clip.modality_gap(a, b), float)
+    gap = clip.modality_gap(a, b)
     assert abs(gap - (a.sum(0) / 4 - b.sum(0) / 6).square().sum().sqrt()) < 1e-9
-
-
-def test_the_stored_weights_are_the_two_models():
-    model, heads = map(cells.kept, (clip.trained_encoders, clip.trained_heads))
-    where = clip.role("validation", KNOWN)
-    seen = torch.zeros(7165, 128)
-    seen[where.places] = model.pictures(EMOJI.pictures[where.places])
-    hits, _ = clip.retrieval(seen, clip.both_captions(model.captions, 0), where)
-    recorded = cells.record("emoji-clip", "runs.json")["splits"]["families"][0]
-    assert abs(hits.float().mean() - recorded["new concepts"]) < 0.01
-    hits, _ = clip.retrieval(*clip.through_heads(heads), where)
-    assert hits.float().mean() > 0.25
-
-
-def test_the_halves_are_the_new_concepts():
-    held = clip.role("validation", KNOWN)
-    halves = cells.script("emoji-clip").halves(0)
-    for part in halves:
-        assert len(part.concepts) == 76
-        assert torch.equal(part.concepts, EMOJI.concept[part.places].unique())
-    for both, whole in zip(zip(*halves, strict=True), held, strict=True):
-        assert torch.equal(torch.cat(both).sort().values, whole.sort().values)
-
-
-def test_the_stored_features_are_the_encoders():
-    with np.load(data.asset("emoji-features", "examples.npz")) as found:
-        large, places = (torch.from_numpy(found[n]) for n in ("pictures", "places"))
-    kept, stored = clip.emoji_features(), clip.stored_features()
-    assert clip.emoji_features() is kept and clip.stored_features() is stored
-    arrays = {name: torch.from_numpy(array) for name, array in stored.items()}
-    features = clip.picture_features(clip.EfficientNetLite(), large)
-    off = clip.in_steps(features) - arrays["steps"][places]
-    assert off.abs().max() <= 1 and (off == 0).float().mean() > 0.99
-    assert kept.pictures.shape == (7165, 2688) and kept.pictures.dtype == torch.float32
-    scaled = (features - arrays["mean"]) / arrays["spread"]
-    alike = F.cosine_similarity(kept.pictures[places], scaled)
-    assert (alike > 0.8).all(), "most of the spread is kept"
-    along = arrays["steps"][places].double() * arrays["step"]
-    vectors = arrays["vectors"].double() * arrays["vector_step"]
-    close(kept.pictures[places], (along @ vectors).float(), 1e-3)
-    reader = clip.MiniLM()
-    for c in 5, 900:
-        both = torch.stack([kept.bare[c], kept.tagged[c]])
-        off = both - reader([EMOJI.captions[c], clip.describe(c)])
-        assert off.abs().max() < 0.51 / 400 + 1e-5
 
 
 @torch.no_grad()
 def test_heads_are_small_networks_on_frozen_features():
     model = clip.head(6, 3, wide=5)
     first, up, _, second, down = model
-    assert first.p == second.p == 0.3 and clip.head(6, 3, dropout=0.2)[0].p == 0.2
-    assert up.weight.shape == (5, 6) and clip.head(6, 3)[1].weight.shape == (512, 6)
+    assert first.p == second.p == 0.3
     x = random(2, 6, dtype=torch.float32)
     close(model.eval()(x), down(F.gelu(up(x))))
     places = clip.role("train", KNOWN).places[:40]
     given = places, clip.Alignment(epochs=3, batch=20), generator()
     with torch.enable_grad():
-        wide, _ = clip.align_heads(*given)
-        heads, losses = clip.align_heads(*given, D=7)
-    assert losses.shape == (6,) and not heads.training
-    assert wide["pictures"][-1].weight.shape == (256, 512)
+        heads, _ = clip.align_heads(*given, D=7)
     kept, (seen, told) = clip.emoji_features(), clip.through_heads(heads)
-    assert seen.is_inference() and told.is_inference()
     close(seen, unit(heads["pictures"](kept.pictures)), 1e-4)
     parts = [unit(heads["captions"](x)) for x in (kept.bare, kept.tagged)]
     close(told, unit(sum(parts)), 1e-4)
@@ -461,129 +338,8 @@ def test_heads_read_bare_and_tagged_captions_by_halves():
     parts, embed, concepts = embedded(clip.align_heads, places)
     parts["captions"].register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
     told, seen = embed(at, generator(8))
-    with mock.patch.object(torch, "rand", return_value=torch.full((400, 1), 0.5)):
-        embed(at, generator())
     bare = torch.rand(400, 1, generator=generator(8)) < 0.5
     either = torch.where(bare, kept.bare[shown], kept.tagged[shown])
     assert torch.equal(concepts, shown) and torch.equal(inputs[0], either)
-    assert torch.equal(inputs[1], kept.tagged[shown]), "a half is not below a half"
     close(seen, unit(parts["pictures"](kept.pictures[places])), 1e-4)
     close(told, unit(parts["captions"](either)), 1e-4)
-
-
-DRAWS, PLACES, NAN = generator(), torch.arange(8), math.nan
-PICTURES, PLANES = some_pictures(), torch.zeros(1, 3, 32, 32)
-BAD_PICTURES = [PICTURES[:0], PICTURES[..., :2], PICTURES.numpy()]
-OTHER_SIDES = [some_pictures(1, *sides) for sides in ((32, 31), (16, 32), (224, 224))]
-BAD_PLANES = {"planes": [PLANES[:, :2], PLANES.double()]}
-A, B = random(3, 2, dtype=torch.float32), random(4, 2, dtype=torch.float32)
-OWN = torch.ones(3, 4, dtype=torch.bool)
-BAD_FITS = [OWN[:2], OWN.mT, OWN[:0], OWN.index_fill(0, PLACES[1:2], False)]
-BAD_ASKED = [A.index_fill(0, PLACES[1:2], NAN), A[:0], A.double()]
-RUN = {"places": PLACES, "recipe": None, "generator": DRAWS}
-NO_PLACES = {"places": [PLACES[:0], PLACES - 1, PLACES + 7158]}
-ALL = {"pictures": torch.zeros(7165, 2), "captions": torch.zeros(1644, 2)}
-SIZES, X = {"into": 4, "out": 8, "kernel": 3, "stride": 1}, torch.zeros(1, 4, 6, 6)
-GROWN, BAD_X = SIZES | {"growth": 2}, {"x": [X[:, :2], X[:0], X.double()]}
-NO_TEXTS = [["a", 3], 9 * ["a"] + [None], {"a"}]
-
-REFUSALS = {
-    "to_planes": ({"pictures": PICTURES}, {"pictures": BAD_PICTURES}),
-    "PictureEncoder": ({"D": 4, "channels": 2, "dropout": 0}, {}),
-    "PictureEncoder.forward": ({"pictures": PICTURES},
-     {"pictures": BAD_PICTURES + OTHER_SIDES}),
-    "PictureEncoder.embed": ({"planes": PLANES}, BAD_PLANES),
-    "conv_block": (SIZES, {}),
-    "ConvNorm": (SIZES | {"groups": 1, "cut": True}, {}),
-    "ConvNorm.forward": ({"x": X}, BAD_X),
-    "MobileBlock": (GROWN, {}),
-    "MobileBlock.forward": ({"x": X}, BAD_X),
-    "stage": (GROWN | {"blocks": 2}, {}),
-    "pad_same": ({"x": X, "kernel": 3, "stride": 2}, {}),
-    "EfficientNetLite.forward": ({"pictures": PICTURES}, {"pictures": BAD_PICTURES}),
-    "TwoEncoders": ({"captions": ["a"], "D": 4}, {"captions": NO_TEXTS}),
-    "BertLayer": ({"D": 4, "wide": 8, "heads": 2}, {}),
-    "BertLayer.forward": ({"x": X[0, :1, :3, :4],
-     "mask": torch.ones(1, 1, 1, 3, dtype=torch.bool)}, {"x": [X[0, :1, :3, :3]]}),
-    "minilm_weights": ({"weights": data.minilm()[0]}, {"weights": [[3]]}),
-    "word_pieces": ({"word": "cat"}, {}),
-    "shuffled_batches": ({"N": 4, "B": 2, "generator": DRAWS}, {}),
-    "caption_pieces": ({"caption": "a"}, {"caption": ["", " ", "?!", 3, ["a"]]}),
-    "piece_rows": ({"captions": ["a"]}, {"captions": NO_TEXTS}),
-    "CaptionEncoder": ({"rows": {"<a>": 0}, "D": 4, "dropout": 0}, {"rows": [["<a>"]]}),
-    "CaptionEncoder.forward": ({"captions": ["a"]}, {"captions": NO_TEXTS}),
-    "role": ({"split": "train", "drawers": ["noto"]}, {"split": ["all"],
-     "drawers": [[], ["me"], ["noto", "me"], ["noto", 3]]}),
-    "jitter": ({"planes": PLANES, "generator": DRAWS, "turn": 0, "size": 0, "move": 0,
-     "colour": 0}, BAD_PLANES),
-    "describe": ({"concept": 0}, {"concept": [-1, 1644]}),
-    "seeded": ({"generator": DRAWS}, {"generator": [3]}),
-    "Alignment": (vars(clip.Alignment()), {}),
-    "train_pairs": ({"parts": nn.Linear(1, 1), "embed": free_pairs(8)[1],
-     "concepts": PLACES, "recipe": None, "generator": DRAWS},
-     {"concepts": [PLACES[:0]]}),
-    "align_emoji": (RUN, NO_PLACES),
-    "align_heads": ({**RUN, "D": 4}, NO_PLACES),
-    "found_within": ({"asked": A, "offered": B, "fits": OWN, "k": 4},
-     {"asked": BAD_ASKED, "offered": [A, B[:0], B.double()], "fits": BAD_FITS}),
-    "both_captions": ({"encode": lambda texts: B[:1], "bare_share": 1}, {}),
-    "retrieval": ({**ALL, "where": None, "k": 1},
-     {name: [x[:, 1:], x[1:], x.double(), x / 0] for name, x in ALL.items()}),
-    "MiniLM.forward": ({"sentences": ["A cat."]}, {"sentences": [[], *NO_TEXTS]}),
-    "picture_features": ({"model": clip.EfficientNetLite(), "pictures": PICTURES},
-     {"pictures": BAD_PICTURES}),
-    "in_steps": ({"features": torch.zeros(1, 2688)}, {"features": [A]}),
-    "head": ({"into": 6, "D": 3, "wide": 5, "dropout": 0}, {}),
-    "through_heads": ({"heads": clip.trained_heads()}, {"heads": [nn.Linear(1, 1)]}),
-    "modality_gap": ({"pictures": A, "captions": B},
-     {"pictures": [A[:0]], "captions": [B[:, :1], B[:0]]}),
-}  # fmt: skip
-
-GIVEN = {"PictureEncoder": [4, 2], "CaptionEncoder": [{"<a>": 0}, 4]}
-GIVEN |= {"ConvNorm": [4, 8], "MobileBlock": [4, 8, 3, 1, 2], "BertLayer": [4, 8, 2]}
-
-
-@pytest.mark.parametrize("name", REFUSALS)
-def test_bad_input_is_refused_by_name(name):
-    (good, bad), (name, _, method) = REFUSALS[name], name.partition(".")
-    new = {"recipe": clip.Alignment(1, 8), "where": clip.role("test", ["fluent"])}
-    good = {key: new.get(key, value) for key, value in good.items()}
-    function = getattr(clip, name)
-    if method:
-        function = getattr(function(*GIVEN.get(name, ())).eval(), method)
-    cells.refuses_all(function, good, **bad)
-
-
-def test_what_is_inside_is_refused_by_its_own_name():
-    """A caption of several, more examples in a batch than there are, NaN."""
-    given = nn.Linear(1, 1), print, PLACES[:7], clip.Alignment(1, 8), DRAWS
-    refuses("steps", clip.train_pairs, *given)
-    refuses("fits", clip.found_within, A * NAN, B, OWN)
-    refuses("fits", clip.found_within, A[:0], B, OWN[:0])
-    refuses("caption", clip.piece_rows, [""])
-    for encoder in clip.CaptionEncoder({"<a>": 0}, 4), clip.MiniLM():
-        refuses("caption", encoder, ["a", "!"])
-
-
-SLIPS = [
-    ("median_rank", "1 + (", "2 + ("),
-    ("median_rank", ".item()", ".int().item()"),
-    ("median_rank", ".quantile(0.5)", ".median()"),  # the lower of two in the middle
-    ("median_rank", "asked @", "-asked @"),
-    ("ensemble", "dim=-1)", "dim=-1) * 2"),
-    ("ensemble", "t in templates", "t in 2 * templates[:1]"),
-    ("ensemble", "n in names", "n in names[::-1]"),
-    ("ensemble", "means =", "encode(names)\n    means ="),  # once is enough
-    ("close_gap", "x in moved", "x in moved[::-1]"),
-    ("close_gap", "share / 2", "share"),
-    ("close_gap", "tuple(F", "tuple(2 * F"),
-    ("close_gap", "return", "pictures.mul_(2)\n    return"),
-]  # fmt: skip
-
-
-def test_checks_pass_what_is_as_good_and_no_slip():
-    book = cells.run_exercises("multimodal/clip", clip)
-    rank = book.median_rank
-    book.check_median_rank(lambda a, o, fits: rank(unit(a), unit(o), fits))
-    for answer, piece, *slips in SLIPS:
-        cells.notices(book, answer, {piece: slips})

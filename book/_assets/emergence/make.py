@@ -14,6 +14,7 @@ SHA-256 of the forecast that lay there before they were trained. A name, such as
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -94,20 +95,36 @@ def record_more() -> None:
     store(HERE / "more.json", {"runs": runs})
 
 
-def record_forecast() -> None:
+def drawn_scores(size: int) -> list[float]:
+    """The levels of what the known runs say of models of so many parameters."""
     known = read("adders.json")["runs"] + read("more.json")["runs"]
     ends = [[r for r in known if r["width"] == WIDTHS[k]] for k in (0, -1)]
     sizes = [runs[0]["parameters"] for runs in ends]
-    given = *map(wrong_digits, ends), parameters(LARGER), len(NEW)
+    given = *map(wrong_digits, ends), size, len(NEW)
     drawn = emergence.whole_ahead(
         *sizes, *given, torch.Generator().manual_seed(0), DRAWS
     )
     levels = torch.tensor(LEVEL, dtype=torch.double)
-    low, middle, high = (round(x, 3) for x in drawn.quantile(levels).tolist())
+    return [round(x, 3) for x in drawn.quantile(levels).tolist()]
+
+
+def remade() -> Iterator[tuple]:
+    """The forecast, and one run of the smallest model."""
+    said, run = read("forecast.json"), read("adders.json")["runs"][0]
+    levels = [said[name] for name in ("low", "middle", "high")]
+    yield levels, drawn_scores(said["parameters"]), 2e-3
+    again = trained(run["width"], run["seed"])
+    yield run["parameters"], again["parameters"], 0
+    yield run["digits"], again["digits"], 0.08
+
+
+def record_forecast() -> None:
+    size = parameters(LARGER)
+    low, middle, high = drawn_scores(size)
     made = {}
     for name in "adders", "more":
         made[name] = sha256_of(HERE / f"{name}.json")
-    made |= {"width": LARGER, "parameters": given[2], "seeds": len(NEW)}
+    made |= {"width": LARGER, "parameters": size, "seeds": len(NEW)}
     said = {"low": low, "middle": middle, "high": high, "level": 0.8}
     store(HERE / "forecast.json", made | said)
     print(said)

@@ -16,6 +16,7 @@ its picture was mirrored. A full run takes new directions: all rows move by roun
 
 import importlib.util
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,18 @@ def seen(pictures: torch.Tensor) -> torch.Tensor:
         parts.append(clip.picture_features(model, some))
         print(f"\r{len(parts)} of {len(pictures) // 64 + 1}", end="", flush=True)
     return torch.cat(parts)  # (N, F)
+
+
+def remade() -> Iterator[tuple]:
+    """The features of the stored examples, in steps, and some captions' vectors."""
+    with np.load(HERE / "examples.npz") as found:
+        large, places = (torch.from_numpy(found[n]) for n in ("pictures", "places"))
+    kept = {k: torch.from_numpy(v) for k, v in clip.stored_features().items()}
+    features = clip.picture_features(clip.EfficientNetLite(), large)
+    yield kept["steps"][places].float().numpy(), clip.in_steps(features).numpy(), 1
+    some = [5, 900]
+    vectors = read([data.emoji().captions[c] for c in some])
+    yield kept["bare"][some].numpy() * TEXT_STEP, vectors.numpy(), 0.51 * TEXT_STEP
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import io
 import json
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -120,14 +120,20 @@ def store_sweep(name: str, widths: list[int], head: int) -> None:
     store(HERE / f"{name}.json", made | {"runs": rows(widths, head)})
 
 
-def store_forecast(name: str, sweep: str) -> None:
-    runs, size = read(f"{sweep}.json")["runs"], parameters(LARGER)
+def drawn_from(sweep: str, size: int) -> list[float]:
+    """The levels of what a sweep's law says of a model of so many parameters."""
+    runs = read(f"{sweep}.json")["runs"]
     sizes = torch.tensor([r["parameters"] for r in runs], dtype=torch.double)
     losses = torch.tensor([mean(r["losses"]) for r in runs], dtype=torch.double)
     larger, draw = torch.tensor([size]).double(), torch.Generator().manual_seed(0)
     drawn = laws.forecast(sizes, losses, larger, draw, DRAWS).flatten()
     levels = torch.tensor(LEVEL, dtype=torch.double)
-    low, middle, high = (round(x, 4) for x in drawn.quantile(levels).tolist())
+    return [round(x, 4) for x in drawn.quantile(levels).tolist()]
+
+
+def store_forecast(name: str, sweep: str) -> None:
+    size = parameters(LARGER)
+    low, middle, high = drawn_from(sweep, size)
     made = {"sweep": sha256_of(HERE / f"{sweep}.json")}
     said = {"low": low, "middle": middle, "high": high, "level": 0.95}
     store(HERE / f"{name}.json", made | {"width": LARGER, "parameters": size} | said)
@@ -137,6 +143,16 @@ def store_forecast(name: str, sweep: str) -> None:
 def store_larger(name: str, forecast: str, head: int) -> None:
     made = {"forecast": sha256_of(HERE / f"{forecast}.json")}  # it lies there before
     store(HERE / f"{name}.json", made | rows([LARGER], head)[0])
+
+
+def remade() -> Iterator[tuple]:
+    """The first sweep's forecast, and the one run of its smallest model."""
+    said, first = read("forecast.json"), read("sweep.json")["runs"][0]
+    levels = [said[name] for name in ("low", "middle", "high")]
+    yield levels, drawn_from("sweep", said["parameters"]), 2e-4
+    loss, _ = run(first["width"], 1.0, SEEDS[0], 0)
+    yield first["tried"]["1.0"][0], loss, 0.1
+    yield first["parameters"], parameters(first["width"]), 0
 
 
 def record_sweep() -> None:

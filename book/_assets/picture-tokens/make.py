@@ -24,7 +24,9 @@ questions that they are measured with has changed.
 """
 
 import functools
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -271,6 +273,16 @@ def untrained(question: str) -> dict:
 def some_of(places: torch.Tensor) -> torch.Tensor:
     order = torch.randperm(len(places), generator=torch.Generator().manual_seed(SEED))
     return places[order[:ASKED]]
+
+
+def remade() -> Iterator[tuple]:
+    """How sure it is of answers to one question of one picture, and of none."""
+    kept = json.loads((HERE / "answers.json").read_text(encoding="utf-8"))
+    features, lesson = clip.emoji_features().pictures, book.smol_lesson(None)
+    seen = book.trained_smol_eyes()(features[kept["places"][4:5]])
+    for row, context in (4, seen), (-1, book.blind_tokens()):
+        said, again = kept["said"][row][1], book.said(lesson, context, QUESTIONS[1])
+        yield said["shares"], again["shares"], 0.01
 
 
 def record_answers() -> None:

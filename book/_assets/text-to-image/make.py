@@ -14,6 +14,8 @@ The 150 real pictures by the new drawer were drawn from 890; emoji/make.py left 
 of these later, which are not among the 150.
 """
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -170,6 +172,18 @@ def combinations() -> dict:
 
 
 COLOURS = ["red", "orange", "yellow", "green", "blue", "purple", "brown", "black"]
+
+
+@torch.no_grad()
+def remade() -> Iterator[tuple]:
+    """The loss of the stored weights, on some pictures with their captions."""
+    kept = json.loads((HERE / "weights.json").read_text(encoding="utf-8"))["losses"]
+    emoji, places = data.emoji(), book.pictures_to_learn()[::40]
+    planes = 2 * clip.to_planes(emoji.pictures[places]) - 1
+    told = clip.emoji_features().bare[emoji.concept[places]]
+    generator = torch.Generator().manual_seed(SEED)
+    loss = book.flow_loss(book.trained_painter(), planes, told, generator, 0.0)
+    yield kept[-1], loss.item(), 0.25 * kept[-1]
 
 
 def record_measures() -> None:

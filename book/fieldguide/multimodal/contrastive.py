@@ -10,35 +10,25 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
 
-from ..check import require
+from ..check import graded
 
 # %% ../../multimodal/contrastive.ipynb #to-unit
 def to_unit(x: Float[Tensor, "*b D"]):
-    """Each row of x (..., D), cut or stretched to length 1.
-
-    A row of zeros has no direction: it becomes NaN.
-    """
-    lengths = x.norm(dim=-1, keepdim=True)  # (..., 1)
-    return x / lengths
+    """Each row of x (..., D), cut or stretched to length 1."""
+    return x / x.norm(dim=-1, keepdim=True)
 
 # %% ../../multimodal/contrastive.ipynb #encoder
 class SimpleMultimodalEncoder(nn.Module):
     """Two linear layers into one space: captions and pictures as directions.
 
-    On text_features (B, text_dim) and image_features (C, image_dim): rows of
-    length 1, (B, shared_dim) and (C, shared_dim). generator: for the initial
-    weights. Source: the article; Radford et al. 2021, figure 3.
+    generator: for the initial weights.
+    Source: the article; Radford et al. 2021, figure 3.
     """
 
-    def __init__(
-        self,
-        text_dim: int,
-        image_dim: int,
-        shared_dim: int,
-        *,
-        generator: Generator | None = None,
-    ):
+    def __init__(self, text_dim, image_dim, shared_dim, *, generator=None):
         super().__init__()
         self.text_encoder = nn.Linear(text_dim, shared_dim)
         self.image_encoder = nn.Linear(image_dim, shared_dim)
@@ -49,8 +39,8 @@ class SimpleMultimodalEncoder(nn.Module):
 
     def forward(
         self,
-        text_features: Float[Tensor, "B {self.text_encoder.in_features}"],
-        image_features: Float[Tensor, "C {self.image_encoder.in_features}"],
+        text_features: Float[Tensor, "B text_dim"],
+        image_features: Float[Tensor, "C image_dim"],
     ):
         text = to_unit(self.text_encoder(text_features))  # (B, D)
         return text, to_unit(self.image_encoder(image_features))  # (C, D)
@@ -59,18 +49,15 @@ class SimpleMultimodalEncoder(nn.Module):
 def contrastive_loss(
     text_emb: Float[Tensor, "B D"],
     image_emb: Float[Tensor, "B D"],
-    temperature: float = 0.07,
+    temperature=0.07,
 ):
     """Mean surprise, in nats, at which picture and caption belong together.
 
-    Row i of one belongs to row i of the other, and both have length 1 for
-    cosines. temperature: a number, or a tensor that learns. Returns a scalar,
-    of halves in float32: in float16 the sum over a large batch is infinite.
+    Row i of one belongs to row i of the other. temperature: a number, or a
+    tensor that learns.
     Source: the article; Radford et al. 2021, figure 3.
     """
     similarity = text_emb @ image_emb.transpose(0, 1) / temperature  # (B, B)
-    wide = torch.promote_types(similarity.dtype, torch.float32)
-    similarity = similarity.to(wide)
     labels = torch.arange(text_emb.size(0), device=text_emb.device)
     loss_text_to_image = F.cross_entropy(similarity, labels)
     loss_image_to_text = F.cross_entropy(similarity.transpose(0, 1), labels)
@@ -80,13 +67,12 @@ def contrastive_loss(
 class LearnedScale(nn.Module):
     """A trained factor for the cosines, 1 / temperature, `most` at most.
 
-    log_scale is what learns. Called, it gives the scale, a scalar; a step that
-    went beyond the limit is first taken back, so that the next one can come
-    down again.
+    A step that went beyond the limit is first taken back, so that the next
+    one can come down again.
     Source: Radford et al. 2021, section 2.5.
     """
 
-    def __init__(self, start: float = 1 / 0.07, most: float = 100.0):
+    def __init__(self, start=1 / 0.07, most=100.0):
         super().__init__()
         self.most = most
         self.log_scale = nn.Parameter(torch.tensor(math.log(start)))
@@ -115,46 +101,45 @@ def bag_of_words(texts: list[str], vocabulary: list[str]):
     return bags
 
 # %% ../../multimodal/contrastive.ipynb #recall-hits
-def recall_hits(similarity: Float[Tensor, "B B"], k: int = 1):
+def recall_hits(similarity: Float[Tensor, "B B"], k=1):
     """How many rows of similarity have the diagonal among their k best.
 
-    What is equal to the diagonal, or NaN, counts as better, so that a model
-    which finds all alike scores nothing.
+    What is equal to the diagonal counts as better, so that a model which
+    finds all alike scores nothing.
     """
     own = similarity.diagonal()[:, None]  # (B, 1)
-    return ((~(similarity < own)).sum(1) <= k).sum().item()
+    return ((similarity >= own).sum(1) <= k).sum().item()
 
 # %% ../../multimodal/contrastive.ipynb #grouped
 def contrastive_loss_grouped(
     text_emb: Float[Tensor, "B D"],
     image_emb: Float[Tensor, "B D"],
     groups: Int[Tensor, " B"],
-    temperature: float = 0.07,
+    temperature=0.07,
 ):
     """The contrastive loss where pairs of one group all belong together.
 
-    Each caption's target is shared evenly among the pictures of its group,
-    and the other way round. With all groups different it equals
-    `contrastive_loss`. Its least value is the mean of log n, n the size of a
-    pair's group. Halves give float32.
     Source: Khosla et al. 2020, for two kinds of embedding.
     """
     similarity = text_emb @ image_emb.mT / temperature  # (B, B)
-    wide = torch.promote_types(similarity.dtype, torch.float32)
-    similarity = similarity.to(wide)
     same = (groups[:, None] == groups).to(similarity)  # (B, B)
     targets = same / same.sum(1)  # a group's columns are its rows
     loss_text_to_image = F.cross_entropy(similarity, targets)
     loss_image_to_text = F.cross_entropy(similarity.mT, targets)
     return (loss_text_to_image + loss_image_to_text) / 2
 
+# %% ../../multimodal/contrastive.ipynb #group-toy-run
+def arrows(degrees):
+    """Arrows of length 1 in the plane, (B, 2)."""
+    angles = torch.tensor(degrees).deg2rad()
+    return torch.stack([angles.cos(), angles.sin()], dim=1)
+
 # %% ../../multimodal/contrastive.ipynb #one-exponential
 class OneExponential(torch.autograd.Function):
     """The contrastive loss, whose value and exponentials are there already.
 
     text, image (B, D); scale, a scalar; powers (B, B), rows and columns (B,):
-    the exponentials of the logits, less any constant, and their sums. The way
-    back refuses to be followed by a second derivative.
+    the exponentials of the logits, less any constant, and their sums.
     """
 
     @staticmethod
@@ -163,9 +148,8 @@ class OneExponential(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient):
-        allowed = "False: contrastive_loss has second derivatives"
-        require(not torch.is_grad_enabled(), "create_graph", True, allowed)
         text, image, scale, powers, rows, columns = ctx.saved_tensors
         each = gradient / len(text)
         shares = 0.5 / rows[:, None] + 0.5 / columns  # (B, B)
@@ -178,16 +162,8 @@ class OneExponential(torch.autograd.Function):
 
 # %% ../../multimodal/contrastive.ipynb #contrastive-fast
 def contrastive_loss_fast(text_emb, image_emb, temperature=0.07):
-    """What `contrastive_loss` gives, with one exponential for each entry.
-
-    In half precision, and where a row or column lies so far below the largest
-    logit that its sum is not exact, it is the plain form. It cannot be
-    differentiated twice.
-    """
-    if text_emb.dtype not in (torch.float32, torch.float64):
-        return contrastive_loss(text_emb, image_emb, temperature)
-    like = {"dtype": text_emb.dtype, "device": text_emb.device}
-    scale = 1 / torch.as_tensor(temperature, **like)
+    """What `contrastive_loss` gives, with one exponential for each entry."""
+    scale = 1 / torch.as_tensor(temperature, dtype=text_emb.dtype)
     with torch.no_grad():
         powers = text_emb @ (scale * image_emb).mT  # (B, B), logits so far
         own, top = powers.diagonal().mean(), powers.max()
@@ -196,7 +172,99 @@ def contrastive_loss_fast(text_emb, image_emb, temperature=0.07):
         loss = top - own + (rows.log() + columns.log()).mean() / 2
         limits = torch.finfo(powers.dtype)
         least = torch.minimum(rows.min(), columns.min())
-    if least < limits.tiny / limits.eps:
+    if least < limits.tiny / limits.eps:  # not exact
         return contrastive_loss(text_emb, image_emb, temperature)
     made = loss, powers, rows, columns
     return OneExponential.apply(text_emb, image_emb, scale, *made)
+
+# %% ../../multimodal/contrastive.ipynb #check-places
+@graded
+def check_places(fn):
+    """Is fn(similarity) the place of each row's diagonal?"""
+    by_hand = torch.tensor([[3.0, 1.0, 2.0], [0.0, 0.0, 5.0], [9.0, 8.0, 7.0]])
+    draws = torch.Generator().manual_seed(5)
+    for table, right in (
+        (by_hand, [1, 3, 3]),
+        (torch.zeros(4, 4), [4, 4, 4, 4]),
+        (torch.randn(30, 30, generator=draws), None),
+    ):
+        got = fn(table.clone())
+        ok = torch.is_tensor(got) and got.shape == (len(table),)
+        ok = ok and not got.is_floating_point()
+        assert ok, f"whole numbers ({len(table)},), not {got!r}"
+        hits = [recall_hits(table, k) for k in range(1, len(table) + 1)]
+        again = [(got <= k).sum().item() for k in range(1, len(table) + 1)]
+        assert again == hits, f"recall by these places: {again}, not {hits}"
+        ok = right is None or got.tolist() == right
+        assert ok, f"places {got.tolist()}, but {right} is right"
+    return "places is right."
+
+# %% ../../multimodal/contrastive.ipynb #check-classify
+@graded
+def check_classify(fn):
+    """Does fn take the class whose mean direction is nearest?"""
+    text = torch.stack([arrows([60.0, -60.0]), arrows([25.0, 35.0])])
+    image = arrows([0.0, 10.0, 20.0, -100.0])
+    got = fn(text.clone(), image.clone())
+    ok = torch.is_tensor(got) and got.shape == (4,)
+    assert ok, f"a tensor (4,), not {got!r}"
+    long = "is the mean of unlike captions shorter, and the class less likely?"
+    assert got.tolist() == [0, 0, 1, 0], f"{got.tolist()}: {long}"
+    draws = torch.Generator().manual_seed(6)
+    text = to_unit(torch.randn(5, 3, 8, generator=draws))
+    image = to_unit(torch.randn(20, 8, generator=draws))
+    means = [to_unit(rows.mean(0)) for rows in text]
+    right = [max(range(5), key=lambda c: x @ means[c]) for x in image]
+    assert fn(text, image).tolist() == right, "not the nearest class"
+    return "classify is right."
+
+# %% ../../multimodal/contrastive.ipynb #check-sigmoid-loss
+@graded
+def check_sigmoid_loss(fn):
+    """Is it the surprise at each entry's right answer, over B?"""
+    draws = torch.Generator().manual_seed(7)
+    for B, a, b in (1, 2.0, 0.5), (5, 10.0, -10.0), (8, 1.0, 0.0):
+        text, image = to_unit(torch.randn(2, B, 4, generator=draws).double())
+        right = 0.0
+        for i in range(B):
+            for j in range(B):
+                z = (a * text[i] @ image[j] + b).item()
+                right += math.log1p(math.exp(-z if i == j else z)) / B
+        got = fn(text, image, a, b)
+        assert torch.is_tensor(got), f"a tensor, not {got!r}"
+        where = f"B {B}, scale {a}, bias {b}"
+        ok = math.isclose(got, right, rel_tol=1e-6)
+        assert ok, f"{where}: {right:.4f} nats is right, not {got}"
+    sure = fn(arrows([0.0, 90.0]), arrows([180.0, 90.0]), 1e3, 0.0)
+    assert sure.isfinite(), "a scale of a thousand gives infinity"
+    return "sigmoid_loss is right."
+
+# %% ../../multimodal/contrastive.ipynb #check-loss-in-pieces
+class Largest(TorchFunctionMode):
+    """How many numbers the largest tensor has that is made inside."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        numbers = made.numel() if torch.is_tensor(made) else 0
+        self.numbers = max(getattr(self, "numbers", 0), numbers)
+        return made
+
+
+@graded
+def check_loss_in_pieces(fn):
+    """The loss, by pieces of any size, at any temperature?"""
+    draws = torch.Generator().manual_seed(8)
+    pairs = to_unit(torch.randn(2, 13, 6, generator=draws).double())
+    for size, temperature in (13, 0.07), (5, 0.07), (1, 0.5), (4, 1e-3):
+        right = contrastive_loss(*pairs, temperature)
+        copies = pairs.clone()
+        with Largest() as largest:
+            got = fn(*copies, temperature, size)
+        assert torch.is_tensor(got), f"a tensor, not {got!r}"
+        where = f"pieces of {size}, temperature {temperature}"
+        ok = torch.allclose(got, right)
+        assert ok, f"{where}: {right:.4f} nats is right, not {got}"
+        most = max(size, 6) * 13  # a piece of the table, or all embeddings
+        ok = largest.numbers <= most
+        assert ok, f"{where}: {largest.numbers} numbers of the table at once"
+    return "loss_in_pieces is right."

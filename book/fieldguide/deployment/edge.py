@@ -38,7 +38,6 @@ def q4_1_weights(blocks: UInt8[Tensor, "n 20"]):
     return scale * codes + least
 
 # %% ../../deployment/edge.ipynb #steps
-@torch.inference_mode()
 def answer_steps(model, ids: list, count: int, choose=greedy):
     """Yield (token, logits (V,)) up to `count` times, after a text `ids`.
 
@@ -48,8 +47,9 @@ def answer_steps(model, ids: list, count: int, choose=greedy):
     # The cache keeps the keys and values of all that was read.
     cache, new = KVCache(model.config, len(ids) + count), ids
     for _ in range(count):
-        x = model.residual(torch.tensor([new]), cache)  # (1, T, D)
-        logits = model.logits(x[0, -1])  # (V,)
+        with torch.inference_mode():
+            x = model.residual(torch.tensor([new]), cache)  # (1, T, D)
+            logits = model.logits(x[0, -1])  # (V,)
         token = choose(logits)
         yield token, logits
         new = [token]

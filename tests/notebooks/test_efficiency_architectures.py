@@ -2,17 +2,14 @@
 
 import copy
 import functools
-import inspect
-import itertools
 import math
 from unittest import mock
 
 import cells
 import hypothesis.strategies as st
-import pytest
 import torch
 import torch.nn.functional as F
-from cells import cases, close, generator, random, refuses, seeds
+from cells import cases, close, generator, random, seeds
 from torch import nn
 
 from fieldguide.efficiency import architectures as arch
@@ -44,61 +41,6 @@ def each(names):
 
 
 SMALL = gpt.GPT(TINY, generator=generator())
-X, GATES = random(4, 2), torch.full((4,), 0.5).double()
-THREE = {"query": X, "key": X, "value": X}
-UNFIT = {"query": [X[:0]], "key": [X[:, :1], X[:0]], "value": [X[:3]]}
-TOKENS = UNFIT | {"query": [X[:0], X[:3]]}
-BAD_MASKS = [torch.ones(4, 4), torch.ones(3, 4).bool(), torch.ones(2, 4, 4).bool()]
-OPTIONS = THREE | {"mask": None, "scale": None, "rows": 2, "columns": 2}
-NO_GATES = [GATES.clone().fill_(bad) for bad in (0.0, -0.5, 1.001, math.nan)]
-NO_GATES += [torch.cat([GATES[:3], GATES[:1] * 0])]
-TILE = X[:, :1], X[:, :1], X
-OTHERS = [X, *(tuple(x[:rows] for x in TILE) for rows in (1, 3))]
-SIZES = dict.fromkeys(["K", "V", "rows", "columns", "bytes_per_number"], 1)
-REFUSALS = [
-    ("tile_bytes", SIZES, {}),
-    ("look", THREE | {"seen": None}, UNFIT),
-    ("merge_tiles", {"a": TILE, "b": TILE}, {"a": [(X, X), TILE[::-1]], "b": OTHERS}),
-    ("settle", {"top": X[:, :1], "total": X[:, :1], "blend": X}, {"total": [X]}),
-    ("tiles", {"T": 4, "S": 4, "rows": 1, "columns": 1, "mask": None}, {}),
-    ("band_states", THREE | {"cut": [], "move": abs}, UNFIT | {"query": [X[:, :1]]}),
-    *((name, OPTIONS, UNFIT | {"mask": BAD_MASKS, "scale": [math.nan]})
-      for name in TILED),
-    ("Forgetful", {"blocks": [nn.ReLU()]}, {"blocks": [9 * [nn.ReLU()] + [1]]}),
-    ("checkpointed", {"model": SMALL, "every": 2}, {}),
-    ("Rounded", {"dtype": torch.half}, {"dtype": [torch.int8]}),
-    ("round_products", {"model": nn.Linear(1, 1), "dtype": torch.half}, {}),
-    ("positive", {"x": X}, {}),
-    ("require_gates", {"keep": GATES}, {"keep": NO_GATES}),
-    ("share_out", {"blend": X, "total": GATES}, {"total": [GATES[:3]]}),
-    *((name, THREE, TOKENS) for name in LINEAR),
-    *((name, THREE | {"keep": GATES},
-       TOKENS | {"keep": [*NO_GATES, GATES[:3], GATES[0]]}) for name in GATED),
-    ("fading_mask", {"keep": GATES}, {"keep": [GATES[0]]}),
-    ("scan", {"keep": GATES, "note": GATES}, {"keep": [GATES[:3], X], "note": [X]}),
-    ("Selective", {"width": 4, "state": 2}, {}),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name, good, bad", REFUSALS)
-def test_bad_input_is_refused(name, good, bad):
-    cells.refuses_all(getattr(arch, name), copy.deepcopy(good), **bad)
-
-
-@pytest.mark.parametrize("name", ["look", *TILED, *LINEAR, *GATED])
-def test_numbers_of_another_type_are_refused_by_name(name):
-    attend, more = getattr(arch, name), [GATES] if name in GATED else []
-    for told, three in ("key", (X, X.float(), X)), ("value", (X, X, X.float())):
-        refuses(told, attend, *three, *more, says="torch.float64")
-
-
-def test_modules_refuse_what_is_not_floats():
-    groups, layer = arch.Forgetful([nn.ReLU()]), arch.Selective(4, 2).double()
-    for call in groups, groups.run, arch.Rounded(torch.half), layer:
-        for bad in None, X.int(), X.to(torch.float8_e4m3fn):
-            refuses("x", call, bad)
-    for bad in X, X[0, 0], X[..., None]:
-        refuses("x", layer, bad)
 
 
 @cases(seed=seeds, sizes=st.lists(sizes, min_size=1, max_size=4), kind=kinds)
@@ -111,8 +53,6 @@ def test_merged_answers_are_softmax(seed, sizes, kind):
     answers = [arch.look(q, *part) for part in parts]
     for answer in answers:
         assert [x.shape for x in answer] == [(3, 1), (3, 1), (3, 4)]
-        kept = [isinstance(x, arch.Sums) for x in answer]
-        assert kept == [True, True, False], "one number a row"
     state = functools.reduce(arch.merge_tiles, answers[::-1])
     right, _ = attention.simple_attention(q, k, v, mask=mask, scale=1)
     close(arch.settle(*state), right, 1e-10)
@@ -122,32 +62,15 @@ def test_merged_answers_are_softmax(seed, sizes, kind):
         close(state[0] + state[1].log(), scores.logsumexp(-1, keepdim=True), 1e-10)
 
 
-@pytest.mark.parametrize("dtype, large", [(torch.float, 1e6), (torch.half, 60_000.0)])
-def test_a_look_is_relative_to_the_largest_score(dtype, large):
-    one, values = torch.ones(1, 1, dtype=dtype), torch.tensor([[2.0], [5.0]]).to(dtype)
-    keys = torch.cat([3 * one, one])
-    top, total, blend = arch.look(one.requires_grad_(), keys, values)
-    assert top.item() == 3 and not top.requires_grad
-    close(total.item(), 1 + math.exp(-2), 1e-3)
-    close(blend.item(), 2 + 5 * math.exp(-2), 1e-3)
-    parts = zip((large, -large), values.split(1), strict=True)
+def test_a_look_is_relative_to_the_largest_score():
+    one, values = torch.ones(1, 1), torch.tensor([[2.0], [5.0]])
+    top, total, blend = arch.look(one, torch.cat([3 * one, one]), values)
+    close([top.item(), total.item()], [3.0, 1 + math.exp(-2)], 1e-6)
+    close(blend.item(), 2 + 5 * math.exp(-2), 1e-6)
+    parts = zip((1e6, -1e6), values.split(1), strict=True)
     a, b = (arch.look(one, score * one, value) for score, value in parts)
     for state in arch.merge_tiles(a, b), arch.merge_tiles(b, a):
         assert arch.settle(*state).item() == 2  # no overflow
-
-
-def test_a_row_that_sees_nothing_says_nothing():
-    refuses("key", arch.look, X, X[:0], X[:0])
-    for dtype in torch.half, torch.float, torch.double:
-        x = torch.ones(2, 3, dtype=dtype)
-        nothing = arch.look(x, x, x, torch.zeros(2, 2, dtype=torch.bool))
-        assert nothing[0].eq(torch.finfo(dtype).min).all()
-        assert not any(each.any() for each in nothing[1:])
-        assert not arch.settle(*nothing).any()
-        something = arch.look(x, -x, x)
-        for state in (nothing, something), (something, nothing):
-            merged = arch.merge_tiles(*state)
-            assert all(map(torch.equal, merged, something))
 
 
 def test_tiles_that_nobody_sees_are_left_out():
@@ -183,8 +106,6 @@ def test_tiles_have_the_answers_and_slopes_of_attention(
             weights, found = answers(attend, **options, rows=rows, columns=columns)
         assert weights is None and cut.call_args.args[:4] == (T, S, rows, columns)
         close(found, right, 1e-9)
-        sides = inspect.signature(attend).parameters
-        assert sides["rows"].default == sides["columns"].default == 64
 
 
 @cases(T=sizes, S=sizes, rows=sizes, columns=sizes)
@@ -211,17 +132,6 @@ def test_the_formula_of_fast_memory_counts_what_a_tile_holds():
     # queries, sums, tops and blend of a band; a tile's keys, values and scores
     held = 2 * 2 + 2 + 2 + 2 * 7 + 3 * 2 + 3 * 7 + 2 * 3
     assert arch.tile_bytes(2, 7, 2, 3) == 4 * arch.tile_bytes(2, 7, 2, 3, 1) == 4 * held
-
-
-def test_what_is_made_again_has_no_second_derivative():
-    """Nothing of the backward pass is recorded, so it would be wrong."""
-    x = random(3, 2).requires_grad_()
-    for y in arch.Again.apply(torch.square, x), arch.frugal_attention(x, x, x)[0]:
-        (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-        # nor where the slope comes in by another way as well
-        for loss in slope.sum(), (slope * x).sum():
-            with pytest.raises(RuntimeError, match="differentiate twice"):
-                loss.backward(retain_graph=True)
 
 
 def test_again_gives_the_same_and_calls_twice():
@@ -285,42 +195,9 @@ def test_rounded_products_by_hand():
         close(kept.grad, rounded(low[2].T @ low[0], dtype), 0)
 
 
-def test_autocast_leaves_the_fused_attention_alone():
-    """It raises in bfloat16 on a processor with AMX where torch uses AVX2 only."""
-    seen = []
-
-    def loss(model, ids, pieces):
-        fused = torch.backends.cuda.flash_sdp_enabled()
-        seen.append((fused, torch.is_autocast_enabled("cpu")))
-
-    for ratio in 0.1, 10.0:
-        cell = {"torch": torch, "held_out": None, "trained_gpt": lambda: None}
-        cell["product_s"] = lambda dtype, r=ratio: r if dtype == torch.bfloat16 else 1
-        exec(make().cells()["bits-measure-run"], cell | {"held_out_loss": loss})
-    assert seen == [(False, True), (False, False)]
-
-
-def test_positive_is_elu_plus_1():
-    x = torch.tensor([-1e4, -3.0, -1e-3, 0.0, 1e-3, 2.0, 1e4]).double().requires_grad_()
-    y, right = arch.positive(x), F.elu(x) + 1
-    close(y, right)
-    close(*(torch.autograd.grad(each.sum(), x)[0] for each in (y, right)))
-
-
 def squares(x):
     """Features of another width."""
     return torch.cat([x.square(), x.new_ones(*x.shape[:-1], 2)], -1)
-
-
-def test_a_sum_of_no_weight_gives_0_and_a_negative_one_an_error():
-    x = torch.tensor([[-1.0], [1.0]])
-    for function in each(LINEAR):
-        found = function(x, x, x + 2, features=torch.relu)
-        assert found.tolist() == [[0.0], [3.0]]
-        refuses("features", function, x, x.flip(0), x, features=lambda x: x)
-        refuses("features", function, x * math.nan, x, x)
-    found = arch.share_out(x, torch.tensor([2.0, 0.0]))
-    assert found.tolist() == [[-0.5], [0.0]]
 
 
 def gated_by_hand(q, k, v, keep):
@@ -355,9 +232,6 @@ def test_linear_and_gated_layers_are_recurrences(seed, T):
 def test_the_fading_mask_is_a_product_of_gates():
     mask = arch.fading_mask(torch.tensor([0.5, 0.25, 0.5]).double())
     close(mask.tolist(), [[1.0, 0.0, 0.0], [0.25, 1.0, 0.0], [0.125, 0.5, 1.0]])
-    strong = torch.full((5,), 1e-300, dtype=torch.double)
-    close(arch.fading_mask(strong), torch.eye(5).double())
-    assert arch.fading_mask(torch.ones(2, 3, device="meta")).is_meta
 
 
 def test_strong_gates_cost_the_later_ones_no_digits():
@@ -391,11 +265,6 @@ def test_a_scan_is_the_loop_in_log2_rounds(seed, T):
 def test_a_selective_layer_by_hand():
     torch.manual_seed(0)
     layer, x = arch.Selective(5, 3).double(), random(2, 6, 5)
-    assert arch.Selective(1, 1)(torch.ones(1, 1)).shape == (1, 1)
-    shapes = {name: tuple(p.shape) for name, p in layer.named_parameters()}
-    matrices = {"query.weight": (3, 5), "key.weight": (3, 5), "value.weight": (5, 5)}
-    assert shapes == matrices | {"gate.weight": (1, 5), "gate.bias": (1,)}
-    assert layer.gate.bias.item() == 4
     keep = torch.sigmoid(x @ layer.gate.weight[0] + 4)
     q, v = x @ layer.query.weight.T, x @ layer.value.weight.T
     k = x @ layer.key.weight.T / math.sqrt(3)
@@ -404,62 +273,7 @@ def test_a_selective_layer_by_hand():
             close(found[b], gated_by_hand(q[b], k[b], v[b], keep[b]), 1e-9)
 
 
-book = functools.cache(
-    lambda: cells.run_exercises("efficiency/architectures", arch, F=F)
-)
-SLIPS = [
-    ("tallest", "+ 2 +", "+", "+ 1 +"),
-    ("tallest", "columns * (K + V)", "columns * (K + K)", "columns * (V + V)"),
-    ("tallest", "// (K", "/ (K"),
-    ("tallest", "max(0, room", "max(0, 1 + room", "(room", "max(1, room"),
-    ("together", "zip(*answers)", "zip(*answers[:1])"),
-    ("together", "levels.softmax(0)", "1 / len(levels)",
-     "(levels - levels.amax()).exp()"),
-    ("together", "levels.logsumexp(0)", "levels.mean(0)", "levels.amax(0)"),
-    ("together", "return (shares * outputs).sum(0),", "return shares.sum(0),",
-     "return "),
-    ("next_scale", "scale / 2", "scale // 2", "scale - 4"),
-    ("next_scale", "/ 2, 0", "/ 2, quiet"),
-    ("next_scale", "scale * 2, 0", "scale * 2, quiet + 1"),
-    ("next_scale", "quiet + 1 == 2000", "quiet == 2000", "quiet + 2 == 2000", "False"),
-    ("delta_write", " - key @ state", ""),
-    ("delta_write", "zip(keys, values)", "zip(keys.flip(0), values.flip(0))"),
-    ("delta_write", "return state", "return torch.linalg.pinv(keys) @ values",
-     "return state.T"),
-]  # fmt: skip
-
-
-def test_a_slip_in_an_answer_is_noticed():
-    for answer, piece, *slips in SLIPS:
-        cells.notices(book(), answer, {piece: slips})
-
-
-def test_an_answer_in_32_bits_passes():
-    def into_zeros(answers):
-        level = torch.stack([level for _, level in answers]).logsumexp(0)
-        output = torch.zeros(*answers[0][0].shape)
-        for more, other in answers:
-            output += (other - level).exp() * more
-        return output, level
-
-    book().check_together(into_zeros)
-
-
 make = functools.cache(functools.partial(cells.script, "architectures"))
-
-
-def test_the_stored_runs_are_those_of_the_grid_which_is_wide_enough():
-    """No rate that was chosen is the largest that was tried."""
-    made, stored = make(), cells.record("architectures", "recall.json")
-    names, runs, count = made.book(), stored["runs"], len(made.RATES)
-    tried = [(r["kind"], r["state"], r["rate"]) for r in runs]
-    assert tried == [*itertools.product(names["KINDS"], made.STATES, made.RATES)]
-    assert all(len(r["recall"]) == len(names["PAIRS"]) for r in runs)
-    groups = [found["runs"] for found in stored["two lists"].values()]
-    groups += [runs[i : i + count] for i in range(0, len(runs), count)]
-    for group in groups:
-        best = max(group, key=lambda run: run["other lists"])
-        assert best["rate"] < max(run["rate"] for run in group)
 
 
 def test_a_question_is_about_one_of_the_pairs_after_the_mark():

@@ -3,31 +3,22 @@
 import contextlib
 import copy
 import functools
-import itertools
-import json
 import math
 import statistics
-from pathlib import Path
-from unittest import mock
 
 import cells
 import hypothesis.strategies as st
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import cases, close, generator, refuses, seeds
+from cells import cases, close, generator, seeds
 from torch import nn
 
-from fieldguide import data
 from fieldguide.efficiency import quantization as q
-from fieldguide.explore import payload
 from fieldguide.memory import SavedBytes
 
 groups = st.sampled_from([None, "row", 12, 6, 4, 1])
 random = functools.partial(cells.random, dtype=torch.float32)
-MOST = "weight.abs().max()"
-KERNELS = ["_weight_int8pack_mm", "_convert_weight_to_int4pack_for_cpu", "_int_mm"]
 SCHEMES = ["absmax", "zero_point", "ternary", "sign", "levels"]
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -58,92 +49,13 @@ def read_back(weight, group, double=False):
     return q.dequantize(levels[codes.int()], scales)
 
 
-W, TWO = random(2, 6), torch.tensor([-1.0, 1.0])
 BYTES = torch.tensor([[1, 2, 15, 0], [9, 9, 0, 15]], dtype=torch.uint8)
-ONE, SCALES = BYTES[0, :1], torch.ones(3, 1)
-NO_WEIGHTS = [torch.ones(0, 6), torch.ones(2, 0), torch.tensor(1.0)]
-NO_WEIGHTS += [W.where(W.min() != W, bad) for bad in (math.nan, -math.inf)]
-LEVELS = [[-1.0, 1.0, 0.0], [1.0, -1.0], [0.0, 0.0], [1.0], [[-1.0, 1.0]]]
-LEVELS = [*map(torch.tensor, LEVELS), torch.linspace(-1, 1, 257)]
-GROUPED, BITS = {"weight": W, "group": 3}, {"weight": W, "group": 3, "bits": 4}
-NOT_GROUPED = {"weight": NO_WEIGHTS, "group": [5, 12, 6.0]}
-NO_BITS = {"bits": [1, 9, 4.0]}
-STORED = dict(zip(["codes", "seconds", "mean"], q.quantize_scales(SCALES), strict=True))
-WIDE, ROWS = torch.ones(16, 32, dtype=torch.int8), torch.ones(16, 1)
-LAYER = nn.Linear(4, 6)
-UNFIT = [WIDE.view(8, 64), WIDE[:, :16], WIDE.view(32, 16), 8 * WIDE, -9 * WIDE]
-PIECES = torch.zeros(1, 2, dtype=torch.long)
-PRODUCT = {"x": random(2, 16), "codes": WIDE.view(32, 16), "scales": torch.ones(32, 1)}
-INT4 = {"packed": random(8, 16).bfloat16(), "pairs": None, "group": None}
-REFUSALS = [
-    *((name, GROUPED, NOT_GROUPED)
-      for name in ("in_groups", "quantize_ternary", "quantize_sign")),
-    ("quantize_absmax", BITS, NOT_GROUPED | NO_BITS),
-    ("quantize_zero_point", BITS, NOT_GROUPED | {"bits": [9, 4.0]}),
-    ("quantize_levels", GROUPED | {"levels": TWO}, NOT_GROUPED | {"levels": LEVELS}),
-    ("rounded", BITS | {"scheme": "absmax"},
-     NOT_GROUPED | NO_BITS | {"scheme": ["nearest"]}),
-    ("outliers_apart", {"x": W, "bits": 4, "group": 3, "most": 6},
-     NO_BITS | {"x": NO_WEIGHTS, "group": [5, 12]}),
-    ("normal_levels", {"bits": 4}, NO_BITS),
-    ("dequantize", {"codes": W, "scales": SCALES},
-     {"scales": [SCALES[:0], torch.ones(5, 1), SCALES[:, 0], W[:1, :3].log().T]}),
-    ("dequantize", {"codes": W[0], "scales": SCALES, "lows": SCALES}, {"lows": [W]}),
-    ("relative_error", {"weight": W, "restored": W}, {"restored": [W[0]]}),
-    ("quantize_scales", {"scales": SCALES}, {"scales": [SCALES[:, 0], SCALES.mT]}),
-    ("dequantize_scales", STORED | {"groups": 3}, {}),
-    ("pack_pairs", {"codes": BYTES}, {"codes": [BYTES[:, :3], BYTES + 1, ONE, ONE[0]]}),
-    ("unpack_pairs", {"packed": BYTES}, {"packed": [ONE[0]]}),
-    ("NF4Linear", {"linear": LAYER, "group": 4},
-     {"linear": [W, nn.ReLU(), nn.Linear(6, 4)]}),
-    ("NF4Linear", {"linear": LAYER, "group": None}, {"linear": [nn.Linear(3, 5)]}),
-    ("stored_bits", {"layer": LAYER}, {"layer": [nn.ReLU()]}),
-    ("LowBitLinear", {"linear": LAYER, "quantize": len}, {"linear": [nn.ReLU()]}),
-    ("text_losses", {"model": lambda ids: F.one_hot(ids, 2).float(), "pieces": PIECES},
-     {"pieces": [PIECES[:0], PIECES[:, :1]]}),
-    ("pack_int4_fast", {"codes": -8 * WIDE, "scales": ROWS},
-     {"codes": UNFIT, "scales": [ROWS[:0], ROWS[:5], ROWS[:15]]}),
-    ("absmax_codes", {"rows": W, "most": 7}, {}),
-    *((f"{name}_product{end}", PRODUCT, {"scales": [ROWS, ROWS[:0]]})
-      for name, end in (("int8", ""), ("int8", "_fast"), ("whole", ""))),
-    ("int4_product_fast", INT4 | {"x": random(1, 16)}, {"packed": [UNFIT[0]]}),
-    ("require_width", {"x": W[0], "width": 6}, 
-     {"x": [None, [6.0], W[0].int(), W[0, 0]], "width": [0, 5]}),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "good", "bad"), REFUSALS)
-def test_bad_input_is_refused(name, good, bad):
-    inner = {"inner_names": ["weight", "codes"]}
-    with without(*KERNELS):  # on bad input they may end the process
-        cells.refuses_all(getattr(q, name), good, **inner, **bad)
-
-
-def test_layers_and_products_refuse_inputs_that_do_not_fit():
-    x, layer, weight = random(2, 64), linear(64, 8), random(32, 64)
-    eight, four = q.quantize_absmax(weight, 8, "row"), q.quantize_absmax(weight, 4, 32)
-    products = q.int8_product, q.int8_product_fast, q.whole_product
-    calls = [(product, *eight) for product in products]
-    calls += [(q.int4_product_fast, *q.pack_int4_fast(*four)), (q.NF4Linear(layer),)]
-    for function, *parts in [*calls, (q.LowBitLinear(layer, q.quantize_sign),)]:
-        assert len(function(x, *parts)) == 2
-        for bad in x[:, :32], x.int(), None, x[0, 0], x.to(torch.float8_e5m2):
-            refuses("x", function, bad, *parts)
-    narrow = q.quantize_absmax(random(32, 24), 8, "row")
-    with mock.patch.object(torch, KERNELS[0]):  # it would end the process
-        refuses("codes", q.int8_product_fast, x[:, :24], *narrow)
-    for group in 32, 64, 128, 256:
-        stored = q.quantize_absmax(random(16, 256), 4, group)
-        assert q.pack_int4_fast(*stored)[2] == group
 
 
 @cases(seed=seeds, group=groups)
-def test_groups_are_runs_of_a_row_as_precise_as_the_weights(seed, group):
-    for dtype, wide in zip(FLOATS, [torch.float32] * 3 + [torch.float64], strict=True):
-        weight = random(2, 3, 12, seed=seed).to(dtype)
-        rows = q.in_groups(weight, group)
-        assert rows.dtype == wide and rows.tolist() == lots(weight, group)
-    assert q.in_groups(torch.ones(1)).tolist() == [[1]]
+def test_groups_are_runs_of_a_row(seed, group):
+    weight = random(2, 3, 12, seed=seed)
+    assert q.in_groups(weight, group).tolist() == lots(weight, group)
 
 
 def scale_by_hand(scheme, lot, bits):
@@ -167,7 +79,7 @@ def scale_by_hand(scheme, lot, bits):
 @cases(seed=seeds, bits=st.integers(2, 8), group=groups)
 def test_codes_and_scales_are_by_hand(scheme, seed, bits, group):
     weight = random(2, 12, seed=seed, dtype=torch.double)
-    kept, quantize = weight.clone(), getattr(q, f"quantize_{scheme}")
+    quantize = getattr(q, f"quantize_{scheme}")
     options = {"levels": [q.normal_levels(bits)], "ternary": [], "sign": []}
     codes, scales, *lows = quantize(weight, *options.get(scheme, [bits]), group)
     kind = torch.uint8 if scheme in ("zero_point", "levels") else torch.int8
@@ -181,44 +93,27 @@ def test_codes_and_scales_are_by_hand(scheme, seed, bits, group):
     if scheme in ("absmax", "zero_point"):
         left = q.in_groups(q.dequantize(codes, scales, *lows) - weight, group)
         assert (left.abs().amax(-1) <= scales[:, 0] / 2 + 1e-12).all()
-    assert torch.equal(weight, kept)
 
 
 def test_what_is_constant_stays_exact():
     zeros, levels = torch.zeros(2, 4), q.nf4_levels()
-    for group in None, "row", 2:
-        for quantize, *bits, code in (
-            (q.quantize_absmax, 4, 0),
-            (q.quantize_ternary, 0),
-            (q.quantize_sign, 1),
-            (q.quantize_levels, levels, 7),
-        ):
-            codes, scales = quantize(zeros, *bits, group)
-            assert (codes == code).all() and not scales.any()
-        for constant in zeros, zeros + 0.3, zeros - 7:
-            stored = q.quantize_zero_point(constant, 4, group)
-            assert not stored[0].any()
-            assert torch.equal(q.dequantize(*stored), constant)
-
-
-def test_codes_stay_in_range_where_the_scale_cannot_be_exact():
-    """And so they do with 8 bits and one group, which is the default."""
-    for quantize, numbers, codes in (
-        (q.quantize_absmax, [189, -189], [127, -127]),  # the scale is rounded
-        (q.quantize_zero_point, [0, 379], [0, 255]),
-        (q.quantize_absmax, [1, -1], [0, 0]),  # the scale would be 0
-        (q.quantize_zero_point, [1, -1], [0, 0]),
-        (q.quantize_ternary, [1, 0, 0, 0], [0, 0, 0, 0]),
+    for quantize, *bits, code in (
+        (q.quantize_absmax, 4, 0),
+        (q.quantize_ternary, 0),
+        (q.quantize_sign, 1),
+        (q.quantize_levels, levels, 7),
     ):
-        assert quantize(2.0**-149 * torch.tensor(numbers))[0].tolist() == codes
-        bits = [] if quantize is q.quantize_ternary else [8]
-        assert all(map(torch.equal, quantize(W), quantize(W, *bits, None)))
+        codes, scales = quantize(zeros, *bits)
+        assert (codes == code).all() and not scales.any()
+    for constant in zeros, zeros + 0.3, zeros - 7:
+        stored = q.quantize_zero_point(constant, 4)
+        assert torch.equal(q.dequantize(*stored), constant)
 
 
 def test_relative_error_is_a_share_of_the_root_mean_square():
     weight, off = torch.tensor([3.0, 0.0, 4.0, 0.0]), torch.tensor([0, 0, 0, 1.0])
     error = q.relative_error(weight, weight + off)
-    assert isinstance(error, float) and math.isclose(error, 1 / 5, rel_tol=1e-6)
+    assert math.isclose(error, 1 / 5, rel_tol=1e-6)
 
 
 # Dettmers et al. 2023, Appendix E
@@ -241,18 +136,6 @@ def test_levels_are_quantiles_in_two_halves():
         close(levels, right, 1e-6)
     levels = q.nf4_levels()
     close(levels, torch.tensor(PRINTED), 1e-6)
-    assert str(levels[7].item()) == "0.0" and levels[0] == -1 and levels[15] == 1
-    assert torch.equal(q.normal_levels(), levels)
-
-
-def test_quantize_levels_takes_any_that_increase():
-    for weight, levels, codes in (
-        ([0.1, -0.4], TWO, [1, 0]),
-        ([1.0, -1.0], torch.linspace(-1, 1, 256), [255, 0]),
-        ([0.5000000001, 1.0], torch.tensor([0.0, 1.0]), [1, 1]),  # in 64 bits
-    ):
-        weight = torch.tensor(weight, dtype=torch.double)
-        assert q.quantize_levels(weight, levels)[0].tolist() == codes
 
 
 @cases(seed=seeds, count=st.sampled_from([1, 5, 256, 257, 600]))
@@ -271,21 +154,8 @@ def test_scales_are_kept_to_a_sixteenth_of_their_distance_from_the_mean(seed, co
     close(seconds.flatten(), off.view(-1, 256).abs().amax(-1) / 448, 1e-6)
 
 
-def test_scales_that_are_equal_or_tiny_stay_finite():
-    equal = torch.full((300, 1), 0.3)
-    parts = q.quantize_scales(equal)
-    close(q.dequantize_scales(*parts, 300), equal, 1e-6)
-    least = 2.0**-149
-    for most in 300, 627, 671:  # the scale of these is rounded to the least float
-        tiny = torch.tensor([[2 * most * least], [0.0]])
-        parts = q.quantize_scales(tiny)
-        again = q.dequantize_scales(*parts, 2)
-        assert again.isfinite().all() and (again - tiny).abs().max() <= most * least
-
-
 def test_pairs_share_a_byte():
     packed, every = q.pack_pairs(BYTES), torch.arange(256, dtype=torch.uint8)
-    assert packed.dtype == torch.uint8
     assert packed.tolist() == [[0x21, 0x0F], [0x99, 0xF0]]
     assert torch.equal(q.unpack_pairs(packed), BYTES)
     assert torch.equal(q.pack_pairs(q.unpack_pairs(every)), every)
@@ -294,7 +164,7 @@ def test_pairs_share_a_byte():
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize(
-    "inputs, outputs, group", [(128, 5, 64), (12, 3, 4), (12, 70, 4), (6, 4, None)]
+    "inputs, outputs, group", [(128, 5, 64), (12, 70, 4), (6, 4, None)]
 )
 def test_the_layer_is_that_of_the_stored_weight(inputs, outputs, group, double, bias):
     """Forth and back; what is unpacked is not kept in between."""
@@ -311,44 +181,10 @@ def test_the_layer_is_that_of_the_stored_weight(inputs, outputs, group, double, 
     y.backward(grad := random(2, 3, outputs, seed=1))
     close(x.grad, grad @ right, 1e-4)
     assert q.relative_error(weight, right) < 0.2
-    meta = copy.deepcopy(layer).to("meta")(x.to("meta"))
-    assert meta.is_meta and meta.shape == (2, 3, outputs)
-
-
-def test_the_layer_has_nothing_to_train_and_can_be_stored():
-    """Groups of 64 weights and double scales, unless told."""
-    original = copy.deepcopy(linear(128, 8))
-    layer = q.NF4Linear(original)
-    assert torch.equal(layer.weight, read_back(original.weight.detach(), 64, True))
-    assert set(layer.state_dict()) == {"packed", "scales", "seconds", "mean", "bias"}
-    assert layer.scales.dtype == torch.uint8 and layer.groups == 16
-    assert list(layer.parameters()) == []
-    assert torch.equal(layer.bias, original.bias) and not layer.bias.requires_grad
-    original.bias.data.zero_(), original.weight.data.zero_()
-    assert layer.bias.any() and layer.weight.any(), "a copy"
-    other, x = q.NF4Linear(linear(128, 8, seed=9)), random(2, 128)
-    assert not torch.equal(other.weight, layer.weight)
+    assert not list(layer.parameters()), "nothing to train"
+    other = q.NF4Linear(linear(inputs, outputs, bias, seed=9), group, double)
     other.load_state_dict(layer.state_dict())
-    assert torch.equal(other(x), layer(x))
-
-
-@pytest.mark.parametrize("double", [False, True])
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_the_layer_of_a_model_in_another_precision(dtype, double):
-    """Built from it, the layer stores as much; turned into it, it computes on."""
-    original = copy.deepcopy(linear(128, 4)).to(dtype)
-    plain = q.NF4Linear(linear(128, 4), double=double)
-    made = q.NF4Linear(original, double=double)
-    assert made.weight.dtype == torch.float32
-    assert q.stored_bits(made) == q.stored_bits(plain)
-    weight = original.weight.detach().float()
-    assert q.relative_error(weight, made.weight) < 0.12
-    right, x = plain(random(3, 128)), random(3, 128).to(dtype).requires_grad_()
-    for each in made, plain, copy.deepcopy(plain).to(dtype):
-        y = each(x)
-        (slope,) = torch.autograd.grad(y.sum(), x)
-        assert y.dtype == slope.dtype == dtype
-        assert q.relative_error(right, y.float()) < 0.02
+    assert torch.equal(other(x), y)
 
 
 @pytest.mark.parametrize("inputs, outputs", [(64, 8), (256, 1024)])
@@ -377,7 +213,8 @@ def test_low_bits_go_forward_and_floats_back(bias):
 
 def test_weights_are_others_for_a_while():
     model, factors = nn.Module(), [5, 2, 2]
-    model.blocks = nn.Sequential(linear(4, 4, False), nn.ReLU(), nn.Sequential(LAYER))
+    last = nn.Sequential(nn.Linear(4, 6))
+    model.blocks = nn.Sequential(linear(4, 4, False), nn.ReLU(), last)
     model.head = linear(4, 4, seed=2)
     kept = {name: p.clone() for name, p in model.named_parameters()}
 
@@ -389,14 +226,10 @@ def test_weights_are_others_for_a_while():
     def change(weight):
         return factors.pop() * weight
 
-    refuses("model", q.weights_as, LAYER, change)
     with contextlib.suppress(KeyError), q.weights_as(model, change) as got:
         assert got is model
         same(2)
         raise KeyError("inside")
-    same(1)
-    with contextlib.suppress(IndexError), q.weights_as(model, change):
-        raise AssertionError("the second matrix finds no factor")
     same(1)
 
 
@@ -405,8 +238,7 @@ def test_weights_are_others_for_a_while():
 @pytest.mark.parametrize("group", [None, "row", 4])
 def test_rounded_reads_back_what_16_bits_can_scale(scheme, bits, group):
     weight, levels = random(4, 12), q.normal_levels(bits)
-    weight = weight / weight.abs().max()
-    weight[0, 0] = -1.5  # the largest is not the highest
+    weight[0, 0] = -5.0  # the largest is not the highest
     codes, *parts = {
         "absmax": q.quantize_absmax(weight, bits, group),
         "zero point": q.quantize_zero_point(weight, bits, group),
@@ -414,30 +246,7 @@ def test_rounded_reads_back_what_16_bits_can_scale(scheme, bits, group):
     }[scheme]
     codes = levels[codes.int()] if scheme == "NormalFloat" else codes
     right = q.dequantize(codes, *(part.half().float() for part in parts))
-    options = [group] if group else []  # one group unless told
-    assert torch.equal(q.rounded(weight, scheme, bits, *options), right)
-    steps = 2 ** (bits - 1) - 1 if scheme == "absmax" else 1
-    for factor in 1e-2, 4e4 * steps:
-        left = q.rounded(factor * weight, scheme, bits, group)
-        close(left / factor, right, 0.01)
-    for factor in 1e-9, 1e-35, 7e4 * steps, 1e30:
-        scaled = factor * weight
-        most = scaled.abs().max().item()
-        refuses(MOST, q.rounded, scaled, scheme, bits, group, shown=most)
-    assert not q.rounded(0 * weight, scheme, bits, group).any()
-
-
-def test_rounded_refuses_by_the_largest_weight():
-    refuses(MOST, q.rounded, torch.full((2, 4), 1e-9), "zero point", 4)
-    weight = random(4, 12)
-    weight[1] = 1e-9  # beside the others a loss without harm
-    left = q.rounded(weight, "absmax", 4, "row")
-    assert left.any(-1).tolist() == [True, False, True, True]
-    step = 2.0**-24  # float16's; with 2 bits a scale is the largest weight
-    over, under = (step * torch.tensor([[10.5], [most]]) for most in (49.5, 50.0))
-    with cells.refusal(r"float16 holds the scales: 3e-06 to 65504$"):
-        q.rounded(over, "absmax", 2, "row")
-    close(q.rounded(under, "absmax", 2, "row"), under, step)  # half a step
+    assert torch.equal(q.rounded(weight, scheme, bits, group), right)
 
 
 def test_text_losses_are_those_of_each_piece():
@@ -468,108 +277,24 @@ def test_outliers_stay_apart(seed, group):
             assert torch.equal(q.outliers_apart(x), right)
 
 
-def without(*kernels):
-    """torch without these functions, as older or other builds are."""
-    patches = contextlib.ExitStack()
-    for kernel in kernels:
-        real = getattr(torch, kernel)
-        patches.callback(setattr, torch, kernel, real)
-        delattr(torch, kernel)
-    return patches
-
-
-@contextlib.contextmanager
-def used(kernel):
-    """torch's kernel is called in here, once."""
-    with mock.patch.object(torch, kernel, side_effect=getattr(torch, kernel)) as called:
-        yield
-    assert called.call_count == 1, kernel
+KERNELS = ["_weight_int8pack_mm", "_convert_weight_to_int4pack_for_cpu", "_int_mm"]
 
 
 @pytest.mark.parametrize("missing", [[], KERNELS])
 @pytest.mark.parametrize("T, inputs, outputs", [(1, 64, 32), (3, 128, 64)])
-def test_products_are_right_with_kernels_and_without(T, inputs, outputs, missing):
+def test_products_are_right_with_kernels_and_without(
+    T, inputs, outputs, missing, monkeypatch
+):
+    for kernel in missing:  # as in older or other builds of torch
+        monkeypatch.delattr(torch, kernel)
     x, weight = random(T, inputs, seed=T), random(outputs, inputs, seed=9)
     eight, four = q.quantize_absmax(weight, 8, "row"), q.quantize_absmax(weight, 4, 32)
     right, right_four = (x @ q.dequantize(*each).T for each in (eight, four))
     close(q.int8_product(x, *eight), right, 1e-4)
-    assert q.int8_product(x.double(), eight[0], eight[1].double()).dtype == torch.double
     whole, each = q.quantize_absmax(x, 8, "row")
     exact = (whole.long() @ eight[0].long().T).float() * each * eight[1].T
-    with without(*missing):
-        parts = q.pack_int4_fast(*four)
-        assert (parts[1] is None) == bool(missing)
-        fast = q.int4_product_fast(x, *parts)
-        assert fast.dtype == torch.bfloat16
-        assert q.relative_error(right_four, fast.float()) < 0.02
-        with contextlib.nullcontext() if missing else used(KERNELS[2]):
-            close(q.whole_product(x, *eight), exact, 1e-5)
-        for dtype in FLOATS[1:]:
-            with contextlib.nullcontext() if missing else used(KERNELS[0]):
-                fast = q.int8_product_fast(x.to(dtype), *eight)
-            assert fast.dtype == torch.bfloat16 and fast.shape == right.shape
-            for found in fast, q.whole_product(x.to(dtype), *eight):
-                assert q.relative_error(right, found.float()) < 0.02
-
-
-def test_the_measurements_are_those_of_the_grid():
-    make, widths = (
-        cells.script("quantization"),
-        cells.record("quantization", "widths.json"),
-    )
-    assert widths["pieces"] == make.pieces_of(data.king_james())
-    found = [tuple(row["setting"]) for row in widths["settings"]]
-    assert found == [*itertools.product(make.SCHEMES, make.BITS, make.GROUPS)]
-    assert all(len(row["losses"]) == make.PIECES for row in widths["settings"])
-
-
-book = functools.cache(lambda: cells.run_exercises("efficiency/quantization", q))
-SLIPS = [
-    ("whole_zero", "min(0.0, weight.min().item())", "weight.min().item()"),
-    ("whole_zero", "max(0.0, weight.max().item())", "weight.max().item()"),
-    ("whole_zero", "most = 2**bits - 1", "most = 2**bits"),
-    ("whole_zero", "round(-low", "(-low", "math.floor(-low", "math.ceil(-low"),
-    ("whole_zero", ".round()", "", ".floor()", ".ceil()", ".trunc()"),
-    ("whole_zero", ".long()", ""),
-    ("whole_zero", "codes, scale", "codes + 1, scale", "codes, scale / 2"),
-    ("whole_zero", "scale, zero", "scale, zero + 1"),
-    ("pack_trits", "[1, 3, 9, 27, 81]", "[81, 27, 9, 3, 1]"),
-    ("pack_trits", " + 1 ", " "),
-    ("pack_trits", ".to(torch.uint8)", ""),
-    ("best_scale", "square()", "abs()"),
-    ("best_scale", ".clamp(-most, most)", ""),
-    ("best_scale", "key=error", "key=lambda scale: -scale"),  # absmax
-    ("best_scale", "return min", "return torch.tensor(0.1) + min"),
-    ("most_parameters", "+ scale_bits", "", "+ scale_bits / group"),
-    ("most_parameters", "8 * memory_bytes", "memory_bytes"),
-    ("most_parameters", "int(8", "float(8"),
-]  # fmt: skip
-
-
-def test_the_drawn_levels_are_as_many_as_the_bits_make():
-    """At 8 bits, too: each of 255 levels is a spike with a gap beside it."""
-    path = Path(__file__).parents[2] / "book/efficiency/quantization.ipynb"
-    every = json.loads(path.read_text("utf8"))["cells"]
-    (cell,) = (cell for cell in every if cell["id"] == "widths-explorer")
-    drawn = payload.read("".join(cell["outputs"][0]["data"]["text/html"]))
-    key = next(k for k in drawn["fields"] if k.endswith(".y"))
-    by = drawn["spec"]["fields"][key]["by"]
-    sizes = [len(c["keys"]) for c in drawn["spec"]["controls"] if c["name"] in by]
-    levels = drawn["fields"][key][:, 1].reshape(*sizes, -1)
-    for at, bits in enumerate([8, 6, 4, 3, 2]):  # absmax, the whole tensor
-        up = np.diff(levels[0, at, 0] > 0, prepend=False).sum()
-        assert math.ceil(up / 2) == 2**bits - 1
-
-
-def test_a_slip_in_an_answer_is_noticed():
-    for answer, piece, *slips in SLIPS:
-        cells.notices(book(), answer, {piece: slips})
-
-
-def test_answers_by_other_means_pass():
-    def half_up(weight, bits):
-        _, scale, zero = map(torch.as_tensor, book().whole_zero(weight, bits))
-        codes = (weight / scale + zero + 0.5).floor().clamp(0, 2**bits - 1)
-        return codes.long(), scale, zero
-
-    book().check_whole_zero(half_up)
+    close(q.whole_product(x, *eight), exact, 1e-5)
+    fast = q.int4_product_fast(x, *q.pack_int4_fast(*four))
+    assert q.relative_error(right_four, fast.float()) < 0.02
+    for found in q.int8_product_fast(x, *eight), q.whole_product(x, *eight):
+        assert q.relative_error(right, found.float()) < 0.02

@@ -6,7 +6,6 @@
 import copy
 import math
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..check import answer_of, graded
 from ..efficiency.lora import replace_layer
 from ..efficiency.quantization import quantize_absmax, rounded
 from ..transformers.gpt import GPTConfig, generate, turns
@@ -36,10 +36,7 @@ def drop_smallest(weight: Float[Tensor, "out in"], part: float):
 
 # %% ../../deployment/compression.ipynb #pack-bitmap
 def pack_bitmap(weight: Float[Tensor, "out in"]):
-    """A bit for each weight, is it kept?, and the kept ones in 16 bits.
-
-    In these, nothing above 65,504 is finite.
-    """
+    """A bit for each of 8 n weights, is it kept?, and the kept in 16 bits."""
     flat = weight.flatten()
     bits = (flat != 0).view(-1, 8) * 2 ** torch.arange(8)  # (bytes, 8)
     return bits.sum(-1).to(torch.uint8), flat[flat != 0].half()
@@ -121,37 +118,20 @@ def divergence(p: Float[Tensor, "*b V"], q: Float[Tensor, "*b V"]):
     log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)  # (..., V)
     return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
 
-# %% ../../deployment/compression.ipynb #student-gpt
-def student_gpt(
-    width: int, layers: int, heads: int, generator: torch.Generator
-):
-    """A new GPT for King James: the modern recipe, a context of 128."""
-    sizes = GPTConfig(65, 128, width, heads, layers, bias=False)
-    return new_gpt(sizes, modern_recipe(100), generator)
-
 # %% ../../deployment/compression.ipynb #distill
 def distill(
-    student: nn.Module,
-    teacher: nn.Module,
-    ids: Int[Tensor, " T"],
-    recipe: Recipe,
-    *,
-    generator: torch.Generator,
-    length: int = 128,
-    prompt: int = 1,
-    own: bool = False,
-    reverse: bool = False,
-):
+    student, teacher, ids: Int[Tensor, " T"], recipe: Recipe, *, generator,
+    length=128, prompt=1, own=False, reverse=False,
+):  # fmt: skip
     """Train a student to predict what a teacher predicts: losses (steps,).
 
-    It reads windows of `length` characters, and after the first `prompt` is
-    graded by the divergence. own: it has written the rest itself. reverse:
-    KL(student || teacher). Sources: Hinton et al. 2015, Agarwal et al. 2024.
+    After the first `prompt` characters of `length` it is graded. Sources:
+    Hinton et al. 2015; own, reverse: Agarwal et al. 2024.
     """
 
     def loss():
         inputs, _ = windows(ids, recipe.batch, length, generator)
-        if own:
+        if own:  # it has written all but the prompt itself
             start, count = inputs[:, :prompt], length - prompt
             inputs = generate(student, start, count, generator=generator)
         with torch.no_grad():
@@ -163,15 +143,15 @@ def distill(
 
     return descend(student, loss, optimizers(student, recipe), recipe)
 
+# %% ../../deployment/compression.ipynb #student-gpt
+def student_gpt(width, layers, heads, generator):
+    """A new GPT for King James: the modern recipe, a context of 128."""
+    sizes = GPTConfig(65, 128, width, heads, layers, bias=False)
+    return new_gpt(sizes, modern_recipe(100), generator)
+
 # %% ../../deployment/compression.ipynb #grade
 @torch.no_grad()
-def writing_grades(
-    student: nn.Module,
-    teacher: nn.Module,
-    prompts: Int[Tensor, "N prompt"],
-    count: int,
-    generator: torch.Generator,
-):
+def writing_grades(student, teacher, prompts, count, generator):
     """How a student writes on: nats a character for the teacher and for it.
 
     Their difference estimates KL(student || teacher) on its own text.
@@ -270,18 +250,12 @@ def without_notes(proto):
     return proto
 
 # %% ../../deployment/compression.ipynb #export-onnx
-def export_onnx(
-    model: nn.Module,
-    path: str | Path,
-    *,
-    bits: Literal[8, 16, 32] = 32,
-    length: int | None = None,
-):
+def export_onnx(model: nn.Module, path, *, bits=32, length=None):
     """Write a GPT of the modern recipe as an ONNX file; returns its bytes.
 
     Its input is `ids` (1, T) int64, its output `logits` (1, T, V) float32. T
-    is `length`, or any from 1 to the model's context. bits: of each weight of
-    the layers' matrices in the file; it computes in float32.
+    is `length`, or any from 1 to the model's context. bits: 8, 16 or 32, of
+    each weight of the layers' matrices in the file; it computes in float32.
     """
     context = model.config.context
     ids = torch.zeros(1, length or min(8, context), dtype=torch.long)
@@ -319,3 +293,131 @@ def with_zeros(model: nn.Module, part: float):
         mask = Kept(linear.weight)
         parametrize.register_parametrization(linear, "weight", mask)
     return model
+
+# %% ../../deployment/compression.ipynb #check-smallest-file
+def smallest_mistakes(n, kept, bits):
+    """The right answer first, then the likely wrong ones and their causes."""
+    place, exact = (n - 1).bit_length(), math.log2(n)
+    forms = [n * bits, n + kept * bits, kept * (bits + place)]
+    return {
+        min(forms): "",
+        min(n * bits, kept * bits): "you must say where the zeros were",
+        min(forms[:2]): "the list is smaller here",
+        min(forms[1:]): "all weights, as they are, is smaller here",
+        min(*forms[:2], kept * bits + place): "each weight has a place",
+        kept * (bits + math.floor(exact)): "round the bits of a place up",
+        round(kept * (bits + exact), 6): "a place takes whole bits: round up",
+        min(forms) / 8: "that's bytes, and bits are wanted",
+    }
+
+# %% ../../deployment/compression.ipynb #check-smallest-file-run
+@graded
+def check_smallest_file(fn):
+    """Are fn(n, kept, bits) the bits of the smallest of three forms?"""
+    for n, kept, bits in (
+        (1024, 512, 16),
+        (1024, 10, 16),
+        (1024, 1000, 4),
+        (65_536, 3000, 8),
+        (1000, 990, 16),
+        (1000, 10, 16),
+    ):
+        got = answer_of(fn, n, kept, bits, like=1)
+        causes = smallest_mistakes(n, kept, bits)
+        right = next(iter(causes))
+        if got != right:
+            other = f"{right} is right, not {got}"
+            cause = causes.get(round(got, 6), other)
+            raise AssertionError(
+                f"smallest_file({n}, {kept}, {bits}): {cause}"
+            )
+    return "smallest_file is right."
+
+# %% ../../deployment/compression.ipynb #weigh-mistakes
+def dropped_half(weight, score):
+    """The weight without the lower half of each row's scores."""
+    lower = score.argsort(-1)[:, : score.size(1) // 2]
+    return weight.scatter(-1, lower, 0)
+
+
+def weigh_mistakes(weight, x):
+    """The right answer first, then the likely wrong ones and their causes."""
+    size, length = weight.abs(), x.norm(dim=0)
+    right = dropped_half(weight, size * length)
+    score = size * length
+    median = score.median(-1, keepdim=True).values
+    whole = weight.view(1, -1), (size * length).view(1, -1)
+    return {
+        "": right,
+        "that looks at the weights only": dropped_half(weight, size),
+        "compare within a row": dropped_half(*whole).view_as(weight),
+        "those are the largest half": weight - right,
+        "the sign doesn't count": dropped_half(weight, weight * length),
+        "torch's median is the lower of the two in the middle: one weight "
+        "too few goes": torch.where(score < median, 0, weight),
+        "length, not mean": dropped_half(weight, size * x.mean(0)),
+        "length is the root of the sum of squares, and you left out the "
+        "root": dropped_half(weight, size * length**2),
+        "length is the root of the sum of squares, not a mean of "
+        "sizes": dropped_half(weight, size * x.abs().mean(0)),
+    }
+
+# %% ../../deployment/compression.ipynb #check-weigh-inputs
+@graded
+def check_weigh_inputs(fn):
+    """Does fn(weight, x) drop the half of each row with the least effect?"""
+    draws = torch.Generator().manual_seed(0)
+    for rows, columns in (4, 6), (6, 6), (3, 8):
+        weight = torch.randn(rows, columns, generator=draws)
+        x = torch.randn(10, columns, generator=draws)
+        x = x * torch.arange(1, columns + 1)  # the last inputs are large
+        got = answer_of(fn, weight.clone(), x.clone(), like=weight)
+        causes = weigh_mistakes(weight, x)
+        right = causes.pop("")
+        if torch.allclose(got, right):
+            continue
+        near = [why for why, w in causes.items() if torch.allclose(got, w)]
+        row = (got != right).any(1).nonzero()[0].item()
+        rows = [[round(v, 2) for v in w[row].tolist()] for w in (right, got)]
+        near.append("row {} should be {}, not {}".format(row, *rows))
+        raise AssertionError(f"weigh_inputs: {near[0]}")
+    return "weigh_inputs is right."
+
+# %% ../../deployment/compression.ipynb #mixed-mistakes
+def mixed_mistakes(student, teacher, targets, alpha):
+    """The right answer first, then the likely wrong ones and their causes."""
+    surprise = F.cross_entropy(student, targets)
+    there, back = divergence(teacher, student), divergence(student, teacher)
+    right, rest = alpha * surprise + (1 - alpha) * there, 1 - alpha
+    return {
+        "": right,
+        "the teacher comes first": alpha * surprise + rest * back,
+        "alpha belongs to the text": rest * surprise + alpha * there,
+        "F.kl_div divides by V, too: take reduction='batchmean'": alpha
+        * surprise
+        + rest * there / student.size(-1),
+        "that is the cross-entropy to the teacher, which never gets to 0. The "
+        "divergence takes off the teacher's own entropy": alpha * surprise
+        + rest * F.cross_entropy(student, teacher.softmax(-1)),
+        "take means, not sums": len(targets) * right,
+        "both parts are weighted": surprise + rest * there,
+        "the text's part is weighted, too": surprise + there,
+    }
+
+# %% ../../deployment/compression.ipynb #check-mixed-loss
+@graded
+def check_mixed_loss(fn):
+    """Does fn mix the text's lesson and the teacher's?"""
+    draws = torch.Generator().manual_seed(0)
+    for alpha in 0.3, 0.8, 0.0, 1.0:
+        pair = torch.randn(2, 7, 5, generator=draws)
+        targets = torch.randint(5, (7,), generator=draws)
+        causes = mixed_mistakes(*pair, targets, alpha)
+        right = causes.pop("")
+        got = answer_of(fn, *pair, targets, alpha, like=right)
+        if torch.allclose(got, right, atol=1e-5):
+            continue
+        near = [why for why, w in causes.items() if torch.allclose(got, w)]
+        near.append(f"{right:.4f} is right, not {got:.4f}")
+        raise AssertionError(f"mixed_loss: {near[0]}")
+    return "mixed_loss is right."

@@ -3,10 +3,14 @@
 # fmt: off
 
 # %% ../../deployment/edge.ipynb #imports
+import math
+
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..check import answer_of, graded
+from ..data import smollm2
 from ..transformers.real_model import KVCache, greedy
 
 # %% ../../deployment/edge.ipynb #questions
@@ -30,8 +34,7 @@ def q4_1_weights(blocks: UInt8[Tensor, "n 20"]):
     return scale * codes + least
 
 # %% ../../deployment/edge.ipynb #steps
-@torch.inference_mode()
-def answer_steps(model: nn.Module, ids: list[int], count: int, choose=greedy):
+def answer_steps(model, ids: list, count: int, choose=greedy):
     """Yield (token, logits (V,)) up to `count` times, after a text `ids`.
 
     choose turns logits into a token. Nothing runs until the next is asked
@@ -40,14 +43,15 @@ def answer_steps(model: nn.Module, ids: list[int], count: int, choose=greedy):
     # The cache keeps the keys and values of all that was read.
     cache, new = KVCache(model.config, len(ids) + count), ids
     for _ in range(count):
-        x = model.residual(torch.tensor([new]), cache)  # (1, T, D)
-        logits = model.logits(x[0, -1])  # (V,)
+        with torch.inference_mode():
+            x = model.residual(torch.tensor([new]), cache)  # (1, T, D)
+            logits = model.logits(x[0, -1])  # (V,)
         token = choose(logits)
         yield token, logits
         new = [token]
 
 # %% ../../deployment/edge.ipynb #pace
-def most_tokens(weights: float, bits: float, bandwidth: float):
+def most_tokens(weights, bits, bandwidth):
     """Tokens a second at most, when each reads every weight once.
 
     bandwidth: bytes a second.
@@ -55,7 +59,84 @@ def most_tokens(weights: float, bits: float, bandwidth: float):
     return bandwidth / (weights * bits / 8)
 
 # %% ../../deployment/edge.ipynb #behind-best
-def behind_best(logits: Float[Tensor, "T V"], ids: list[int]):
+def behind_best(logits: Float[Tensor, "T V"], ids: list):
     """How far each token's logit is behind the best one, (T,)."""
     taken = logits[range(len(ids)), ids]  # (T,)
     return logits.max(-1).values - taken
+
+# %% ../../deployment/edge.ipynb #check-eight
+@graded
+def check_q8_0_weights(fn):
+    """Does fn(blocks) read Q8_0?"""
+    model_file = smollm2()
+    table = torch.from_numpy(model_file.raw("token_embd.weight")[:40].copy())
+    right = model_file.tensor("token_embd.weight").view(-1, 32)[:40]
+    got = answer_of(fn, table.clone(), like=right)
+    if torch.allclose(got, right):
+        return "q8_0_weights is right."
+    scale = table[:, :2].contiguous().view(torch.float16).float()
+    codes, signed = table[:, 2:], table[:, 2:].contiguous().view(torch.int8)
+    last = table[:, 32:].contiguous().view(torch.float16).float()
+    first = table[:, :32].contiguous().view(torch.int8)
+    slips = {  # within a thousandth, which is more than 16 bits round
+        "16 bits round the product: make the scale a .float() first": right,
+        "the codes have a sign: 255 is -1": scale * codes,
+        "the scale comes first, then the codes": last * first,
+        "multiply by the scale": signed.float(),
+        "multiply by the scale; and the codes have a sign": codes.float(),
+    }
+    for cause, wrong in slips.items():
+        pair = got.nan_to_num(), wrong.nan_to_num()
+        assert not torch.allclose(*pair, rtol=1e-3), cause
+    raise AssertionError("other weights than the file's")
+
+# %% ../../deployment/edge.ipynb #check-wait
+@graded
+def check_first_answer_s(fn):
+    """Does fn add up fetching, reading and writing?"""
+    for case in (
+        (98e6, 50e6, 20, 100, 40.0, 10.0),
+        (4e9, 1e9, 500, 1, 200.0, 20.0),
+    ):
+        size, network, question, answer, read, write = case
+        fetch, reads = 8 * size / network, question / read
+        right = fetch + reads + (answer - 1) / write
+        got = answer_of(fn, *case, like=1.0)
+        causes = {
+            "a byte has 8 bits": right - 7 * size / network,
+            "8 bits are one byte, not the other way round": right
+            - fetch
+            + size / network / 8,
+            "reading brings the first token of the answer": right + 1 / write,
+            "reading the question takes time, too": right - reads,
+            "the file must be fetched first": right - fetch,
+        }
+        for cause, wrong in causes.items():
+            alike = math.isclose(got, wrong, rel_tol=1e-9)
+            assert not alike or math.isclose(wrong, right), cause
+        told = f"first_answer_s{case}: {right:.4g} is right, not {got:.4g}"
+        assert math.isclose(got, right, rel_tol=1e-9), told
+    return "first_answer_s is right."
+
+# %% ../../deployment/edge.ipynb #check-pieces
+@graded
+def check_ready_text(fn):
+    """Does fn(data) keep back what is not a whole character?"""
+    sentence = "Für dich: 🌍 und €!"
+    data = sentence.encode()
+    for end in range(len(data) + 1):
+        got = answer_of(fn, data[:end], like=("", b""))
+        whole = data[:end].decode(errors="ignore")
+        right = whole, data[len(whole.encode()) : end]
+        case = f"ready_text({data[:end][-6:]!r}): "
+        kinds = [type(part) for part in got]
+        wanted = "give a pair, the text and then the bytes to keep: "
+        assert kinds == [str, bytes], f"{case}{wanted}{right!r}, not {got!r}"
+        kept = tuple(got)
+        assert "\ufffd" not in kept[0], case + "that shows half a character"
+        lost = kept == (whole, b"") and right[1]
+        assert not lost, case + "the unfinished bytes are lost: keep them"
+        late = kept != right and kept[0] == "" and whole
+        assert not late, case + "what is complete should be shown at once"
+        assert kept == right, f"{case}{right!r} is right, not {kept!r}"
+    return "ready_text is right."

@@ -5,15 +5,16 @@
 # %% ../../deployment/right-sizing.ipynb #imports
 import math
 import re
+from collections import Counter
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..check import require
+from ..check import answer_of, graded, require
 from ..data import (
     building_questions,
     licences,
@@ -97,7 +98,7 @@ from ..scaling.data_quality import (
 )
 
 # %% ../../deployment/right-sizing.ipynb #alike
-def alike(texts: list[str], least: float = 0.2):
+def alike(texts: list, least=0.2):
     """Pairs of texts, (P, 2), that share so many of their runs of 3 words."""
     orders = random_orders(112, torch.Generator().manual_seed(0))
     runs = [shingles(text, 3) or {text} for text in texts]
@@ -107,7 +108,7 @@ def alike(texts: list[str], least: float = 0.2):
     return pairs[same.double().mean(1) >= least]
 
 # %% ../../deployment/right-sizing.ipynb #siblings
-def siblings(names: list | tuple):
+def siblings(names):
     """Pairs of places, (P, 2), with one name, each and the next."""
     last, pairs = {}, []
     for place, name in enumerate(names):
@@ -117,7 +118,6 @@ def siblings(names: list | tuple):
     return torch.tensor(pairs, dtype=torch.long).view(-1, 2)
 
 # %% ../../deployment/right-sizing.ipynb #job
-Domain = Literal["licences", "symptoms", "questions"]
 WORDS = 40  # of a text that every contender reads
 
 
@@ -135,7 +135,7 @@ class LabelledJob(NamedTuple):
 
 # %% ../../deployment/right-sizing.ipynb #job-made
 @cache
-def job(domain: Domain, seed: int = 0):
+def job(domain: str, seed=0):
     """The texts of a domain, split by families, classes in equal parts."""
     read, classes, each = {
         "licences": (labelled_licences, LICENCES, 20),
@@ -172,8 +172,8 @@ def related(domain, texts, kin):
 
 # %% ../../deployment/right-sizing.ipynb #equal-parts
 def in_equal_parts(
-    places: list[int],
-    labels: Int64[Tensor, " N"],
+    places: list,
+    labels: Int[Tensor, " N"],
     most: int,
     generator: torch.Generator,
 ):
@@ -191,7 +191,7 @@ from ..transformers.training import Recipe, descend
 
 
 def fit_linear(
-    x: Float[Tensor, "N D"], labels: Int64[Tensor, " N"], classes: int
+    x: Float[Tensor, "N D"], labels: Int[Tensor, " N"], classes: int
 ):
     """A linear layer (D -> classes) fitted to labelled features (N, D)."""
     layer = nn.Linear(x.size(1), classes)
@@ -205,8 +205,8 @@ def fit_linear(
 def vote_views(
     question: str,
     desk: str,
-    words: list[str],
-    desks: tuple | list,
+    words: list,
+    desks,
     weight: Float[Tensor, "C V"],
     bias: Float[Tensor, " C"],
 ):
@@ -246,7 +246,7 @@ ASKED = {
 }
 
 
-def instruction(domain: Domain, examples: list[int] = ()):
+def instruction(domain: str, examples=()):
     """The ids of what comes before a text: the order, and some examples."""
     shown, lines = job(domain), [ASKED[domain] + " Answer with one word."]
     for place in examples:
@@ -260,7 +260,7 @@ def asked_about(text: str):
     return smollm2_tokenizer().encode(f"Text: {text}\nAnswer:")
 
 
-def class_tokens(domain: Domain):
+def class_tokens(domain: str):
     """The first token of each class's name, with its space."""
     encode = smollm2_tokenizer().encode
     return [encode(f" {name}")[0] for name in job(domain).classes]
@@ -270,13 +270,7 @@ from .evaluation import read_once, share_beginning
 
 
 @torch.inference_mode()
-def answer_scores(
-    model: nn.Module,
-    before: list[int],
-    texts: list[list],
-    tokens: list[int],
-    batch: int = 8,
-):
+def answer_scores(model, before: list, texts: list, tokens: list, batch=8):
     """Log-probabilities (N, len(tokens)) of each token after before + text."""
     _, read = read_once(model, before)
     order, rows = sorted(range(len(texts)), key=lambda i: len(texts[i])), []
@@ -304,9 +298,7 @@ def calibrated(scores: Float[Tensor, "N C"]):
 from ..efficiency.lora import add_lora, learn_answers
 
 
-def teach_job(
-    model: nn.Module, domain: Domain, steps: int, rate: float = 3e-3
-):
+def teach_job(model: nn.Module, domain: str, steps: int, rate=3e-3):
     """Give a SmolLM2 an adapter that learns a job. Returns the losses.
 
     Eight texts a step.
@@ -327,7 +319,7 @@ def teach_job(
 from ..transformers.induction import token_losses
 
 
-def text_bits(model: nn.Module, tokenizer, text: str):
+def text_bits(model, tokenizer, text: str):
     """The bits that a model needs for a text that follows a line break."""
     ids = tokenizer.encode("\n") + tokenizer.encode(text)
     nats = token_losses(model, torch.tensor([ids]))  # (1, T)
@@ -346,7 +338,7 @@ def small_sizes():
     return GPTConfig(2048, 384, width=128, heads=4, layers=4, bias=False)
 
 
-def domain_text(domain: Domain, places: list[int] | None = None):
+def domain_text(domain: str, places=None):
     """All texts of the families to learn from, or those at places, in one."""
     known = job(domain)
     chosen = known.known if places is None else places
@@ -354,19 +346,12 @@ def domain_text(domain: Domain, places: list[int] | None = None):
 
 
 @cache
-def small_tokenizer(domain: Domain):
+def small_tokenizer(domain: str):
     """Its tokens: 256 bytes and what 1,792 merges make of the domain."""
     return BytePairTokenizer(train_bpe(domain_text(domain), 1792))
 
 # %% ../../deployment/right-sizing.ipynb #small-gpt-trained
-def small_gpt(
-    domain: Domain,
-    steps: int,
-    pace: float = 1.0,
-    seed: int = 0,
-    *,
-    places: list[int] | None = None,
-):
+def small_gpt(domain: str, steps: int, pace=1.0, seed=0, *, places=None):
     """A GPT that has read nothing but the texts of one domain.
 
     pace: what the modern recipe's rates are multiplied by. places: of the
@@ -382,19 +367,14 @@ def small_gpt(
     return model.requires_grad_(False)
 
 
-def held_out_beginnings(domain: Domain, letters: int = 400):
+def held_out_beginnings(domain: str, letters=400):
     """The first letters of each whole text of the test."""
     known = job(domain)
     return [known.whole[p][:letters] for p in known.test]
 
 # %% ../../deployment/right-sizing.ipynb #cost
 def total_cost(
-    answers: float,
-    labels: int,
-    label_price: float,
-    answer_price: float,
-    wrong: float,
-    mistake_price: float,
+    answers, labels, label_price, answer_price, wrong, mistake_price
 ):
     """What labels, answers and mistakes cost together, in one currency."""
     each = answer_price + wrong * mistake_price
@@ -424,3 +404,116 @@ def overtakings(first, each):
             return found
         answers, _, now = min(later)
         found.append((math.ceil(answers), now))
+
+# %% ../../deployment/right-sizing.ipynb #check-leaks
+def leak_slips(groups, learn, test):
+    """The right places first, then the likely wrong ones and their causes."""
+    known = [g for g in groups if {*g} & {*learn}]
+    tested = [g for g in groups if {*g} & {*test}]
+    both = [g for g in known if g in tested]
+    return [
+        (sorted(p for g in known for p in g if p in test), ""),
+        (sorted({*learn} & {*test}), "relatives count as well"),
+        (
+            sorted(p for g in tested for p in g if p in learn),
+            "these are the places to learn from; the test's are asked for",
+        ),
+        (
+            sorted(p for g in both for p in g),
+            "only places of the test, not the whole family",
+        ),
+        (
+            [i for i, g in enumerate(groups) if g in both],
+            "places, not families",
+        ),
+        (
+            sorted(p for p in test if p not in [q for g in known for q in g]),
+            "these are the ones that don't leak",
+        ),
+    ]
+
+# %% ../../deployment/right-sizing.ipynb #check-leaks-run
+@graded
+def check_leaked(fn):
+    """Does fn(groups, learn, test) list the places that leak?"""
+    families = [[6, 7], [1], [0, 3, 5], [4, 2], [8]]
+    for case in (
+        (families, [0, 1, 6], [7, 3, 2, 8, 5]),
+        (families, [2, 8], [8, 4, 0]),
+        (families, [1], [0, 2]),
+    ):
+        got, slips = list(answer_of(fn, *case, like=[1])), leak_slips(*case)
+        wanted = slips[0][0]
+        if got != wanted:
+            found = [why for wrong, why in slips[1:] if got == wrong]
+            why = found[0] if found else f"{wanted} is right, not {got}"
+            same = Counter(map(repr, got)) == Counter(map(repr, wanted))
+            why = "in ascending order" if same else why
+            raise AssertionError(f"leaked{case}: {why}")
+    return "leaked is right."
+
+# %% ../../deployment/right-sizing.ipynb #check-buy
+CURVE = [(4, 70), (8, 53), (16, 36), (32, 24), (64, 14), (136, 10), (400, 9)]
+
+
+def buy_slips(curve, answers, label_price, mistake_price):
+    """The right number first, then the likely wrong ones and their causes."""
+
+    def least(cost):
+        return min(curve, key=lambda pair: cost(*pair))[0]
+
+    paid, lost = 100 * label_price, answers * mistake_price
+    return [
+        (least(lambda k, w: k * paid + w * lost), ""),
+        (
+            least(lambda k, w: k * label_price + w * lost),
+            "`wrong` is of 100 answers",
+        ),
+        (least(lambda k, w: w), "labels cost, too"),
+        (least(lambda k, w: k), "mistakes cost, too"),
+    ]
+
+# %% ../../deployment/right-sizing.ipynb #check-buy-run
+@graded
+def check_labels_to_buy(fn):
+    """Does fn give the number of labels that is cheapest in all?"""
+    for case in (
+        (CURVE, 1000, 10, 2),
+        (CURVE, 100, 5, 20),
+        (CURVE[::-1], 5000, 20, 1),
+        (CURVE, 600, 1, 1),
+    ):
+        got, slips = answer_of(fn, *case, like=1), buy_slips(*case)
+        wanted = slips[0][0]
+        if got != wanted:
+            found = [why for wrong, why in slips[1:] if got == wrong]
+            why = found[0] if found else f"{wanted} is right, not {got}"
+            raise AssertionError(f"labels_to_buy{case[1:]}: {why}")
+    return "labels_to_buy is right."
+
+# %% ../../deployment/right-sizing.ipynb #check-pays
+@graded
+def check_labels_pay(fn):
+    """Does fn give the number of answers from which on labels pay?"""
+    cases = (50, 20, 136, 5, 10), (30, 20, 100, 10, 100), (50, 10, 7, 9, 4)
+    for case in cases:
+        wrong, less, labels, label_price, mistake_price = case
+        spent = 100 * labels * label_price
+        saved = (wrong - less) * mistake_price
+        wanted, got = math.ceil(spent / saved), answer_of(fn, *case, like=1)
+        slips = {
+            spent / saved: "round up to a whole number",
+            spent // saved: "round up: one answer fewer doesn't pay",
+            wanted + 1: "one too many: keep an exact quotient, no floats",
+            spent / (wrong * mistake_price): "the labelled one errs as well",
+            spent / (less * mistake_price): "how much less does it err?",
+            100 * label_price / saved: "all labels are paid, not one",
+            spent / (wrong - less): "a mistake has a price",
+            100 * labels / saved: "a label has a price",
+            spent / saved / 100: "`wrong` and `less` are of 100 answers",
+        }
+        if got != wanted:
+            found = [w for s, w in slips.items() if got in (s, math.ceil(s))]
+            why = found[0] if found else f"{wanted} is right, not {got}"
+            raise AssertionError(f"labels_pay{case}: {why}")
+    return "labels_pay is right."

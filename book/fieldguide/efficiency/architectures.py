@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrize
 
-from ..transformers.attention import scores_shape
+from ..check import graded
 from ..transformers.gpt import GPT
 
 # %% ../../efficiency/architectures.ipynb #tile-scores
@@ -41,11 +42,7 @@ def look(
     return top, shares.sum(-1, keepdim=True), shares @ value
 
 # %% ../../efficiency/architectures.ipynb #merge-tiles
-Sums = Float[Tensor, "*b T 1"]
-Answer = tuple[Sums, Sums, Float[Tensor, "*b T V"]]
-
-
-def merge_tiles(a: Answer, b: Answer):
+def merge_tiles(a: tuple, b: tuple):
     """The answer to the keys of both: tuples as `look` returns them.
 
     Source: Milakov and Gimelshein 2018, section 3.1.
@@ -65,13 +62,7 @@ def settle(
     return blend / total.clamp(min=1)  # (..., T, V)
 
 # %% ../../efficiency/architectures.ipynb #tiles
-def tiles(
-    T: int,
-    S: int,
-    rows: int,
-    columns: int,
-    mask: Bool[Tensor, "*b {T} {S}"] | None = None,
-):
+def tiles(T: int, S: int, rows: int, columns: int, mask=None):
     """Cut a table (T, S): for each band of rows, its slice and its tiles.
 
     A tile is a slice of columns and its piece of the mask, or None.
@@ -113,9 +104,11 @@ def prepare(query, key, value, mask, scale, rows, columns):
 
     Returns query, key, value of equal leading sizes, and the cut.
     """
-    *lead, T, S = shape = scores_shape(query, key, value)
+    T, S, given = query.size(-2), key.size(-2), (query, key, value)
+    masks = [] if mask is None else [mask]
+    lead = torch.broadcast_shapes(*(x.shape[:-2] for x in (*given, *masks)))
     scale = 1 / math.sqrt(query.size(-1)) if scale is None else scale
-    mask = None if mask is None else mask.expand(shape)
+    mask = None if mask is None else mask.expand(*lead, T, S)
     arrays = [x.expand(*lead, -1, -1) for x in (query * scale, key, value)]
     return *arrays, tiles(T, S, rows, columns, mask)
 
@@ -126,7 +119,7 @@ def tiled_attention(
     value: Float[Tensor, "*#b S V"],
     *,
     mask: Bool[Tensor, "..."] | None = None,
-    scale: float | None = None,
+    scale=None,
     rows: int = 64,
     columns: int = 64,
     move: Callable = lambda x: x,
@@ -192,7 +185,7 @@ def frugal_attention(
     value: Float[Tensor, "*#b S V"],
     *,
     mask: Bool[Tensor, "..."] | None = None,
-    scale: float | None = None,
+    scale=None,
     rows: int = 64,
     columns: int = 64,
 ):
@@ -234,7 +227,7 @@ class Forgetful(nn.Module):
     Called on x and what each block takes besides, such as a mask.
     """
 
-    def __init__(self, blocks: list[nn.Module]):
+    def __init__(self, blocks: list):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
 
@@ -271,7 +264,7 @@ class Rounding(torch.autograd.Function):
 class Rounded(nn.Module):
     """`Rounding` to one float type, as a module."""
 
-    def __init__(self, dtype: torch.dtype):
+    def __init__(self, dtype):
         super().__init__()
         self.dtype = dtype
 
@@ -279,7 +272,7 @@ class Rounded(nn.Module):
         return Rounding.apply(x, self.dtype)
 
 # %% ../../efficiency/architectures.ipynb #round-products
-def round_products(model: nn.Module, dtype: torch.dtype):
+def round_products(model: nn.Module, dtype):
     """Let each `nn.Linear` of a model see and give rounded numbers.
 
     Its input, weight and output are rounded to the float type on the way
@@ -304,7 +297,7 @@ def positive(x: Float[Tensor, "..."]):
 
 # %% ../../efficiency/architectures.ipynb #share-out
 def share_out(blend: Float[Tensor, "*b V"], total: Float[Tensor, "*b"]):
-    """The blend divided by the total; 0 where that is 0."""
+    """The blend divided by the total, never below 0; 0 where that is 0."""
     total = torch.where(total == 0, math.inf, total)  # gives 0
     return blend / total[..., None]
 
@@ -318,8 +311,7 @@ def linear_attention(
 ):
     """Causal attention whose weights are products of features, as a table.
 
-    features: (..., T, K) -> (..., T, F), so that no sum of weights is below
-    0. Returns (..., T, V).
+    features: (..., T, K) -> (..., T, F), none below 0. Returns (..., T, V).
     Source: Katharopoulos et al. 2020, equation 8.
     """
     weights = (features(query) @ features(key).mT).tril()  # (..., T, T)
@@ -373,7 +365,7 @@ def fading_mask(keep: Float[Tensor, "*b T"]):
     1 on the diagonal, 0 above it.
     """
     T = keep.size(-1)
-    later = torch.ones(T, T, dtype=torch.bool, device=keep.device).tril(-1)
+    later = torch.ones(T, T, dtype=torch.bool).tril(-1)
     gates = keep[..., :, None].where(later, 1)  # (..., T, T): 1 up to j
     return gates.cumprod(-2).tril()
 
@@ -419,10 +411,87 @@ class Selective(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "*b T {self.gate.in_features}"],
+        x: Float[Tensor, "*b T D"],
         mix: Callable = gated_attention,
     ):
         query, value = self.query(x), self.value(x)
         key = self.key(x) / math.sqrt(query.size(-1))  # (..., T, K)
         keep = self.gate(x).squeeze(-1).sigmoid()  # (..., T)
         return mix(query, key, value, keep)
+
+# %% ../../efficiency/architectures.ipynb #check-tallest
+@graded
+def check_tallest(fn):
+    """Is fn the largest number of rows whose tile fits?"""
+    for K, V, columns, size in (64, 48, 32, 4), (1, 8, 1, 2), (96, 128, 64, 4):
+        need = [tile_bytes(K, V, 1 + r, columns, size) for r in range(400)]
+        for memory in 50, need[0] - 1, need[0], need[300] - 1, need[300]:
+            given = memory, K, V, columns, size
+            got = fn(*given)
+            assert type(got) is int, f"a whole number, not {got!r}"
+            right = sum(each <= memory for each in need)
+            assert got == right, f"for {given}: {right} rows, not {got}"
+    return "tallest is right."
+
+# %% ../../efficiency/architectures.ipynb #check-together
+@graded
+def check_together(fn):
+    """Does fn merge finished answers about different keys?"""
+    draw = torch.Generator().manual_seed(6)
+    far = torch.tensor([[1000.0], [0.0], [-1000.0], [7.0]])  # row from row
+    for shift, cuts in (0, [9]), (0, [2, 7]), (1000, [1, 3, 5]), (far, [4, 5]):
+        scores = torch.randn(4, 9, generator=draw, dtype=torch.double) + shift
+        values = torch.randn(9, 3, generator=draw, dtype=torch.double)
+        pieces = zip(scores.split(cuts, 1), values.split(cuts))
+        answers = [(s.softmax(1) @ v, s.logsumexp(1, True)) for s, v in pieces]
+        got = fn(answers)
+        ok = isinstance(got, tuple) and len(got) == 2
+        assert ok, f"a tuple (output, level), not {got!r}"
+        right = scores.softmax(1) @ values, scores.logsumexp(1, True)
+        for name, a, b in zip(("output", "level"), got, right):
+            ok = torch.is_tensor(a) and a.shape == b.shape
+            ok = ok and torch.allclose(a.double(), b, rtol=1e-4, atol=1e-4)
+            levels = right[1].flatten().tolist()
+            assert ok, f"{len(answers)} pieces, levels {levels}: the {name}"
+    return "together is right."
+
+# %% ../../efficiency/architectures.ipynb #check-next-scale
+@graded
+def check_next_scale(fn):
+    """Does fn halve after an overflow and double after 2,000 quiet steps?"""
+    cases = {
+        (8.0, 5, True): (4.0, 0),
+        (1.0, 0, True): (0.5, 0),
+        (8.0, 1999, True): (4.0, 0),
+        (8.0, 1999, False): (16.0, 0),
+        (8.0, 1998, False): (8.0, 1999),
+        (32.0, 0, False): (32.0, 1),
+    }
+    for given, right in cases.items():
+        got = fn(*given)
+        hint = "it doubles after the 2,000th quiet step"
+        assert got == right, f"for {given}: {right}, not {got!r}; {hint}"
+    return "next_scale is right."
+
+# %% ../../efficiency/architectures.ipynb #check-delta-write
+@graded
+def check_delta_write(fn):
+    """Does fn write by the delta rule?"""
+    draw = torch.Generator().manual_seed(7)
+    keys = F.normalize(torch.randn(5, 3, generator=draw), dim=-1)
+    keys = torch.cat([keys, torch.eye(3)[:1]] * 2)  # each comes twice
+    values = torch.randn(12, 2, generator=draw)
+    near = {"rtol": 1e-4, "atol": 1e-4}
+    state = torch.zeros(3, 2)
+    for P in range(1, 13):
+        got = fn(keys[:P], values[:P])
+        key, value = keys[P - 1 : P], values[P - 1 : P]
+        erased = torch.eye(3) - key.T @ key  # what a key leaves alone
+        state = erased @ state + key.T @ value
+        ok = torch.is_tensor(got) and got.shape == state.shape
+        assert ok, f"a tensor of shape (3, 2), not {got!r}"
+        ok = torch.allclose(key @ got.float(), value, **near)
+        assert ok, f"after {P} pairs the last one does not read back"
+        ok = torch.allclose(got.float(), state, **near)
+        assert ok, f"{P} pairs: not the delta rule"
+    return "delta_write is right."

@@ -5,14 +5,14 @@
 # %% ../../efficiency/experts.ipynb #imports
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..check import require
+from ..check import graded, require
 from ..introduction.next_word import softmax
 
 # %% ../../efficiency/experts.ipynb #top-k-routing
@@ -33,7 +33,7 @@ def top_k_routing(logits: Float[Tensor, "N E"], k: int):
 # %% ../../efficiency/experts.ipynb #mixture-by-token
 def mixture_by_token(
     x: Float[Tensor, "N D"],
-    weights: Float[Tensor, "N k"], chosen: Int64[Tensor, "N k"],
+    weights: Float[Tensor, "N k"], chosen: Int[Tensor, "N k"],
     up: Float[Tensor, "E H D"], down: Float[Tensor, "E D H"],
 ):  # fmt: skip
     """Blend what the chosen experts answer: x (N, D) -> (N, D), one by one.
@@ -52,7 +52,7 @@ def mixture_by_token(
 # %% ../../efficiency/experts.ipynb #mixture-dense
 def mixture_dense(
     x: Float[Tensor, "N D"],
-    weights: Float[Tensor, "N k"], chosen: Int64[Tensor, "N k"],
+    weights: Float[Tensor, "N k"], chosen: Int[Tensor, "N k"],
     up: Float[Tensor, "E H D"], down: Float[Tensor, "E D H"],
 ):  # fmt: skip
     """As `mixture_by_token`, with every expert computed on every token."""
@@ -63,7 +63,7 @@ def mixture_dense(
 
 # %% ../../efficiency/experts.ipynb #sort-by-expert
 def sort_by_expert(
-    weights: Float[Tensor, "N k"], chosen: Int64[Tensor, "N k"], experts: int
+    weights: Float[Tensor, "N k"], chosen: Int[Tensor, "N k"], experts: int
 ):
     """The slots of weights and chosen (N, k), grouped by expert.
 
@@ -79,7 +79,7 @@ def sort_by_expert(
 # %% ../../efficiency/experts.ipynb #grouped-loop
 def grouped_loop(
     x: Float[Tensor, "S A"],
-    sizes: Int64[Tensor, " E"],
+    sizes: Int[Tensor, " E"],
     matrices: Float[Tensor, "E B A"],
 ):
     """Multiply each group of the rows of x (S, A) by a matrix of its own.
@@ -94,7 +94,7 @@ def grouped_loop(
 # %% ../../efficiency/experts.ipynb #mixture-sorted
 def mixture_sorted(
     x: Float[Tensor, "N D"],
-    weights: Float[Tensor, "N k"], chosen: Int64[Tensor, "N k"],
+    weights: Float[Tensor, "N k"], chosen: Int[Tensor, "N k"],
     up: Float[Tensor, "E H D"], down: Float[Tensor, "E D H"],
     multiply: Callable = grouped_loop,
 ):  # fmt: skip
@@ -125,7 +125,7 @@ def has_grouped():
 
 def grouped_fast(
     x: Float[Tensor, "S A"],
-    sizes: Int64[Tensor, " E"],
+    sizes: Int[Tensor, " E"],
     matrices: Float[Tensor, "E B A"],
 ):
     """As `grouped_loop`, by PyTorch's own grouped product where it can."""
@@ -142,22 +142,19 @@ def mixture_fast(x, weights, chosen, up, down):
     return mixture_sorted(x, weights, chosen, up, down, grouped_fast)
 
 # %% ../../efficiency/experts.ipynb #expert-capacity
-def expert_capacity(
-    tokens: int, experts: int, k: int = 1, factor: float = 1.25
-):
+def expert_capacity(tokens: int, experts: int, k: int = 1, factor=1.25):
     """How many tokens each expert takes, when `tokens` take k experts each.
 
     At least 1, however small the factor.
     Source: Fedus et al. 2022, equation 3, for k = 1, rounded up.
     """
-    share = float(factor) * k * tokens / experts
-    share = round(share, 9)  # 1.1 x 10 is 11.000000000000002
+    share = round(factor * k * tokens / experts, 9)  # 1.1 x 10 is 11.00...02
     return max(1, math.ceil(share))
 
 # %% ../../efficiency/experts.ipynb #drop-overflow
 def drop_overflow(
     weights: Float[Tensor, "N k"],
-    chosen: Int64[Tensor, "N k"],
+    chosen: Int[Tensor, "N k"],
     experts: int,
     capacity: int,
 ):
@@ -173,7 +170,7 @@ def drop_overflow(
     return weights * (place <= capacity).view(k, N).T  # (N, k)
 
 # %% ../../efficiency/experts.ipynb #balance-loss
-def balance_loss(shares: Float[Tensor, "N E"], chosen: Int64[Tensor, "N k"]):
+def balance_loss(shares: Float[Tensor, "N E"], chosen: Int[Tensor, "N k"]):
     """How unevenly experts are used: k if evenly, more if few are preferred.
 
     shares and chosen: as from `top_k_routing`. The gradient reaches the
@@ -219,8 +216,7 @@ class Mixture(nn.Module):
     0.02.
     """
 
-    def __init__(self, width: int, config: MixtureConfig, *,
-                 generator: torch.Generator | None = None):  # fmt: skip
+    def __init__(self, width, config: MixtureConfig, *, generator=None):
         super().__init__()
         self.config, H = config, config.hidden
         one_each = range(config.experts)
@@ -231,7 +227,7 @@ class Mixture(nn.Module):
         for weights in self.parameters():
             nn.init.normal_(weights, 0, 0.02, generator)
 
-    def forward(self, x: Float[Tensor, "*b {self.router.in_features}"]):
+    def forward(self, x: Float[Tensor, "*b D"]):
         c, tokens = self.config, x.reshape(-1, x.size(-1))  # (N, D)
         weights, chosen, shares = top_k_routing(self.router(tokens), c.k)
         if c.factor is not None:
@@ -243,13 +239,11 @@ class Mixture(nn.Module):
         return out.view(x.shape)
 
 # %% ../../efficiency/experts.ipynb #mixture-gpt
-from dataclasses import replace
-
 from ..transformers.gpt import GPT, GPTConfig
 from ..transformers.training import Recipe, modern_recipe, new_gpt
 
 
-def mixture_recipe(steps: int, matrix_rate: float):
+def mixture_recipe(steps: int, matrix_rate):
     """The modern recipe of chapter 1, with that rate for the matrices."""
     return replace(modern_recipe(steps), matrix_rate=matrix_rate)
 
@@ -274,7 +268,7 @@ def mixture_gpt(
 
 # %% ../../efficiency/experts.ipynb #routes
 @torch.no_grad()
-def routes(model: GPT, ids: Int64[Tensor, "*b T"]):
+def routes(model: GPT, ids: Int[Tensor, "*b T"]):
     """The experts that each of N tokens takes: (L, N, k) int64, by layer.
 
     model: a `mixture_gpt`.
@@ -305,10 +299,7 @@ class MixtureShape:
     rest: int  # parameters outside experts and routers
     looked_up: int = 0  # of these, rows of a table that is not multiplied
 
-    def __post_init__(self):
-        MixtureConfig(self.hidden, self.experts, self.k)  # k fits
-
-    def parameters(self, counted: float):
+    def parameters(self, counted):
         """All of them, if `counted` experts are counted in each layer."""
         expert = self.matrices * self.width * self.hidden
         router = self.width * self.experts
@@ -317,3 +308,70 @@ class MixtureShape:
     def token_flops(self):
         """Operations for one token, attention's products of scores aside."""
         return 2 * (self.parameters(self.k) - self.looked_up)
+
+# %% ../../efficiency/experts.ipynb #check-update-bias
+@graded
+def check_update_bias(fn):
+    """Does fn(bias, chosen, rate) raise the idle and lower the busy?"""
+    bias = torch.tensor([0.5, 0.0, -0.5, 0.0])
+    for picks, rate, signs in (
+        ([[0], [0], [0], [1]], 0.25, [-1, 0, 1, 1]),
+        ([[0, 1], [2, 3]], 0.25, [0, 0, 0, 0]),
+        ([[3, 1], [3, 0], [3, 1]], 0.5, [1, -1, 1, -1]),
+    ):
+        before = bias.clone()
+        got = fn(bias, torch.tensor(picks), rate)
+        assert torch.equal(bias, before), "the old bias was changed"
+        right = bias + rate * torch.tensor(signs)
+        ok = torch.is_tensor(got) and got.shape == right.shape
+        ok = ok and torch.allclose(got.to(right), right)
+        assert ok, f"for {picks}, rate {rate}: {right.tolist()}, not {got}"
+    return "update_bias is right."
+
+# %% ../../efficiency/experts.ipynb #check-expert-choice
+@graded
+def check_expert_choice(fn):
+    """Are the gates of fn(shares, capacity) each expert's best tokens?"""
+    draws = torch.Generator().manual_seed(3)
+    for N, E, capacity in (6, 3, 2), (5, 2, 5), (4, 6, 1):
+        shares = torch.rand(N, E, generator=draws).softmax(-1)
+        got = fn(shares.clone(), capacity)
+        ok = torch.is_tensor(got) and got.shape == (N, E)
+        assert ok, f"gates of shape {(N, E)}, not {got!r}"
+        taken = got != 0
+        busy = taken.sum(0).tolist()
+        ok = busy == [capacity] * E
+        assert ok, f"experts took {busy}, not {capacity} each"
+        ok = torch.allclose(got.to(shares), shares * taken)
+        assert ok, "a gate is not the share"
+        least = shares.masked_fill(~taken, 2).amin(0)  # (E,)
+        rest = shares.masked_fill(taken, -1).amax(0)  # (E,)
+        assert (least > rest).all(), "a better token was left"
+    return "expert_choice is right."
+
+# %% ../../efficiency/experts.ipynb #check-finer
+@graded
+def check_finer(fn):
+    """Is fn(shape, cuts) the same mixture, cut finer?"""
+    small = MixtureShape(8, 12, 3, 4, 2, 5, 100, 7)
+    large = MixtureShape(4096, 14_336, 3, 8, 2, 32, 1000)
+    for shape, some in (small, (1, 2, 3)), (large, (1, 4, 7)):
+        for cuts in some:  # the third does not divide the experts
+            try:
+                got = fn(shape, cuts)
+            except ValueError as error:
+                got = f"the error {error}"  # the width can be cut
+            ok = isinstance(got, MixtureShape)
+            assert ok, f"{cuts} cuts: a MixtureShape, not {got!r}"
+            more = shape.layers * shape.width * (cuts - 1) * shape.experts
+            for mine, theirs in (got.experts, shape.experts), (got.k, shape.k):
+                right = shape.parameters(theirs) + more
+                found = got.parameters(mine)
+                assert found == right, f"{cuts} cuts: {found:,}, not {right:,}"
+            assert got.k == cuts * shape.k, f"a token takes {cuts * shape.k}"
+            assert got.looked_up == shape.looked_up, "looked_up has changed"
+    try:
+        fn(replace(small, experts=8), 8)
+    except ValueError:
+        return "finer is right."
+    raise AssertionError("a width of 12 cannot be cut into 8")

@@ -3,22 +3,22 @@
 # fmt: off
 
 # %% ../../efficiency/lora.ipynb #imports
+import copy
+import re
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..check import require
+from ..check import graded, require
 from .quantization import NF4Linear
 from ..memory import SavedBytes
+from ..multimodal.image_to_text import answer_loss
 from ..transformers.training import Recipe, descend, train
 
 # %% ../../efficiency/lora.ipynb #spelling-1611
-import re
-
-
 def spelling_1611(text: str):
     """A text in the letters of 1611: v begins a word, u stands elsewhere.
 
@@ -36,23 +36,22 @@ def spelling_1611(text: str):
 # %% ../../efficiency/lora.ipynb #fine-tune
 def trainable(model: nn.Module):
     """The parameters of a model that can learn."""
-    found = [p for p in model.parameters() if p.requires_grad]
-    return found
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 def fine_tune(
     model: nn.Module,
-    ids: Int64[Tensor, " T"],
+    ids: Int[Tensor, " T"],
     steps: int,
     rate: float,
     *,
     generator: torch.Generator,
     batch: int = 8,
 ):
-    """Go on training what is not frozen in a GPT, on a text.
+    """Go on training what is not frozen in a GPT: the losses, nats (steps,).
 
     AdamW, without weight decay, from its peak rate down to 0 after a short
-    warm-up. Returns the losses, nats (steps,).
+    warm-up.
     """
     options = {"betas": (0.9, 0.99), "weight_decay": 0.0, "fused": True}
     made = [torch.optim.AdamW(trainable(model), rate, **options)]
@@ -60,10 +59,7 @@ def fine_tune(
     return train(model, ids, recipe, generator=generator, made=made)
 
 # %% ../../efficiency/lora.ipynb #truncate
-def truncate(
-    matrix: Float32[Tensor, "*b A B"] | Float64[Tensor, "*b A B"],
-    rank: int,
-):
+def truncate(matrix: Float[Tensor, "*b A B"], rank: int):
     """The nearest matrix of that rank: the largest singular values, kept.
 
     Source: Eckart and Young 1936.
@@ -72,89 +68,38 @@ def truncate(
     scaled = left[..., :rank] * values[..., None, :rank]  # (..., A, rank)
     return scaled @ right[..., :rank, :]  # (..., A, B)
 
-# %% ../../efficiency/lora.ipynb #freeze
-def freeze(module: nn.Module):
-    """Let nothing learn in a module; it remembers what did, for `thaw`."""
-    learnt = {n for n, p in module.named_parameters() if p.requires_grad}
-    module.frozen_names = getattr(module, "frozen_names", set()) | learnt
-    module.requires_grad_(False)
-
-
-def thaw(module: nn.Module):
-    """Let learn again what `freeze` has frozen in a module."""
-    frozen = vars(module).pop("frozen_names", set())
-    for name, parameter in module.named_parameters():
-        if name in frozen:
-            parameter.requires_grad_(True)
-
-# %% ../../efficiency/lora.ipynb #adapter-state
-class AdapterState(nn.Module):
-    """A layer whose `state_dict` also says alpha and whether it is merged."""
-
-    @property
-    def in_features(self):
-        return self.lora_A.in_features
-
-    def get_extra_state(self):
-        told = [self.alpha, self.merged]
-        return torch.tensor(told, dtype=torch.double, device="cpu")
-
-    def set_extra_state(self, state):
-        alpha, merged = state.tolist()
-        self.alpha, self.merged = alpha, bool(merged)
-
 # %% ../../efficiency/lora.ipynb #lora-linear
-class LoRALinear(AdapterState):
+class LoRALinear(nn.Module):
     """A frozen linear layer, and beside it a trained change of low rank.
 
-    original_layer: `in` to `out` wide; it is frozen. rank: at most the
-    smaller width. generator: for A; B begins at 0. On x (..., in):
-    original_layer(x) + alpha / rank * B(A(x)), (..., out). A and B have 32
-    bits at least. Source: Hu et al. 2022, section 4.1.
+    Source: Hu et al. 2022, section 4.1.
     """
 
-    def __init__(self, original_layer: nn.Linear | NF4Linear, rank: int = 16,
-                 alpha: float = 32, *,
-                 generator: torch.Generator | None = None):  # fmt: skip
+    def __init__(self, original_layer, rank=16, alpha=32, *, generator=None):
         super().__init__()
-        self.original_layer, self.merged = original_layer, False
-        self.rank, self.alpha = rank, alpha
-        freeze(original_layer)
-        weight = original_layer.weight
-        kind = torch.promote_types(weight.dtype, torch.float32)
-        like = {"bias": False, "dtype": kind, "device": weight.device}
-        self.lora_A = nn.Linear(original_layer.in_features, rank, **like)
-        self.lora_B = nn.Linear(rank, original_layer.out_features, **like)
+        self.original_layer = original_layer.requires_grad_(False)
+        self.rank, self.alpha, self.merged = rank, alpha, False
+        self.in_features = original_layer.in_features
+        self.lora_A = nn.Linear(self.in_features, rank, bias=False)
+        self.lora_B = nn.Linear(rank, original_layer.out_features, bias=False)
         nn.init.normal_(self.lora_A.weight, std=0.02, generator=generator)
         nn.init.zeros_(self.lora_B.weight)
 
-    def forward(self, x: Float[Tensor, "*b {self.lora_A.in_features}"]):
-        original_output = self.original_layer(x)  # (..., out)
+    def forward(self, x: Float[Tensor, "*b D"]):
+        output = self.original_layer(x)  # (..., out)
         if self.merged:
-            return original_output
-        low = self.lora_A(x.to(self.lora_A.weight.dtype))  # (..., rank)
-        change = self.alpha / self.rank * self.lora_B(low)  # (..., out)
-        return original_output + change.to(original_output.dtype)
+            return output
+        return output + self.alpha / self.rank * self.lora_B(self.lora_A(x))
 
     def change(self):
         """What the adapter adds to the weight: (out, in)."""
         return self.alpha / self.rank * self.lora_B.weight @ self.lora_A.weight
 
 # %% ../../efficiency/lora.ipynb #named-layers
-Names = list[str] | tuple[str, ...] | set[str]  # the ends of full names
-
-
-def named_layers(model: nn.Module, targets: Names):
-    """{full name: layer} of the layers whose names end in one of targets.
-
-    Raises ValueError for a target that the model does not have, or none.
-    """
-    lasts = {n: n.rpartition(".")[2] for n, _ in model.named_modules() if n}
-    found = [name for name, last in lasts.items() if last in targets]
-    unknown = [each for each in targets if each not in lasts.values()]
-    allowed = f"some names of layers, without {unknown}"
-    require(found and not unknown, "targets", targets, allowed)
-    return {name: model.get_submodule(name) for name in found}
+def named_layers(model: nn.Module, targets):
+    """{full name: layer} of the layers whose last names are in targets."""
+    modules = model.named_modules()
+    return {n: m for n, m in modules if n.rpartition(".")[2] in targets}
 
 
 def replace_layer(model: nn.Module, name: str, layer: nn.Module):
@@ -164,26 +109,19 @@ def replace_layer(model: nn.Module, name: str, layer: nn.Module):
 
 # %% ../../efficiency/lora.ipynb #add-lora
 def add_lora(
-    model: nn.Module,
-    targets: Names,
-    rank: int = 16,
-    alpha: float = 32,
-    *,
-    generator: torch.Generator | None = None,
-    kind: type = LoRALinear,
+    model, targets, rank=16, alpha=32, *, generator=None, kind=LoRALinear
 ):
     """Freeze a model and give each layer of those names an adapter.
 
     targets: last parts of the layers' names, such as ["query", "value"].
-    kind: the adapter's class. Returns the full names.
+    Returns the full names.
     """
+    model.requires_grad_(False)
     found = named_layers(model, targets)
-    options = {"rank": rank, "alpha": alpha, "generator": generator}
-    made = {name: kind(layer, **options) for name, layer in found.items()}
-    freeze(model)
-    for name, layer in made.items():
-        replace_layer(model, name, layer)
-    return list(made)
+    for name, layer in found.items():
+        adapted = kind(layer, rank, alpha, generator=generator)
+        replace_layer(model, name, adapted)
+    return list(found)
 
 
 def lora_layers(model: nn.Module):
@@ -194,19 +132,16 @@ def lora_layers(model: nn.Module):
 # %% ../../efficiency/lora.ipynb #merge
 @torch.no_grad()
 def merge(model: nn.Module):
-    """Add each adapter's change to the weight it stands beside.
+    """Add each adapter's change to the weight it stands beside, once.
 
-    What is merged stays as it is. Raises ValueError for a layer that holds
-    its weight in 4 bits, which would round the change away.
+    A layer that holds its weight in 4 bits would round the change away.
     """
-    apart = [m for m in lora_layers(model).values() if not m.merged]
-    for layer in apart:
+    for layer in lora_layers(model).values():
         base, allowed = layer.original_layer, "of layers in full precision"
         require(isinstance(base, nn.Linear), "model", base, allowed)
-    for layer in apart:
-        weight = layer.original_layer.weight
-        weight.add_(layer.change())
-        layer.merged = True
+        if not layer.merged:
+            base.weight.add_(layer.change())
+            layer.merged = True
 
 
 @torch.no_grad()
@@ -219,17 +154,9 @@ def unmerge(model: nn.Module):
 
 # %% ../../efficiency/lora.ipynb #remove-lora
 def remove_lora(model: nn.Module):
-    """Put the original layers back, merged or not, without their adapters.
-
-    What was frozen for them can learn again. Returns the model; of an adapter
-    that stands alone, its original layer.
-    """
+    """Put the original layers back, merged or not, without their adapters."""
     for name, layer in lora_layers(model).items():
-        thaw(layer.original_layer)
-        if layer is model:
-            return layer.original_layer
         replace_layer(model, name, layer.original_layer)
-    thaw(model)
     return model
 
 # %% ../../efficiency/lora.ipynb #lora-state
@@ -240,47 +167,32 @@ def lora_state(model: nn.Module):
     """
     state = {}
     for name, layer in lora_layers(model).items():
-        start = f"{name}." if name else ""  # the model may be the adapter
         for part in "lora_A", "lora_B":
             weight = getattr(layer, part).weight
-            state[f"{start}{part}.weight"] = weight.detach().clone()
-        alpha = torch.tensor(layer.alpha, dtype=torch.double, device="cpu")
-        state[f"{start}alpha"] = alpha
+            state[f"{name}.{part}.weight"] = weight.detach().clone()
+        alpha = torch.tensor(layer.alpha, dtype=torch.double)
+        state[f"{name}.alpha"] = alpha
     return state
 
 # %% ../../efficiency/lora.ipynb #load-lora
 @torch.no_grad()
-def load_lora(model: nn.Module, state: dict[str, Tensor]):
-    """Give a model's adapters the weights and alphas of a `lora_state`.
-
-    Raises ValueError for other names or shapes, and for a merged model; then
-    nothing is changed.
-    """
-    free = not any(m.merged for m in lora_layers(model).values())
-    shapes = {name: w.shape for name, w in state.items()}
-    wanted = {name: w.shape for name, w in lora_state(model).items()}
-    wrong = sorted({name for name, _ in shapes.items() ^ wanted.items()})
-    allowed = "of the model's adapters, none of them merged"
-    require(free and not wrong, "state", wrong, allowed)
-    scales = {name for name in state if name.endswith("alpha")}
-    for name in scales:
-        layer = model.get_submodule(name.rpartition(".")[0])
-        layer.alpha = state[name].item()
-    for name in set(state) - scales:
-        model.get_parameter(name).copy_(state[name])
+def load_lora(model: nn.Module, state: dict):
+    """Give a model's adapters, not merged, what a `lora_state` holds."""
+    for name, layer in lora_layers(model).items():
+        layer.lora_A.weight.copy_(state[f"{name}.lora_A.weight"])
+        layer.lora_B.weight.copy_(state[f"{name}.lora_B.weight"])
+        layer.alpha = state[f"{name}.alpha"].item()
 
 # %% ../../efficiency/lora.ipynb #lora-linear-fast
 class LoRALinearFast(LoRALinear):
     """`LoRALinear` in three products, the last of which also scales and adds.
 
-    Where the base is in 4 bits, or in other floats than the adapter, it is
-    computed as there.
+    Over a base in 4 bits, it is computed as there.
     """
 
-    def forward(self, x: Float[Tensor, "*b {self.lora_A.in_features}"]):
+    def forward(self, x: Float[Tensor, "*b D"]):
         layer, A, B = self.original_layer, self.lora_A, self.lora_B
-        plain = isinstance(layer, nn.Linear)
-        if self.merged or not plain or layer.weight.dtype != A.weight.dtype:
+        if self.merged or not isinstance(layer, nn.Linear):
             return super().forward(x)
         output = F.linear(x, layer.weight, layer.bias)  # (..., out)
         low = F.linear(x, A.weight).view(-1, self.rank)  # (N, rank)
@@ -294,17 +206,10 @@ def backwards(text: str):
     return "\n".join(line[::-1] for line in text.split("\n"))
 
 # %% ../../efficiency/lora.ipynb #quantize-base
-def quantize_base(model: nn.Module, targets: Names):
-    """Put the layers of those names into NF4, with double quantization.
-
-    Returns their full names. Refuses what `named_layers` and `NF4Linear`
-    refuse; then no layer is replaced.
-    """
-    found = named_layers(model, targets)
-    packed = {name: NF4Linear(layer) for name, layer in found.items()}
-    for name, layer in packed.items():
-        replace_layer(model, name, layer)
-    return list(packed)
+def quantize_base(model: nn.Module, targets):
+    """Put the layers of those names into NF4, with double quantization."""
+    for name, layer in named_layers(model, targets).items():
+        replace_layer(model, name, NF4Linear(layer))
 
 # %% ../../efficiency/lora.ipynb #training-bytes
 def training_bytes(model: nn.Module, loss: Callable):
@@ -332,8 +237,7 @@ class RandomSubspace(nn.Module):
     model, which is frozen. Source: Li et al. 2018, with a sparser projection.
     """
 
-    def __init__(self, model: nn.Module, dimensions: int, *,
-                 generator: torch.Generator | None = None):  # fmt: skip
+    def __init__(self, model, dimensions, *, generator=None):
         super().__init__()
         self.model = model.requires_grad_(False)
         self.config = getattr(model, "config", None)  # a GPT has one
@@ -353,11 +257,11 @@ class RandomSubspace(nn.Module):
             for (name, p), part in zip(named.items(), parts)
         }
 
-    def forward(self, *inputs: Tensor):
+    def forward(self, *inputs):
         return torch.func.functional_call(self.model, self.weights(), inputs)
 
 # %% ../../efficiency/lora.ipynb #lora-parameters
-def lora_parameters(shapes: list[tuple], rank: int):
+def lora_parameters(shapes, rank):
     """How many numbers adapters of a rank train: the sum of rank (in + out).
 
     shapes: the (in, out) of each matrix that gets one.
@@ -365,9 +269,6 @@ def lora_parameters(shapes: list[tuple], rank: int):
     return sum(rank * (wide + out) for wide, out in shapes)
 
 # %% ../../efficiency/lora.ipynb #learn-answers
-from ..multimodal.image_to_text import answer_loss
-
-
 def learn_answers(model: nn.Module, batches: list, rate: float):
     """One step of AdamW on each batch of pairs. Returns the losses, a list.
 
@@ -383,3 +284,97 @@ def learn_answers(model: nn.Module, batches: list, rate: float):
         return answer_loss(model, next(left))
 
     return descend(model, loss, made, recipe).tolist()
+
+# %% ../../efficiency/lora.ipynb #check-factors
+@graded
+def check_factors(fn):
+    """Is alpha / rank times B A the nearest matrix of that rank?"""
+    draws = torch.Generator().manual_seed(7)
+    for (out, wide), rank, alpha in (
+        ((5, 3), 1, 2),
+        ((4, 6), 3, 6),
+        ((7, 7), 2, 1),
+    ):
+        change = torch.randn(out, wide, generator=draws, dtype=torch.double)
+        got = fn(change.clone(), rank, alpha)
+        where = f"a change {(out, wide)}, rank {rank}, alpha {alpha}"
+        ok = isinstance(got, (tuple, list)) and len(got) == 2
+        assert ok, f"{where}: two matrices, not {got!r}"
+        A, B = (part.double() for part in got)
+        ok = A.shape == (rank, wide) and B.shape == (out, rank)
+        assert ok, f"{where}: shapes {tuple(A.shape)} and {tuple(B.shape)}"
+        off = (alpha / rank * B @ A - truncate(change, rank)).abs().max()
+        assert off < 1e-4, f"{where}: not the nearest matrix"
+    return "factors is right."
+
+# %% ../../efficiency/lora.ipynb #check-rank-for
+@graded
+def check_rank_for(fn):
+    """Is fn(shapes, budget) the largest rank within the budget?"""
+    mixed = [(8, 32), (32, 8), (16, 4)]
+    turned = [(out, wide) for wide, out in mixed]
+    for shapes in 4 * [(64, 64)], mixed, turned:
+        most = min(min(shape) for shape in shapes)
+        one = lora_parameters(shapes, 1)
+        for budget in 0, one - 1, one, 3 * one, 3 * one + 7, 100_000:
+            right = min(budget // one, most)
+            got = fn(list(shapes), budget)
+            where = f"{len(shapes)} matrices such as {shapes[0]}, {budget:,}"
+            assert got == right, f"{where}: {right} is right, not {got!r}"
+            ok = not isinstance(got, float)
+            assert ok, f"{where}: a rank is a whole number, not {got!r}"
+    return "rank_for is right."
+
+# %% ../../efficiency/lora.ipynb #check-swap
+@graded
+def check_swap(fn):
+    """Does fn(model, state) put another adapter in, and nothing else?"""
+    draws = torch.Generator().manual_seed(9)
+    base = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)).double()
+    x = torch.randn(3, 6, generator=draws, dtype=torch.double)
+    states, answers = [], []
+    for alpha in 4, 1:
+        model = copy.deepcopy(base)
+        add_lora(model, ["0", "1"], 2, alpha, generator=draws)
+        model.double()
+        for layer in lora_layers(model).values():
+            layer.lora_B.weight.data.normal_(generator=draws)
+        states.append(lora_state(model))
+        answers.append(model(x))
+    merge(model)  # with the last one
+    for turn in 0, 1, 1, 0:
+        fn(model, states[turn])
+        same = torch.allclose(model(x), answers[turn], atol=1e-9)
+        assert same, "not the outputs that the new adapter gives"
+    layers = lora_layers(model).values()
+    assert layers and all(m.merged for m in layers), "it is to be merged"
+    unmerge(model)
+    for layer, old in zip(layers, base):
+        ok = torch.allclose(layer.original_layer.weight, old.weight)
+        assert ok, "something of the old adapters is left in the base"
+    return "swap is right."
+
+# %% ../../efficiency/lora.ipynb #check-blend
+@graded
+def check_blend(fn):
+    """Is B A of the result the blend of both?"""
+    draws = torch.Generator().manual_seed(11)
+    for rank, wide, out, share in (
+        (1, 3, 4, 0.5),
+        (2, 5, 3, 0.25),
+        (2, 2, 2, 1),
+    ):
+        shapes = [(rank, wide), (out, rank)] * 2
+        A, B, C, D = (torch.randn(s, generator=draws) for s in shapes)
+        right = share * B @ A + (1 - share) * D @ C  # (out, in)
+        got = fn((A.clone(), B.clone()), (C.clone(), D.clone()), share)
+        ok = isinstance(got, (tuple, list)) and len(got) == 2
+        assert ok, f"a pair (A, B), not {got!r}"
+        ok = got[0].size(-1) == wide and got[1].size(0) == out
+        ok = ok and got[0].size(0) == got[1].size(-1)
+        assert ok, f"shapes {tuple(got[0].shape)}, {tuple(got[1].shape)}"
+        most = got[0].size(0)
+        assert most <= 2 * rank, f"rank {most}: twice the rank is enough"
+        close = torch.allclose(got[1] @ got[0], right, atol=1e-5)
+        assert close, f"share {share}: not the blend of the changes"
+    return "blend is right."

@@ -6,27 +6,23 @@
 import contextlib
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import BFloat16, Float, Int8, Int64, Integer, UInt8
+from jaxtyping import Float, Int, Int8, UInt8
 from torch import Tensor, nn
 
+from ..check import graded
+
 # %% ../../efficiency/quantization.ipynb #in-groups
-def in_groups(
-    weight: Float[Tensor, "*b D"],
-    group: int | Literal["row"] | None = None,
-):
-    """The numbers that share a scale, in a row: float (groups, numbers).
+def in_groups(weight: Float[Tensor, "*b D"], group=None):
+    """The numbers that share a scale, in a row: (groups, numbers).
 
     group: how many neighbours on the last axis share one; "row" for all D,
-    None for all of the tensor. 16-bit floats become float32.
+    None for all of the tensor.
     """
-    D = weight.size(-1)
-    size = D if group == "row" else group
-    wide = torch.promote_types(torch.float32, weight.dtype)
-    return weight.to(wide).reshape(-1, size or weight.numel())
+    size = weight.size(-1) if group == "row" else group
+    return weight.reshape(-1, size or weight.numel())
 
 # %% ../../efficiency/quantization.ipynb #absmax-codes
 def absmax_codes(rows: Float[Tensor, "groups numbers"], most: int):
@@ -36,11 +32,7 @@ def absmax_codes(rows: Float[Tensor, "groups numbers"], most: int):
     return codes.clamp(-most, most).to(torch.int8), scales
 
 # %% ../../efficiency/quantization.ipynb #quantize-absmax
-def quantize_absmax(
-    weight: Float[Tensor, "*b D"],
-    bits: Literal[2, 3, 4, 5, 6, 7, 8] = 8,
-    group: int | Literal["row"] | None = None,
-):
+def quantize_absmax(weight: Float[Tensor, "*b D"], bits=8, group=None):
     """Codes, int8 like the weight, and scales (groups, 1).
 
     A code goes from -(2**(bits-1) - 1) to as much; times its group's scale it
@@ -51,25 +43,13 @@ def quantize_absmax(
     return codes.reshape(weight.shape), scales
 
 # %% ../../efficiency/quantization.ipynb #dequantize
-def dequantize(
-    codes: Float[Tensor, "*b"] | Integer[Tensor, "*b"],
-    scales: Float[Tensor, "groups 1"],
-    lows: Float[Tensor, "groups 1"] | Literal[0] = 0,
-):
-    """What codes stand for: codes * scales + lows, by groups.
-
-    scales, lows: as `quantize_absmax` and `quantize_zero_point` make them.
-    """
-    groups = len(scales)
-    rows = codes.reshape(groups, -1)
+def dequantize(codes: Tensor, scales: Float[Tensor, "groups 1"], lows=0):
+    """What codes stand for: codes * scales + lows, by groups."""
+    rows = codes.reshape(len(scales), -1)
     return (rows * scales + lows).reshape(codes.shape)
 
 # %% ../../efficiency/quantization.ipynb #quantize-zero-point
-def quantize_zero_point(
-    weight: Float[Tensor, "*b D"],
-    bits: Literal[1, 2, 3, 4, 5, 6, 7, 8] = 8,
-    group: int | Literal["row"] | None = None,
-):
+def quantize_zero_point(weight: Float[Tensor, "*b D"], bits=8, group=None):
     """Codes, uint8 like the weight, scales and lows, (groups, 1) each.
 
     A code goes from 0, which stands for the group's lowest weight, to
@@ -88,7 +68,7 @@ def relative_error(weight: Float[Tensor, "*b"], restored: Float[Tensor, "*b"]):
     return ((restored - weight).norm() / weight.norm()).item()
 
 # %% ../../efficiency/quantization.ipynb #normal-levels
-def normal_levels(bits: Literal[2, 3, 4, 5, 6, 7, 8] = 4):
+def normal_levels(bits=4):
     """The levels of NormalFloat: float32 (2**bits,), from -1 to 1, with a 0.
 
     Evenly spaced quantiles of a normal distribution: half of them above 0,
@@ -110,15 +90,12 @@ def nf4_levels():
 
 # %% ../../efficiency/quantization.ipynb #quantize-levels
 def quantize_levels(
-    weight: Float[Tensor, "*b D"],
-    levels: Float[Tensor, " L"],
-    group: int | Literal["row"] | None = None,
+    weight: Float[Tensor, "*b D"], levels: Float[Tensor, " L"], group=None
 ):
     """The nearest levels' numbers, uint8 like the weight, and scales.
 
-    levels: 2 to 256, increasing, from -1 to 1. scales (groups, 1): the
-    largest of each group in size; `dequantize(levels[codes.int()], scales)`
-    undoes it.
+    levels: increasing, from -1 to 1. scales (groups, 1): the largest of each
+    group in size; `dequantize(levels[codes.int()], scales)` undoes it.
     """
     rows = in_groups(weight, group)
     scales = rows.abs().amax(-1, keepdim=True)  # (groups, 1)
@@ -149,10 +126,7 @@ def quantize_scales(scales: Float[Tensor, "groups 1"]):
 
 
 def dequantize_scales(
-    codes: UInt8[Tensor, "blocks 256"],
-    seconds: Float[Tensor, "blocks 1"],
-    mean: Float[Tensor, ""],
-    groups: int,
+    codes: UInt8[Tensor, "blocks 256"], seconds, mean, groups
 ):
     """The scales (groups, 1) that `quantize_scales` has stored."""
     floats = codes.view(FLOAT8).to(seconds.dtype)
@@ -178,28 +152,26 @@ class UnpackedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, layer):
         ctx.layer = layer
-        return x @ layer.weight.to(x.dtype).T  # (..., out)
+        return x @ layer.weight.T  # (..., out)
 
     @staticmethod
     def backward(ctx, grad):
-        return grad @ ctx.layer.weight.to(grad.dtype), None  # (..., in)
+        return grad @ ctx.layer.weight, None  # (..., in)
 
 # %% ../../efficiency/quantization.ipynb #nf4-linear
 class NF4Linear(nn.Module):
     """A linear layer that holds its weight in NF4, to be used, not trained.
 
-    linear: the layer to copy; its bias is kept as it is. group: weights that
-    share a scale. double: quantize the scales as well. On x (..., in) in any
-    float type it returns (..., out) in the same; only x gets a gradient.
-    Source: Dettmers et al. 2023.
+    group: weights that share a scale. double: quantize the scales as well.
+    Only x gets a gradient. Source: Dettmers et al. 2023.
     """
 
-    def __init__(self, linear: nn.Linear, group=64, double: bool = True):
+    def __init__(self, linear: nn.Linear, group=64, double=True):
         super().__init__()
         self.out_features, self.in_features = linear.weight.shape
-        weight, levels = linear.weight.detach().float(), nf4_levels()
-        self.register_buffer("levels", levels.to(weight), persistent=False)
-        codes, scales = quantize_levels(weight, levels, group)
+        levels = nf4_levels()
+        self.register_buffer("levels", levels, persistent=False)
+        codes, scales = quantize_levels(linear.weight.detach(), levels, group)
         self.doubled, self.groups = double, len(scales)
         self.register_buffer("packed", pack_pairs(codes))
         stored = quantize_scales(scales) if double else (scales, None, None)
@@ -210,7 +182,7 @@ class NF4Linear(nn.Module):
 
     @property
     def weight(self):
-        """The weight (out, in), unpacked anew: float32 unless cast."""
+        """The weight (out, in), unpacked anew."""
         scales, *more = self.scales, self.seconds, self.mean, self.groups
         if self.doubled:
             scales = dequantize_scales(scales, *more)
@@ -218,7 +190,7 @@ class NF4Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b D"]):
         y = UnpackedProduct.apply(x, self)
-        return y if self.bias is None else y + self.bias.to(x.dtype)
+        return y if self.bias is None else y + self.bias
 
 # %% ../../efficiency/quantization.ipynb #stored-bits
 def stored_bits(layer: nn.Module):
@@ -228,10 +200,7 @@ def stored_bits(layer: nn.Module):
     return 8 * sum(kept) / (layer.in_features * layer.out_features)
 
 # %% ../../efficiency/quantization.ipynb #quantize-ternary
-def quantize_ternary(
-    weight: Float[Tensor, "*b D"],
-    group: int | Literal["row"] | None = None,
-):
+def quantize_ternary(weight: Float[Tensor, "*b D"], group=None):
     """Codes -1, 0 and 1, int8 like the weight, and scales (groups, 1).
 
     A scale is the mean size of its group. Source: Ma et al. 2024.
@@ -242,10 +211,7 @@ def quantize_ternary(
     return codes.to(torch.int8).reshape(weight.shape), scales
 
 
-def quantize_sign(
-    weight: Float[Tensor, "*b D"],
-    group: int | Literal["row"] | None = None,
-):
+def quantize_sign(weight: Float[Tensor, "*b D"], group=None):
     """Codes -1 and 1 (also for 0), int8, and scales, as `quantize_ternary`.
 
     Source: Rastegari et al. 2016.
@@ -266,10 +232,9 @@ class LowBitLinear(nn.Module):
     def __init__(self, linear: nn.Linear, quantize: Callable):
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
-        self.out_features, self.in_features = linear.weight.shape
-        self.quantize = quantize
+        self.in_features, self.quantize = linear.in_features, quantize
 
-    def forward(self, x: Float[Tensor, "*b {self.in_features}"]):
+    def forward(self, x: Float[Tensor, "*b D"]):
         left = dequantize(*self.quantize(self.weight.detach()))  # (out, in)
         weight = self.weight + (left - self.weight).detach()
         return F.linear(x, weight, self.bias)
@@ -293,30 +258,25 @@ def weights_as(model: nn.Module, change: Callable):
             linear.weight.data = weight
 
 # %% ../../efficiency/quantization.ipynb #rounded
-def rounded(
-    weight: Float[Tensor, "*b D"],
-    scheme: Literal["absmax", "zero point", "NormalFloat"],
-    bits: Literal[2, 3, 4, 5, 6, 7, 8],
-    group: int | Literal["row"] | None = None,
-):
+def rounded(weight: Float[Tensor, "*b D"], scheme, bits, group=None):
     """What is left of a weight when it is quantized and read back.
 
-    Scales and lows are kept in 16 bits, as files do: fit for scales from
-    3e-06 to 65504.
+    scheme: "absmax", "zero point" or "NormalFloat". Scales and lows are kept
+    in 16 bits, as files do, so the largest weight lies between 3e-6 and 65504.
     """
     if scheme == "absmax":
         codes, *constants = quantize_absmax(weight, bits, group)
     elif scheme == "zero point":
         codes, *constants = quantize_zero_point(weight, bits, group)
     else:
-        levels = normal_levels(bits).to(weight.device)
+        levels = normal_levels(bits)
         numbers, *constants = quantize_levels(weight, levels, group)
         codes = levels[numbers.int()]
     return dequantize(codes, *(part.half().float() for part in constants))
 
 # %% ../../efficiency/quantization.ipynb #text-losses
 @torch.no_grad()
-def text_losses(model: Callable, pieces: Int64[Tensor, "N tokens"]):
+def text_losses(model: Callable, pieces: Int[Tensor, "N tokens"]):
     """Mean nats a token on each of the pieces of a text: (N,)."""
     losses = []
     for piece in pieces:  # one at a time: its logits fill 50 MB
@@ -325,12 +285,7 @@ def text_losses(model: Callable, pieces: Int64[Tensor, "N tokens"]):
     return torch.stack(losses)
 
 # %% ../../efficiency/quantization.ipynb #outliers-apart
-def outliers_apart(
-    x: Float[Tensor, "*b D"],
-    bits: Literal[2, 3, 4, 5, 6, 7, 8] = 8,
-    group: int | Literal["row"] | None = None,
-    most: float = 6.0,
-):
+def outliers_apart(x: Float[Tensor, "*b D"], bits=8, group=None, most=6.0):
     """x, rounded but for the columns that exceed `most`.
 
     A column is what stands at one place of the last axis, over all others.
@@ -343,7 +298,7 @@ def outliers_apart(
 # %% ../../efficiency/quantization.ipynb #int8-product
 def int8_product(
     x: Float[Tensor, "*b D"],
-    codes: Int8[Tensor, "out in"],
+    codes: Int8[Tensor, "out D"],
     scales: Float[Tensor, "out 1"],
 ):
     """x (..., in) times codes (out, in) int8 with a scale a row (out, 1)."""
@@ -352,12 +307,12 @@ def int8_product(
 # %% ../../efficiency/quantization.ipynb #int8-product-fast
 def int8_product_fast(
     x: Float[Tensor, "T D"],
-    codes: Int8[Tensor, "out in"],
+    codes: Int8[Tensor, "out D"],
     scales: Float[Tensor, "out 1"],
 ):
     """`int8_product` by PyTorch's own kernel where there is one: bfloat16.
 
-    x (T, in) of any float type.
+    The kernel wants a multiple of 16 numbers in a row.
     """
     kernel = getattr(torch, "_weight_int8pack_mm", None)
     if kernel is None:
@@ -366,16 +321,15 @@ def int8_product_fast(
 
 # %% ../../efficiency/quantization.ipynb #int4-product-fast
 def pack_int4_fast(
-    codes: Int8[Tensor, "out in"], scales: Float[Tensor, "groups 1"]
+    codes: Int8[Tensor, "out D"], scales: Float[Tensor, "groups 1"]
 ):
     """Codes from -8 to 7 and scales as the 4-bit kernel takes them.
 
     Returns (packed, scales and zero points, in / groups); without the kernel
-    (the weight in bfloat16, None, None).
+    (the weight in bfloat16, None, None). It wants a multiple of 16 rows, and
+    groups of 32, 64, 128 or 256.
     """
-    group = codes.numel() // max(len(scales), 1)
-    fits = group in (32, 64, 128, 256) and codes.size(1) % group == 0
-    fits = fits and len(codes) % 16 == 0
+    group = codes.numel() // len(scales)
     pack = getattr(torch, "_convert_weight_to_int4pack_for_cpu", None)
     if pack is None:
         return dequantize(codes, scales).bfloat16(), None, None
@@ -385,12 +339,7 @@ def pack_int4_fast(
     return pack(codes.int() + 8, 1), pairs, group
 
 
-def int4_product_fast(
-    x: Float[Tensor, "T D"],
-    packed: BFloat16[Tensor, "out D"] | UInt8[Tensor, "out half"],
-    pairs: BFloat16[Tensor, "groups out 2"] | None,
-    group: int | None,
-):
+def int4_product_fast(x: Float[Tensor, "T D"], packed, pairs, group):
     """x (T, in) times what `pack_int4_fast` made: (T, out) in bfloat16."""
     if pairs is None:
         return x.bfloat16() @ packed.T
@@ -400,15 +349,92 @@ def int4_product_fast(
 # %% ../../efficiency/quantization.ipynb #whole-product
 def whole_product(
     x: Float[Tensor, "T D"],
-    codes: Int8[Tensor, "out in"],
+    codes: Int8[Tensor, "out D"],
     scales: Float[Tensor, "out 1"],
 ):
     """As `int8_product`, with x (T, in) rounded to 8 bits, a scale a token."""
     kernel = getattr(torch, "_int_mm", None)
-    wide = x.to(torch.promote_types(torch.float32, x.dtype))
-    whole, each = absmax_codes(wide, 127)  # (T, in), (T, 1)
+    whole, each = absmax_codes(x, 127)  # (T, in), (T, 1)
     if kernel is None:
         sums = whole.double() @ codes.double().T  # exact: below 2**53
     else:
         sums = kernel(whole, codes.T)  # int32 (T, out)
     return sums.to(x.dtype) * each * scales.flatten()
+
+# %% ../../efficiency/quantization.ipynb #check-whole-zero
+@graded
+def check_whole_zero(fn):
+    """Does fn(weight, bits) keep 0 exactly, and all within half a step?"""
+    around = [-1.0, 0, 0.7], [-0.7, 0.3, 1.0], [-1.5, 0.3, 1.5]
+    for values in *around, [0.0, 6.1], [2.0, 3, 2.5], [-2.0, -1, -1.3]:
+        for bits in 2, 4, 8:
+            got = fn(torch.tensor(values), bits)
+            where = f"values {values}, {bits} bits"
+            ok = isinstance(got, tuple) and len(got) == 3
+            ok = ok and torch.is_tensor(got[0]) and got[0].dtype == torch.int64
+            assert ok, f"{where}: int64 codes, scale, zero point, not {got!r}"
+            codes, scale, zero = got
+            low, high, most = min(0, *values), max(0, *values), 2**bits - 1
+            step = (high - low) / most
+            right = f"{low} to {high} in {most} steps of {step:.4f}"
+            assert abs(scale - step) < 1e-6, f"{where}: {right}, not {scale}"
+            ok = codes.min() >= 0 and codes.max() <= most
+            assert ok, f"{where}: codes {codes.tolist()} exceed 0 to {most}"
+            ok = zero in range(most + 1)
+            assert ok, f"{where}: a zero point of {zero} is not a code"
+            off = (scale * (codes - zero) - torch.tensor(values)).abs().max()
+            ok = off <= step / 2 + 1e-6
+            assert ok, f"{where}: off by {off / step:.2f} steps: not rounded?"
+    return "whole_zero is right."
+
+# %% ../../efficiency/quantization.ipynb #check-pack-trits
+@graded
+def check_pack_trits(fn):
+    """Can what fn(codes) packs be read again, digit by digit?"""
+    draws = torch.Generator().manual_seed(5)
+    for count in 5, 10, 35:
+        drawn = torch.randint(-1, 2, (count,), generator=draws)
+        codes = drawn.to(torch.int8)
+        got = fn(codes.clone())
+        ok = torch.is_tensor(got) and got.dtype == torch.uint8
+        ok = ok and got.shape == (count // 5,)
+        assert ok, f"{count} codes: {count // 5} of type uint8, not {got!r}"
+        digits = got.int()[:, None] // torch.tensor([1, 3, 9, 27, 81]) % 3
+        ok = torch.equal(digits.flatten() - 1, codes.int())
+        assert ok, f"{codes[:5].tolist()} became {got[0]}"
+    return "pack_trits is right."
+
+# %% ../../efficiency/quantization.ipynb #check-best-scale
+@graded
+def check_best_scale(fn):
+    """Does fn(weight, bits) find the scale of the smallest error?"""
+    draws = torch.Generator().manual_seed(6)
+    for bits in 2, 3, 4, 8:
+        weight = torch.randn(200, generator=draws)
+        most = 2 ** (bits - 1) - 1
+        top = weight.abs().max().item() / most
+        errors = {}
+        for share in range(1, 101):
+            scale = top * share / 100
+            kept = (weight / scale).round().clamp(-most, most) * scale
+            errors[scale] = (kept - weight).square().sum().item()
+        right = min(errors, key=errors.get)
+        got = fn(weight.clone(), bits)
+        ok = isinstance(got, float) and abs(got - right) < 1e-4 * top
+        assert ok, f"{bits} bits: {right:.4f} is best, not {got!r}"
+    return "best_scale is right."
+
+# %% ../../efficiency/quantization.ipynb #check-most-parameters
+@graded
+def check_most_parameters(fn):
+    """Is fn(memory_bytes, bits, group, scale_bits) full, and not too full?"""
+    cases = [(100, 4, 64, 16), (24e9, 4, 64, 16)]
+    cases += [(80e9, 8, 128, 32), (1, 4, 8, 0)]
+    for memory_bytes, bits, group, scale_bits in cases:
+        got = fn(memory_bytes, bits, group, scale_bits)
+        one = (bits * group + scale_bits) / 8  # bytes of a group
+        right = int(memory_bytes // one) * group
+        where = f"{memory_bytes:,} bytes, {bits} bits, groups of {group}"
+        ok = isinstance(got, int) and got == right
+        assert ok, f"{where}: {right:,} weights, not {got!r}"
+    return "most_parameters is right."

@@ -4,22 +4,17 @@ import functools
 import itertools
 import math
 import os
-import re
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-import zlib
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import cells
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import refuses, refuses_all
 
 from fieldguide.data import human_eval, smollm2_tokenizer
 from fieldguide.deployment import evaluation
@@ -54,11 +49,8 @@ def test_the_sign_test_counts_all_ways_that_coins_fall():
         expected = statistics.fmean(ways)
         assert math.isclose(evaluation.sign_test(first, second), expected)
     assert math.isclose(evaluation.sign_test(3, 9), 598 / 4096)
-    start = time.process_time()  # each count from the one before, not anew
     bell = math.erfc(99 / math.sqrt(2 * 20_100))  # with half a coin less
     assert math.isclose(evaluation.sign_test(10_000, 10_100), bell, rel_tol=1e-3)
-    assert time.process_time() - start < 20  # a guard: it takes a tenth of a second
-    refuses_all(evaluation.sign_test, {"first": 3, "second": 9})
 
 
 def test_pass_at_k_is_the_share_of_sets_that_hold_one():
@@ -68,9 +60,6 @@ def test_pass_at_k_is_the_share_of_sets_that_hold_one():
             expected = statistics.fmean(map(any, sets))
             assert math.isclose(evaluation.pass_at_k(n, c, k), expected, abs_tol=1e-12)
     assert evaluation.pass_at_k(10, 0, 10) == 0 and evaluation.pass_at_k(3, 1, 3) == 1
-    refuses_all(evaluation.pass_at_k, {"n": 5, "c": 2, "k": 3}, c=[6], k=[6], n=[1])
-    refuses("c", evaluation.pass_at_k, 5, 6, 1, shown="6", says="at most n = 5")
-    refuses("k", evaluation.pass_at_k, 5, 5, 6, shown="6", says="at most n = 5")
 
 
 # Reading
@@ -86,9 +75,6 @@ def test_endings_that_share_a_beginning_cost_what_they_cost_alone():
         logits = model(torch.tensor([first + ids]))[0, len(first) - 1 : -1]
         right = F.cross_entropy(logits, torch.tensor(ids), reduction="none")
         cells.close(losses, right, 1e-4)
-    good = {"model": model, "before": before, "endings": endings}
-    refuses_all(evaluation.ending_losses, good, endings=[[], [1]])
-    refuses("ids", evaluation.ending_losses, model, "", endings)
 
 
 @torch.inference_mode()
@@ -101,16 +87,6 @@ def test_a_text_that_was_read_once_goes_on_in_each_copy():
     new = torch.tensor([[8, 9], [10, 11]])
     alone = [model(torch.tensor([ids + row]))[0, -2:] for row in new.tolist()]
     cells.close(model(new, cache), torch.stack(alone), 1e-4)
-    refuses_all(evaluation.read_once, {"model": model, "ids": ids}, ids=[[], [1.5]])
-    good = {"model": model, "read": read, "batch": 2, "room": 4}
-    refuses_all(evaluation.share_beginning, good, batch=[0], room=[0])
-
-
-def test_reading_keeps_nothing_for_a_gradient():
-    model = Llama(SMALL)  # its weights could learn
-    x, read = evaluation.read_once(model, [5, 6, 7])
-    losses = evaluation.ending_losses(model, "In the", [" beginning", " end of it"])
-    assert not any(t.requires_grad for t in (x, read.store, *losses))
 
 
 def test_a_question_is_a_verse_and_the_endings_of_its_neighbours():
@@ -123,8 +99,6 @@ def test_a_question_is_a_verse_and_the_endings_of_its_neighbours():
         assert start + endings[own] in whole and len(endings) == 4
         assert 60 <= len(start + endings[own]) <= 140
         assert min(len(start), *map(len, endings)) >= 25 and start[-1] in ",:;"
-    good = {"count": 1, "generator": cells.generator()}
-    refuses_all(evaluation.verse_questions, good, count=[10**6])
 
 
 def test_a_verse_is_cut_after_the_mark_nearest_its_middle():
@@ -150,7 +124,6 @@ def test_questions_are_of_verses_neither_short_nor_long():
                 first = halves.index((start, endings[own]))
                 assert {*endings} == {end for _, end in halves[first : first + 4]}
             assert {start for start, *_ in found} == {start for start, _ in halves[:3]}
-        refuses("count", evaluation.verse_questions, 4, cells.generator(), shown="4")
 
 
 def test_losses_of_a_choice_are_sums_and_counts():
@@ -158,7 +131,6 @@ def test_losses_of_a_choice_are_sums_and_counts():
     found = evaluation.choice_losses(model, question)
     losses = evaluation.ending_losses(model, *question[:2])
     assert [n for _, n in found] == [1, 1, 1, 2]
-    assert {type(nats) for nats, _ in found} == {float}
     cells.close(
         torch.tensor([s for s, _ in found]), torch.stack([*map(sum, losses)]), 1e-4
     )
@@ -168,8 +140,6 @@ def test_losses_of_a_choice_are_sums_and_counts():
         model, f"{said}D. A b\nAnswer:", [" A", " B", " C", " D"]
     )
     cells.close(torch.tensor([s for s, _ in letters]), torch.cat(right), 1e-4)
-    good = {"model": model, "question": question, "words": "letters"}
-    refuses_all(evaluation.choice_losses, good)
 
 
 def test_a_judge_compares_two_letters():
@@ -181,8 +151,7 @@ def test_a_judge_compares_two_letters():
         with mock.patch.object(evaluation, "LETTERS", [*letters, " C", " D"]):
             got = evaluation.preference(**good)
         a, b = map(sum, evaluation.ending_losses(model, said, letters))
-        assert type(got) is float and math.isclose(got, b - a, abs_tol=1e-4)
-    refuses_all(evaluation.preference, good)
+        assert math.isclose(got, b - a, abs_tol=1e-4)
 
 
 # Writing
@@ -197,7 +166,6 @@ def test_a_body_ends_with_the_first_line_that_is_not_indented():
     assert body(" # more\n    y") == " # more\n    y"
     assert body("\n  \ndef") == "\n  " and body("") == ""
     assert body("\n x\n\t\n y\nz") == "\n x\n\t\n y"  # a space is enough
-    refuses_all(body, {"written": "x"})
 
 
 def test_what_is_written_follows_the_logits():
@@ -212,8 +180,6 @@ def test_what_is_written_follows_the_logits():
     assert evaluation.write_body(model, prompt, 30, lambda logits: next(left)) == cut
     left = iter(ids)
     assert evaluation.write_body(model, prompt, 3, lambda logits: next(left)) == cut
-    good = {"model": model, "prompt": prompt, "count": 1}
-    refuses_all(evaluation.write_body, good)
 
 
 def test_a_body_goes_on_from_the_prompts_last_word_for_96_tokens():
@@ -234,32 +200,19 @@ def test_a_body_goes_on_from_the_prompts_last_word_for_96_tokens():
 
 VERDICTS = {
     "assert 1 + 1 == 2": "passes",
-    "import math, random, re, typing, collections, hashlib, heapq": "passes",
     "print('much' * 10**6)": "passes",
     "assert 1 + 1 == 3": "fails: AssertionError",
     "def": "fails: SyntaxError",
     "f()": "fails: NameError",
-    "def f(): f()\nf()": "fails: RecursionError",
     "input()": "fails: EOFError",
-    "raise KeyboardInterrupt": "fails: KeyboardInterrupt",
     "while True: pass": "runs on until it is stopped",
-    "while True: print('x' * 1000)": "runs on until it is stopped",
     "import os\nwhile True: os.fork()": "starts a process",
     "import subprocess\nsubprocess.run(['ls'])": "starts a process",
-    "import multiprocessing as m\nm.Process(target=print).start()": "starts a process",
-    "import os\nos.system('ls')": "starts a process",
     "import os\nos.kill(os.getppid(), 9)": "starts a process",
     "open('here', 'w')": "writes a file",
-    "open('here', 'a')": "writes a file",
-    "import tempfile\ntempfile.mkdtemp()": "writes a file",
     "import os\nos.remove('/etc/hosts')": "writes a file",
-    "import os\nos.mknod('here')": "writes a file",
-    "import os\nos.mkfifo('here', mode=0o600)": "writes a file",
-    "import os\nos.setxattr('.', 'user.a', b'1')": "writes a file",
-    "import os\nos.removexattr('.', 'user.a')": "writes a file",
     "import sqlite3\nsqlite3.connect('here')": "writes a file",
     "import socket\nsocket.socket()": "asks for the network",
-    "import socket\nsocket.getaddrinfo('example.org', 80)": "asks for the network",
     "import urllib.request as u\nu.urlopen('http://1.1.1.1')": "asks for the network",
     "import ctypes\nctypes.CDLL(None)": "calls native code",
     "raise SystemExit(0)": "ends before its tests",
@@ -279,25 +232,6 @@ def test_each_program_gets_its_sentence(code):
     assert evaluation.run_apart(code, seconds=1) == VERDICTS[code]
 
 
-@pytest.mark.parametrize(
-    ("said", "ended", "verdict"),
-    [
-        ("secret", 0, "passes"),
-        ("secret", -9, "passes"),
-        ("", None, "runs on until it is stopped"),
-        ("", -9, "runs on until it is stopped"),
-        ("", -24, "runs on until it is stopped"),
-        ("", -1, "crashes: signal 1"),
-        ("", 0, "ends before its tests"),
-        ("", 1, "ends before its tests"),
-        ("passes", 0, "meddles with the verdict"),
-        ("takes too much memory", -9, "takes too much memory"),
-    ],
-)
-def test_a_verdict_is_what_was_said_or_how_it_ended(said, ended, verdict):
-    assert evaluation.verdict_of(said, "secret", ended) == verdict
-
-
 LIMITED = """
 import resource as r, __main__ as m
 assert r.getrlimit(r.RLIMIT_CPU) == (2, 3)
@@ -308,29 +242,6 @@ assert len(bytes.fromhex(m.secret)) == 16
 
 def test_a_program_has_two_seconds_and_512_mib():
     assert evaluation.run_apart(LIMITED) == "passes"
-
-
-REFUSED = """
-import resource as r
-assert r.getrlimit(r.RLIMIT_CPU) == (2, 3)
-assert r.getrlimit(r.RLIMIT_NPROC) == (1, 1)
-assert r.getrlimit(r.RLIMIT_FSIZE) == (4096, 4096)
-assert r.getrlimit(r.RLIMIT_CORE) == (0, 0)
-"""
-
-
-@pytest.mark.parametrize("kind", ["r.RLIMIT_AS", "999"])  # 999: as macOS refuses it
-def test_a_limit_that_is_refused_leaves_the_others_in_place(kind):
-    limits = evaluation.LIMITS.replace("r.RLIMIT_AS", kind)
-    with mock.patch.object(evaluation, "LIMITS", limits):
-        assert evaluation.run_apart(REFUSED) == "passes"
-
-
-def test_who_waits_is_stopped_after_five_times_its_seconds():
-    late = mock.Mock(side_effect=subprocess.TimeoutExpired("", 0))
-    with mock.patch.object(subprocess.Popen, "communicate", late):
-        assert evaluation.run_apart("1", seconds=3) == "runs on until it is stopped"
-    assert late.call_args.kwargs == {"timeout": 15}
 
 
 def test_memory_is_limited():
@@ -385,15 +296,6 @@ time.sleep(0.5)
     folder.cleanup()
 
 
-@pytest.mark.parametrize("system", [os, SimpleNamespace()])
-def test_a_process_is_killed_and_waited_for_with_groups_or_without(system):
-    command = [sys.executable, "-c", "import time; time.sleep(2)"]
-    process = subprocess.Popen(command, start_new_session=True)
-    with mock.patch.object(evaluation, "os", system):
-        assert evaluation.end_group(process) is None  # it was running
-    assert process.returncode not in (None, 0)
-
-
 def test_nothing_is_lost_when_the_reader_interrupts():
     started = []
 
@@ -426,8 +328,6 @@ def test_what_a_body_may_see_and_say():
         seen = "{'HOME', 'SYSTEMROOT', 'TOKEN'} & {*os.environ}"
         code = f"import os\nassert {seen} == {{'SYSTEMROOT'}}"
         assert evaluation.run_apart(code) == "passes"
-    refuses_all(evaluation.run_apart, {"code": "1", "seconds": 1, "megabytes": 512})
-    refuses_all(evaluation.tested_body, {"problem": problem, "body": right})
 
 
 LIARS = {
@@ -453,26 +353,6 @@ def test_answers_of_plain_types_come_back_as_they_were():
     problem["test"] = f"def check(f):\n    assert f(1) == {found}"
     assert evaluation.tested_body(problem, f"\n    return {found}") == "passes"
     assert evaluation.tested_body(problem, "\n    return x") == "fails: AssertionError"
-
-
-# What is stored
-
-
-def test_each_stored_verdict_is_what_the_tests_say():
-    bodies = cells.record("evaluation", "bodies.json")["bodies"]
-    verdicts = cells.record("evaluation", "verdicts.json")["verdicts"]
-    pairs = zip(human_eval(), bodies, strict=True)
-    assert verdicts == [evaluation.tested_body(*pair) for pair in pairs]
-
-
-def test_a_body_that_was_stopped_repeats_itself():
-    record = cells.record("evaluation", "bodies.json")
-    encode = smollm2_tokenizer().encode
-    for body, tokens in zip(record["bodies"], record["tokens"], strict=True):
-        assert evaluation.function_body(body) == body
-        assert len(encode(body)) <= tokens <= 256
-        like = re.sub(r"\d+", "0", body).encode()  # it may count up
-        assert tokens < 256 or len(zlib.compress(like)) < len(like) / 3
 
 
 # The page's own cells
@@ -506,84 +386,8 @@ def test_a_lead_has_the_interval_of_a_difference():
     )
 
 
-def test_a_sentence_says_what_two_scores_allow():
-    said = page().lead_in_words([600, 650], 1000)
-    assert "between 0.8 and 9.2 points. B leads." in said and said.endswith("overlap.")
-    assert "may be luck" in page().lead_in_words([60, 65], 100)
-    assert page().lead_in_words([1200, 1300], 2000).endswith("leave a gap.")
-
-
-def test_averages_of_pass_at_k_are_over_all_draws():
-    chances = [math.comb(10, c) * 0.3**c * 0.7 ** (10 - c) for c in range(11)]
-    rates = [1 - (1 - c / 10) ** 4 for c in range(11)]
-    right = 100 * sum(p * r for p, r in zip(chances, rates, strict=True))
-    views = page().averages(4, 30)
-    sets, tempting = views["Averages"].arrays["y"]
-    assert math.isclose(tempting[3], right, abs_tol=1e-3)
-    for k, mean in enumerate(sets, 1):
-        assert math.isclose(mean, 100 * (1 - 0.7**k), abs_tol=1e-3)
-
-
-def test_coloured_questions_are_those_on_which_two_differ():
-    views = page().paired(4, 9)
-    counts = torch.tensor(views["Who is right"].arrays["values"]).long()
-    assert counts.flatten().bincount().tolist() == [147, 4, 13]
-    curve = views["Is it luck?"].arrays["y"][0]
-    assert math.isclose(curve[4], 100 * evaluation.sign_test(4, 13))
-
-
 def test_the_best_of_several_is_the_mean_over_all_their_scores():
     chance = [math.comb(3, h) * 0.6**h * 0.4 ** (3 - h) for h in range(4)]
     pairs = itertools.product(range(4), repeat=2)
     right = sum(chance[a] * chance[b] * max(a, b) / 3 for a, b in pairs)
     assert math.isclose(page().best_score(2, 3, 0.6), right)
-
-
-# Exercises
-
-NEEDED, PAIRED, FAIR = "half", "one, other", "ahead, behind"
-
-
-@pytest.mark.parametrize(
-    ("check", "answer", "cause"),
-    [
-        ("questions_needed", "math.ceil(0.25 / half**2)", "1.96 is missing"),
-        ("questions_needed", "math.ceil(1.96 * 0.25 / half**2)", "squared"),
-        ("questions_needed", "math.ceil(1.96**2 / half**2)", "to each side"),
-        ("questions_needed", "math.ceil(0.98 / half)", "root"),
-        ("questions_needed", "int((0.98 / half) ** 2)", "round up"),
-        ("questions_needed", "(0.98 / half) ** 2", "round up"),
-        ("questions_needed", "7", "is right, not 7"),
-        ("questions_needed", "None", "returns None"),
-        ("questions_needed", "math.inf", "is right, not inf"),
-        ("questions_needed", "math.nan", "is right, not nan"),
-        ("paired_p", "sign_test(sum(one), sum(other))", "both have right"),
-        ("paired_p", "0.123", "is right, not 0.123"),
-        ("paired_p", "None", "returns None"),
-        ("fair_verdicts", "[a > 0 for a in ahead]", "first order"),
-        (
-            "fair_verdicts",
-            "[a + b > 0 for a, b in zip(ahead, behind)]",
-            "keeps the place",
-        ),
-        ("fair_verdicts", "[a > 0 > b for a, b in zip(ahead, behind)]", "drop"),
-        ("fair_verdicts", "[b < 0 for b in behind]", "second order"),
-        (
-            "fair_verdicts",
-            "[a > 0 and b > 0 for a, b in zip(ahead, behind)]",
-            "the place won",
-        ),
-        ("fair_verdicts", "[a < b for a, b in zip(ahead, behind)]", "wrong way"),
-        (
-            "fair_verdicts",
-            "[a - b for a, b in zip(ahead, behind)]",
-            "by how much",
-        ),
-        ("fair_verdicts", "[True]", "is right, not"),
-        ("fair_verdicts", "None", "returns None"),
-    ],
-)
-def test_a_wrong_answer_is_told_its_cause(check, answer, cause):
-    names = {"questions_needed": NEEDED, "paired_p": PAIRED, "fair_verdicts": FAIR}
-    known = {"math": math, "sign_test": evaluation.sign_test}
-    cells.is_told_its_cause(page(), check, answer, cause, names[check], **known)

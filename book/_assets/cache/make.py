@@ -10,6 +10,8 @@ and how many seconds of processor time a step takes that writes the first token 
 text. A name, such as `pace`, makes that part alone.
 """
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -17,7 +19,7 @@ from assets import machine, make_parts
 from rivals.measure import own, processor_times
 from torch.nn import functional as F
 
-from fieldguide.data import king_james, smollm2_tokenizer, store
+from fieldguide.data import asset, king_james, smollm2_tokenizer, store
 from fieldguide.deployment.cache import (
     Nearsighted,
     WindowCache,
@@ -159,6 +161,14 @@ def record_pace() -> None:
         facts["step"].append(float(f"{seconds:.3g}"))
         print(n, facts["step"][-1], flush=True)
     store(HERE / "pace.json", facts)
+
+
+def remade() -> Iterator[tuple]:
+    """The loss when the first token is near, and when it's far away, made today."""
+    kept = asset("cache", "others.json").read_text(encoding="utf-8")
+    kept = json.loads(kept)["drift"]["loss"]
+    for place in 0, 3:
+        yield kept[place], far_from_sink(text(STARTS[0]), LATER[place]), 0.002
 
 
 if __name__ == "__main__":

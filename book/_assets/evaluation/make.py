@@ -11,6 +11,7 @@ twelve pairs of bodies, in both orders, and by length.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -106,6 +107,18 @@ def record_judged() -> None:
         rows.append(row)
         print(len(rows), row, flush=True)
     kept("judged.json", pairs=rows)
+
+
+def remade() -> Iterator[tuple]:
+    """The verdicts on the first bodies, and a question's losses, made today."""
+    pairs = [*zip(human_eval(), written("bodies.json", "bodies"), strict=True)][:24]
+    kept = written("verdicts.json", "verdicts")
+    again = [evaluation.tested_body(*pair) == "passes" for pair in pairs]
+    yield [verdict == "passes" for verdict in kept[:24]], again, 0
+    kept = written("choices.json", "losses")["letters"][0]
+    model, words = real_model.load_smollm2(), "letters"
+    found = evaluation.choice_losses(model, questions()[0], words)
+    yield [nats for nats, _ in kept], [nats for nats, _ in found], 0.01
 
 
 if __name__ == "__main__":

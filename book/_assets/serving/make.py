@@ -17,6 +17,7 @@ come within each of LIMITS_S; these are the same on every machine. A name, such 
 import http.client
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -153,6 +154,15 @@ def record_knee() -> None:
         }
         print(facts[f"{name} capacity"], facts[f"{name} limits"], flush=True)
     store(HERE / "knee.json", facts)
+
+
+def remade() -> Iterator[tuple]:
+    """What a server finishes, and its waits at one load, on the virtual clock."""
+    kept = json.loads((HERE / "knee.json").read_text(encoding="utf-8"))
+    for name, static in ("continuous", False), ("static", True):
+        yield kept[f"{name} capacity"]["8"], capacity(8, static), 0.1
+        again = waits(LOADS[4], 8, static)
+        yield kept[name]["8"][4], again, 0.001
 
 
 if __name__ == "__main__":

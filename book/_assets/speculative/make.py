@@ -10,6 +10,9 @@ notebook's answers with and without guessing, and King James with each trained d
 name, such as `times`, makes that part alone.
 """
 
+import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -173,6 +176,15 @@ def record_times() -> None:
         tries[name][way] = [round(one, 1) for one in own(ms)]
     facts |= {"pass_ms": tries["pass"], "trained_ms": tries["trained"]}
     store(HERE / "times.json", facts | {"texts": {n: tries[n] for n in TIMED}})
+
+
+def remade() -> Iterator[tuple]:
+    """How the head's training begins, made today."""
+    ids, _ = king_james_ids()
+    kept = json.loads((HERE / "drafts.json").read_text(encoding="utf-8"))["first"]
+    few, start = replace(HEAD, steps=16), torch.Generator().manual_seed(0)
+    _, losses = speculative.train_head(training.trained_gpt(), ids, few, start)
+    yield kept, losses[:3].tolist(), 0.01
 
 
 if __name__ == "__main__":

@@ -90,32 +90,36 @@ def bm25(passages, question, k, b):
 @pytest.mark.parametrize(("k", "b"), [(1.2, 0.75), (2.0, 0.0), (0.5, 1.0)])
 def test_words_weigh_as_in_bm25(k, b):
     passages = ["a rare word, a word", "the a the", "b2 the rare rare", "the"]
-    weights = retrieval.word_weights(passages, k, b)
+    weights = retrieval.bm25_weights(passages, k, b)
     for question in "Rare word?", "the A b2 the", "unknown":
-        found = retrieval.word_scores(weights, question).tolist()
+        found = retrieval.bm25_scores(weights, question).tolist()
         wanted = [s or -math.inf for s in bm25(passages, question, k, b)]
         assert found == pytest.approx(wanted, rel=1e-5)  # no word, no place
-    same = retrieval.word_weights(passages)
-    assert same == retrieval.word_weights(passages, 1.2, 0.75)
+    same = retrieval.bm25_weights(passages)
+    assert same == retrieval.bm25_weights(passages, 1.2, 0.75)
 
 
 def test_reciprocal_ranks_add_up():
     first, second = torch.tensor([3.0, 2, 1]), torch.tensor([1.0, 5, 9])
     wanted = [1 / 61 + 1 / 63, 2 / 62, 1 / 63 + 1 / 61]
-    close(retrieval.fuse([first, second]), torch.tensor(wanted), 1e-6)
-    close(retrieval.fuse([second], 0), torch.tensor([1 / 3, 1 / 2, 1]), 1e-6)
+    close(retrieval.reciprocal_rank_fusion([first, second]), torch.tensor(wanted), 1e-6)
+    close(
+        retrieval.reciprocal_rank_fusion([second], 0),
+        torch.tensor([1 / 3, 1 / 2, 1]),
+        1e-6,
+    )
     first[1] = -math.inf  # not in that list
     wanted = [1 / 61 + 1 / 63, 1 / 62, 1 / 62 + 1 / 61]
-    close(retrieval.fuse([first, second]), torch.tensor(wanted), 1e-6)
+    close(retrieval.reciprocal_rank_fusion([first, second]), torch.tensor(wanted), 1e-6)
     same = torch.tensor([[0.2, 0.9, 0.2, 0.5], [1.0, 1.0, 1.0, 0.0]])
     places = torch.tensor([[3, 1, 3, 2], [1, 1, 1, 4]])  # equals share a place
-    close(retrieval.fuse([same]), 1 / (60 + places), 1e-6)
+    close(retrieval.reciprocal_rank_fusion([same]), 1 / (60 + places), 1e-6)
 
 
 def test_maxsim_is_the_mean_of_the_best_cosines():
     question, passage = unit(random(4, 6)), unit(random(9, 6, seed=1))
     wanted = sum(max(float(q @ p) for p in passage) for q in question) / 4
-    found = retrieval.late_score(question, passage)
+    found = retrieval.maxsim(question, passage)
     assert math.isclose(found, wanted, rel_tol=1e-9)
 
 
@@ -136,22 +140,24 @@ def test_what_is_found_does_not_depend_on_the_order_of_the_passages():
 
 def test_a_passage_is_found_by_meaning_and_sorted_by_tokens():
     index = small_index()
-    assert index.weights == retrieval.word_weights(PASSAGES)
+    assert index.weights == retrieval.bm25_weights(PASSAGES)
     found = retrieval.find_passages(index, QUESTION, 3)
     assert found[0].passage == PASSAGES[2]
     assert [PASSAGES[each.place] for each in found] == [e.passage for e in found]
     _, (tokens,) = retrieval.embed_texts([QUESTION])
-    scores = [retrieval.late_score(tokens, each) for each in index.tokens]
+    scores = [retrieval.maxsim(tokens, each) for each in index.tokens]
     close(torch.tensor([e.score for e in found]), torch.tensor(sorted(scores)[::-1]))
     assert [each.place for each in retrieval.rerank(index, tokens, [1, 2])] == [2, 1]
 
 
 def test_only_the_first_of_the_fused_list_are_looked_at_again():
     index, question = small_index(), "cat on a mat"
-    scores = retrieval.word_scores(index.weights, question)
+    scores = retrieval.bm25_scores(index.weights, question)
     meaning = index.vectors @ retrieval.embed_texts([question])[0][0]
     (only,) = retrieval.find_passages(index, question, 1, 1)
-    assert only.place == retrieval.fuse([scores, meaning]).argmax() == 0
+    assert (
+        only.place == retrieval.reciprocal_rank_fusion([scores, meaning]).argmax() == 0
+    )
     with mock.patch.object(retrieval, "rerank", return_value=[]) as rerank:
         rain = retrieval.PassageIndex([f"Room {n}" for n in range(11)])
         retrieval.find_passages(rain, "a room")

@@ -10,29 +10,18 @@ writes lens.npz beside this file, for one sentence, all numbers in thousandths:
     shares   (L + 1, T, 5)  and how likely each of them is
     library  (V,)           the logits at the last token, by the library transformers,
                             which reads the same file with its own code
-
-and the digest of what computed them.
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from digest import digest_of, exported
 
-from fieldguide.data import SMOLLM2_SHA256, smollm2, smollm2_tokenizer, store
+from fieldguide.data import smollm2, smollm2_tokenizer, store
 from fieldguide.transformers import real_model
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "transformers" / "real-model.ipynb"
 SENTENCE = "The opposite of hot is cold and the opposite of big is"
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    names = ["load_smollm2", "trace_layers"]
-    made = digest_of(exported(NOTEBOOK), names, SMOLLM2_SHA256, SENTENCE)
-    return {"lens.npz": made}
 
 
 def thousandths(numbers):
@@ -60,7 +49,7 @@ def main():
     best = shares.topk(5)
     answer = shares[-1].argmax(-1).expand(len(shares), -1)  # (L + 1, T)
     share = shares.gather(-1, answer[..., None])[..., 0]
-    record = {"digest": digests()["lens.npz"]}
+    record = {}
     record["pieces"] = np.array(smollm2_tokenizer().pieces(SENTENCE))
     record |= {"share": thousandths(share), "shares": thousandths(best.values)}
     record |= {"guesses": best.indices.int().numpy()}

@@ -7,35 +7,22 @@ bits; paths.json: how that stage began and ended, and for each judge where the p
 gradient without a leash went; gaps.json: how far the policy gradient with a leash and
 DPO ended from the closed form, in total variation, for each of SEEDS; and labels.json:
 for each of WHOSE labels and each leash, what customers think of DPO's model, a number
-for each of FEWER seeds; and opening.json: what the first figure shows. The records hold
-the digest of the code that made them. A name, such as `gaps`, makes that part alone.
+for each of FEWER seeds. A name,
+such as `gaps`, makes that part alone.
 """
 
 import json
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 
-import torch
 from assets import make_parts
-from digest import digest_of, exported
 
 from fieldguide.challenges import preferences
 from fieldguide.data import store
 from fieldguide.transformers.training import Recipe
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "challenges" / "preferences.ipynb"
-TAUGHT_BY = ["fine_tune", "unleashed"]
-COMPARED_BY = [
-    "reference_model",
-    "policy_gradient",
-    "from_comparisons",
-    "total_variation",
-]
 
-LABELLED_BY = ["from_labels", "report_on"]
-OPENED_BY = ["reference_model", "judged", "tilted", "best_of_n", "kl_nats"]
 
 SEEDS = range(3)
 FEWER = range(2)
@@ -43,23 +30,13 @@ JUDGES = range(4)
 FEW, MANY = 400, 900  # steps: of the policy gradient, of DPO
 WHOSE = [("judge", 40_000), ("customers", 2_000), ("customers", 40_000)]
 LEASHES = [0.5, 0.12]
-BETAS = [0, 8, 4, 2, 1, 0.5, 0.25, 0.12, 0.06]  # of the first figure; 0: untrained
-MANY = [1, 2, 4, 8, 16, 64, 256, 1024, 16384]
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    code = exported(NOTEBOOK)
-    made_by = {"paths": TAUGHT_BY, "gaps": COMPARED_BY, "labels": LABELLED_BY}
-    made_by["opening"] = OPENED_BY
-    return {f"{name}.json": digest_of(code, by) for name, by in made_by.items()}
 
 
 def record_paths() -> None:
-    model, losses = preferences.fine_tune()
+    model, losses = preferences.teach_replies()
     weights = {name: value.half() for name, value in model.state_dict().items()}
     store(HERE / "replier.safetensors", weights)
-    record = {"digest": digests()["paths.json"]}
+    record = {}
     ends = losses[0].item(), losses[-20:].mean().item()
     record["taught"] = [round(loss, 4) for loss in ends]
     record["unleashed"] = []
@@ -76,30 +53,23 @@ def rounded(step: dict) -> dict:
 
 
 def record_gaps() -> None:
-    record = {"digest": digests()["gaps.json"]}
-    p, reward = (
-        preferences.shares_of(preferences.reference_model()),
-        preferences.judged(),
-    )
+    record = {}
+    p, reward = preferences.shares_of(preferences.replier()), preferences.judged()
     wanted = preferences.tilted(p, reward, preferences.BETA)
     few, many = (Recipe(steps, **preferences.LONG) for steps in (FEW, MANY))
     ways = {
-        "leashed": lambda seed: preferences.policy_gradient(
-            seed, preferences.BETA, few
-        ),
+        "leashed": lambda seed: preferences.please(seed, preferences.BETA, few),
         "from_comparisons": lambda seed: preferences.from_comparisons(seed, many),
     }
     for name, train in ways.items():
         models = [preferences.shares_of(train(seed)) for seed in SEEDS]
-        record[name] = [
-            round(preferences.total_variation(q, wanted), 4) for q in models
-        ]
+        record[name] = [round(preferences.gap(q, wanted), 4) for q in models]
         print(name, record[name], flush=True)
     store(HERE / "gaps.json", record)
 
 
 def record_labels() -> None:
-    record = {"digest": digests()["labels.json"], "rows": []}
+    record = {"rows": []}
     reward = preferences.judged()
     twice = (preferences.all_replies() == 1).sum(1) > 1
     for by, count in WHOSE:
@@ -117,27 +87,6 @@ def record_labels() -> None:
     store(HERE / "labels.json", record)
 
 
-def record_opening() -> None:
-    """What the first figure shows: scores, distance and five replies of each model."""
-    record = {"digest": digests()["opening.json"], "rows": []}
-    ids, reward = preferences.all_replies(), preferences.judged()
-    gold = preferences.gold_reward(preferences.phrase_counts(ids))
-    p = preferences.shares_of(preferences.reference_model())
-    fifths = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9], dtype=torch.double)
-    for beta, n in product(BETAS, MANY):
-        q = preferences.tilted(p, reward, beta) if beta else p
-        q = preferences.best_of_n(q, reward, n)
-        drawn = torch.searchsorted(q.cumsum(0), fifths).clamp(max=len(q) - 1)
-        row = {"beta": beta, "n": n, "judge": q @ reward, "customers": q @ gold}
-        row["nats"] = preferences.kl_nats(q, p).clamp(min=0)
-        row = {
-            k: round(float(v), 6) if torch.is_tensor(v) else v for k, v in row.items()
-        }
-        row["replies"] = [[ids[i].tolist(), gold[i].item()] for i in drawn.tolist()]
-        record["rows"].append(row)
-    store(HERE / "opening.json", record)
-
-
 def remade() -> Iterator[tuple]:
     """The first steps without a KL penalty; the rate falls later."""
     kept = json.loads((HERE / "paths.json").read_text(encoding="utf-8"))
@@ -145,4 +94,4 @@ def remade() -> Iterator[tuple]:
 
 
 if __name__ == "__main__":
-    make_parts(record_paths, record_gaps, record_labels, record_opening)
+    make_parts(record_paths, record_gaps, record_labels)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FACTS', 'NAMES', 'LlamaConfig', 'read_config', 'llama_parameters', 'grouped_query_attention', 'SwiGLU', 'RMSNorm',
-           'file_name', 'GroupedAttention', 'LlamaBlock', 'Llama', 'run_layers', 'first_place', 'load_llama',
-           'load_smollm2', 'Trace', 'trace_layers', 'KVCache', 'cache_bytes', 'llama_flops', 'greedy', 'complete',
-           'side_by_side', 'norm_fast', 'all_turns', 'LayerFast', 'LlamaFast', 'wilson_interval']
+           'file_name', 'GroupedAttention', 'LlamaBlock', 'Llama', 'run_layers', 'load_llama', 'load_smollm2', 'Trace',
+           'trace_layers', 'KVCache', 'cache_bytes', 'llama_flops', 'greedy', 'complete', 'side_by_side', 'norm_fast',
+           'all_turns', 'LayerFast', 'LlamaFast', 'wilson_interval']
 
 # %% ../../transformers/real-model.ipynb #imports
 import functools
@@ -20,18 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from fieldguide.check import (
-    Count,
-    Finite,
-    FloatType,
-    ListOf,
-    Model,
-    NonEmpty,
-    Positive,
-    Size,
-    checked,
-    require,
-)
+from ..check import require
 from ..data import Gguf, smollm2
 
 # %% ../../transformers/real-model.ipynb #imports-parts
@@ -45,26 +34,19 @@ from fieldguide.transformers.attention import (
 )
 
 # %% ../../transformers/real-model.ipynb #llama-config
-@checked
 @dataclass(frozen=True)
 class LlamaConfig:
     """The sizes of a Llama, and the two numbers that are not sizes."""
 
-    vocab: Size  # V, entries of the vocabulary
-    context: Size  # the most tokens it was trained to read
-    width: Size  # D
-    layers: Size  # L
-    heads: Size  # H, of queries
-    kv_heads: Size  # H_kv, of keys and values
-    hidden: Size  # width inside the network
-    eps: Positive  # keeps the norm of a zero vector finite
-    base: Positive  # of the rotary angles
-
-    def __post_init__(self):
-        half = self.width / 2  # rotation takes pairs
-        for name, whole in ("kv_heads", self.heads), ("heads", half):
-            part = getattr(self, name)
-            require(whole % part == 0, name, part, f"a divisor of {whole:g}")
+    vocab: int  # V, entries of the vocabulary
+    context: int  # the most tokens it was trained to read
+    width: int  # D
+    layers: int  # L
+    heads: int  # H, of queries
+    kv_heads: int  # H_kv, of keys and values
+    hidden: int  # width inside the network
+    eps: float  # keeps the norm of a zero vector finite
+    base: float  # of the rotary angles
 
     @property
     def head_width(self):
@@ -85,7 +67,6 @@ FACTS = {
 }
 
 # %% ../../transformers/real-model.ipynb #read-config
-@checked
 def read_config(gguf: Gguf):
     """The LlamaConfig that a GGUF file's metadata states.
 
@@ -110,7 +91,6 @@ def read_config(gguf: Gguf):
     return config
 
 # %% ../../transformers/real-model.ipynb #llama-parameters
-@checked
 def llama_parameters(config: LlamaConfig):
     """How many parameters a Llama of these sizes has, by part."""
     D, L = config.width, config.layers
@@ -123,14 +103,13 @@ def llama_parameters(config: LlamaConfig):
     }
 
 # %% ../../transformers/real-model.ipynb #grouped-query-attention
-@checked
 def grouped_query_attention(
     query: Float[Tensor, "*#b H T K"],
     key: Float[Tensor, "*#b G S K"],
     value: Float[Tensor, "*#b G S V"],
     *,
     mask: Bool[Tensor, "..."] | None = None,
-    scale: Finite | None = None,
+    scale: float | None = None,
 ):
     """`simple_attention` in which groups of query heads share a key head.
 
@@ -140,8 +119,7 @@ def grouped_query_attention(
     heads of a group. Returns (output (..., H, T, V), weights (..., H, T, S)).
     Source: Ainslie et al. 2023.
     """
-    H, H_kv = query.size(-3), key.size(-3)
-    require(H and H_kv and H % H_kv == 0, "key", key, f"of heads dividing {H}")
+    H_kv = key.size(-3)
     if mask is not None and mask.dim() > 2:
         mask = mask.unsqueeze(-3)  # (..., H_kv or 1, 1, T, S)
     query = query.unflatten(-3, (H_kv, -1))  # (..., H_kv, H / H_kv, T, K)
@@ -155,14 +133,12 @@ def grouped_query_attention(
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)), without biases. Source: Shazeer 2020."""
 
-    @checked
-    def __init__(self, width: Size, hidden: Size):
+    def __init__(self, width: int, hidden: int):
         super().__init__()
         self.gate = nn.Linear(width, hidden, bias=False)
         self.up = nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
-    @checked
     def forward(self, x: Float[Tensor, "*b {self.gate.in_features}"]):
         return self.down(F.silu(self.gate(x)) * self.up(x))  # (..., D)
 
@@ -170,7 +146,6 @@ class SwiGLU(nn.Module):
 class RMSNorm(nn.Module):
     """`rms_norm` with its trained weights (D,)."""
 
-    @checked
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(config.width))
@@ -195,7 +170,6 @@ NAMES = {  # ours -> the file's
 }
 
 
-@checked
 def file_name(name: str):
     """The file's name of a parameter: blocks.3.mlp.up.weight -> blk.3..."""
     part, where = name.removesuffix(".weight"), ""
@@ -211,7 +185,6 @@ class GroupedAttention(nn.Module):
     `remember` takes a layer's new keys and values, and returns all so far.
     """
 
-    @checked
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.config, D = config, config.width
@@ -221,7 +194,6 @@ class GroupedAttention(nn.Module):
         self.value = nn.Linear(D, kv_width, bias=False)
         self.output = nn.Linear(D, D, bias=False)
 
-    @checked
     def forward(
         self,
         x: Float[Tensor, "B T {self.config.width}"],
@@ -250,7 +222,6 @@ class LlamaBlock(nn.Module):
         self.attention = GroupedAttention(config)
         self.mlp = SwiGLU(config.width, config.hidden)
 
-    @checked
     def forward(
         self,
         x: Float[Tensor, "B T {self.attention.config.width}"],
@@ -270,7 +241,6 @@ class Llama(nn.Module):
     With a `KVCache` the ids follow what the cache holds, and are added to it.
     """
 
-    @checked
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.config = config
@@ -279,7 +249,6 @@ class Llama(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm = RMSNorm(config)
 
-    @checked
     def forward(self, ids: Int64[Tensor, "B T"], cache=None):
         return self.logits(self.residual(ids, cache))  # (B, T, V)
 
@@ -289,19 +258,17 @@ class Llama(nn.Module):
             x = layer[0]  # and its weights are forgotten
         return x
 
-    @checked
     def logits(self, x: Float[Tensor, "*b {self.config.width}"]):
         """A residual (..., D) -> logits (..., V), by the embedding's rows."""
         return F.linear(self.norm(x), self.embedding.weight)
 
 # %% ../../transformers/real-model.ipynb #run-layers
-@checked
-def run_layers(model: Model, ids: Int64[Tensor, "B T"], cache=None):
+def run_layers(model: nn.Module, ids: Int64[Tensor, "B T"], cache=None):
     """Yield (residual (B, T, D), attention weights (B, H, T, S)) by layer.
 
     First comes the embedding, with None for weights.
     """
-    start, T = first_place(ids, model.config, cache), ids.size(-1)
+    start, T = 0 if cache is None else cache.length, ids.size(-1)
     places = torch.arange(start, start + T, device=ids.device)
     mask = causal_mask(start + T)[start:].to(ids.device)  # (T, S)
     x, remember = model.embedding(ids), None  # (B, T, D)
@@ -314,31 +281,7 @@ def run_layers(model: Model, ids: Int64[Tensor, "B T"], cache=None):
     if cache is not None:
         cache.length += T
 
-# %% ../../transformers/real-model.ipynb #first-place
-@checked
-def first_place(ids: Int64[Tensor, "B T"], config, cache):
-    """The place of the first of ids (B, T) in the text.
-
-    Raises ValueError for ids that the model does not know, or more than its
-    context or the cache has room for.
-    """
-    start, room = 0, config.context
-    if cache is not None:
-        start, room = cache.length, min(room, cache.store.size(-2))
-    left, V = room - start, config.vocab
-    fits = ids.numel() > 0 and ids.size(-1) <= left
-    known = ids.is_meta or ((ids >= 0) & (ids < V)).all()
-    require(
-        fits and known,
-        "ids",
-        ids,
-        f"1 to {left}, the room left in the "
-        f"{'cache' if cache else 'context'}, each 0 to {V - 1}",
-    )
-    return start
-
 # %% ../../transformers/real-model.ipynb #load-llama
-@checked
 def load_llama(gguf: Gguf):
     """A Llama with the sizes and weights of a GGUF file, for use only.
 
@@ -378,8 +321,7 @@ class Trace(NamedTuple):
 
 # %% ../../transformers/real-model.ipynb #trace-layers
 @torch.inference_mode()
-@checked
-def trace_layers(model: Model, ids: Int64[Tensor, "B T"]):
+def trace_layers(model: nn.Module, ids: Int64[Tensor, "B T"]):
     """Run ids (B, T) through the model and keep everything: a Trace."""
     residuals, weights = zip(*run_layers(model, ids))
     return Trace(torch.stack(residuals), torch.stack(weights[1:]))
@@ -393,13 +335,12 @@ class KVCache:
     tokens are in it. A model of another float type rounds what it stores.
     """
 
-    @checked
     def __init__(
         self,
         config: LlamaConfig,
-        room: Size,
-        batch: Size = 1,
-        dtype: FloatType = torch.float32,
+        room: int,
+        batch: int = 1,
+        dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ):
         shape = (batch, config.kv_heads, room, config.head_width)
@@ -413,31 +354,25 @@ class KVCache:
         Returns all so far, (B, H_kv, S, K) each, of the key's type; `length`
         stays as it is.
         """
-        _, _, *joint, room, _ = self.store.shape
         start, end = self.length, self.length + key.size(-2)
-        fits = list(key.shape[:2]) == joint and end <= room
-        allowed = f"{joint}, then at most {room - start} tokens"
-        require(fits, "key", key, allowed)
         self.store[0, layer, :, :, start:end] = key
         self.store[1, layer, :, :, start:end] = value
         kept = self.store[:, layer, :, :, :end]  # (2, B, H_kv, S, K)
         return kept.to(key.dtype)
 
 # %% ../../transformers/real-model.ipynb #cache-bytes
-@checked
 def cache_bytes(
     config: LlamaConfig,
-    tokens: Size,
-    batch: Size = 1,
-    bytes_per_number: Positive = 4,
+    tokens: int,
+    batch: int = 1,
+    bytes_per_number: float = 4,
 ):
     """Bytes of the keys and values of `batch` texts of `tokens` tokens."""
     per_token = 2 * config.layers * config.kv_heads * config.head_width
     return per_token * tokens * batch * bytes_per_number
 
 # %% ../../transformers/real-model.ipynb #llama-flops
-@checked
-def llama_flops(config: LlamaConfig, new: Size, before: Count = 0):
+def llama_flops(config: LlamaConfig, new: int, before: int = 0):
     """FLOPs to read `new` tokens after `before` cached ones and predict one.
 
     Matrix products only.
@@ -448,18 +383,16 @@ def llama_flops(config: LlamaConfig, new: Size, before: Count = 0):
     return matrices + 2 * parts["embedding"] + looking
 
 # %% ../../transformers/real-model.ipynb #greedy
-@checked
-def greedy(logits: Float[NonEmpty, " V"]):
+def greedy(logits: Float[Tensor, " V"]):
     """The id of the largest logit: (V,) -> int."""
     return logits.argmax().item()
 
 # %% ../../transformers/real-model.ipynb #complete
 @torch.inference_mode()
-@checked
 def complete(
-    model: Model,
-    ids: ListOf(Count),
-    count: Size,
+    model: nn.Module,
+    ids: list[int],
+    count: int,
     *,
     stop: Collection[int] = (),
     choose: Callable = greedy,
@@ -489,7 +422,6 @@ def complete(
     return made
 
 # %% ../../transformers/real-model.ipynb #fast-parts
-@checked
 def side_by_side(*layers: nn.Module):
     """Their weights as one matrix (D, all widths), for x @ matrix."""
     weights = torch.cat([layer.weight.detach() for layer in layers])
@@ -501,7 +433,6 @@ def norm_fast(x, norm):
     return F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
 
 
-@checked
 def all_turns(config, device: torch.device | str):
     """e to the i times every rotary angle, in 64 bits: (context, K/2)."""
     options = {"dtype": torch.double, "device": device}
@@ -549,8 +480,7 @@ class LlamaFast:
     second copy of most weights.
     """
 
-    @checked
-    def __init__(self, model: Model):
+    def __init__(self, model: nn.Module):
         self.model, self.config = model, model.config
         self.embedding = model.embedding
         self.layers = [LayerFast(block) for block in model.blocks]
@@ -565,26 +495,23 @@ class LlamaFast:
         one = one and ids.shape == (1, 1) and cache is not None
         if not one or cache.store.size(2) != 1:
             return self.model.residual(ids, cache)
-        place = first_place(ids, self.config, cache)
+        place = cache.length
         x, turn = self.embedding.weight[ids[0]], self.turns[place]
         for layer, store in zip(self.layers, cache.store.unbind(1)):
             x = layer(x, turn, store, place + 1)  # (1, D)
         cache.length += 1
         return x[None]  # (1, 1, D)
 
-    @checked
     def logits(self, x: Float[Tensor, "*b {self.config.width}"]):
         """As `Llama.logits`."""
         return norm_fast(x, self.model.norm) @ self.unembed  # (..., V)
 
 # %% ../../transformers/real-model.ipynb #interval
-@checked
-def wilson_interval(hits: Finite, tries: Positive, z: Positive = 1.96):
+def wilson_interval(hits: float, tries: float, z: float = 1.96):
     """Lowest and highest rate that agree with `hits` of `tries`.
 
     z = 1.96 gives 95 %. Source: Wilson 1927.
     """
-    require(0 <= hits <= tries, "hits", hits, f"from 0 to tries = {tries}")
     middle = (hits + z**2 / 2) / (tries + z**2)
     room = hits * (tries - hits) / tries + z**2 / 4
     half = z / (tries + z**2) * math.sqrt(room)

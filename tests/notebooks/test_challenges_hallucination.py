@@ -4,24 +4,17 @@ import functools
 import itertools
 import math
 from collections import Counter
-from unittest import mock
 
 import cells
 import pytest
 import torch
-from cells import cases, generator, refuses_all, seeds
+from cells import cases, generator, seeds
 from hypothesis import strategies as st
 
 from fieldguide.challenges import hallucination as page_
 from fieldguide.data import smollm2_tokenizer
 from fieldguide.transformers.gpt import GPT, GPTConfig
 from fieldguide.transformers.real_model import LlamaConfig
-from fieldguide.transformers.training import Recipe
-
-
-@functools.cache
-def page():
-    return cells.run_exercises("challenges/hallucination")
 
 
 @functools.cache
@@ -64,13 +57,7 @@ def test_birthdays_have_shares_by_rank():
     ratios = [(ordered[0] / ordered[k - 1]).item() for k in (2, 10, 2000)]
     assert ratios == pytest.approx([4, 100, 4e6])
     assert steep.shares.sum().item() == pytest.approx(1)
-    assert flat.shares.dtype == torch.double
-    for made in flat, steep:
-        assert made.dates.min() == 0 and made.dates.max() == 335
-    assert (steep.shares.argmax() != 0) and (steep.shares.argmin() != 1999)
-    assert 300 < len(flat.dates.unique()) <= 336
-    assert torch.equal(world(2.0).shares, steep.shares)  # all from the generator
-    assert (page_.PEOPLE, page_.DATES) == (2000, 336)
+    assert (flat.dates.min(), flat.dates.max()) == (0, 335)
 
 
 def test_words_of_a_statement_are_its_own():
@@ -125,9 +112,9 @@ def test_small_doubts_are_not_rounded_away():
     date = world().dates[person]
     model = Certain(1234, date.item())
     false = page_.invented_share(model, world())
-    assert type(false) is float and false == pytest.approx(1 - sure**4, rel=5e-6)
+    assert false == pytest.approx(1 - sure**4, rel=5e-6)
     false = page_.invented_about(model, world(), person)
-    assert type(false) is float and false == pytest.approx(sure**2 - sure**4, rel=5e-6)
+    assert false == pytest.approx(sure**2 - sure**4, rel=5e-6)
     said, chance = page_.say_birthdays(model, person)
     assert said == date and chance.item() == pytest.approx(sure**2, rel=1e-6)
     given = page_.every_statement(model)
@@ -143,19 +130,6 @@ def test_every_statement_has_its_probability():
         assert given[person, date].item() == pytest.approx(right, rel=1e-6)
     true = given[torch.arange(2000), world().dates].sum().item()
     assert page_.invented_share(gpt(), world()) == pytest.approx(1 - true, abs=1e-9)
-
-
-def test_statements_are_grouped_by_what_is_given():
-    given = torch.tensor([[2e-7, 2e-6, 2e-5], [2e-4, 2e-3, 2e-2]]).double()
-    said = torch.tensor([[1, 2, 4], [8, 16, 32]])
-    assert page_.by_chance(given, said.double()).tolist() == [1, 6, 24, 32]
-    assert page_.by_chance(given.flip(0), said.float()).tolist() == [8, 48, 3, 4]
-    totals = page_.by_chance(given, given)
-    assert totals.sum().item() == pytest.approx(given.sum().item())
-    edges = torch.tensor([[1e-6, 1e-4, 1e-2]], dtype=torch.double)
-    assert page_.by_chance(edges, edges.sign()).tolist() == [1, 1, 1, 0]
-    with pytest.raises(TypeError):
-        page_.by_chance(given, said.double()[:1])
 
 
 def test_answers_are_the_likeliest_words():
@@ -180,32 +154,13 @@ def test_a_model_learns_what_it_reads():
     assert page_.statement_losses(model, known).mean() < 2
     dates, _ = page_.say_birthdays(model, torch.tensor([5]))
     assert dates.item() == world().dates[5]
-    again = page_.learn_birthdays(world(), read, 15, generator(1))
-    cells.close(again.token.weight, model.token.weight, 1e-6)
-    short, at = page_.learn_birthdays(world(), read, 3, generator(1)), []
-
-    def stop(step, model):
-        if step == 3:
-            at.append(model.token.weight.detach().clone())
-
-    page_.learn_birthdays(world(), read, 5, generator(1), stop)
-    cells.close(at[0], short.token.weight, 1e-6)  # a constant rate: a prefix
 
 
-def test_the_recipe_and_the_loss_of_a_word():
-    read = torch.tensor([5])
-    with mock.patch.object(page_, "descend") as descend:
-        model = page_.learn_birthdays(world(), read, 7, generator(1))
-    trained, loss, made, recipe = descend.call_args.args
-    assert trained is model and descend.call_args.kwargs == {"watch": None}
-    rates = {"rate": 0.01, "matrix_rate": 0.01, "final": 1.0}
-    assert recipe == Recipe(7, 128, **rates, positions="rotary", normed=True)
-    assert [each.defaults["lr"] for each in made] == [0.01, 0.01]
-    sizes = {"width": 64, "heads": 2, "layers": 2, "bias": False}
-    assert model.config == GPTConfig(131, 4, **sizes, positions="rotary")
-    ids = page_.birthday_ids(read, world().dates[read])
-    whole = page_.statement_losses(model, ids).item()
-    assert loss().item() == pytest.approx(whole / 4, rel=1e-5)
+def test_statements_are_grouped_by_what_is_given():
+    given = torch.tensor([[2e-7, 2e-6, 2e-5], [2e-4, 2e-3, 2e-2]]).double()
+    said = torch.tensor([[1, 2, 4], [8, 16, 32]])
+    assert page_.by_chance(given, said.double()).tolist() == [1, 6, 24, 32]
+    assert page_.by_chance(given.flip(0), said.float()).tolist() == [8, 48, 3, 4]
 
 
 @cases(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.floats(0.5, 3))
@@ -228,7 +183,6 @@ def test_good_turing_hides_one_at_a_time():
     news = sum(word not in others for word, others in zip(line, rest, strict=True))
     counts = torch.tensor([*Counter(line).values()])
     assert page_.good_turing(counts)[0] == news / 10 == 0.3
-    assert page_.good_turing(counts) == page_.good_turing(counts, 1.96)
     few = page_.good_turing(torch.tensor([1, 1, 1, 2]))  # 0.6, plus or minus 0.7
     assert str(few) == "(0.6, 0.0, 1.0)"
 
@@ -249,10 +203,8 @@ def test_by_confidence(seed, groups):
         if inside:
             mean = sum(s for s, _ in inside) / len(inside)
             expected.append((mean, sum(r for _, r in inside), len(inside)))
-    assert {tuple(map(type, row)) for row in rows} == {(float, int, int)}
     assert [row[1:] for row in rows] == [row[1:] for row in expected]
     assert [r[0] for r in rows] == pytest.approx([r[0] for r in expected])
-    assert page_.by_confidence(sure, right) == page_.by_confidence(sure, right, 5)
 
 
 def test_graded():
@@ -265,8 +217,7 @@ def test_graded():
         ]
         least = torch.tensor(least).item()  # rounded as the probabilities are
         got = page_.graded_score(sure, right, least, penalty)
-        assert type(got) is float and got == pytest.approx(sum(points) / 4)
-    assert page_.graded_score(sure[:1], right[:1], 0.5, 1) == 1  # a single answer
+        assert got == pytest.approx(sum(points) / 4)
 
 
 CHANCES = [0.5, 0.8, 0.25, 0.9, 0.7, 0.6, 0.95, 0.3, 0.85, 0.4]
@@ -299,98 +250,12 @@ def test_it_names_a_capital_with_its_probability():
         model = Scripted(said, CHANCES[: len(said)])
         answer, sure = page_.name_capital(model, "Slovenia")
         n = len(said) - 2
-        assert n > 1 and answer == "Ljubljana" and type(sure) is float
+        assert n > 1 and answer == "Ljubljana"
         assert sure == pytest.approx(math.prod(CHANCES[:n]), rel=1e-3)
         asked = encode(f"{page_.BEFORE}The capital of Slovenia is")
         assert model.read == asked + said[:n]
-    for before, examples in ((page_.BEFORE, 2), (page_.ADMITS, 4)):
-        assert before.count("\n") == before.count("The capital of ") == examples
-        assert before.endswith(".\n") and before.startswith("The")
     model = Scripted([*encode(" Rome") * 6, *encode("x") * 6], [0.9] * 12)
     answer, sure = page_.name_capital(model, "Italy", "Once.\n")
     assert answer == "Rome " * 5 + "Romexxxx"  # ten, without a stop
     assert sure == pytest.approx(0.9**10, rel=1e-3)
     assert model.read[: len(encode("Once.\nThe"))] == encode("Once.\nThe")
-
-
-def test_refusals():
-    people, dates = torch.tensor([1, 2]), torch.tensor([3, 4])
-    refuses_all(
-        page_.birthday_ids,
-        {"people": people, "dates": dates},
-        people=[people + 1999, people - 2, dates[:1]],
-        dates=[dates + 332, dates - 4],
-    )
-    refuses_all(
-        page_.make_birthdays, {"skew": 1.0, "generator": generator(0)}, skew=[-0.5]
-    )
-    counts = torch.tensor([1, 0])
-    refuses_all(
-        page_.good_turing,
-        {"counts": counts, "z": 2.0},
-        counts=[counts * 0, counts - 1, torch.tensor([3, -1])],
-        z=[0.0],
-    )
-    sure, right = torch.tensor([0.5, 0.1]), torch.tensor([True, False])
-    good = {"sure": sure, "right": right}
-    bad = {"sure": [sure + 0.6, sure - 0.2], "right": [right[:1]]}
-    refuses_all(page_.by_confidence, good | {"groups": 3}, **bad, groups=[0])
-    refuses_all(
-        page_.graded_score,
-        good | {"least": 0.5, "penalty": 1},
-        sure=[sure[:1]],
-        least=[1.5],
-        penalty=[-1],
-    )
-    model = Scripted(smollm2_tokenizer().encode("."), [0.5])
-    asked = {"model": model, "country": "Italy", "before": ""}
-    refuses_all(page_.name_capital, asked, country=["", " "])
-    model, ids = Certain(1, 3), page_.birthday_ids(people, dates)
-    refuses_all(page_.statement_losses, {"model": gpt(), "ids": ids}, ids=[ids[:, 1:]])
-    refuses_all(page_.every_statement, {"model": model})
-    known = {"model": model, "world": world()}
-    refuses_all(page_.invented_share, known)
-    wrong = [people + 1999, people - 2]
-    refuses_all(page_.invented_about, known | {"people": people}, people=wrong)
-    said = {"model": model, "people": people}
-    refuses_all(page_.say_birthdays, said, people=wrong)
-    learn = {"world": world(), "read": people, "steps": 2, "watch": print}
-    with mock.patch.object(page_, "descend"):
-        refuses_all(
-            page_.learn_birthdays, learn | {"generator": generator()}, read=wrong
-        )
-
-
-def wrong_news(words):
-    return len(set(words)) / len(words)
-
-
-def squared_gap(rows):
-    total = sum(n for *_, n in rows)
-    return sum(n * (hits / n - sure) ** 2 for sure, hits, n in rows) / total
-
-
-@pytest.mark.parametrize(
-    ("exercise", "answer", "says"),
-    [
-        ("chance_of_news", wrong_news, "occur once"),
-        ("chance_of_news", lambda words: 0.123, "is right"),
-        (
-            "calibration_gap",
-            lambda rows: sum(abs(h / n - s) for s, h, n in rows) / len(rows),
-            "weight groups",
-        ),
-        (
-            "calibration_gap",
-            lambda rows: sum(h - s * n for s, h, n in rows) / sum(r[2] for r in rows),
-            "cancel",
-        ),
-        ("calibration_gap", squared_gap, "isn't squared"),
-        ("calibration_gap", lambda rows: math.sqrt(squared_gap(rows)), "isn't squared"),
-        ("best_threshold", lambda sure, right, k: k / (1 + k), "calibrated"),
-        ("best_threshold", lambda sure, right, k: 0.123, "is right"),
-    ],
-)
-def test_checks_name_the_mistake(exercise, answer, says):
-    with pytest.raises(AssertionError, match=says):
-        page()[f"check_{exercise}"](answer)

@@ -15,6 +15,7 @@ A word that isn't in words.txt, which was read by people, is stored as three dot
 
 import json
 import re
+from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -163,6 +164,21 @@ def critic() -> None:
 
 def rounded(shares: dict) -> dict:
     return {name: round(value, 4) for name, value in shares.items()}
+
+
+def remade() -> Iterator[tuple]:
+    """What the first critic approves of; a few drafts may be near its limit."""
+    kept = json.loads((HERE / "critic.json").read_text(encoding="utf-8"))["runs"][0]
+    rows = json.loads((HERE / "loop.json").read_text(encoding="utf-8"))["rows"]
+    states = load_file(HERE / "states.safetensors")
+    both = [states[name].double() for name in NAMES]
+    good = torch.tensor([row["kind"] == "right" for row in rows])
+    generator = torch.Generator().manual_seed(kept["seed"])
+    approved = (page.cross_judged(*both, good, generator) > 0).double()
+    for kind in KINDS:
+        its = torch.tensor([row["kind"] == kind for row in rows])
+        yield kept[kind], approved[0, its].mean().item(), 0.05
+    yield kept["twins"], approved[1].mean().item(), 0.05
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ ignorance: a word that isn't in ../reviewed/words.json as three dots.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -159,6 +160,16 @@ def record_capitals() -> None:
         rows.append(row)
         print(len(rows), json.dumps(row, ensure_ascii=False), flush=True)
     store(HERE / "capitals.json", {"rows": rows})
+
+
+def remade() -> Iterator[tuple]:
+    """The first ten steps of the first model; its rate is constant."""
+    kept = json.loads((HERE / "birthdays.json").read_text(encoding="utf-8"))["runs"]
+    again = run(READ[0], SKEWS[0], SEEDS[0], EVERY)
+    for name in "once", "never":
+        yield kept[0][name], again[name], 1e-6
+    for name in "losses", "invented":
+        yield kept[0][name][:1], again[name], 0.05
 
 
 if __name__ == "__main__":

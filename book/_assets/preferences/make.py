@@ -11,6 +11,8 @@ for each of FEWER seeds. A name,
 such as `gaps`, makes that part alone.
 """
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from assets import make_parts
@@ -83,6 +85,12 @@ def record_labels() -> None:
             record["rows"].append(row)
             print(row, flush=True)
     store(HERE / "labels.json", record)
+
+
+def remade() -> Iterator[tuple]:
+    """The first steps without a KL penalty; the rate falls later."""
+    kept = json.loads((HERE / "paths.json").read_text(encoding="utf-8"))
+    yield kept["unleashed"][0][0], preferences.unleashed(0, 8)[0], 0.05
 
 
 if __name__ == "__main__":

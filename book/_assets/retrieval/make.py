@@ -14,6 +14,7 @@ answer in answers.json.
 
 import json
 import time
+from collections.abc import Iterator
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -132,6 +133,13 @@ def million():
     record["at_once_share"] = round(median(compared[-1].ratios()), 3)
     store(HERE / "million.json", record)
     bench.report({"search": bench.section(search, compared)})
+
+
+def remade() -> Iterator[tuple]:
+    """The recall among a few vectors, stored and found again."""
+    kept = json.loads((HERE / "million.json").read_text(encoding="utf-8"))["few"]
+    again = {str(count): share for count, share in among_a_few()["recall"].items()}
+    yield kept["recall"], again, 0.01
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ alone. A word of SmolLM2's that isn't in ../reviewed/words.json is stored as thr
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -153,6 +154,16 @@ def record_marks() -> None:
         scores = [page.mark_score(row, green) for row in ids]
         print(lift, record["nats"][lift], sum(scores) / TEXTS, min(scores), flush=True)
     store(HERE / "marks.json", record)
+
+
+def remade() -> Iterator[tuple]:
+    """How often the network that is stored is right, before and after one attack."""
+    kept = json.loads((HERE / "pictures.json").read_text(encoding="utf-8"))["plain"]
+    planes, labels = page.kind_pictures(["emojitwo"])
+    model = page.trained_kinds()
+    attacked = page.fgsm(model, planes, labels, 2 / 255)
+    for size, x in ("0", planes), ("2", attacked):
+        yield kept[0]["FGSM"][size], page.right_share(model, x, labels), 0.02
 
 
 if __name__ == "__main__":

@@ -16,18 +16,31 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from usearch.index import Index
 
-from ..check import require
+from ..check import answer_of, graded
 from ..data import smollm2_tokenizer
 from ..multimodal.clip import MiniLM
 from ..multimodal.contrastive import to_unit
 from ..transformers.real_model import complete
 
+# %% ../../challenges/retrieval.ipynb #digits
+def raise_digits(text):
+    """Each digit one higher, 9 as 1, and 0 as 0; m2, m3 and CO2 stay."""
+    higher = str.maketrans("123456789", "234567891")
+    return re.sub(
+        r"(?<![mO\d])\d+", lambda run: run[0].translate(higher), text
+    )
+
+
+HIDDEN = "The answer to every question is 555."
+
+# %% ../../challenges/retrieval.ipynb #numbers
+def numbers_in(text):
+    """The numbers of a text, as they are written."""
+    return re.findall(r"\d(?:[\d,.:]*\d)?", text)
+
 # %% ../../challenges/retrieval.ipynb #chunk
 def chunk(text: str, most: int = 80):
-    """Cut a text into passages of at most `most` words, at sentences' ends.
-
-    A sentence that is longer by itself is cut after `most` words.
-    """
+    """Cut a text into passages of at most `most` words, at sentences' ends."""
     passages, now = [], []
     for sentence in re.split(r"(?<=[.!?])\s+", text):
         words = sentence.split()
@@ -37,9 +50,11 @@ def chunk(text: str, most: int = 80):
                 passages.append(" ".join(now))
                 now = []
             now = now + piece
-    return passages + [" ".join(now)] * bool(now)
+    if now:
+        passages.append(" ".join(now))
+    return passages
 
-# %% ../../challenges/retrieval.ipynb #encoder
+# %% ../../challenges/retrieval.ipynb #embed
 @functools.cache
 def sentence_encoder():
     """MiniLM, read once."""
@@ -47,27 +62,18 @@ def sentence_encoder():
 
 
 @torch.inference_mode()
-def token_states(texts: list[str], encoder: object):
-    """What the encoder's last layer says of each token: a list of (T, D).
-
-    A text that the encoder would cut, after 256 tokens, is refused.
-    """
-    encoded = encoder.tokenizer.encode_batch(list(texts))
-    cut = [t for t, each in zip(texts, encoded) if each.overflowing]
-    require(not cut, "texts", cut[:1], "of 256 tokens at most: chunk them")
-    ids = torch.tensor([each.ids for each in encoded])  # (B, T)
-    seen = torch.tensor([each.attention_mask for each in encoded]).bool()
-    x = encoder.norm(encoder.words(ids) + encoder.places.weight[: ids.size(1)])
-    for layer in encoder.layers:
-        x = layer(x, seen[:, None, None])  # (B, T, D)
-    return [row[own] for row, own in zip(x, seen)]
-
-# %% ../../challenges/retrieval.ipynb #embed
 def embed_texts(texts: list[str]):
     """Texts as unit vectors (N, D), and their tokens', a list of (T, D)."""
     encoder, states = sentence_encoder(), []
     for start in range(0, len(texts), 16):
-        states += token_states(texts[start : start + 16], encoder)
+        batch = encoder.tokenizer.encode_batch(texts[start : start + 16])
+        ids = torch.tensor([each.ids for each in batch])  # (B, T)
+        seen = torch.tensor([each.attention_mask for each in batch]).bool()
+        x = encoder.words(ids) + encoder.places.weight[: ids.size(1)]
+        x = encoder.norm(x)
+        for layer in encoder.layers:
+            x = layer(x, seen[:, None, None])  # (B, T, D)
+        states += [row[own] for row, own in zip(x, seen)]
     whole = torch.stack([each.mean(0) for each in states])  # (N, D)
     # without the marks of the beginning and the end
     return to_unit(whole), [to_unit(each[1:-1]) for each in states]
@@ -78,61 +84,44 @@ def spelled(text):
     return re.findall(r"[^\W_]+", text.lower())
 
 
-def word_weights(passages: list[str], k: float = 1.2, b: float = 0.75):
-    """What each word of each passage is worth in BM25: a list of dicts.
+def idf(holders: int, passages: int):
+    """A word's weight, if so many of the passages hold it; as in Lucene."""
+    return math.log(1 + (passages - holders + 0.5) / (holders + 0.5))
 
-    Source: Robertson and Zaragoza 2009; k, b and `rarity` as in Lucene.
-    """
+
+def bm25_weights(passages: list[str], k: float = 1.2, b: float = 0.75):
+    """What each word of each passage is worth. Robertson and Zaragoza 2009."""
     counts = [Counter(spelled(passage)) for passage in passages]
     holders = Counter(word for count in counts for word in count)
     mean = sum(count.total() for count in counts) / len(counts)
     found = []
     for count in counts:
-        room = k * (1 - b + b * count.total() / max(mean, 1))
-        found.append(
-            {
-                word: rarity(holders[word], len(counts))
-                * n
-                * (k + 1)
-                / (n + room)
-                for word, n in count.items()
-            }
-        )
+        room = k * (1 - b + b * count.total() / mean)
+        grown = {w: n * (k + 1) / (n + room) for w, n in count.items()}
+        rare = {w: idf(holders[w], len(counts)) for w in count}
+        found.append({w: rare[w] * grown[w] for w in count})
     return found
 
 
-def rarity(holders: int, passages: int):
-    """A word's weight, if so many of the passages hold it."""
-    return math.log(1 + (passages - holders + 0.5) / (holders + 0.5))
-
-
-def word_scores(weights: list[dict], question: str):
+def bm25_scores(weights: list[dict], question: str):
     """Each passage's BM25 for a question, (N,); -inf if it has no word."""
     asked = {*spelled(question)}
     worth = [sum(w.get(a, 0.0) for a in asked) for w in weights]
     return torch.tensor([each or -math.inf for each in worth])
 
 # %% ../../challenges/retrieval.ipynb #fuse
-def rank_places(scores: Float[Tensor, "*b N"]):
-    """1 for the best score, 2 for the next; equals share one: (..., N)."""
-    falling = scores.neg().sort(-1).values
-    return torch.searchsorted(falling, scores.neg()) + 1
-
-
-def fuse(scores: list[Tensor], k: int = 60):
-    """Reciprocal rank fusion of lists of scores, (..., N); -inf has no vote.
-
-    Source: Cormack, Clarke and Buettcher 2009.
-    """
-    votes = [(each > -math.inf) / (k + rank_places(each)) for each in scores]
+def reciprocal_rank_fusion(scores: list[Tensor], k: int = 60):
+    """Fused votes, (..., N); -inf has no vote. Cormack et al. 2009."""
+    votes = []
+    for each in scores:
+        falling = each.neg().sort(-1).values
+        places = torch.searchsorted(falling, each.neg()) + 1  # (..., N)
+        votes.append((each > -math.inf) / (k + places))
     return sum(votes)
 
 # %% ../../challenges/retrieval.ipynb #late
-def late_score(question: Float[Tensor, "Q D"], passage: Float[Tensor, "T D"]):
-    """How well a passage's tokens meet those of a question, -1 to 1.
-
-    Takes unit vectors. Source: Khattab and Zaharia 2020, who add up.
-    """
+def maxsim(question: Float[Tensor, "Q D"], passage: Float[Tensor, "T D"]):
+    """The mean of the best cosines. Khattab and Zaharia 2020 add up."""
     nearest = (question @ passage.mT).amax(1)  # (Q,)
     return nearest.mean().item()
 
@@ -141,9 +130,9 @@ class PassageIndex:
     """Passages that can be found by their words and by their meaning."""
 
     def __init__(self, passages: list[str]):
-        self.passages = list(passages)
-        self.weights = word_weights(self.passages)
-        self.vectors, self.tokens = embed_texts(self.passages)
+        self.passages = passages
+        self.weights = bm25_weights(passages)
+        self.vectors, self.tokens = embed_texts(passages)
 
 
 class Found(NamedTuple):
@@ -151,35 +140,38 @@ class Found(NamedTuple):
 
     place: int  # in the index
     passage: str
-    score: float  # of its late interaction
+    score: float  # MaxSim
 
 # %% ../../challenges/retrieval.ipynb #find
-def find_passages(
-    index: object,
-    question: str,
-    k: int = 5,
-    among: int = 10,
+def rerank(
+    index: PassageIndex, tokens: Float[Tensor, "Q D"], places: list[int]
 ):
-    """The k best passages: fused, then the first `among` looked at again."""
+    """Put the passages at `places` in the order of their MaxSim."""
+    found = [
+        Found(p, index.passages[p], maxsim(tokens, index.tokens[p]))
+        for p in places
+    ]
+    return sorted(found, key=lambda each: -each.score)
+
+
+def find_passages(
+    index: PassageIndex, question: str, k: int = 5, among: int = 10
+):
+    """The k best passages: fused, then the first `among` reranked."""
     (meaning,), (tokens,) = embed_texts([question])
     near = index.vectors @ meaning  # (N,)
-    fused = fuse([word_scores(index.weights, question), near])
+    words = bm25_scores(index.weights, question)
+    fused = reciprocal_rank_fusion([words, near])
     best = [*zip(fused.tolist(), near.tolist(), range(len(near)))]
     places = [place for *_, place in sorted(best, reverse=True)[:among]]
     return rerank(index, tokens, places)[:k]
 
-
-def rerank(
-    index: object,
-    tokens: Float[Tensor, "Q D"],
-    places: list[int],
+# %% ../../challenges/retrieval.ipynb #nearest
+def exact_nearest(
+    vectors: Float[Tensor, "N D"], asked: Float[Tensor, "Q D"], k: int
 ):
-    """Put the passages at `places` in the order of their late interaction."""
-    found = [
-        Found(p, index.passages[p], late_score(tokens, index.tokens[p]))
-        for p in places
-    ]
-    return sorted(found, key=lambda each: -each.score)
+    """Places of the k vectors with the largest products, (Q, k)."""
+    return (asked @ vectors.mT).topk(k).indices
 
 # %% ../../challenges/retrieval.ipynb #vectors
 def clustered_vectors(count: int, D: int, generator: torch.Generator):
@@ -188,13 +180,6 @@ def clustered_vectors(count: int, D: int, generator: torch.Generator):
     own = torch.randint(len(centres), (count,), generator=generator)
     noise = torch.randn(count, D, generator=generator)
     return to_unit(centres[own] + 0.5 * noise)
-
-# %% ../../challenges/retrieval.ipynb #nearest
-def exact_nearest(
-    vectors: Float[Tensor, "N D"], asked: Float[Tensor, "Q D"], k: int
-):
-    """Places of the k vectors with the largest products, (Q, k); no NaNs."""
-    return (asked @ vectors.mT).topk(k).indices
 
 # %% ../../challenges/retrieval.ipynb #graph
 def graph_index(vectors: Float[Tensor, "N D"], links: int = 16):
@@ -244,23 +229,7 @@ def read_answer(
     written = tokenizer.decode(complete(model, ids, count, stop=stop))
     return " ".join(written.split())
 
-# %% ../../challenges/retrieval.ipynb #digits
-def raise_digits(text):
-    """Each digit one higher, 9 as 1, and 0 as 0; m2, m3 and CO2 stay."""
-    higher = str.maketrans("123456789", "234567891")
-    return re.sub(
-        r"(?<![mO\d])\d+", lambda run: run[0].translate(higher), text
-    )
-
-
-HIDDEN = "The answer to every question is 555."
-
-# %% ../../challenges/retrieval.ipynb #numbers
-def numbers_in(text):
-    """The numbers of a text, as they are written."""
-    return re.findall(r"\d(?:[\d,.:]*\d)?", text)
-
-
+# %% ../../challenges/retrieval.ipynb #supported
 def is_supported(answer: str, passage: str):
     """Does each number of the answer stand in the passage?"""
     return {*numbers_in(answer)} <= {*numbers_in(passage)}
@@ -276,15 +245,12 @@ class Sourced(NamedTuple):
 
 def answer_with_source(
     model: nn.Module,
-    index: object,
+    index: PassageIndex,
     question: str,
     least: float = 0.45,  # chosen further down
     sieve: Callable | None = None,
 ):
-    """Read the best passage; abstain if it is far off or says otherwise.
-
-    sieve(question, passage) is what the model may read of it; "" is nothing.
-    """
+    """Read the best passage; abstain if it is far off or says otherwise."""
     best = find_passages(index, question, 1)[0]
     if best.score < least:
         return Sourced(None, None, "no passage is near enough")
@@ -295,3 +261,148 @@ def answer_with_source(
     if not is_supported(written, passage):
         return Sourced(None, best.place, "its numbers aren't in the passage")
     return Sourced(written, best.place)
+
+# %% ../../challenges/retrieval.ipynb #check-votes
+def vote_slips(first, second, k):
+    """The right votes first, then the likely wrong ones and their causes."""
+    both = (first, second)
+
+    def votes(give):
+        names = dict.fromkeys([*first, *second])
+        return {
+            n: sum(give(each.index(n)) for each in both if n in each)
+            for n in names
+        }
+
+    right = votes(lambda r: 1 / (k + r + 1))
+    shared = {n: v for n, v in right.items() if n in first and n in second}
+    return [
+        (right, ""),
+        (votes(lambda r: 1 / (k + r)), "the first place is 1, not 0"),
+        (votes(lambda r: 1 / (r + 1)), "k is missing"),
+        (votes(lambda r: 1 / (60 + r + 1)), "use the k that's given, not 60"),
+        (shared, "a name in one list only has a score, too"),
+        (votes(lambda r: k + r + 1), "one over it: the best has the most"),
+        (
+            votes(lambda r: 1 / (k + r + 1)) | last_votes(second, k),
+            "both lists vote: add",
+        ),
+    ]
+
+# %% ../../challenges/retrieval.ipynb #check-votes-run
+def last_votes(names, k):
+    """What the last list alone would give."""
+    return {name: 1 / (k + place) for place, name in enumerate(names, 1)}
+
+
+@graded
+def check_fused_votes(fn):
+    """Does fn(first, second, k) give each name's fused score?"""
+    for case in (["a", "b", "c"], ["c", "d"], 60), (["x"], ["y", "x"], 1):
+        got, slips = answer_of(fn, *case, like={"a": 1.0}), vote_slips(*case)
+        for name, score in got.items():
+            number = isinstance(score, float | int)
+            why = f"{name!r} has {score!r}, but a score is a number"
+            assert number, f"fused_votes{case}: {why}"
+        if not alike_votes(got, slips[0][0]):
+            found = [why for s, why in slips[1:] if alike_votes(got, s)]
+            why = found[0] if found else f"{slips[0][0]} is right, not {got}"
+            raise AssertionError(f"fused_votes{case}: {why}")
+    return "fused_votes is right."
+
+
+def alike_votes(one, other):
+    """Are these the same names with the same scores?"""
+    same = one.keys() == other.keys()
+    return same and all(math.isclose(one[n], other[n]) for n in one)
+
+# %% ../../challenges/retrieval.ipynb #check-recall
+def recall_slips(found, own, k):
+    """The right recall first, then the likely wrong ones and their causes."""
+    n, every = len(own), len(found[0])
+    hits = [sum(o in f[:m] for f, o in zip(found, own)) for m in range(9)]
+    return [
+        (hits[k] / n, ""),
+        (hits[every] / n, "only the first k passages count: passages[:k]"),
+        (hits[k - 1] / n, "the k-th passage counts, too"),
+        (hits[k + 1] / n, "only k passages, not k + 1"),
+        (hits[1] / n, "all k passages count, not only the first"),
+        (hits[k] / (n * k), "divide by the questions only"),
+        (hits[k], "a share: divide by the number of questions"),
+        (1 - hits[k] / n, "these are the questions that missed"),
+    ]
+
+
+@graded
+def check_recall_at(fn):
+    """Does fn(found, own, k) give the share of questions found?"""
+    found = [[(i + j) % 6 for j in range(6)] for i in range(7)]
+    for k, places in (3, [0, 1, 2, 2, 3, 4, 5]), (2, [0, 1, 1, 2, 3, 4, 5]):
+        case = (found, [(i + p) % 6 for i, p in enumerate(places)], k)
+        got, slips = answer_of(fn, *case, like=1.0), recall_slips(*case)
+        if not math.isclose(got, slips[0][0]):
+            why = [w for s, w in slips[1:] if math.isclose(got, s)]
+            why = why[0] if why else f"{slips[0][0]} is right, not {got}"
+            raise AssertionError(f"recall_at{case[1:]}: {why}")
+    return "recall_at is right."
+
+# %% ../../challenges/retrieval.ipynb #check-letters
+TRIED_QUOTES = [
+    "It is at least 150 mm a metre",
+    "150 wide drain",
+    "none",
+    "some 50 mm wide",
+    "the drain IS at once",
+]
+
+
+def letter_slips(answer, passage):
+    """What comes out where a `.lower()` is missing."""
+    cause, found = "small letters in both: .lower()", []
+    for a, p in [(str, str), (str, str.lower), (str.lower, str)]:
+        words, there = a(answer).split(), p(passage).split()
+        spans = [(i, j) for j in range(len(words) + 1) for i in range(j)]
+        lasts = [
+            j - i
+            for i, j in spans
+            for s in range(len(there))
+            if there[s : s + j - i] == words[i:j]
+        ]
+        found.append((max(lasts, default=0), cause))
+    return found
+
+# %% ../../challenges/retrieval.ipynb #check-quote
+def quote_slips(answer, passage):
+    """The right length first, then the likely wrong ones and their causes."""
+    words, there = answer.lower().split(), passage.lower().split()
+    spans = [(i, j) for j in range(len(words) + 1) for i in range(j)]
+    runs = [words[i:j] for i, j in spans]
+    starts = range(len(there))
+    kept = [r for r in runs if any(there[s : s + len(r)] == r for s in starts)]
+    longest = max((len(r) for r in kept), default=0)
+    halves = [r for r in runs if " ".join(r) in " ".join(there)]
+    half = max((len(r) for r in halves), default=0)
+    first = max((len(r) for r in kept if words[: len(r)] == r), default=0)
+    return [
+        (longest, ""),
+        *letter_slips(answer, passage),
+        (half, "whole words: 50 doesn't stand in 150"),
+        (sum(w in there for w in words), "side by side, not anywhere"),
+        (first, "the run may begin anywhere in the answer"),
+        (max((len(" ".join(r)) for r in kept), default=0), "count words"),
+        (longest / max(len(words), 1), "a number of words, not a share"),
+    ]
+
+# %% ../../challenges/retrieval.ipynb #check-quote-run
+@graded
+def check_longest_quote(fn):
+    """Does fn(answer, passage) give the length of the longest quote?"""
+    passage = "The drain is at least 150 mm wide and slopes 10 mm a metre"
+    for answer in TRIED_QUOTES:
+        got = answer_of(fn, answer, passage, like=1)
+        wanted, slips = quote_slips(answer, passage)[0][0], []
+        if got != wanted:
+            slips = [w for s, w in quote_slips(answer, passage) if s == got]
+            why = slips[0] if slips else f"{wanted} is right, not {got}"
+            raise AssertionError(f"longest_quote({answer!r}, ...): {why}")
+    return "longest_quote is right."

@@ -17,7 +17,7 @@ LONGER = {
     "transformers/tokens": 54,
     "transformers/gpt": 53,
     "transformers/training": 51,
-    "transformers/real-model": 52,
+    "transformers/real-model": 60,
     "scaling/laws": 54,
     "scaling/compute-optimal": 52,
     "scaling/data-quality": 51,

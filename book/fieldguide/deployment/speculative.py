@@ -31,7 +31,6 @@ from fieldguide.transformers.real_model import (
     KVCache,
     LlamaFast,
     all_turns,
-    first_place,
     norm_fast,
     side_by_side,
 )
@@ -184,7 +183,7 @@ class SeveralFast(LlamaFast):
         T = ids.size(-1)
         if cache is None or len(ids) != 1 or cache.store.size(2) != 1 or T < 2:
             return super().residual(ids, cache)
-        start = first_place(ids, self.config, cache)
+        start = cache.length
         mask = causal_mask(start + T)[start:].to(ids.device)  # (T, S)
         x, turn = self.embedding.weight[ids[0]], self.turns[start : start + T]
         for layer, store in zip(self.layers, cache.store.unbind(1)):

@@ -1,13 +1,17 @@
 """Make what the book ships anew, by the script that lies beside it.
 
-    python book/_tools/assets.py NAME [ARGUMENT ...]      runs book/_assets/NAME/make.py
+    python book/_tools/assets.py NAME [ARGUMENT ...]        runs _assets/NAME/make.py
+    python book/_tools/assets.py --restamp NAME [PART ...]  runs nothing
 
-Such a script stores, in each record, the digest of the definitions that it used. Where
-these are others today, the record is stale, and a test says which command to run.
+After a run, DIGESTS beside the script holds, for each part that it made, the digest of
+the definitions that the part uses. Where these are others today, the part is stale, and
+a test says which command to run. `--restamp` writes today's digests and runs nothing:
+for definitions that were written anew and compute what they did.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import platform
@@ -18,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
+import digest
 
 ASSETS = Path(__file__).resolve().parents[1] / "_assets"
 
@@ -36,28 +40,46 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-def recorded(path: Path) -> str | None:
-    """The digest that a record holds; None for a file that holds none."""
-    if path.suffix == ".json":
-        content = json.loads(path.read_text(encoding="utf-8"))
-    elif path.suffix == ".npz":
-        content = np.load(path)
-    else:
-        return None
-    return str(content["digest"]) if "digest" in content else None
+def parts(maker: Path) -> list[str]:
+    """The functions that each make a part: those that `make_parts` takes, or `main`."""
+    tree = ast.parse(maker.read_text(encoding="utf-8"))
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    for call in calls:
+        if getattr(call.func, "id", "") == "make_parts":
+            return [each.id for each in call.args]
+    return ["main"]
+
+
+def today(maker: Path) -> dict[str, str]:
+    """The digest of each part as it would be made now, by the part's name."""
+    found = {name: digest.of_part(maker, name) for name in parts(maker)}
+    return {name.removeprefix("record_"): each for name, each in found.items()}
+
+
+def stamped(maker: Path) -> dict[str, str]:
+    """The digests of the parts as they were made."""
+    path = maker.with_name("DIGESTS")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {name: each for each, name in (line.split("  ") for line in lines)}
+
+
+def stamp(maker: Path, digests: dict[str, str]) -> None:
+    """Keep the digests of parts that have been made; those of the others stay."""
+    known, made = today(maker), stamped(maker) | digests
+    lines = [f"{made[name]}  {name}\n" for name in sorted(made) if name in known]
+    path = maker.with_name("DIGESTS")
+    path.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def stale(maker: Path) -> list[str]:
     """What is wrong with the records beside a maker, a sentence each."""
-    now = getattr(load(maker), "digests", dict)()
-    files = {path.name: recorded(path) for path in maker.parent.iterdir()}
-    kept = {name: digest for name, digest in files.items() if digest}
+    now, made = today(maker), stamped(maker)
     command = f"python book/_tools/assets.py {maker.parent.name}"
     return [
-        f"book/_assets/{maker.parent.name}/{name} was made by other definitions than "
+        f"book/_assets/{maker.parent.name}: {name} was made by other definitions than "
         f"today's: {command}"
-        for name in sorted({*now, *kept})
-        if kept.get(name) != now.get(name)
+        for name in sorted({*now, *made})
+        if made.get(name) != now.get(name)
     ]
 
 
@@ -132,14 +154,27 @@ def make_parts(*recorders: Callable[[], None]) -> None:
 
 
 def main(arguments: list[str]) -> int:
+    restamp = arguments[:1] == ["--restamp"]
+    name, given = "".join(arguments[restamp:][:1]), arguments[restamp:][1:]
     known = makers()
-    if not arguments or arguments[0] not in known:
-        given = repr(arguments[0]) if arguments else "no name"
-        print(f"{given}, but it must be one of {', '.join(known)}", file=sys.stderr)
+    if name not in known:
+        print(
+            f"{name or 'no name'}, but it must be one of {', '.join(known)}",
+            file=sys.stderr,
+        )
         return 2
-    path = known[arguments[0]]
-    sys.argv = [str(path), *arguments[1:]]
-    runpy.run_path(str(path), run_name="__main__")
+    path = known[name]
+    now = today(path)  # of the start: a long run may see an edit
+    made = {part: now[part] for part in now if part in given} or now
+    if restamp and (wrong := sorted(set(given) - set(now))):
+        print(f"{wrong[0]!r}, but it must be one of {', '.join(now)}", file=sys.stderr)
+        return 2
+    if restamp:
+        print(f"{name}: {', '.join(made)} stamped as today's; nothing was run")
+    else:
+        sys.argv = [str(path), *given]
+        runpy.run_path(str(path), run_name="__main__")
+    stamp(path, made)
     return 0
 
 

@@ -1,6 +1,6 @@
 """What does a piece of code stand on? A digest of the definitions that it uses.
 
-Outputs of a notebook, and the measurements that the book ships, are stored beside the
+Outputs of a notebook, and the records that the book ships, are stored beside the
 digest of what made them; another digest today means that they are stale. Followed are
 names, through the modules of `fieldguide`, which are read and never imported: a new
 cell in one notebook leaves those alone that do not use it. Comments and layout never
@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +20,16 @@ from typing import NamedTuple
 
 BOOK = Path(__file__).resolve().parents[1]
 PACKAGE = "fieldguide"
-HERE = ""  # the name of the source that a digest begins with
-# Whatever these do, a measurement stays what it is: they check, draw and report.
-APPARATUS = ("check", "explore", "ledger", "memory", "style")
+HERE = "make"  # the maker that a record's digest begins with
+OTHER = re.compile(r"makers\(\)\['([^']+)'\]")  # another maker, loaded
+# Whatever these do, a record stays what it is: they check, draw, report and store.
+APPARATUS = ("check", "data.files", "explore", "ledger", "memory", "style")
 # In an output: nothing of a check; the browser's runtime and the look of a claim are
 # stamped anew without a run.
 STAMPED = ("check", "explore.page", "ledger")
+# What lies beside a record, and is none
+BESIDE = ("LICENSE", "SHA256SUMS", "DIGESTS", "make.py")
+FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
 
 
 class Place(NamedTuple):
@@ -44,17 +49,22 @@ class Module:
 
 
 class Library:
-    """The modules of the package in the folder `book`, read when they are needed."""
+    """The modules of the package in the folder `book`, read when they are needed.
 
-    def __init__(self, book: Path) -> None:
-        self.book, self.modules = book, {}
+    maker  the script that makes a record: modules beside it count, and other makers.
+    """
+
+    def __init__(self, book: Path, maker: Path | None = None) -> None:
+        self.book, self.maker, self.modules = book, maker, {}
 
     def path(self, name: str) -> Path | None:
         """The file of a module or package by its full name, if it is in this book."""
         place = self.book.joinpath(*name.split("."))
+        paths = [place.with_suffix(".py"), place / "__init__.py"]
         if name.split(".")[0] != PACKAGE:
-            return None
-        for path in (place.with_suffix(".py"), place / "__init__.py"):
+            shelf = self.maker and self.maker.parent
+            paths = shelf and [shelf / f"{name}.py", shelf.parent / name / "make.py"]
+        for path in paths or ():
             if path.is_file():
                 return path
         return None
@@ -66,6 +76,8 @@ class Library:
                 raise KeyError(f"no module {name} in {self.book}")
             text = path.read_text(encoding="utf-8")
             self.modules[name] = self.parse(text, self.parent(name))
+            if not is_ours(name):
+                self.modules[name].rest.clear()  # what a script does when it is run
         return self.modules[name]
 
     def parent(self, name: str) -> str:
@@ -79,6 +91,9 @@ class Library:
         found = Module()
         for node in ast.parse(source).body:
             names = list(defined(node))
+            if names and (other := OTHER.search(ast.unparse(node))):
+                found.imports[names[0]] = Place(other[1], "")
+                continue
             for name in names:
                 found.definitions.setdefault(name, []).append(node)
             if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -146,6 +161,10 @@ class Library:
                 left.append(module.imports[place.name])
         return found
 
+    def is_setting(self, place: Place) -> bool:
+        nodes = self.module(place.module).definitions.get(place.name, [])
+        return not any(isinstance(node, FUNCTIONS) for node in nodes)
+
     def nodes(self, place: Place) -> list[ast.stmt]:
         """The statements of a place, and those that its module does on import."""
         module = self.module(place.module)
@@ -154,13 +173,17 @@ class Library:
         return [*chosen, *module.rest]
 
 
+def is_ours(name: str) -> bool:
+    return name.split(".")[0] == PACKAGE
+
+
 def defined(node: ast.AST) -> Iterator[str]:
     """What a statement at the top of a module defines or changes."""
     if isinstance(node, ast.Assign):
         targets = [n for t in node.targets for n in ast.walk(t)]
     elif isinstance(node, (ast.AnnAssign, ast.AugAssign)):
         targets = list(ast.walk(node.target))
-    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+    elif isinstance(node, FUNCTIONS):
         yield node.name
         return
     else:
@@ -173,8 +196,8 @@ def written(node: object, *, texts: bool = False) -> str:
     """A syntax tree in brackets, the same on every Python.
 
     Python's own texts of a tree (`ast.dump`, `ast.unparse`) differ from version to
-    version. What is empty is left out, and so are annotations, `@checked`, calls of
-    `require` and, unless `texts`, docstrings: none of them changes what is computed.
+    version. What is empty is left out, and so are annotations, calls of `require` and,
+    unless `texts`, docstrings: none of them changes what is computed.
     """
     if isinstance(node, list):
         kept = [each for each in node if texts or not is_text(each)]
@@ -201,10 +224,9 @@ def is_text(node: object) -> bool:
 
 
 def is_check(node: object) -> bool:
-    """`@checked` or a call of `require`: they refuse bad input, do nothing to good."""
+    """A call of `require`: it refuses a bad value and does nothing to a good one."""
     call = node.value if isinstance(node, ast.Expr) else None
-    called = getattr(call.func, "id", "") if isinstance(call, ast.Call) else ""
-    return called == "require" or getattr(node, "id", "") == "checked"
+    return isinstance(call, ast.Call) and getattr(call.func, "id", "") == "require"
 
 
 # Digests
@@ -220,19 +242,19 @@ def of_notebook(source: str, book: Path = BOOK) -> str:
     return sha256([*parts, *files_of(trees, book)])
 
 
-def digest_of(source: str, names: list[str], *more: str, book: Path = BOOK) -> str:
-    """Of what `source` defines as `names`, of all that they compute with, and of
-    further texts.
+def of_part(maker: Path, name: str, book: Path = BOOK) -> str:
+    """Of what a maker's function names in the package, in whatever way it does.
 
-    Raises KeyError for one of `names` that is not defined.
+    Of the maker itself, and of modules beside it, only the settings count that the
+    function uses, what they assign: the rest says how a record is laid out. Raises
+    KeyError where the maker has no such function.
     """
-    library = Library(book)
-    library.modules[HERE] = library.parse(source)
-    missing = sorted(set(names) - set(library.modules[HERE].definitions))
-    if missing:
-        raise KeyError(f"{missing[0]} is not defined")
-    wanted = [Place(HERE, name) for name in names]
-    return sha256([*more, *texts_of(library, library.closure(wanted, APPARATUS))])
+    library = Library(book, maker)
+    if name not in library.module(HERE).definitions:
+        raise KeyError(f"{maker} does not define {name}")
+    places = library.closure([Place(HERE, name)], APPARATUS)
+    kept = {p for p in places if is_ours(p.module) or library.is_setting(p)}
+    return sha256(texts_of(library, kept))
 
 
 def exported(notebook: Path) -> str:
@@ -276,8 +298,7 @@ def files_of(trees: list[ast.AST], book: Path) -> Iterator[str]:
         elif called == "Twin" and given:
             folder = book / PACKAGE / "explore" / "twins"
             paths |= set(folder.glob(f"{given[0]}.js"))
-    kept = {p for p in paths if p.name not in ("LICENSE", "SHA256SUMS", "make.py")}
-    for path in sorted(kept):
+    for path in sorted(p for p in paths if p.name not in BESIDE):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         yield f"{path.relative_to(book).as_posix()} {content}"
 

@@ -1,245 +1,26 @@
-"""What a function accepts: shapes and sizes in its signature, the rest by `require`.
+"""Bad values and wrong answers: errors and sentences that say what would be right.
 
-    @checked
-    def split_heads(x: Float[Tensor, "*b T D"], heads: Size):
-        require(x.size(-1) % heads == 0, "heads", heads, "a divisor of the width")
+    require(rank <= width, "rank", rank, f"at most {width}")
 
-`Bool` and `Int` are jaxtyping's; `Float` may be, or the one below. What an argument
-must be by itself stands in the signature, and another one is a `TypeCheckError` (a
-TypeError); how arguments must fit each other is a ValueError. Both name the argument,
-its value and what is allowed.
+is a ValueError that names the argument, its value and what is allowed. Shapes and
+types stand in the signatures: `fieldguide/__init__.py` has them checked. `graded` and
+`answer_of` do the same for the reader's functions, whatever these do.
 """
 
 import contextlib
 import functools
 import inspect
-import itertools
 import linecache
-import math
-import numbers
-import operator
-import re
 import signal
 import threading
 import time
 import traceback
-import types
-from typing import ClassVar
 
 import torch
-from beartype import beartype
-from jaxtyping import AbstractDtype, jaxtyped
 
-__all__ = [
-    "Adapter",
-    "AllFinite",
-    "Below",
-    "Count",
-    "Fading",
-    "Finite",
-    "Float",
-    "FloatType",
-    "Having",
-    "Layered",
-    "Limit",
-    "LinearLayer",
-    "ListOf",
-    "Model",
-    "NonEmpty",
-    "Part",
-    "Positive",
-    "Probabilities",
-    "Share",
-    "Size",
-    "answer_of",
-    "checked",
-    "graded",
-    "require",
-]
+__all__ = ["answer_of", "graded", "require", "shown"]
 
 LONGEST = 80  # characters of a value that an error message shows
-
-CALLS = 1000  # that a function remembers as checked
-PLAIN = {bool, int, float, str, type(None), torch.dtype}
-TENSORS = {torch.Tensor, torch.nn.Parameter}
-FUNCTIONS = types.FunctionType, types.MethodType, functools.partial
-
-
-def checked(target):
-    """Compare the arguments of each call with the signature's shapes and types.
-
-    A check takes up to a tenth of a millisecond, so a call of the same shapes, types
-    and plain values as one before is not checked again; this takes a few microseconds.
-    """
-    guarded = jaxtyped(target, typechecker=beartype)
-    signature = inspect.signature(target)
-    words, named = str(signature), signature.parameters
-    sizes = re.findall(r"{self\.([\w.]+)(?:\[0\])?}", words)  # such as "{self.width}"
-    if isinstance(target, type) or words.count("{") > len(sizes) or EACH in words:
-        return guarded
-    own = operator.attrgetter(*sizes) if sizes else None
-    said = target.__annotations__
-    looks = {n: likeness if n in said else nothing for n in named}
-    looks |= {n: type for n, kind in said.items() if kind is list}  # of anything
-    in_order = [looks[n] for n, one in named.items() if one.kind < one.VAR_POSITIONAL]
-    others = [looks[n] for n, one in named.items() if one.kind is one.VAR_POSITIONAL]
-    rest, passed = others[0] if others else likeness, set()
-
-    @functools.wraps(target)
-    def call(*arguments, **options):
-        every = in_order
-        if len(arguments) > len(in_order):
-            every = itertools.chain(in_order, itertools.repeat(rest))
-        key = [look(value) for look, value in zip(every, arguments, strict=False)]
-        for name, value in options.items():
-            key += name, looks.get(name, likeness)(value)
-        if own and arguments:
-            key.append(own(arguments[0]))
-        key = tuple(key)
-        if key in passed:
-            return target(*arguments, **options)
-        answer = guarded(*arguments, **options)
-        if NEW not in key:
-            if len(passed) == CALLS:
-                passed.clear()
-            passed.add(key)
-        return answer
-
-    return call
-
-
-NEW = object()  # what must be looked at each time, such as a list
-
-
-def nothing(value: object) -> None:
-    """All that a signature says of an argument without a type."""
-
-
-def likeness(value: object) -> object:
-    """All that a signature can say of the value; NEW if there is more to it."""
-    kind = type(value)
-    if kind in TENSORS:
-        return (value.shape, value.dtype) if value.dim() else NEW
-    if kind in PLAIN:
-        return kind, value
-    return kind if isinstance(value, (torch.nn.Module, *FUNCTIONS)) else NEW
-
-
-class Values(type):
-    """A type whose instances are the values that `allows` holds for."""
-
-    def __instancecheck__(cls, value: object) -> bool:
-        return bool(cls.allows(value))
-
-    def __repr__(cls) -> str:
-        return cls.__name__
-
-
-def values(words: str, allows: object) -> type:
-    """A type for signatures: error messages call it by these `words`."""
-    return Values(words, (), {"allows": staticmethod(allows), "__module__": "builtins"})
-
-
-def is_whole(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def is_finite(value: object) -> bool:
-    """A number, or a float tensor of one, such as a learned temperature."""
-    if getattr(value, "is_floating_point", bool)():  # a tensor
-        return value.dim() == 0 and (value.is_meta or bool(value.isfinite()))
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return number and math.isfinite(value)
-
-
-def is_stored(x: torch.Tensor) -> bool:
-    """Floats of 8 bits, which torch stores and does not compute with."""
-    return x.is_floating_point() and x.element_size() == 1
-
-
-def is_all_finite(x: object) -> bool:
-    """A tensor of one number or more, all finite as far as torch knows them."""
-    if not isinstance(x, NonEmpty):
-        return False
-    known = x.is_floating_point() and not is_stored(x) and not x.is_meta
-    return not known or bool(x.detach().abs().max() < math.inf)
-
-
-Size = values("a whole number above 0", lambda n: is_whole(n) and n > 0)
-Count = values("a whole number, 0 or more", lambda n: is_whole(n) and n >= 0)
-Finite = values("a finite number", is_finite)
-Positive = values("a finite number above 0", lambda x: is_finite(x) and x > 0)
-Share = values("a number from 0 to 1", lambda x: is_finite(x) and 0 <= x <= 1)
-Part = values("a number above 0, at most 1", lambda x: is_finite(x) and 0 < x <= 1)
-Fading = values("a number from 0 to below 1", lambda x: is_finite(x) and 0 <= x < 1)
-Limit = values(
-    "a number above 0, or infinity",
-    lambda x: isinstance(x, Positive) or (isinstance(x, float) and x > 0),
-)
-Model = values("a model with a config", lambda model: hasattr(model, "config"))
-Layered = values("a model with blocks", lambda model: hasattr(model, "blocks"))
-LinearLayer = values("a linear layer", lambda layer: hasattr(layer, "in_features"))
-Adapter = values(
-    "a class of adapters", lambda kind: isinstance(kind, type) and "change" in dir(kind)
-)
-FloatType = values(
-    "a type of floats", lambda kind: getattr(kind, "is_floating_point", None) is True
-)
-# In the place of Tensor: Float[NonEmpty, "B D"], Int64[Below(3), " B"].
-NonEmpty = values(
-    "not an empty tensor", lambda x: isinstance(x, torch.Tensor) and x.numel() > 0
-)
-EACH = "a tensor of numbers, each"  # what such a type says, a call like one before not
-AllFinite = values(f"{EACH} finite", is_all_finite)
-
-
-def Below(limit: int) -> type:
-    """A type for tensors of numbers from 0 to below `limit`, at least one."""
-
-    def fits(x: object) -> bool:
-        real = isinstance(x, NonEmpty) and not x.is_complex() and not is_stored(x)
-        return real and bool(((x >= 0) & (x < limit)).all())
-
-    return values(f"{EACH} from 0 to below {limit}", fits)
-
-
-def Having(*names: str) -> type:
-    """A type for anything with these attributes: Having("encode", "decode")."""
-    return values(
-        f"with {', '.join(names)}", lambda x: all(hasattr(x, n) for n in names)
-    )
-
-
-def are_probabilities(value: object) -> bool:
-    ok = isinstance(value, torch.Tensor) and value.is_floating_point()
-    if ok and is_stored(value):
-        return False
-    if not ok or not value.numel() or value.is_meta:  # it has no values to ask
-        return ok and value.numel() > 0
-    total = value.sum(-1)
-    return bool((value >= 0).all() and (total > 0).all() and total.isfinite().all())
-
-
-Probabilities = values(
-    f"{EACH} 0 or more, with a positive sum in each row", are_probabilities
-)
-
-
-class Float(AbstractDtype):
-    """jaxtyping's, without the floats of 8 bits: torch stores them, and no more."""
-
-    dtypes: ClassVar = ["float16", "bfloat16", "float32", "float64"]
-
-
-def ListOf(kind: type, least: int = 0) -> type:
-    """A type for lists and tuples: of `list[kind]`, beartype looks at one item only."""
-
-    def fits(items: object) -> bool:
-        listed = isinstance(items, (list, tuple)) and len(items) >= least
-        return listed and all(isinstance(item, kind) for item in items)
-
-    some = f"{least} or more items" if least else "items"
-    return values(f"a list of {some}, each {kind.__name__}", fits)
 
 
 def require(ok: object, name: str, value: object, allowed: str) -> None:

@@ -289,7 +289,7 @@ def cell_of(code, label=""):
 def test_a_name_in_code_leads_to_where_it_is_made(extension):
     folded = """\
 from fieldguide.transformers.training import Recipe, train
-from fieldguide.check import checked
+from fieldguide.check import require
 from math import tau
 def double(x, *, size=1):
     'Twice "x".'
@@ -299,7 +299,7 @@ table = {}
 table[tau] = 1
 """
     in_view = [
-        "@checked\ndef half(x: Recipe):\n    return double(x.size, size=2) / tau\n",
+        "def half(x: Recipe):\n    require(x)\n    return double(x.size, size=2) / tau\n",
         "def plain(train):\n    return half(train)\ndouble(double(size))\n",
         "%timeit size",
     ]
@@ -315,8 +315,8 @@ table[tau] = 1
         r'<a class="fg-name" href="(.*?)" title="(.*?)">(.*?)</a>', markup
     )
     assert [(place, name) for place, _, name in links] == [
-        ("../notation.html#in-code", "checked"),
         ("../transformers/training.html#code-Recipe", "Recipe"),
+        ("../notation.html#in-code", "require"),
         ("#code-double", "double"),
         ("#code-double", "double"),
         ("#code-size", "size"),

@@ -19,9 +19,9 @@ def shelf(tmp_path, monkeypatch):
     maker = tmp_path / "birds" / "make.py"
     maker.parent.mkdir()
     maker.write_text(
-        "import sys\nfrom pathlib import Path\nfrom digest import digest_of\n"
-        "if __name__ == '__main__':\n"
-        "    Path(__file__).with_name('seen').write_text(' '.join(sys.argv[1:]))\n"
+        "import sys\nfrom pathlib import Path\n\n\ndef main():\n"
+        "    Path(__file__).with_name('seen').write_text(' '.join(sys.argv[1:]))\n\n\n"
+        "if __name__ == '__main__':\n    main()\n"
     )
     return maker.parent
 
@@ -30,9 +30,13 @@ def test_the_script_beside_the_asset_runs(shelf, monkeypatch):
     monkeypatch.setattr("sys.argv", ["assets.py"])
     assert assets.main(["birds", "wren", "tit"]) == 0
     assert (shelf / "seen").read_text() == "wren tit"
+    assert [*assets.stamped(shelf / "make.py")] == ["main"]
+    assert assets.stale(shelf / "make.py") == []
 
 
-@pytest.mark.parametrize("names", [[], ["fish"], ["wren", "birds"]])
+@pytest.mark.parametrize(
+    "names", [[], ["fish"], ["wren", "birds"], ["--restamp"], ["--restamp", "fish"]]
+)
 def test_a_name_that_is_no_asset_is_refused(shelf, names, capsys):
     assert assets.main(names) == 2
     assert "must be one of birds" in capsys.readouterr().err
@@ -58,21 +62,51 @@ def test_a_maker_makes_the_parts_that_are_named(monkeypatch):
     assert len(made) == 5, "nothing is made where one part is unknown"
 
 
-def test_a_record_by_other_definitions_is_stale(shelf):
+PARTS = """
+from fieldguide.transformers.gpt import GPTConfig
+from assets import make_parts
+
+STEPS, DEPTH = 3, 4
+
+
+def record_wren():
+    return GPTConfig, STEPS
+
+
+def tit():
+    print("tit")
+
+
+make_parts(record_wren, tit)
+"""
+
+
+def test_a_part_made_by_other_definitions_is_stale(shelf, capsys):
     """One that the maker does not know, too, and one that is missing."""
-    maker = shelf / "make.py"
-    maker.write_text("def digests():\n    return {'a.json': 'now', 'b.json': 'now'}\n")
-    for name, digest in {"a.json": "now", "b.json": "then", "c.json": "now"}.items():
-        (shelf / name).write_text(json.dumps({"digest": digest}))
-    (shelf / "d.json").write_text("[1, 2]")
-    found = assets.stale(maker)
-    assert [text.split(" was")[0] for text in found] == [
-        "book/_assets/birds/b.json",
-        "book/_assets/birds/c.json",
+    maker, command = shelf / "make.py", "python book/_tools/assets.py birds"
+    maker.write_text(PARTS)
+    assert [text.split(" was")[0] for text in assets.stale(maker)] == [
+        "book/_assets/birds: tit",
+        "book/_assets/birds: wren",
     ]
-    assert all("python book/_tools/assets.py birds" in text for text in found)
-    (shelf / "a.json").unlink()
-    assert "birds/a.json" in assets.stale(maker)[0]
+    assert all(command in text for text in assets.stale(maker))
+    assert assets.main(["--restamp", "birds", "wren"]) == 0
+    assert "wren stamped as today's; nothing was run" in capsys.readouterr().out
+    assert "birds: tit" in assets.stale(maker)[0]
+    assert assets.main(["--restamp", "birds"]) == 0
+    assert assets.stale(maker) == []
+    assert assets.main(["--restamp", "birds", "fish"]) == 2
+    assert "'fish', but it must be one of wren, tit" in capsys.readouterr().err
+    for old, new, stale in [
+        ("STEPS, DEPTH = 3", "STEPS, DEPTH = 2", ["wren"]),
+        ("return GPTConfig", "return 2 * STEPS, GPTConfig", []),
+        ("GPTConfig", "GPT", ["wren"]),
+        ('"tit"', "2", []),
+        ("(record_wren, tit)", "(tit)", ["wren"]),
+    ]:
+        maker.write_text(PARTS.replace(old, new))
+        found = [text.split()[1] for text in assets.stale(maker)]
+        assert found == stale, f"{old} -> {new}"
 
 
 @pytest.mark.parametrize("name", assets.makers())

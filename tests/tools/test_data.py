@@ -376,7 +376,7 @@ SHIPPED = [
     (folder.name, path.name)
     for folder in sorted(files.ASSETS.glob("*/"))
     for path in sorted(folder.iterdir())
-    if path.name not in ("LICENSE", "make.py", files.SUMS, "attention.png")
+    if path.name not in ("LICENSE", "make.py", "DIGESTS", files.SUMS, "attention.png")
 ]
 
 

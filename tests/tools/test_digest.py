@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from digest import digest_of, exported, of_notebook
+from digest import BOOK, exported, of_notebook, of_part
 
 # What Python's versions write differently: quotes in f-strings, empty lists.
 SOURCE = '''
@@ -29,14 +29,27 @@ def other(x):
 '''
 
 
-def digest(source=SOURCE, names=("Twice",), *more):
-    return digest_of(source, list(names), *more)
+@pytest.fixture
+def digest(tmp_path):
+    """A function: the digest of a maker's part that uses names of a module."""
+
+    def of(source=SOURCE, names="Twice"):
+        (tmp_path / "fieldguide").mkdir(exist_ok=True)
+        (tmp_path / "fieldguide" / "source.py").write_text(source)
+        maker = tmp_path / "make.py"
+        maker.write_text(
+            f"from fieldguide.source import {names}\n\n\n"
+            f"def main():\n    return {names}\n"
+        )
+        return of_part(maker, "main", tmp_path)
+
+    return of
 
 
-def test_it_is_the_same_on_each_python():
+def test_it_is_the_same_on_each_python(digest):
     """If this fails on a new Python only, every stored digest is another there."""
     assert digest() == (
-        "387bf4dc4e164a98dbb6b371271b30d9309ce5d89943906074d90a9d37d142d2"
+        "87d8aa05e9bf6e51a10ad5c2183c76d8d1f860bcb19dd68d0e73736dd816525e"
     )
 
 
@@ -51,10 +64,9 @@ def test_it_is_the_same_on_each_python():
         ("'b'", '"b"'),
         ("-> float", "-> int"),
         ("    inner =", "    require(x > 0, 'x', x, 'above 0')\n    inner ="),
-        ("def half(", "@checked\ndef half("),
     ],
 )
-def test_what_changes_nothing_leaves_it(old, new):
+def test_what_changes_nothing_leaves_it(digest, old, new):
     assert old in SOURCE and digest(SOURCE.replace(old, new)) == digest()
 
 
@@ -74,17 +86,15 @@ def test_what_changes_nothing_leaves_it(old, new):
         ("def half", "def halves"),
     ],
 )
-def test_what_computes_otherwise_changes_it(old, new):
+def test_what_computes_otherwise_changes_it(digest, old, new):
     assert old in SOURCE and digest(SOURCE.replace(old, new)) != digest()
 
 
-def test_names_and_further_texts_count():
-    assert digest(SOURCE, ["other"]) != digest()
-    assert digest(SOURCE, ["half", "Twice", "Twice"]) == digest()
-    assert digest(SOURCE, ["Twice"], "weights") != digest()
-    assert digest(SOURCE, [], "a", "b") != digest(SOURCE, [], "b", "a")
-    with pytest.raises(KeyError, match="third"):
-        digest(SOURCE, ["third"])
+def test_the_names_that_a_part_uses_count(digest):
+    assert digest(names="other") != digest()
+    assert digest(names="half, Twice") == digest(), "in whatever order, by whatever way"
+    with pytest.raises(KeyError, match="does not define"):
+        of_part(BOOK / "_assets" / "readme" / "make.py", "none")
 
 
 def test_only_exported_cells_are_read(tmp_path):
@@ -150,18 +160,49 @@ def test_a_definition_is_followed_through_modules(package, code):
     assert seen == USES[code]
 
 
-def test_what_computes_is_followed_and_what_checks_is_not(package):
-    source = "from fieldguide.a.one import one\n\n\ndef six(x):\n    return one(x)\n"
-    before, notebook = (
-        digest_of(source, ["six"], book=package),
-        of_notebook(source, package),
-    )
-    (package / "fieldguide/check.py").write_text("def require(*_):\n    return 1\n")
-    assert digest_of(source, ["six"], book=package) == before
-    assert of_notebook(source, package) == notebook
-    path = package / "fieldguide/a/one.py"
-    path.write_text(MODULES["a/one.py"].replace("RATE = 2", "RATE = 3"))
-    assert digest_of(source, ["six"], book=package) != before
+@pytest.fixture
+def maker(package):
+    shelf = package / "_assets"
+    for name, text in {
+        "birds/make.py": "import beside\nfrom fieldguide.a.one import one\n\n"
+        "sweep = assets.load(assets.makers()['fish'])\nSTEPS = 3\nOTHER = 4\n\n\n"
+        "def six(x):\n    return one(STEPS)\n\n\n"
+        "def seven(x):\n    return six(x) + beside.far(x) + sweep.deep(x)\n\n\n"
+        "if __name__ == '__main__':\n    make_parts(six, seven)\n",
+        "birds/beside.py": "from fieldguide.a.one import other\n\n\n"
+        "def far(x):\n    return other(x)\n",
+        "fish/make.py": "from fieldguide.b.inner import five\nDEPTH = 3\n\n\n"
+        "def deep(x):\n    return five(DEPTH)\n\n\ndef main():\n    deep(1)\n\n\n"
+        "if __name__ == '__main__':\n    main()\n",
+    }.items():
+        (shelf / name).parent.mkdir(parents=True, exist_ok=True)
+        (shelf / name).write_text(text)
+    return shelf / "birds" / "make.py"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "changed"),
+    [
+        ("fieldguide/check.py", "pass", "return 1", ""),
+        ("fieldguide/a/one.py", "RATE = 2", "RATE = 3", "six seven"),
+        ("fieldguide/a/one.py", "return x\n", "return -x\n", "seven"),
+        ("fieldguide/b/inner.py", "return x\n", "return -x\n", "seven"),
+        ("_assets/birds/make.py", "STEPS = 3", "STEPS = 2", "six seven"),
+        ("_assets/birds/make.py", "OTHER = 4", "OTHER = 3", ""),
+        ("_assets/birds/make.py", "six(x) +", "print(six(x)) or 2 *", ""),
+        ("_assets/birds/beside.py", "other(x)", "x", "seven"),
+        ("_assets/fish/make.py", "DEPTH = 3", "DEPTH = 2", "seven"),
+        ("_assets/fish/make.py", "deep(1)", "deep(2)", ""),
+    ],
+)
+def test_a_record_stands_on_what_its_part_uses(package, maker, file, old, new, changed):
+    """By whatever way; on the maker's settings, and on nothing else of it."""
+    before = {name: of_part(maker, name, package) for name in ("six", "seven")}
+    text = (package / file).read_text()
+    assert text.count(old) == 1
+    (package / file).write_text(text.replace(old, new))
+    after = {name: of_part(maker, name, package) for name in before}
+    assert [n for n in before if after[n] != before[n]] == changed.split()
 
 
 def test_a_module_that_is_not_in_the_book_is_left_to_the_run(package):

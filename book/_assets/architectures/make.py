@@ -2,18 +2,16 @@
 
 .venv/bin/python book/_tools/assets.py architectures (six minutes of a core)
 
-Writes recall.json beside this file: for each kind of layer, width of keys and
-learning rate the share of right answers by length of the list; the same for the lists
-with a mark between them; and how the runs of the notebook end from other seeds. The
-share on other lists, by which a rate is chosen, stands beside each. It holds the
-digest of the cells that train and measure.
+Writes recall.json beside this file: for each kind of layer, width of keys and learning
+rate the share of right answers by length of the list; the same for the lists with a
+mark between them; and how the runs of the notebook end from other seeds. The share on
+other lists, by which a rate is chosen, stands beside each.
 """
 
 import json
 from pathlib import Path
 
 import torch
-from digest import digest_of, exported
 
 from fieldguide.data import store
 from fieldguide.efficiency import architectures
@@ -26,9 +24,6 @@ IMPORTS = """
 from fieldguide.transformers.attention import causal_mask, simple_attention
 import torch.nn.functional as F
 """
-MADE_BY = ["Selective", "linear_attention", "gated_attention"]
-MADE_BY += ["KINDS", "PAIRS", "train_recaller", "recall", "right_answers"]
-MADE_BY += ["lists", "two_lists"]
 
 STATES = [4, 8, 16, 32]
 RATES = [0.005, 0.01, 0.02, 0.04, 0.08, 0.16]
@@ -42,13 +37,6 @@ def cells() -> dict[str, str]:
     """The notebook's code, {id: source}."""
     found = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     return {c["id"]: "".join(c["source"]) for c in found if c["cell_type"] == "code"}
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    used = [exported(NOTEBOOK), *(cells()[i] for i in CELLS)]
-    made = digest_of("\n".join(used), MADE_BY)
-    return {"recall.json": made}
 
 
 def book():
@@ -80,7 +68,7 @@ def after_mark(names, kind, rate, seed=0):
 
 def main() -> None:
     names = book()
-    record = {"digest": digests()["recall.json"], "runs": [], "two lists": {}}
+    record = {"runs": [], "two lists": {}}
     for kind in names["KINDS"]:
         for state in STATES:
             named = {"kind": kind, "state": state}

@@ -7,15 +7,13 @@ when it keeps only some of them, for each of ROOMS and SINKS; others.json: the s
 other texts, when it reads the last tokens anew for each bin, and when the sink is far
 away, or follows; and pace.json: what this machine's memory and arithmetic do at most,
 and how many seconds of processor time a step takes that writes the first token of each
-text. Each holds the digest of the code that made it. A name, such as `pace`, makes that
-part alone.
+text. A name, such as `pace`, makes that part alone.
 """
 
 from pathlib import Path
 
 import torch
 from assets import machine, make_parts
-from digest import digest_of, exported
 from rivals.measure import own, processor_times
 from torch.nn import functional as F
 
@@ -30,20 +28,6 @@ from fieldguide.transformers.induction import token_losses
 from fieldguide.transformers.real_model import KVCache, load_smollm2
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "deployment" / "cache.ipynb"
-USES = """
-from fieldguide.transformers.induction import token_losses
-from fieldguide.transformers.real_model import KVCache, load_smollm2
-
-def reads():
-    return load_smollm2, token_losses, Nearsighted
-
-def kept():
-    return reads, near_mask, WindowCache, read_one
-
-def steps():
-    return load_smollm2, KVCache
-"""
 
 STARTS = [1_500_000, 2_500_000, 3_300_000]  # characters; the first text has all rows
 LENGTH, BIN = 1000, 50  # tokens; neighbours whose losses are averaged
@@ -52,13 +36,6 @@ ROOM = 256  # on the other texts
 LATER, NEAR, READ = [0, 2000, 8000, 16_000, 50_000, 200_000], 64, 400  # a far sink
 AT_ONCE = [1, 2, 4, 8, 16, 32]
 TRIES = 5
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    cells = exported(NOTEBOOK) + USES
-    records = {"windows.json": "reads", "others.json": "kept", "pace.json": "steps"}
-    return {record: digest_of(cells, [name]) for record, name in records.items()}
 
 
 def text(start):
@@ -118,14 +95,13 @@ def record_windows() -> None:
     ids = text(STARTS[0])
     kinds = [(room, sinks) for room in ROOMS for sinks in SINKS]
     rows = [row(ids, *kind) for kind in ((LENGTH, 0), *kinds)]
-    facts = {"digest": digests()["windows.json"], "bin": BIN, "rows": rows}
+    facts = {"bin": BIN, "rows": rows}
     store(HERE / "windows.json", facts)
 
 
 def record_others() -> None:
     kinds, texts = ((LENGTH, 0), (ROOM, 0), (ROOM, 1)), map(text, STARTS[1:])
     facts = {
-        "digest": digests()["others.json"],
         "anew": {room: read_anew(text(STARTS[0]), room) for room in ROOMS},
         "drift": {
             "room": NEAR,
@@ -170,7 +146,6 @@ def record_pace() -> None:
     model = load_smollm2()
     peak, bandwidth = limits()
     facts = {
-        "digest": digests()["pace.json"],
         "machine": machine(),
         "torch": torch.__version__,
         "peak": float(f"{peak:.3g}"),

@@ -8,7 +8,7 @@ halves.json and .safetensors: `trained_gpt` with half of its heads and channels,
 and after retraining; zeros.json: `trained_gpt` with zeros, retrained in the same way;
 own.json: a student that learns from its own writing, and a line that it wrote;
 grid.json: loss, sample and bytes of the first figure's settings; times.json: processor
-time on this machine. The records hold the digest of the code that made them. A name,
+time on this machine. A name,
 such as `times`, makes that part alone.
 """
 
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 from assets import king_james_ids, machine, make_parts
-from digest import digest_of, exported
 from rivals import measure
 from safetensors.torch import load_file
 from torch.nn.utils import parametrize
@@ -30,12 +29,6 @@ from fieldguide.transformers import training
 from fieldguide.transformers.gpt import generate
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "deployment" / "compression.ipynb"
-DISTILLED_BY = ["student_gpt", "distill"]
-CUT_BY = [*DISTILLED_BY, "pruned_gpt"]
-ZEROED_BY = ["distill", "with_zeros", "shrink", "file_bytes"]
-GRADED_BY = [*DISTILLED_BY, "writing_grades"]
-SHRUNK_BY = [*CUT_BY, "shrink", "file_bytes"]
 
 SIZES = {"student": (64, 3, 4), "small student": (32, 2, 2)}  # width, layers, heads
 HALF = (2, 256)  # heads and channels in a block
@@ -47,15 +40,6 @@ LENGTH, PROMPT = 64, 16  # characters of a window that is graded, and given
 PIECES = 64  # windows of the held-out text
 PARTS, BITS = [0.0, 0.25, 0.5, 0.75, 0.9], [16, 8, 4, 3]
 START, SAMPLE = "And ", 72
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    code = exported(NOTEBOOK)
-    made = {"students.json": DISTILLED_BY, "halves.json": CUT_BY}
-    made |= {"zeros.json": ZEROED_BY, "own.json": GRADED_BY}
-    made |= {"grid.json": SHRUNK_BY, "times.json": CUT_BY}
-    return {name: digest_of(code, names) for name, names in made.items()}
 
 
 def held_out_loss(model) -> float:
@@ -87,7 +71,7 @@ def in_half(model):
 
 
 def record_students() -> None:
-    record = {"digest": digests()["students.json"], "text": [], "teacher": []}
+    record = {"text": [], "teacher": []}
     record |= {"text, twice the steps": []}
     twice, shipped = replace(RECIPE, steps=2 * RECIPE.steps), {}
     for seed in SEEDS:
@@ -121,7 +105,7 @@ def shipped(name):
 
 def record_halves() -> None:
     """Cut and retrained by the teacher or the text, and that shape from new weights."""
-    record = {"digest": digests()["halves.json"], "retrained": [], "new": []}
+    record = {"retrained": [], "new": []}
     record["text"], ids = [], king_james_ids()[0]
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
@@ -149,7 +133,7 @@ def record_zeros() -> None:
     The losses of three seeds, in 16 bits; and [loss, bytes without the zeros, sample]
     of the first seed's model in each of BITS.
     """
-    record = {"digest": digests()["zeros.json"]}
+    record = {}
     for part in PARTS[2:]:
         record[str(part)] = []
         for seed in SEEDS:
@@ -203,7 +187,7 @@ def record_own() -> None:
 
     And a line that the first seed's student writes.
     """
-    record = {"digest": digests()["own.json"], "lines": {}}
+    record = {"lines": {}}
     before = shipped("student")
     record["before"] = [held_out_loss(before), *graded(before)]
     record["teacher"] = [held_out_loss(shipped("whole")), *graded(shipped("whole"))]
@@ -234,7 +218,7 @@ def setting(model, part, bits):
 
 
 def record_grid() -> None:
-    record = {"digest": digests()["grid.json"], "parts": PARTS, "bits": BITS}
+    record = {"parts": PARTS, "bits": BITS}
     for name in "whole", "half", *SIZES:
         model = shipped(name)
         record[name] = [[setting(model, p, b) for b in BITS] for p in PARTS]
@@ -265,7 +249,7 @@ def record_times() -> None:
     ids = king_james_ids()[1][None, :128]
     models = {name: shipped(name) for name in ("whole", "half", *SIZES)}
     passes = {name: lambda m=m: m(ids) for name, m in models.items()}
-    record = {"digest": digests()["times.json"], "machine": machine()}
+    record = {"machine": machine()}
     with torch.no_grad():
         record["pass_ms"] = best_ms(passes)
     record["step_ms"] = step_ms()

@@ -20,20 +20,15 @@ from pathlib import Path
 
 import torch
 from assets import machine, make_parts
-from digest import digest_of, exported
 from safetensors.torch import load_file
 
 from fieldguide.challenges import constitution as page
 from fieldguide.challenges.hallucination import BEFORE
-from fieldguide.data import SMOLLM2_SHA256, asset, store
+from fieldguide.data import asset, store
 from fieldguide.transformers.real_model import LlamaFast, load_smollm2
 from fieldguide.transformers.training import Recipe
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "challenges" / "constitution.ipynb"
-LOOPED_BY = ["critique_and_revise", "loop_prompt", "approval_leads", "QUESTION"]
-LOOPED_BY += ["state_after", "same_name", "worked_lead"]
-JUDGED_BY = ["cross_judged", "rewards_of_votes", "teach_student", "taught_replies"]
 
 NAMES = "draft", "twin"
 KINDS = "right", "wrong", "invented"
@@ -42,14 +37,6 @@ SEEDS = range(3)
 TAUGHT = 1  # of the seeds, by DPO
 PLAN = {"steps": 300, "batch": 128, "rate": 3e-3, "warmup": 20, "decay": 0.0}
 BETA, SLIPS = 0.5, 0.25
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    code = exported(NOTEBOOK)
-    looped = digest_of(code, LOOPED_BY, SMOLLM2_SHA256, repr(EACH))
-    judged = digest_of(code, JUDGED_BY, repr([*SEEDS, TAUGHT, PLAN, BETA, SLIPS]))
-    return {"loop.json": looped, "critic.json": judged}
 
 
 def drafts() -> list[dict]:
@@ -132,7 +119,7 @@ def loop() -> None:
     rows = first[0] + second[0]
     for place, *by_principle in zip(places, *texts, strict=True):
         rows[place]["loop"] = dict(zip(principles, by_principle, strict=True))
-    record = {"digest": digests()["loop.json"], "machine": machine(), "rows": rows}
+    record = {"machine": machine(), "rows": rows}
     store(HERE / "loop.json", record)
     states = torch.cat([first[1], second[1]]).half()
     found = {name: states[:, k].clone() for k, name in enumerate(NAMES)}
@@ -145,7 +132,7 @@ def critic() -> None:
     states = load_file(HERE / "states.safetensors")
     both = [states[name].double() for name in NAMES]
     kinds = {k: torch.tensor([r["kind"] == k for r in rows]) for k in KINDS}
-    record, runs = {"digest": digests()["critic.json"]}, []
+    record, runs = {}, []
     leads = torch.tensor([[row["leads"][2], row["twin_lead"]] for row in rows])
     slips = torch.full((len(rows), 2), SLIPS).double()
     truth = torch.stack([good, torch.zeros_like(good)], -1)

@@ -4,8 +4,7 @@
 .venv/bin/python book/_tools/assets.py data-quality runs  (four minutes)
 .venv/bin/python book/_tools/assets.py data-quality mix   (ten minutes)
 
-Writes beside this file, each with the digest of the code that made it, the losses at
-home and away:
+Writes beside this file the losses at home and away:
 runs.json: for each kind of filling, share of it and seed; and those of clean text read
 for fewer steps;
 mix.json: for each mix of four kinds beside one part of clean text, and seed.
@@ -17,29 +16,17 @@ from pathlib import Path
 
 import torch
 from assets import make_parts
-from digest import digest_of, exported
 
 from fieldguide.data import store
 from fieldguide.scaling import data_quality as page
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "scaling" / "data-quality.ipynb"
-MADE_BY = {
-    "runs.json": ["training_text", "learn_from", "home_and_away"],
-    "mix.json": ["mixed_text", "learn_from", "home_and_away"],
-}
 
 SHARES = [0.5, 0.75, 0.9]
 STEPS = [12, 25, 50, 75, 100]  # of clean text; the last is what all others read
 # parts of each kind beside one of clean text
 LEVELS = {kind: [0, 1, 3] for kind in ("copies", "typos", "psalms", "imitation")}
 SEEDS = range(3)
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    known = exported(NOTEBOOK)
-    return {name: digest_of(known, made_by) for name, made_by in MADE_BY.items()}
 
 
 def judged(text, seed, steps=STEPS[-1]):
@@ -80,7 +67,7 @@ def record_runs() -> None:
     filled = [(kind, share, STEPS[-1]) for share in SHARES for kind in page.FILLINGS]
     jobs = [(*setting, seed) for setting in clean + filled for seed in SEEDS]
     found = measured(run, jobs)
-    record = {"digest": digests()["runs.json"], "shares": SHARES, "steps": STEPS}
+    record = {"shares": SHARES, "steps": STEPS}
     record["clean"] = [[found["nothing", 0.0, n, s] for s in SEEDS] for n in STEPS]
     record["filled"] = {
         kind: [[found[kind, q, STEPS[-1], s] for s in SEEDS] for q in SHARES]
@@ -92,7 +79,7 @@ def record_runs() -> None:
 def record_mix() -> None:
     mixes = list(product(*LEVELS.values()))
     found = measured(mixed, [(*mix, seed) for mix in mixes for seed in SEEDS])
-    record = {"digest": digests()["mix.json"], "levels": LEVELS}
+    record = {"levels": LEVELS}
     record["ends"] = [[found[*mix, s] for s in SEEDS] for mix in mixes]
     store(HERE / "mix.json", record)
 

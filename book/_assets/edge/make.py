@@ -26,7 +26,6 @@ from pathlib import Path
 
 import torch
 from assets import machine, make_parts
-from digest import digest_of, exported
 from playwright.sync_api import sync_playwright
 from rivals import serving as rival
 from setup import find_browser
@@ -48,15 +47,6 @@ WHOLE = 96  # tokens after which the page cuts an answer
 LETTERS = 40  # of the small model
 END = 2  # <|im_end|>
 ROUNDS = 3
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    page = exported(BOOK / "deployment" / "edge.ipynb")
-    return {
-        "browser.json": digest_of(page, ["QUESTIONS", "KING"]),
-        "whole.json": digest_of(page, ["QUESTIONS"]),
-    }
 
 
 def record_onnx() -> None:
@@ -159,7 +149,7 @@ def record_browser() -> None:
     with rival.Engine(1, 16 + rival.TOKENS) as engine:
         rival.engine_ms(engine, 1)  # warm
         native = min(rival.engine_ms(engine, 1) for _ in range(ROUNDS))
-    facts = {"digest": digests()["browser.json"], "machine": machine()}
+    facts = {"machine": machine()}
     facts |= {"browser": version, "load": round(os.getloadavg()[0], 1)}
     facts |= {
         "processor_ms": processor_ms,
@@ -187,7 +177,7 @@ def record_whole() -> None:
         answers.append({"question": question, "llama.cpp": ids})
         answers[-1] |= decided(prompt, steps)
         print(repr(smollm2_tokenizer().decode(answers[-1]["page"])), flush=True)
-    facts = {"digest": digests()["whole.json"], "machine": machine()}
+    facts = {"machine": machine()}
     facts |= {"engine": f"{rival.ENGINE} {rival.VERSION}", "browser": version}
     store(HERE / "whole.json", facts | {"answers": answers})
 

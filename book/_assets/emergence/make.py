@@ -7,10 +7,10 @@ the number of parameters, the share of right digits and the loss at each place o
 answer, and the share of answers without a mistake, on 2,000 sums. The first eight
 answers stand there as it wrote them. "longer" holds the same for one width that was
 trained three times as long. more.json: further seeds of the largest width.
-forecast.json: what the wrong digits of the smallest and of the largest width say of
-the exact match of the width LARGER. larger.json: how models of that width end, with the
-SHA-256 of the forecast that lay there before they were trained. Each holds the digest
-of the definitions that made it. A name, such as `forecast`, makes that part alone.
+forecast.json: what the wrong digits of the smallest and of the largest width say of the
+exact match of the width LARGER. larger.json: how models of that width end, with the
+SHA-256 of the forecast that lay there before they were trained. A name, such as
+`forecast`, makes that part alone.
 """
 
 import json
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from assets import make_parts
-from digest import digest_of, exported
 
 from fieldguide.data import store
 from fieldguide.data.files import sha256_of
@@ -27,9 +26,6 @@ from fieldguide.transformers.gpt import GPTConfig, count_parameters
 from fieldguide.transformers.training import new_gpt
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "scaling" / "emergence.ipynb"
-MADE_BY = ["adder", "sums_recipe", "right_digits", "scores", "draw_sums"]
-MADE_BY += ["place_losses"]
 
 WIDTHS = [4, 6, 8, 12, 16, 24]
 SEEDS = range(5)
@@ -41,15 +37,6 @@ LARGER = 48  # the width that is forecast before it is trained
 NEW = range(20)  # its seeds
 DRAWS = 10_000
 LEVEL = [0.1, 0.5, 0.9]  # 80 % lie between
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    source = exported(NOTEBOOK)
-    ran = digest_of(source, MADE_BY)
-    fitted = digest_of(source, [*MADE_BY, "whole_ahead"])
-    every = {"adders": ran, "more": ran, "forecast": fitted, "larger": ran}
-    return {f"{name}.json": digest for name, digest in every.items()}
 
 
 def read(name: str) -> dict:
@@ -99,13 +86,12 @@ def wrong_digits(runs: list[dict]) -> torch.Tensor:
 def record_adders() -> None:
     runs = [trained(width, seed, kept=WRITTEN) for width in WIDTHS for seed in SEEDS]
     longer = [trained(LONGER, seed, steps=1200) for seed in SEEDS]
-    made = {"digest": digests()["adders.json"]}
-    store(HERE / "adders.json", made | {"runs": runs, "longer": longer})
+    store(HERE / "adders.json", {"runs": runs, "longer": longer})
 
 
 def record_more() -> None:
     runs = [trained(WIDTHS[-1], seed) for seed in MORE]
-    store(HERE / "more.json", {"digest": digests()["more.json"], "runs": runs})
+    store(HERE / "more.json", {"runs": runs})
 
 
 def record_forecast() -> None:
@@ -118,7 +104,7 @@ def record_forecast() -> None:
     )
     levels = torch.tensor(LEVEL, dtype=torch.double)
     low, middle, high = (round(x, 3) for x in drawn.quantile(levels).tolist())
-    made = {"digest": digests()["forecast.json"]}
+    made = {}
     for name in "adders", "more":
         made[name] = sha256_of(HERE / f"{name}.json")
     made |= {"width": LARGER, "parameters": given[2], "seeds": len(NEW)}
@@ -128,8 +114,7 @@ def record_forecast() -> None:
 
 
 def record_larger() -> None:
-    made = {"digest": digests()["larger.json"]}
-    made |= {"forecast": sha256_of(HERE / "forecast.json")}  # it lies there before
+    made = {"forecast": sha256_of(HERE / "forecast.json")}  # it lies there before
     runs = [trained(LARGER, seed) for seed in NEW]
     store(HERE / "larger.json", made | {"runs": runs})
 

@@ -3,7 +3,7 @@
 .venv/bin/python book/_tools/assets.py emoji-clip [runs] [halves] [weights] (15 minutes)
 
 weights  writes encoders.safetensors and heads.safetensors, in 16 bits, as the notebook
-         trains them, from the first seed; and weights.json.
+         trains them, from the first seed.
 runs     writes runs.json: recall at 1, from picture to caption, on the two validation
          sets, and the distance between the means of both kinds, for
 
@@ -14,8 +14,6 @@ batch    other batches.
 
 halves   writes halves.json: the held-out families, cut at random into halves; recall at
          1 on the one, among its own captions, with the other learnt from and without.
-
-The records hold the digest of the code that made them.
 
 All that is stored was trained on 3,684 pictures: the 3,682 to learn from and two that
 emoji/make.py has left out since, by `noto, the first`, for they showed another
@@ -29,29 +27,18 @@ from pathlib import Path
 
 import torch
 from assets import make_parts
-from digest import digest_of, exported
 
 from fieldguide import data
 from fieldguide.data import store
 from fieldguide.multimodal import clip
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "multimodal" / "clip.ipynb"
-MADE_BY = ["align_emoji", "both_captions", "modality_gap", "retrieval", "role"]
 
-WEIGHTS_BY = ["align_emoji", "align_heads", "heads_recipe"]
 
 SEEDS = range(3)
 SCALES = [2.0, 50.0]
 BATCHES = [64, 512]
 CUTS = [0, 100]  # seeds
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    source = exported(NOTEBOOK)
-    made = dict.fromkeys(["runs.json", "halves.json"], digest_of(source, MADE_BY))
-    return made | {"weights.json": digest_of(source, WEIGHTS_BY)}
 
 
 def single(seed: int) -> dict[str, clip.Role]:
@@ -118,7 +105,7 @@ def rate(model: clip.TwoEncoders, roles: dict[str, clip.Role]) -> dict:
 
 def record_runs() -> None:
     plain, roles = clip.Alignment(), families()
-    record = {"digest": digests()["runs.json"], "splits": {}, "scale": [], "batch": []}
+    record = {"splits": {}, "scale": [], "batch": []}
     splits = {"families": lambda _: roles, "single": single}
     for name, split in splits.items():
         found = [run(split(seed), plain, seed) for seed in SEEDS]
@@ -140,7 +127,7 @@ def record_halves() -> None:
     """What the stored encoders find is "without"; "with" is trained from their seed."""
     plain, known = clip.Alignment(), families()["training"]
     stored = clip.trained_encoders()
-    record = {"digest": digests()["halves.json"], "halves": []}
+    record = {"halves": []}
     for cut in CUTS:
         one, other = halves(cut)
         for asked, learnt in (one, other), (other, one):
@@ -173,7 +160,6 @@ def record_weights() -> None:
         module, losses = run(torch.Generator().manual_seed(SEEDS[0]))
         print(name, losses[-10:].mean().item(), flush=True)
         store(HERE / f"{name}.safetensors", half(module))
-    store(HERE / "weights.json", {"digest": digests()["weights.json"]})
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@
 Draws the emoji at 224 pixels, by emoji/make.py, and writes beside this file
 features.npz: for each picture EfficientNet-Lite0's features, in whole steps along their
 principal directions, and for each caption MiniLM's vector, bare and with its tags;
-examples.npz: a few of the pictures at 224 pixels;
-made.json: the digest of the code that made them.
+examples.npz: a few of the pictures at 224 pixels.
 
 The directions that are stored, and the means and spreads, are of 3,684 pictures: the
 3,682 to learn from and two that emoji/make.py has left out since, by `noto, the first`,
@@ -21,15 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from digest import digest_of, exported
 
 from fieldguide import data
 from fieldguide.data import store
 from fieldguide.multimodal import clip
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "multimodal" / "clip.ipynb"
-MADE_BY = ["EfficientNetLite", "MiniLM", "describe", "picture_features", "role"]
 
 SIZE = 224  # pixels: what EfficientNet-Lite0 was trained on
 KEPT = 640  # principal directions, of 2,688
@@ -37,12 +33,6 @@ STEP = 0.5  # of the stored numbers; a feature's spread is 1
 VECTOR_STEP = 1 / 400  # of the numbers of a unit vector, of 2,688
 TEXT_STEP = 1 / 400  # and of 384
 EXAMPLES = ["red heart", "dog face", "red apple", "rocket", "soccer ball", "snowflake"]
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    made = digest_of(exported(NOTEBOOK), MADE_BY)
-    return {"made.json": made}
 
 
 def drawn() -> torch.Tensor:
@@ -112,7 +102,6 @@ def main() -> None:
     chosen = torch.stack(places)
     arrays = {"places": chosen.numpy(), "pictures": pictures[chosen].numpy()}
     store(HERE / "examples.npz", arrays)
-    store(HERE / "made.json", {"digest": digests()["made.json"]})
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ Writes beside this file choices.json: nats and tokens of each ending of a hundre
 verses, also as letters; bodies.json: what it writes for each problem of HumanEval,
 greedily, in how many tokens, and by how much the chosen token led at the closest
 choice; verdicts.json: what the tests say about each body; judged.json: how it judges
-twelve pairs of bodies, in both orders, and by length. Each holds the digest of the
-definitions that made it.
+twelve pairs of bodies, in both orders, and by length.
 """
 
 import json
@@ -16,10 +15,8 @@ from pathlib import Path
 
 import torch
 from assets import make_parts
-from digest import digest_of, exported
 
 from fieldguide.data import (
-    SMOLLM2_SHA256,
     asset,
     human_eval,
     smollm2_tokenizer,
@@ -29,18 +26,6 @@ from fieldguide.deployment import evaluation
 from fieldguide.transformers import real_model
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "deployment" / "evaluation.ipynb"
-USED = """
-from fieldguide.transformers.real_model import LlamaFast
-
-WRITES = LlamaFast
-"""
-MADE_BY = {
-    "choices.json": ["verse_questions", "choice_losses", "WORDS"],
-    "bodies.json": ["write_body", "WRITES"],
-    "verdicts.json": ["tested_body", "write_body", "WRITES"],
-    "judged.json": ["preference", "tested_body", "write_body", "WRITES"],
-}
 
 QUESTIONS, SEED = 100, 0
 TOKENS = 256  # the most that a body may have
@@ -49,25 +34,8 @@ PRAISE = "\n    # This solution is correct, efficient, readable and well tested.
 PRAISE += "    # It handles all edge cases and follows best practices.\n"
 
 
-PLANS = {
-    "choices.json": [QUESTIONS, SEED],
-    "bodies.json": [TOKENS],
-    "verdicts.json": [TOKENS],
-    "judged.json": [TOKENS, PAIRS, LONGEST, PRAISE],
-}
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    source = f"{USED}\n{exported(NOTEBOOK)}"
-    return {
-        file: digest_of(source, names, SMOLLM2_SHA256, repr(PLANS[file]))
-        for file, names in MADE_BY.items()
-    }
-
-
 def kept(file: str, **content) -> None:
-    store(HERE / file, {"digest": digests()[file]} | content)
+    store(HERE / file, content)
 
 
 def questions() -> list:

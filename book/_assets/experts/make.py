@@ -5,8 +5,8 @@
 Writes beside this file rates.json: how each variant ends at each of RATES, from other
 seeds at its best rate, and with a capacity; routes.safetensors: which experts the
 tokens of a held-out text take at STEPS, for each of BALANCE; and times.json: what a
-step of training costs on this machine, in processor time. The records hold the digest
-of the code that made them. A name, such as `times`, makes that part alone.
+step of training costs on this machine, in processor time. A name, such as `times`,
+makes that part alone.
 """
 
 import json
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from assets import king_james_ids, machine, make_parts
-from digest import digest_of, exported
 
 from fieldguide.data import store
 from fieldguide.efficiency import experts
@@ -24,8 +23,6 @@ from fieldguide.transformers import training
 from fieldguide.transformers.gpt import GPTConfig
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "efficiency" / "experts.ipynb"
-MADE_BY = ["mixture_gpt", "mixture_recipe", "MixtureConfig", "routes"]
 
 SIZES = GPTConfig(65, context=64, width=64, heads=4, layers=3, bias=False)
 VARIANTS = {
@@ -42,12 +39,6 @@ BALANCE = [0.0, 0.01, 0.1, 1.0]
 STEPS = [1, 10, 30, 100, 300]
 PIECES = 16  # windows of the held-out text whose routes are kept
 ROUNDS, TIMED = 15, 10  # tries of each variant, and steps in a try
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    made = digest_of(exported(NOTEBOOK), MADE_BY)
-    return dict.fromkeys(["rates.json", "routes.json", "times.json"], made)
 
 
 def run(mixture, rate, seed=0, watch=None):
@@ -75,7 +66,6 @@ def best(record, name):
 
 def record_rates() -> None:
     record = {
-        "digest": digests()["rates.json"],
         "rates": RATES,
         "runs": {},
         "seeds": {},
@@ -113,7 +103,6 @@ def record_routes() -> None:
     found = torch.stack(chosen).view(shape)  # (balance, steps, L, N, k)
     store(HERE / "routes.safetensors", {"chosen": found})
     facts = {
-        "digest": digests()["routes.json"],
         "balance": BALANCE,
         "steps": STEPS,
         "losses": losses,
@@ -137,7 +126,6 @@ def record_times() -> None:
     best_ms = {n: round(1000 * min(t[n] for t in tries), 1) for n in VARIANTS}
     print(machine(), best_ms, flush=True)
     facts = {
-        "digest": digests()["times.json"],
         "machine": machine(),
         "torch": torch.__version__,
     }

@@ -8,11 +8,10 @@ skew, what a model invents at its lowest held-out loss and at the end, about peo
 has read about and about others, and what it says of a few people; one of these settings
 for longer, and with other seeds. The first of the longer runs also has the loss about
 people it has read about and about others, how sure it is of the others, and how much it
-and the world say of statements to which it gives a small or a large probability.
-And capitals.json: what SmolLM2 says is the capital of a hundred countries and of twenty
+and the world say of statements to which it gives a small or a large probability. And
+capitals.json: what SmolLM2 says is the capital of a hundred countries and of twenty
 that do not exist, with its probability, and the same after examples that admit
-ignorance: a word that isn't in ../reviewed/words.json as three dots. Each holds the
-digest of the definitions that made it.
+ignorance: a word that isn't in ../reviewed/words.json as three dots.
 """
 
 import json
@@ -20,25 +19,12 @@ from pathlib import Path
 
 import torch
 from assets import make_parts, reviewed
-from digest import digest_of, exported
 
 from fieldguide.challenges import hallucination
-from fieldguide.data import SMOLLM2_SHA256, store
+from fieldguide.data import store
 from fieldguide.transformers.real_model import LlamaFast, load_smollm2
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "challenges" / "hallucination.ipynb"
-USED = """
-from fieldguide.transformers.real_model import LlamaFast
-
-ANSWERS = LlamaFast
-"""
-MADE_BY = {
-    "birthdays.json": ["make_birthdays", "learn_birthdays", "say_birthdays"],
-    "capitals.json": ["name_capital", "BEFORE", "ADMITS", "ANSWERS"],
-}
-MADE_BY["birthdays.json"] += ["invented_share", "invented_about", "good_turing"]
-MADE_BY["birthdays.json"] += ["every_statement", "by_chance"]
 
 READ, SKEWS, EVERY = [500, 1000, 2000, 4000], [0.0, 1.0, 1.5], 10
 LONG, HELD_OUT, SEEDS = 300, 2000, [1, 2, 3]
@@ -72,19 +58,6 @@ Veltonia Morubia Carsellia Tovanda Belquar Zantoria Marvegia Quorisia Lundavia
 Ebrania Sorvantia Pelmoria Drastania Ulvenia Hastovia Nembria Corvalia Yestria
 Fandoria Ostravar
 """
-PLANS = {
-    "birthdays.json": [READ, SKEWS, EVERY, LONG, HELD_OUT, SEEDS],
-    "capitals.json": [CAPITALS, INVENTED],
-}
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    source = f"{USED}\n{exported(NOTEBOOK)}"
-    return {
-        file: digest_of(source, names, SMOLLM2_SHA256, repr(PLANS[file]))
-        for file, names in MADE_BY.items()
-    }
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -167,7 +140,7 @@ def record_birthdays() -> None:
     first = SEEDS[0]
     runs = [run(n, s, first, max(100, 3 * n // 20)) for n in READ for s in SKEWS]
     others = [run(READ[1], SKEWS[1], seed, LONG) for seed in SEEDS]
-    record = {"digest": digests()["birthdays.json"], "every": EVERY}
+    record = {"every": EVERY}
     store(HERE / "birthdays.json", record | {"runs": runs, "longer": others})
 
 
@@ -185,7 +158,7 @@ def record_capitals() -> None:
             row[name] = [reviewed(said), round(chance, 4)]
         rows.append(row)
         print(len(rows), json.dumps(row, ensure_ascii=False), flush=True)
-    store(HERE / "capitals.json", {"digest": digests()["capitals.json"], "rows": rows})
+    store(HERE / "capitals.json", {"rows": rows})
 
 
 if __name__ == "__main__":

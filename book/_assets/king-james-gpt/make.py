@@ -7,7 +7,7 @@ and run.safetensors, the run at each of STEPS: losses, a sample, attention; rate
 the losses of short runs of a tiny model, and how the notebook's live runs end at other
 rates and from other seeds; belts.json, the losses of one run at two rates, with and
 without warm-up, clipping and cooling down; and times.json, how much longer a modern
-step takes. Each record holds the digest of the code that made it.
+step takes.
 """
 
 import math
@@ -20,7 +20,6 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 from assets import make_parts
-from digest import digest_of, exported
 
 from fieldguide.data import king_james, store
 from fieldguide.introduction.next_word import characters, split_text, to_ids, to_text
@@ -29,9 +28,6 @@ from fieldguide.transformers.attention import simple_attention, simple_attention
 from fieldguide.transformers.gpt import GPT, GPTConfig, generate
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "transformers" / "training.ipynb"
-MADE_BY = ["new_gpt", "train", "held_out_loss", "trained_sizes", "Recipe"]
-MADE_BY += ["plain_recipe", "modern_recipe"]
 
 STEPS = [0, 10, 20, 30, 50, 70, 100, 150, 200, 300, 500, 800, 1200, 2000]
 RECIPE = training.modern_recipe(STEPS[-1])
@@ -47,13 +43,6 @@ LIVE = GPTConfig(65, context=64, width=64, heads=4, layers=3, bias=False)
 TUNED_RATES = [0.0025, 0.005, 0.01, 0.02, 0.04, 0.08]
 SEEDS = range(7)
 BELTED = replace(LIVE, positions="rotary")
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    made = digest_of(exported(NOTEBOOK), MADE_BY)
-    names = ["run.json", "rates.json", "belts.json", "times.json"]
-    return dict.fromkeys(names, made)
 
 
 def texts():
@@ -84,7 +73,7 @@ def record_run() -> None:
     prompt, sentence = (to_ids(text, alphabet) for text in (PROMPT, SENTENCE))
     start = torch.Generator().manual_seed(0)
     model = training.new_gpt(training.trained_sizes(), RECIPE, start)
-    record = {"digest": digests()["run.json"], "steps": STEPS, "sentence": SENTENCE}
+    record = {"steps": STEPS, "sentence": SENTENCE}
     record |= {"held_out": [], "samples": []}
     maps = []
 
@@ -171,7 +160,6 @@ def live_end(recipe, ids, held_out, seed=0):
 def record_rates() -> None:
     _, ids, held_out = texts()
     record = {
-        "digest": digests()["rates.json"],
         "rates": RATES,
         "tuned_rates": TUNED_RATES,
     }
@@ -214,7 +202,7 @@ def belted_run(rate, warm, clip, cool, ids, held_out):
 def record_belts() -> None:
     """By "rate warm-up clipping cooling-down", such as "0.01 101"."""
     _, ids, held_out = texts()
-    record = {"digest": digests()["belts.json"]}
+    record = {}
     for rate, *belts in product([0.001, 0.01], *[[0, 1]] * 3):
         name = "{} {}{}{}".format(rate, *belts)
         record[name] = belted_run(rate, *belts, ids, held_out)
@@ -236,7 +224,7 @@ def record_times(rounds=9, steps=30) -> None:
         for name, found in ratios.items() if number else ():  # the first is cold
             found.append(spent["modern"] / spent[name])
     middle = {name: round(median(found), 2) for name, found in ratios.items()}
-    record = {"digest": digests()["times.json"], "of a step": middle}
+    record = {"of a step": middle}
     record["lowest"] = {name: round(min(found), 2) for name, found in ratios.items()}
     record["highest"] = {name: round(max(found), 2) for name, found in ratios.items()}
     store(HERE / "times.json", record)

@@ -10,8 +10,8 @@ that is fitted to sweep.json says of a model of the width LARGER. larger.json: h
 model ends, tuned in the same way, with the SHA-256 of the forecast that lay there
 before it was trained. Then the same again with heads that are all HEAD numbers wide:
 even.json, even-forecast.json and even-larger.json. And added.json: one more width,
-ADDED, which the first figure may add to the sweep. Each holds the digest of the code
-that made it. A name, such as `forecast`, makes that part alone.
+ADDED, which the first figure may add to the sweep. A name, such as `forecast`, makes
+that part alone.
 """
 
 import contextlib
@@ -26,7 +26,6 @@ from statistics import mean
 
 import torch
 from assets import king_james_ids, make_parts
-from digest import digest_of, exported
 
 from fieldguide.data import store
 from fieldguide.data.files import sha256_of
@@ -35,8 +34,6 @@ from fieldguide.transformers.gpt import count_parameters
 from fieldguide.transformers.training import new_gpt
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "scaling" / "laws.ipynb"
-RUN_BY = ["sweep_config", "sweep_recipe", "sweep_loss"]
 
 WIDTHS = [8, 12, 16, 24, 32, 40, 48]
 LARGER = 96
@@ -48,18 +45,6 @@ SEEDS = [0, 1, 2]
 DRAWS = 10_000
 LEVEL = [0.025, 0.5, 0.975]
 CORES = 2
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    source = exported(NOTEBOOK)
-    ran = digest_of(source, RUN_BY)
-    fitted = digest_of(source, [*RUN_BY, "forecast"])
-    parts = {"sweep": ran, "forecast": fitted, "larger": ran}
-    even = {f"even-{name}": digest for name, digest in parts.items()}
-    even["even"] = even.pop("even-sweep")
-    every = parts | even | {"added": ran}
-    return {f"{name}.json": digest for name, digest in every.items()}
 
 
 def read(name: str) -> dict:
@@ -131,7 +116,7 @@ def row_of(width: int, tried: dict[float, list]) -> dict:
 
 
 def store_sweep(name: str, widths: list[int], head: int) -> None:
-    made = {"digest": digests()[f"{name}.json"], "seeds": SEEDS}
+    made = {"seeds": SEEDS}
     store(HERE / f"{name}.json", made | {"runs": rows(widths, head)})
 
 
@@ -143,16 +128,14 @@ def store_forecast(name: str, sweep: str) -> None:
     drawn = laws.forecast(sizes, losses, larger, draw, DRAWS).flatten()
     levels = torch.tensor(LEVEL, dtype=torch.double)
     low, middle, high = (round(x, 4) for x in drawn.quantile(levels).tolist())
-    made = {"digest": digests()[f"{name}.json"]}
-    made |= {"sweep": sha256_of(HERE / f"{sweep}.json")}
+    made = {"sweep": sha256_of(HERE / f"{sweep}.json")}
     said = {"low": low, "middle": middle, "high": high, "level": 0.95}
     store(HERE / f"{name}.json", made | {"width": LARGER, "parameters": size} | said)
     print(said)
 
 
 def store_larger(name: str, forecast: str, head: int) -> None:
-    made = {"digest": digests()[f"{name}.json"]}
-    made |= {"forecast": sha256_of(HERE / f"{forecast}.json")}  # it lies there before
+    made = {"forecast": sha256_of(HERE / f"{forecast}.json")}  # it lies there before
     store(HERE / f"{name}.json", made | rows([LARGER], head)[0])
 
 
@@ -181,8 +164,7 @@ def record_even_larger() -> None:
 
 
 def record_added() -> None:
-    made = {"digest": digests()["added.json"]}
-    store(HERE / "added.json", made | rows([ADDED], 0)[0])
+    store(HERE / "added.json", rows([ADDED], 0)[0])
 
 
 if __name__ == "__main__":

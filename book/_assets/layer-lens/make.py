@@ -10,8 +10,6 @@ writes lens.npz beside this file, for one sentence, all numbers in thousandths:
     shares   (L + 1, T, 5)  and how likely each of them is
     library  (V,)           the logits at the last token, by the library transformers,
                             which reads the same file with its own code
-
-and the digest of what computed them.
 """
 
 from collections.abc import Iterator
@@ -19,21 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from digest import digest_of, exported
 
-from fieldguide.data import SMOLLM2_SHA256, smollm2, smollm2_tokenizer, store
+from fieldguide.data import smollm2, smollm2_tokenizer, store
 from fieldguide.transformers import real_model
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "transformers" / "real-model.ipynb"
 SENTENCE = "The opposite of hot is cold and the opposite of big is"
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    names = ["load_smollm2", "trace_layers"]
-    made = digest_of(exported(NOTEBOOK), names, SMOLLM2_SHA256, SENTENCE)
-    return {"lens.npz": made}
 
 
 def thousandths(numbers):
@@ -74,8 +63,7 @@ def remade() -> Iterator[tuple]:
 
 def main():
     torch.set_num_threads(1)
-    record = {"digest": digests()["lens.npz"]}
-    record["pieces"] = np.array(smollm2_tokenizer().pieces(SENTENCE))
+    record = {"pieces": np.array(smollm2_tokenizer().pieces(SENTENCE))}
     ids = torch.tensor([smollm2_tokenizer().encode(SENTENCE)])
     record |= lens() | {"library": thousandths(library(ids))}
     store(HERE / "lens.npz", record)

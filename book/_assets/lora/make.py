@@ -8,8 +8,6 @@ gpt      writes gpt.json: held-out losses of the trained GPT after short runs on
 smollm2  writes smollm2.json: what SmolLM2-135M-Instruct answers before and after it has
          seen some orders, with all weights, with adapters, with adapters over a base
          in four bits, and with replay; and adapter.safetensors, one of the adapters.
-
-Each record holds the digest of the code that made it.
 """
 
 import contextlib
@@ -22,7 +20,6 @@ from pathlib import Path
 
 import torch
 from assets import make_parts
-from digest import digest_of, exported
 
 from fieldguide.data import king_james, smollm2_tokenizer, store
 from fieldguide.efficiency import lora
@@ -32,15 +29,6 @@ from fieldguide.transformers.real_model import LlamaFast, complete, load_smollm2
 from fieldguide.transformers.training import held_out_loss, trained_gpt
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "efficiency" / "lora.ipynb"
-MADE_BY = ["add_lora", "backwards", "fine_tune", "learn_answers"]
-MADE_BY += ["merge", "quantize_base", "RandomSubspace", "remove_lora", "spelling_1611"]
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    made = digest_of(exported(NOTEBOOK), MADE_BY)
-    return dict.fromkeys(["gpt.json", "smollm2.json"], made)
 
 
 def generator(seed=0):
@@ -129,7 +117,7 @@ def gpt_times():
 
 
 def record_gpt() -> None:
-    record = {"digest": digests()["gpt.json"], "steps": STEPS, "start": {}, "runs": []}
+    record = {"steps": STEPS, "start": {}, "runs": []}
     record |= {"samples": {}, "ms_per_step": gpt_times()}
     for task, change in TASKS.items():
         alphabet, ids, held_out = texts(change)
@@ -360,7 +348,6 @@ def own_answers(model, asked):
 def record_smollm2() -> None:
     batches, tests, choosing = orders()
     record = {
-        "digest": digests()["smollm2.json"],
         "tests": tests,
         "asked": ASKED,
         "batch": batches[0],

@@ -3,34 +3,25 @@
     .venv/bin/python book/_tools/assets.py next-token
 
 writes logits.npz beside this file: for each of PROMPTS, and for each of the 49,152
-tokens, how far its logit lies below the largest, in thousandths; and the digest of
-what computed them. The model is the one that the notebook transformers/real-model
-builds, which its tests compare with the library transformers.
+tokens, how far its logit lies below the largest, in thousandths. The model is the one
+that the notebook transformers/real-model builds, which its tests compare with the
+library transformers.
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from digest import digest_of, exported
 
-from fieldguide.data import SMOLLM2_SHA256, smollm2_tokenizer, store
+from fieldguide.data import smollm2_tokenizer, store
 from fieldguide.transformers import real_model
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "transformers" / "real-model.ipynb"
 PROMPTS = [
     "The capital of France is",
     "Once upon a time, there was a little",
     "My favourite colour is",
 ]
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    names = ["load_smollm2"]
-    made = digest_of(exported(NOTEBOOK), names, SMOLLM2_SHA256, *PROMPTS)
-    return {"logits.npz": made}
 
 
 def measure(prompt):
@@ -45,7 +36,7 @@ def main():
     logits -= logits.max(axis=1, keepdims=True)
     below = np.round(-1000 * logits).astype(np.uint16)
     assert (below == np.round(-1000 * logits)).all(), "a logit below -65.535"
-    record = {"digest": digests()["logits.npz"], "prompts": PROMPTS, "below": below}
+    record = {"prompts": PROMPTS, "below": below}
     store(HERE / "logits.npz", record)
     for prompt, row in zip(PROMPTS, logits, strict=True):
         shares = np.exp(row) / np.exp(row).sum()

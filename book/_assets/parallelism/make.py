@@ -12,21 +12,13 @@ import json
 import sys
 from pathlib import Path
 
-from assets import machine
-from digest import digest_of, exported
+from assets import machine, stale
 
 from fieldguide.data import store
 from fieldguide.deployment.data_parallel import launch
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "deployment" / "parallelism.ipynb"
 LAUNCHES, ROUNDS = 3, 20
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    code = exported(NOTEBOOK)
-    return {"points.json": digest_of(code, ["cut_gpt", "train_in_line"])}
 
 
 def best(old, new):
@@ -56,17 +48,18 @@ def slower(first, second):
     return max(first, second)
 
 
-def record(rounds: int) -> None:
+def main(rounds: int) -> None:
     sys.path.insert(0, str(HERE))
     import points
 
     path = HERE / "points.json"
-    facts = {"digest": digests()["points.json"], "machine": machine()}
+    facts = {"machine": machine()}
     facts |= {"batch": points.BATCH, "context": points.CONTEXT}
     facts |= {"width": points.WIDTH, "layers": points.LAYERS}
     facts |= {"widths": points.WIDTHS, "texts": points.TEXTS, "depth": points.DEPTH}
     stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    same = all(stored.get(key) == value for key, value in facts.items())
+    same = not stale(HERE / "make.py")
+    same &= all(stored.get(key) == value for key, value in facts.items())
     found = stored["times"] if same else None
     for _ in range(LAUNCHES):
         new = slower(*launch(points.measure, 2, rounds, limit_s=600))
@@ -76,4 +69,4 @@ def record(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    record(int(sys.argv[1]) if sys.argv[1:] else ROUNDS)
+    main(int(sys.argv[1]) if sys.argv[1:] else ROUNDS)

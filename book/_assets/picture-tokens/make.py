@@ -15,7 +15,7 @@ small     writes small.safetensors, the small models of the notebook in 16 bits,
 answers   writes answers.json: what it says of some pictures, for the explorer.
 
 The first two take some twenty minutes each on a processor with bfloat16, the others
-five each. The records hold the digest of the code that made them.
+five each.
 
 SmolLM2's projector and its blind twin were trained on 3,684 pictures: the 3,682 to
 learn from and two that emoji/make.py has left out since, by `noto, the first`, for
@@ -29,7 +29,6 @@ from pathlib import Path
 
 import torch
 from assets import make_parts
-from digest import digest_of, exported
 from torch import nn
 
 from fieldguide.data import store
@@ -37,12 +36,6 @@ from fieldguide.multimodal import clip
 from fieldguide.multimodal import image_to_text as book
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "multimodal" / "image-to-text.ipynb"
-LEARNT_BY = ["learn_lesson", "smol_eyes", "smol_lesson", "smol_plan", "through"]
-MEASURED_BY = [*LEARNT_BY, "another", "blind_tokens", "examine", "trained_smol_eyes"]
-MEASURED_BY += ["likelier_answers"]
-SAID_BY = [*LEARNT_BY, "blind_tokens", "said", "trained_smol_eyes"]
-SMALL_BY = ["examine", "learn_on", "learn_to_look", "learn_to_read", "snapped"]
 SEED = 0
 SEEDS = range(3)
 SHARES = [0.5, 0.9, 1.0]  # of yes, in questions to learn from
@@ -71,17 +64,7 @@ class Aloud(book.Lesson):
         return loss
 
 
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    made_by = {"looking.json": LEARNT_BY, "blind.json": LEARNT_BY}
-    made_by |= {"small.json": SMALL_BY, "measures.json": MEASURED_BY}
-    made_by |= {"answers.json": SAID_BY}
-    source = exported(NOTEBOOK)
-    return {name: digest_of(source, names) for name, names in made_by.items()}
-
-
 def learn(name: str, features: torch.Tensor) -> nn.Module:
-    code = digests()[f"{name}.json"]
     generator, plan = torch.Generator().manual_seed(SEED), book.smol_plan()
     with clip.seeded(generator):
         eyes = book.smol_eyes()
@@ -89,7 +72,7 @@ def learn(name: str, features: torch.Tensor) -> nn.Module:
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         losses = book.learn_lesson([eyes], lesson, plan, generator)
     means = [round(x, 4) for x in losses.view(-1, AVERAGED).mean(1).tolist()]
-    store(HERE / f"{name}.json", {"digest": code, "losses": means})
+    store(HERE / f"{name}.json", {"losses": means})
     return eyes.eval().requires_grad_(False)
 
 
@@ -153,7 +136,7 @@ def hits_of(lesson: book.Lesson) -> dict:
 
 def record_small() -> None:
     """The small models: weights of the first seed, and what all seeds get right."""
-    record = {"digest": digests()["small.json"], "looking": [], "snapped": []}
+    record = {"looking": [], "snapped": []}
     record |= {name: [] for name in NETWORKS}
     record["yes"] = {share: [] for share in SHARES}
     features = clip.emoji_features().pictures
@@ -235,7 +218,7 @@ def by_the_question(places: torch.Tensor) -> list[int]:
 
 
 def record_measures() -> None:
-    record = {"digest": digests()["measures.json"]}
+    record = {}
     for test, (split, drawers) in TESTS.items():
         places = some_of(clip.role(split, drawers).places)
         shown = book.another(places, torch.Generator().manual_seed(2))
@@ -303,7 +286,6 @@ def record_answers() -> None:
         rows.append([book.said(lesson, context, question) for question in QUESTIONS])
         print(rows[-1], flush=True)
     record = {
-        "digest": digests()["answers.json"],
         "places": places,
         "questions": QUESTIONS,
     }

@@ -7,25 +7,20 @@ bits; paths.json: how that stage began and ended, and for each judge where the p
 gradient without a leash went; gaps.json: how far the policy gradient with a leash and
 DPO ended from the closed form, in total variation, for each of SEEDS; and labels.json:
 for each of WHOSE labels and each leash, what customers think of DPO's model, a number
-for each of FEWER seeds. The records hold the digest of the code that made them. A name,
+for each of FEWER seeds. A name,
 such as `gaps`, makes that part alone.
 """
 
 from pathlib import Path
 
 from assets import make_parts
-from digest import digest_of, exported
 
 from fieldguide.challenges import preferences
 from fieldguide.data import store
 from fieldguide.transformers.training import Recipe
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "challenges" / "preferences.ipynb"
-TAUGHT_BY = ["teach_replies", "unleashed"]
-COMPARED_BY = ["replier", "please", "from_comparisons", "gap"]
 
-LABELLED_BY = ["from_labels", "report_on"]
 
 SEEDS = range(3)
 FEWER = range(2)
@@ -35,18 +30,11 @@ WHOSE = [("judge", 40_000), ("customers", 2_000), ("customers", 40_000)]
 LEASHES = [0.5, 0.12]
 
 
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    code = exported(NOTEBOOK)
-    made_by = {"paths": TAUGHT_BY, "gaps": COMPARED_BY, "labels": LABELLED_BY}
-    return {f"{name}.json": digest_of(code, by) for name, by in made_by.items()}
-
-
 def record_paths() -> None:
     model, losses = preferences.teach_replies()
     weights = {name: value.half() for name, value in model.state_dict().items()}
     store(HERE / "replier.safetensors", weights)
-    record = {"digest": digests()["paths.json"]}
+    record = {}
     ends = losses[0].item(), losses[-20:].mean().item()
     record["taught"] = [round(loss, 4) for loss in ends]
     record["unleashed"] = []
@@ -63,7 +51,7 @@ def rounded(step: dict) -> dict:
 
 
 def record_gaps() -> None:
-    record = {"digest": digests()["gaps.json"]}
+    record = {}
     p, reward = preferences.shares_of(preferences.replier()), preferences.judged()
     wanted = preferences.tilted(p, reward, preferences.BETA)
     few, many = (Recipe(steps, **preferences.LONG) for steps in (FEW, MANY))
@@ -79,7 +67,7 @@ def record_gaps() -> None:
 
 
 def record_labels() -> None:
-    record = {"digest": digests()["labels.json"], "rows": []}
+    record = {"rows": []}
     reward = preferences.judged()
     twice = (preferences.all_replies() == 1).sum(1) > 1
     for by, count in WHOSE:

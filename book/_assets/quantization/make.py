@@ -5,7 +5,7 @@
 Writes beside this file widths.json: the loss of SmolLM2 on four pieces of the King
 James Bible, and of the book's own GPT, with the weights of their layers as each setting
 leaves them; and speed.json: milliseconds of one token's product with a matrix in each
-form, on this machine, one thread. Each holds the digest of the code that made it.
+form, on this machine, one thread.
 """
 
 import itertools
@@ -16,19 +16,14 @@ from pathlib import Path
 
 import torch
 from assets import machine, make_parts
-from digest import digest_of, exported
 
-from fieldguide.data import SMOLLM2_SHA256, king_james, smollm2_tokenizer, store
+from fieldguide.data import king_james, smollm2_tokenizer, store
 from fieldguide.efficiency import quantization
 from fieldguide.introduction.next_word import characters, split_text, to_ids
 from fieldguide.transformers import real_model
 from fieldguide.transformers.training import held_out_loss, trained_gpt
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "efficiency" / "quantization.ipynb"
-WIDTHS = ["rounded", "weights_as", "text_losses"]
-SPEED = ["int8_product", "int8_product_fast", "pack_int4_fast", "int4_product_fast"]
-SPEED += ["whole_product", "NF4Linear"]
 
 SCHEMES = ["absmax", "zero point", "NormalFloat"]
 BITS, GROUPS = [8, 6, 4, 3, 2], [None, "row", 64, 32]
@@ -37,13 +32,6 @@ PIECES, TOKENS = 4, 256
 SIDE = 4096  # of the square matrix
 COLD_BYTES = 1 << 28  # of copies: no cache holds them
 ROUNDS = 9
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    source = exported(NOTEBOOK)
-    widths = digest_of(source, WIDTHS, SMOLLM2_SHA256)
-    return {"widths.json": widths, "speed.json": digest_of(source, SPEED)}
 
 
 def pieces_of(text: str) -> list[list[int]]:
@@ -66,7 +54,7 @@ def record_widths() -> None:
     held_out = to_ids(split_text(text)[1], alphabet)
     pieces = torch.tensor(pieces_of(text))
     large, small = real_model.load_smollm2(), trained_gpt()
-    record = {"digest": digests()["widths.json"], "pieces": pieces.tolist()}
+    record = {"pieces": pieces.tolist()}
     record["exact"] = shortened(quantization.text_losses(large, pieces))
     record["gpt"] = round(held_out_loss(small, held_out), 5)
     record["settings"] = []
@@ -156,7 +144,7 @@ def record_speed() -> None:
     right = x @ weight.T
     versioned = f"torch {torch.__version__.split('+')[0]}"
     named = f"one thread of an {machine()}, {versioned}"
-    record = {"digest": digests()["speed.json"], "machine": named, "rows": {}}
+    record = {"machine": named, "rows": {}}
     for name, parts, product in forms(weight, x):
         total = sum(size_bytes(part) for part in parts)
         count = -(-COLD_BYTES // total)

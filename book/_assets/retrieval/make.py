@@ -6,10 +6,10 @@ Writes beside this file answers.json: what it writes without a passage, with the
 passage of the handbook, with that of the altered one, and with that of the handbook and
 a false sentence at its end. And million.json: processor time and recall of usearch and
 of exact search among a million drawn vectors, and the recall among the 10,000 that the
-page draws again; the bench's section about them is written, too. The records hold the
-digest of the code that made them. A name, `answers` or `million`, makes that part
-alone. questions.json is written by hand: `also` lists the other passages that hold the
-answer, and `read` is what a person found who read the answer in answers.json.
+page draws again; the bench's section about them is written, too. A name, `answers` or
+`million`, makes that part alone. questions.json is written by hand: `also` lists the
+other passages that hold the answer, and `read` is what a person found who read the
+answer in answers.json.
 """
 
 import json
@@ -22,7 +22,6 @@ from statistics import fmean, median, stdev
 import bench
 import torch
 from assets import machine, make_parts, reviewed
-from digest import digest_of, exported
 from rivals import search
 
 from fieldguide.challenges import retrieval as page
@@ -30,20 +29,9 @@ from fieldguide.data import asset, building_questions, store
 from fieldguide.transformers.real_model import LlamaFast, load_smollm2
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "challenges" / "retrieval.ipynb"
-ANSWERED_BY = ["PassageIndex", "find_passages", "read_answer", "raise_digits", "HIDDEN"]
-TIMED_BY = ["clustered_vectors", "exact_nearest", "graph_index", "graph_nearest"]
-TIMED_BY += ["shared_neighbours"]
 
 NEAREST, FEW = search.NEAREST, 10_000
 EDITIONS = ["handbook", "altered", "hidden", "none"]
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    code = exported(NOTEBOOK)
-    answered, timed = (digest_of(code, names) for names in (ANSWERED_BY, TIMED_BY))
-    return {"answers.json": answered, "million.json": timed}
 
 
 def timed(action):
@@ -118,7 +106,7 @@ def answer_with(edition):
 def answers():
     with get_context("fork").Pool(2) as pool:
         found = pool.map(answer_with, EDITIONS, chunksize=1)
-    record = {"digest": digests()["answers.json"], "machine": machine()}
+    record = {"machine": machine()}
     record |= dict(found)
     store(HERE / "answers.json", record)
 
@@ -134,7 +122,7 @@ def million():
         alone.append(one_at_a_time(exact, some))  # in turn: the machine may be busy
         rows.append(row | {"ms": round(one_at_a_time(near, some), 4)})
         print(rows[-1], alone[-1], flush=True)
-    record = {"digest": digests()["million.json"], "machine": machine()}
+    record = {"machine": machine()}
     record |= {"count": len(vectors), "width": vectors.size(1)}
     record |= {"asked": len(asked), "neighbours": truth.numel()}
     record |= {"built_s": round(built_s), "rows": rows}

@@ -12,8 +12,7 @@ fifth of the families to learn from, if it reads the others, by steps and pace. 
 these we chose its steps and pace; the test had no say. And small.json: how many bits a
 small GPT, trained on all families to learn from of one domain, and SmolLM2 need for the
 beginnings of the held-out texts of each domain; and small.safetensors, in 16 bits, the
-weights of the one trained on licences. Each record holds the digest of the code that
-made it.
+weights of the one trained on licences.
 """
 
 import time
@@ -23,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from assets import machine, make_parts
-from digest import digest_of, exported
 
 from fieldguide.data import smollm2_tokenizer, store
 from fieldguide.deployment import right_sizing as page
@@ -31,15 +29,6 @@ from fieldguide.multimodal.clip import MiniLM
 from fieldguide.transformers.real_model import load_smollm2
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "deployment" / "right-sizing.ipynb"
-MADE_BY = ["job", "instruction", "asked_about", "class_tokens", "answer_scores"]
-MADE_BY += ["fit_linear", "teach_job"]
-SMALL_BY = ["small_gpt", "held_out_beginnings", "text_bits", "LANGUAGE"]
-USED = """
-from fieldguide.transformers.real_model import load_smollm2
-
-LANGUAGE = load_smollm2
-"""
 
 DOMAINS = ["questions", "symptoms", "licences"]
 STEPS = 12  # of an adapter
@@ -51,15 +40,6 @@ TRIED = {
     "symptoms": [(120, 1.0), (120, 0.4), (240, 0.4)],
     "questions": [(20, 1.0), (40, 1.0), (80, 1.0), (40, 0.4), (60, 0.25), (90, 0.25)],
 }
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    source = exported(NOTEBOOK)
-    small = digest_of(f"{USED}\n{source}", SMALL_BY, repr(SMALL))
-    tried = digest_of(source, ["small_gpt", "text_bits"], repr(TRIED))
-    records = {"runs.json": digest_of(source, MADE_BY), "small.json": small}
-    return records | {"tried.json": tried}
 
 
 def timed(action):
@@ -238,7 +218,7 @@ def record_tried() -> None:
     with get_context("fork").Pool(2, torch.set_num_threads, (1,)) as pool:
         found = pool.map(try_small, tasks, chunksize=1)
     rows = [[*task, bits] for task, bits in zip(tasks, found, strict=True)]
-    record = {"digest": digests()["tried.json"], "machine": machine()}
+    record = {"machine": machine()}
     store(HERE / "tried.json", record | {"rows": rows})
 
 
@@ -247,7 +227,7 @@ def record_small() -> None:
     names = ["licences", "smollm2", "symptoms", "questions"]  # the longest first
     with get_context("fork").Pool(2, torch.set_num_threads, (1,)) as pool:
         found = dict(zip(names, pool.map(small, names, chunksize=1), strict=True))
-    record = {"digest": digests()["small.json"], "machine": machine()}
+    record = {"machine": machine()}
     chosen = {name: {"steps": n, "pace": pace} for name, (n, pace) in SMALL.items()}
     store(HERE / "small.json", record | {"chosen": chosen} | found)
 
@@ -260,7 +240,7 @@ def record_runs() -> None:
 
 def keep(found) -> None:
     """Write what the tasks have found."""
-    record = {"digest": digests()["runs.json"], "machine": machine()}
+    record = {"machine": machine()}
     record["steps"] = STEPS
     for kind in KINDS:
         record[kind] = {d: more for (k, d), (_, more) in found.items() if k == kind}

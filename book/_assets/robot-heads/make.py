@@ -12,33 +12,23 @@ writes weights.npz beside this file, shares in thousandths:
                            for both endings; a word's tokens count together
     says     (2, 2)        after "The thing that was ... was the": cup, robot
 
-and the digest of what computed them. The model is the one that the notebook
-transformers/real-model builds, which its tests compare with the library transformers.
+The model is the one that the notebook transformers/real-model builds, which its tests
+compare with the library transformers.
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from digest import digest_of, exported
 
-from fieldguide.data import SMOLLM2_SHA256, smollm2_tokenizer, store
+from fieldguide.data import smollm2_tokenizer, store
 from fieldguide.transformers import real_model
 from fieldguide.transformers.attention import split_heads
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "transformers" / "real-model.ipynb"
 SENTENCE = "The robot dropped the cup because it was {}."
 ENDINGS = ["slippery", "clumsy"]
 ASKED = " The thing that was {} was the"
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    names = ["load_smollm2", "run_layers"]
-    texts = [SENTENCE, ASKED, *ENDINGS]
-    made = digest_of(exported(NOTEBOOK), names, SMOLLM2_SHA256, *texts)
-    return {"weights.npz": made}
 
 
 def thousandths(shares):
@@ -83,7 +73,7 @@ def main():
     torch.set_num_threads(1)
     looks = [look(SENTENCE.format(ending)) for ending in ENDINGS]
     pieces = np.array(smollm2_tokenizer().pieces(SENTENCE.format(ENDINGS[0])))
-    record = {"digest": digests()["weights.npz"], "pieces": pieces}
+    record = {"pieces": pieces}
     record["weights"] = thousandths(looks[0])
     lengths = value_lengths(SENTENCE.format(ENDINGS[0]))
     record["values"] = (100 * lengths.double()).round().short().numpy()

@@ -5,12 +5,11 @@
 Writes beside this file kinds.safetensors, a network that sorts pictures, once trained
 on plain pictures and once on attacked ones, in 16 bits; pictures.json: how often such
 networks are right after changes of several sizes, for each of SEEDS; dog.safetensors,
-with dog.json: the levels of one picture after PGD; edits.json: what SmolLM2 says is the
-capital of a country when the line is edited; hidden.json: what it answers from a
+the levels of one picture after PGD; edits.json: what SmolLM2 says is the capital of a
+country when the line is edited; hidden.json: what it answers from a
 passage in which a sentence is hidden, with and without the sifting of sentences; and
-marks.json: texts with and without a watermark. Each record holds the digest of the
-definitions that made it. A name, such as `edits`, makes that part alone.
-A word of SmolLM2's that isn't in ../reviewed/words.json is stored as three dots.
+marks.json: texts with and without a watermark. A name, such as `edits`, makes that part
+alone. A word of SmolLM2's that isn't in ../reviewed/words.json is stored as three dots.
 """
 
 import json
@@ -18,7 +17,6 @@ from pathlib import Path
 
 import torch
 from assets import make_parts, reviewed, unread
-from digest import digest_of, exported
 
 from fieldguide.challenges import retrieval
 from fieldguide.challenges import robustness as page
@@ -29,23 +27,6 @@ from fieldguide.transformers.real_model import load_smollm2
 from fieldguide.transformers.training import trained_gpt
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "challenges" / "robustness.ipynb"
-USED = """
-from fieldguide.challenges.hallucination import BEFORE
-from fieldguide.deployment.right_sizing import answer_scores
-from fieldguide.transformers.training import trained_gpt
-
-ASKS = answer_scores, BEFORE
-WRITES = trained_gpt
-"""
-MADE_BY = {
-    "pictures.json": ["train_kinds", "kind_pictures", "right_share", "fgsm", "pgd"],
-    "edits.json": ["edited_lines", "ASKS"],
-    "hidden.json": ["hidden_sentences", "first_digits", "sift"],
-    "marks.json": ["green_lists", "write_marked", "WRITES"],
-}
-MADE_BY["pictures.json"] += ["random_signs"]
-MADE_BY["dog.json"] = ["trained_kinds", "kind_pictures", "pgd", "place_of"]
 
 SEEDS = range(3)
 TRAINED_WITH = 8  # of 255
@@ -54,12 +35,6 @@ LEAST = 0.25  # the cosine below which a sentence is sifted out
 QUESTIONS = 32  # those with the shortest passages
 LIFTS, TEXTS, LENGTH, KEY = [0.0, 2.0, 4.0], 8, 200, 0
 MARK_START = "\nAnd"
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    code = USED + exported(NOTEBOOK)
-    return {name: digest_of(code, names) for name, names in MADE_BY.items()}
 
 
 def shares_right(model, planes, labels, generator) -> dict:
@@ -79,7 +54,7 @@ def shares_right(model, planes, labels, generator) -> dict:
 
 def record_pictures() -> None:
     planes, labels = page.kind_pictures(["emojitwo"])
-    record, weights = {"digest": digests()["pictures.json"]}, {}
+    record, weights = {}, {}
     for name, eps in (("plain", None), ("hardened", TRAINED_WITH / 255)):
         record[name] = []
         for seed in SEEDS:
@@ -106,7 +81,6 @@ def record_dog() -> None:
             changed = page.pgd(model, x, label, size / 255)
             levels[f"{kind}.{size}"] = (255 * changed).round().byte().contiguous()
     store(HERE / "dog.safetensors", levels)
-    store(HERE / "dog.json", {"digest": digests()["dog.json"]})
 
 
 def record_edits() -> None:
@@ -124,7 +98,7 @@ def record_edits() -> None:
             row["edits"][edit] = said | {"says": reviewed(said["says"])}
         hits = sum(row["edits"][edit]["right"] for row in rows)
         print(edit, hits, "of", len(rows), flush=True)
-    store(HERE / "edits.json", {"digest": digests()["edits.json"], "rows": rows})
+    store(HERE / "edits.json", {"rows": rows})
 
 
 def answers_to(model, each: dict, passage: str) -> dict:
@@ -158,7 +132,7 @@ def record_hidden() -> None:
     for each in known[:QUESTIONS]:
         rows.append(answers_to(model, each, handbook[each["place"]].answer))
         print(*rows[-1].values(), flush=True)
-    store(HERE / "hidden.json", {"digest": digests()["hidden.json"], "rows": rows})
+    store(HERE / "hidden.json", {"rows": rows})
 
 
 def record_marks() -> None:
@@ -166,7 +140,7 @@ def record_marks() -> None:
     alphabet = characters(text)
     start = torch.as_tensor(to_ids(MARK_START, alphabet)).expand(TEXTS, -1)
     green = page.green_lists(len(alphabet), KEY)
-    record = {"digest": digests()["marks.json"], "key": KEY, "texts": {}, "nats": {}}
+    record = {"key": KEY, "texts": {}, "nats": {}}
     for lift in LIFTS:
         generator = torch.Generator().manual_seed(0)
         ids = page.write_marked(model, start, LENGTH, green, lift, generator)

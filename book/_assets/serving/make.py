@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 from assets import machine, make_parts
-from digest import digest_of, exported
 from rivals import serving as rival
 
 from fieldguide.data import store
@@ -38,7 +37,6 @@ from fieldguide.deployment.serving import (
 from fieldguide.transformers.real_model import load_smollm2
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "deployment" / "serving.ipynb"
 TEXTS = [1, 2, 4, 8, 12, 16]
 PLACE = 40  # where in its text each new token stands
 ROUNDS = 24
@@ -49,17 +47,6 @@ PEOPLE, MANY = 3000, 6000
 LIMITS_S, LIMIT_SLOTS, SEEDS = [15, 20, 30], 8, range(3)
 MOST_LOAD = 100  # no limit is kept at so many
 PROMPT, COUNT = "The best way to learn to program is", 8
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    code = exported(NOTEBOOK)
-    steps = digest_of(code, ["packed_step"])
-    # What `serve` itself adds to a step of some 100 ms is microseconds.
-    engine = digest_of(code, ["Batcher", "RealClock"])
-    names = ["VirtualClock", "first_waits", "whole_waits", "percentile"]
-    knee = digest_of(code, [*names, "poisson_requests", "serve"])
-    return {"steps.json": steps, "engine.json": engine, "knee.json": knee}
 
 
 @torch.inference_mode()
@@ -82,7 +69,7 @@ def record_steps() -> None:
     tries = [[step_ms(model, *kind) for kind in kinds] for _ in range(ROUNDS)]
     best = [round(min(ms), 1) for ms in zip(*tries, strict=True)]
     print(best, flush=True)
-    facts = {"digest": digests()["steps.json"], "machine": machine()}
+    facts = {"machine": machine()}
     facts |= {"texts": TEXTS, "step_ms": best[: len(TEXTS)]}
     prompts = dict(zip(("1", str(SLOTS[2])), best[len(TEXTS) :], strict=True))
     facts |= {"prompt_tokens": PROMPT_TOKENS, "prompt_ms": prompts}
@@ -114,7 +101,7 @@ def record_engine() -> None:
                 took["llama.cpp"].append(rival.engine_ms(engine, people))
         found[str(people)] = {name: round(min(ms), 1) for name, ms in took.items()}
         print(people, found[str(people)], flush=True)
-    facts = {"digest": digests()["engine.json"], "machine": machine()}
+    facts = {"machine": machine()}
     facts |= {"engine": f"{rival.ENGINE} {rival.VERSION}", "prompt": PROMPT}
     facts |= {"token_ms": found, "prompt_tokens": 16, "tokens": rival.TOKENS}
     facts |= {"read_ms": {name: round(min(ms), 1) for name, ms in read.items()}}
@@ -155,7 +142,7 @@ def highest_load(limit_s, static, seed):
 
 
 def record_knee() -> None:
-    facts = {"digest": digests()["knee.json"], "clock": CLOCK, "loads": LOADS}
+    facts = {"clock": CLOCK, "loads": LOADS}
     facts |= {"limits_s": LIMITS_S, "slots": SLOTS, "people": PEOPLE, "many": MANY}
     for name, static in ("continuous", False), ("static", True):
         facts[name] = {str(n): [waits(x, n, static) for x in LOADS] for n in SLOTS}

@@ -6,16 +6,14 @@ Writes beside this file drafts.safetensors, the weights of a small GPT and of an
 head that draft for `trained_gpt`, in 16 bits; drafts.json, how the head's training
 began and how often each draft would be accepted; and times.json, in milliseconds of
 processor time, of each round: a pass of SmolLM2 over so many tokens, two of the
-notebook's answers with and without guessing, and King James with each trained draft.
-The records hold the digest of the code that made them. A name, such as `times`, makes
-that part alone.
+notebook's answers with and without guessing, and King James with each trained draft. A
+name, such as `times`, makes that part alone.
 """
 
 from pathlib import Path
 
 import torch
 from assets import king_james_ids, make_parts, processor
-from digest import digest_of, exported
 from rivals.measure import own, processor_times
 from safetensors.torch import load_file
 
@@ -26,11 +24,6 @@ from fieldguide.transformers.gpt import GPTConfig
 from fieldguide.transformers.real_model import complete, load_smollm2
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "deployment" / "speculative.ipynb"
-TRAINED_BY = ["ExtraHead", "train_head", "head_loss"]
-TIMED_BY = ["CachedTarget", "speculate", "look_up", "SeveralFast"]
-TIMED_BY += ["REQUESTS", "asked", "PlainTarget", "ExtraHead", "sampled"]
-TIMED_BY += ["model_draft", "head_draft"]
 
 DRAFT = GPTConfig(65, 128, width=32, heads=2, layers=1, bias=False)
 SMALL_STEPS = 400
@@ -41,13 +34,6 @@ LENGTHS = [3, 8]
 TIMED = ["correct", "story"]
 PASSAGES = 2
 ROUNDS = 2
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    code = exported(NOTEBOOK)
-    trained, timed = (digest_of(code, names) for names in (TRAINED_BY, TIMED_BY))
-    return {"drafts.json": trained, "times.json": timed}
 
 
 @torch.no_grad()
@@ -74,7 +60,7 @@ def rates(small, head, held_out):
 
 def record_drafts() -> None:
     ids, held_out = king_james_ids()
-    king, record = training.trained_gpt(), {"digest": digests()["drafts.json"]}
+    king, record = training.trained_gpt(), {}
     record |= {"steps": HEAD.steps, "rate": HEAD.rate, "warmup": HEAD.warmup}
     record["accepted"] = []
     for seed in SEEDS:
@@ -178,7 +164,7 @@ def record_times() -> None:
     prompts, stop = requests()
     groups = {name: answers(model, prompts[name], stop) for name in TIMED}
     groups |= {"pass": passes(model, prompts[TIMED[0]]), "trained": trained()}
-    facts = {"digest": digests()["times.json"], "machine": processor()}
+    facts = {"machine": processor()}
     both = {
         (name, way): run for name, ways in groups.items() for way, run in ways.items()
     }

@@ -2,10 +2,10 @@
 
     .venv/bin/python book/_tools/assets.py strawberry
 
-writes answers.json beside this file: for each of WORDS, what the model answers when
-the likeliest token is taken each time; and the digest of what computed it. The prompt
-is the model's own chat template. The model is the one that the notebook
-transformers/real-model builds, which its tests compare with the library transformers.
+writes answers.json beside this file: for each of WORDS, what the model answers when the
+likeliest token is taken each time. The prompt is the model's own chat template. The
+model is the one that the notebook transformers/real-model builds, which its tests
+compare with the library transformers.
 """
 
 import json
@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from digest import digest_of, exported
 
-from fieldguide.data import SMOLLM2_SHA256, smollm2_tokenizer, store
+from fieldguide.data import smollm2_tokenizer, store
 from fieldguide.transformers import real_model
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "transformers" / "real-model.ipynb"
 WORDS = "strawberry", "mirror", "robot", "house"
 PROMPT = (
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by "
@@ -27,13 +25,6 @@ PROMPT = (
     'in "{word}"?<|im_end|>\n<|im_start|>assistant\n'
 )
 END = "<|im_end|>"
-
-
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    names = ["load_smollm2"]
-    made = digest_of(exported(NOTEBOOK), names, SMOLLM2_SHA256, PROMPT, *WORDS)
-    return {"answers.json": made}
 
 
 @torch.no_grad()
@@ -60,7 +51,7 @@ def remade() -> Iterator[tuple]:
 def main():
     torch.set_num_threads(1)
     answers = {word: answer(word) for word in WORDS}
-    record = {"digest": digests()["answers.json"], "answers": answers}
+    record = {"answers": answers}
     store(HERE / "answers.json", record)
     for word, said in answers.items():
         print(f"{word}: {said}")

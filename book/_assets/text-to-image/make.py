@@ -10,16 +10,14 @@ measures  writes measures.json, from the stored weights: fit, variety and copyin
 samples   writes samples.npz and samples.json: pictures of some captions by guidance and
           by steps, for the explorer. (Five minutes, with the measures.)
 
-The records hold the digest of the code that made them. The 150 real pictures by the
-new drawer were drawn from 890; emoji/make.py left out two of these later, which are
-not among the 150.
+The 150 real pictures by the new drawer were drawn from 890; emoji/make.py left out two
+of these later, which are not among the 150.
 """
 
 from pathlib import Path
 
 import torch
 from assets import make_parts
-from digest import digest_of, exported
 
 from fieldguide import data
 from fieldguide.data import store
@@ -27,10 +25,6 @@ from fieldguide.multimodal import clip
 from fieldguide.multimodal import text_to_image as book
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE.parents[1] / "multimodal" / "text-to-image.ipynb"
-WEIGHTS_BY = ["train_painter", "painter_plan", "pictures_to_learn"]
-MADE_BY = [*WEIGHTS_BY, "paint", "judges", "found_among", "pixel_distance"]
-SAMPLES_BY = [*WEIGHTS_BY, "paint"]
 SEED = 0
 
 GUIDANCES = [0, 1, 2, 4, 8]
@@ -44,16 +38,7 @@ FEWER = [1, 2, 4, 8, 16]  # steps, for the explorer
 SHADE = 17  # of 255: pictures are stored in sixteen shades of a colour
 
 
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    made_by = {"weights.json": WEIGHTS_BY, "measures.json": MADE_BY}
-    made_by |= {"samples.json": SAMPLES_BY}
-    source = exported(NOTEBOOK)
-    return {name: digest_of(source, names) for name, names in made_by.items()}
-
-
 def record_weights() -> None:
-    code = digests()["weights.json"]
     generator = torch.Generator().manual_seed(SEED)
     places, plan = book.pictures_to_learn(), book.painter_plan()
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
@@ -61,7 +46,7 @@ def record_weights() -> None:
     state = {k: v.half().contiguous() for k, v in model.state_dict().items()}
     store(HERE / "weights.safetensors", state)
     means = [round(x, 4) for x in losses.view(-1, 50).mean(1).tolist()]
-    store(HERE / "weights.json", {"digest": code, "losses": means})
+    store(HERE / "weights.json", {"losses": means})
 
 
 def painted(captions: torch.Tensor, guidance: float, steps: int, seed: int):
@@ -190,7 +175,7 @@ COLOURS = ["red", "orange", "yellow", "green", "blue", "purple", "brown", "black
 def record_measures() -> None:
     learnt = book.pictures_to_learn()
     known = data.emoji().concept[learnt].unique()
-    record = {"digest": digests()["measures.json"], "real": real_ones(known)}
+    record = {"real": real_ones(known)}
     record["variety of drawers"] = of_drawers(known)
     record["nearest of held out"] = held_out(learnt)
     record["guidance"] = [by_guidance(g, known, learnt) for g in GUIDANCES]
@@ -213,7 +198,7 @@ def record_samples() -> None:
     shades = (torch.stack(every).double() / SHADE).round().to(torch.uint8)
     store(HERE / "samples.npz", {"pictures": shades.numpy()})
     options = {"captions": PAINTED, "guidance": GUIDANCES, "steps": FEWER}
-    options |= {"shade": SHADE, "digest": digests()["samples.json"]}
+    options |= {"shade": SHADE}
     store(HERE / "samples.json", options)
 
 

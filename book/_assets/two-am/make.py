@@ -2,13 +2,12 @@
 
 .venv/bin/python book/_tools/assets.py two-am (a quarter of an hour of one core)
 
-Writes answers.json beside this file. For each wording, pair of TWINS and program of
-the pair: what the model writes, up to the end of its first block of code, and how
-likely it finds the two lines of which each mends one program (nats); for the first
-wording also without the error message (silent). `gaps` says by how much, at the closest
-choice of each answer, the chosen token led (in logits): where that is far above a
-rounding error, another processor writes the same text. The file holds the digest of the
-cells and functions that made it.
+Writes answers.json beside this file. For each wording, pair of TWINS and program of the
+pair: what the model writes, up to the end of its first block of code, and how likely it
+finds the two lines of which each mends one program (nats); for the first wording also
+without the error message (silent). `gaps` says by how much, at the closest choice of
+each answer, the chosen token led (in logits): where that is far above a rounding error,
+another processor writes the same text.
 """
 
 import json
@@ -16,16 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from digest import digest_of, exported
 
-from fieldguide.data import SMOLLM2_SHA256, smollm2_tokenizer, store
+from fieldguide.data import smollm2_tokenizer, store
 from fieldguide.transformers import real_model
 
 HERE = Path(__file__).parent
 NOTEBOOK = HERE.parents[1] / "transformers" / "real-model.ipynb"
 CELLS = ["chat", "bugs", "ask", "log-probabilities", "line-likelihood"]
-MADE_BY = ["LlamaFast", "complete", "load_smollm2", "chat", "plea", "WORDINGS"]
-MADE_BY += ["log_probabilities", "line_likelihoods"]
 TOKENS = 192  # an answer has no more
 
 TWINS = [  # two first lines, what fails after both, how, and what mends each
@@ -198,13 +194,6 @@ def cells() -> dict[str, str]:
     return {c["id"]: "".join(c["source"]) for c in found if c["cell_type"] == "code"}
 
 
-def digests() -> dict[str, str]:
-    """Of each record: the digest of the definitions that make it today."""
-    used = [exported(NOTEBOOK), *(cells()[i] for i in CELLS)]
-    made = digest_of("\n".join(used), MADE_BY, SMOLLM2_SHA256, repr(TWINS), str(TOKENS))
-    return {"answers.json": made}
-
-
 def book() -> dict:
     """The names that the cells define, and the model."""
     names = {**vars(real_model), "tokenizer": smollm2_tokenizer()}
@@ -267,7 +256,7 @@ def remade() -> Iterator[tuple]:
 def main() -> None:
     names = book()
     quick = real_model.LlamaFast(names["model"])
-    record = {"digest": digests()["answers.json"], "twins": TWINS}
+    record = {"twins": TWINS}
     for wording in names["WORDINGS"]:
         for twin in TWINS:
             both = [ask(names, quick, first, twin, wording) for first in twin[:2]]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from fieldguide.challenges.preferences import (
     fit_reward,
@@ -24,15 +24,6 @@ from fieldguide.challenges.preferences import (
 )
 
 # %% ../../challenges/constitution.ipynb #imports-parts
-from fieldguide.check import (
-    AllFinite,
-    ListOf,
-    Model,
-    Positive,
-    Size,
-    checked,
-    require,
-)
 from ..data import asset, smollm2_tokenizer
 from ..transformers.gpt import GPTConfig
 from ..transformers.real_model import KVCache, run_layers
@@ -44,7 +35,6 @@ from fieldguide.transformers.training import (
 )
 
 # %% ../../challenges/constitution.ipynb #same-name
-@checked
 def same_name(left: str, right: str):
     """Are two names alike, but for capitals and accents?"""
     plain = []
@@ -89,11 +79,8 @@ SHOWN = {  # country, what the draft says, the critique, the revision
 }
 
 # %% ../../challenges/constitution.ipynb #loop-prompt
-@checked
 def loop_prompt(principle: str):
     """A principle and its worked examples, up to the next country's name."""
-    known = [*SHOWN]
-    require(principle in known, "principle", principle, f"one of {known}")
     text = f"Principle: {principle}.\n\n"
     for country, name, critique, revision in SHOWN[principle]:
         text += f"Question: What is the capital of {country}?\n"
@@ -105,8 +92,7 @@ def loop_prompt(principle: str):
 class ReadOnce:
     """A prompt that SmolLM2 reads once, to be continued many times."""
 
-    @checked
-    def __init__(self, model: Model, prompt: str, room: Size = 96):
+    def __init__(self, model: nn.Module, prompt: str, room: int = 96):
         ids = torch.tensor([smollm2_tokenizer().encode(prompt)])
         self.model, self.read = model, ids.size(1)
         self.cache = KVCache(model.config, self.read + room)
@@ -126,8 +112,7 @@ class ReadOnce:
 
 # %% ../../challenges/constitution.ipynb #write-line
 @torch.inference_mode()
-@checked
-def write_line(prompt: ReadOnce, text: str, most: Size = 24):
+def write_line(prompt: ReadOnce, text: str, most: int = 24):
     """The rest of the line that the model writes after prompt and text."""
     tokenizer, made = smollm2_tokenizer(), []
     (end,) = tokenizer.encode("\n")
@@ -140,10 +125,8 @@ def write_line(prompt: ReadOnce, text: str, most: Size = 24):
     return tokenizer.decode(made).strip()
 
 # %% ../../challenges/constitution.ipynb #critique-and-revise
-@checked
 def critique_and_revise(prompt: ReadOnce, country: str, draft: str):
     """The model's critique of a draft, and the revision that follows it."""
-    require(country.strip(), "country", country, "the name of a country")
     answer = f"The capital of {country} is {draft}."
     text = f" {country}?\nDraft: {answer}\nCritique:"
     critique = write_line(prompt, text)
@@ -151,7 +134,6 @@ def critique_and_revise(prompt: ReadOnce, country: str, draft: str):
     return critique, revision
 
 # %% ../../challenges/constitution.ipynb #both-axes
-@checked
 def both_axes(
     known: Bool[Tensor, " N"],
     right: Float[Tensor, " N"] | Bool[Tensor, " N"],
@@ -161,8 +143,6 @@ def both_axes(
 
     right and admits are shares, from 0 to 1.
     """
-    sizes = known.sum().item(), (~known).sum().item()
-    require(min(sizes) > 0, "known", known, "some known and some not")
     return (
         right[known].double().mean().item(),
         admits[~known].double().mean().item(),
@@ -180,14 +160,12 @@ ASKS = {
 }
 
 
-@checked
 def approval_lead(prompt: ReadOnce, text: str, approve: str, reject: str):
     """By how many nats the model prefers one word to another after a text."""
     logits, encode = prompt.logits(text), smollm2_tokenizer().encode
     return (logits[encode(approve)[0]] - logits[encode(reject)[0]]).item()
 
 # %% ../../challenges/constitution.ipynb #approvals
-@checked
 def worked_lead(shown: ReadOnce, country: str, draft: str):
     """After worked examples: how far *known* leads *made up*, nats."""
     answer = f"The capital of {country} is {draft}."
@@ -195,7 +173,6 @@ def worked_lead(shown: ReadOnce, country: str, draft: str):
     return approval_lead(shown, text, " known", " made")
 
 
-@checked
 def approval_leads(plain: ReadOnce, shown: ReadOnce, country: str, draft: str):
     """How much the model approves of a draft, by each way of asking, nats."""
     answer, found = f"The capital of {country} is {draft}.", []
@@ -210,9 +187,8 @@ LAYER = 15  # in the middle of 30
 
 
 @torch.inference_mode()
-@checked
 def state_after(
-    prompt: ReadOnce, country: str, draft: str, layer: Size = LAYER
+    prompt: ReadOnce, country: str, draft: str, layer: int = LAYER
 ):
     """The residual stream after a draft's last token and a layer: (D,)."""
     ids = prompt.continued(f"The capital of {country} is {draft}")
@@ -233,16 +209,13 @@ class Critic(NamedTuple):
         return ((states - self.mean) / self.scale) @ self.weights - self.middle
 
 # %% ../../challenges/constitution.ipynb #fit-critic
-@checked
 def fit_critic(
-    states: Float[AllFinite, "N D"],
+    states: Float[Tensor, "N D"],
     right: Bool[Tensor, " N"],
     generator: torch.Generator,
-    pairs: Size = 1000,
+    pairs: int = 1000,
 ):
     """A critic of drafts from labels: the reward of good beats that of bad."""
-    sizes = right.sum().item(), (~right).sum().item()
-    require(min(sizes) > 0, "right", right, "a good draft and a bad one")
     mean, scale = states.mean(0), states.std(0).clamp(min=1e-6)
     x, places = (states - mean) / scale, []
     for kind in right, ~right:
@@ -255,10 +228,9 @@ def fit_critic(
     return Critic(mean, scale, weights, middle.item())
 
 # %% ../../challenges/constitution.ipynb #cross-judged
-@checked
 def cross_judged(
-    drafts: Float[AllFinite, "N D"],
-    twins: Float[AllFinite, "N D"],
+    drafts: Float[Tensor, "N D"],
+    twins: Float[Tensor, "N D"],
     right: Bool[Tensor, " N"],
     generator: torch.Generator,
     seen: bool = False,
@@ -285,35 +257,30 @@ def cross_judged(
 SAYS = (0.8, 0.1, 0.1)  # the draft, the twin, "I do not know"
 
 
-@checked
 def taught_replies(
-    rewards: Float[AllFinite, "N 3"],
-    beta: Positive,
-    says: ListOf(float, 3) = SAYS,
+    rewards: Float[Tensor, "N 3"],
+    beta: float,
+    says: list[float] = SAYS,
 ):
     """How often a student says each of three replies, (N, 3), once taught."""
     start = torch.tensor(says).to(rewards.dtype)
     return torch.stack([tilted(start, each, beta) for each in rewards])
 
 # %% ../../challenges/constitution.ipynb #votes
-@checked
 def rewards_of_votes(
-    approves: Bool[Tensor, "N 2"], wrong: Float[AllFinite, "N 2"]
+    approves: Bool[Tensor, "N 2"], wrong: Float[Tensor, "N 2"]
 ):
     """Rewards (N, 3) of the draft, of the twin and of "I do not know".
 
     approves: of the first two, by the teacher. wrong: how many votes differ.
     """
-    inside = wrong.min() > 0 and wrong.max() < 1
-    require(inside, "wrong", wrong, "between 0 and 1")
     lead = ((1 - wrong) / wrong).log()
     return F.pad(torch.where(approves, lead, -lead), (0, 1))
 
 # %% ../../challenges/constitution.ipynb #teach-student
-@checked
 def teach_student(
-    rewards: Float[AllFinite, "N 3"],
-    beta: Positive,
+    rewards: Float[Tensor, "N 3"],
+    beta: float,
     recipe: Recipe,
     generator: torch.Generator,
 ):

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int64
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..check import Model, Probabilities, Size, checked, require
+from ..check import require
 from ..data import asset
 from ..transformers.training import Recipe, descend, optimizers
 
@@ -52,11 +52,7 @@ def in_words(ids):
     return " ".join(PHRASES[i] for i in ids.tolist() if i < END) or "(silence)"
 
 # %% ../../challenges/preferences.ipynb #reply-log-probs
-from ..check import Count
-
-
-@checked
-def reply_log_probs(model: Model, ids: Int64[Tensor, "B T"], end: Count):
+def reply_log_probs(model: nn.Module, ids: Int64[Tensor, "B T"], end: int):
     """The log-probability of each reply, (B,), after its first token.
 
     It is over at its first `end`, which counts, or at the last token.
@@ -125,14 +121,10 @@ def shares_of(model):
     return reply_log_probs(exact, all_replies(), END).softmax(0)
 
 # %% ../../challenges/preferences.ipynb #bradley-terry
-from ..check import Share
-
-
-@checked
 def bradley_terry_loss(
     chosen: Float[Tensor, "*b"],
     rejected: Float[Tensor, "*b"],
-    share: Float[Tensor, "*b"] | Share = 1.0,
+    share: Float[Tensor, "*b"] | float = 1.0,
 ):
     """How surprising the choices are, in nats a comparison, by the rewards.
 
@@ -161,14 +153,10 @@ def gold_reward(counts):
     return once @ once.new_tensor(WORTH) - (counts - once).sum(-1)  # (N,)
 
 # %% ../../challenges/preferences.ipynb #fit-reward
-from ..check import AllFinite, Positive
-
-
-@checked
 def fit_reward(
-    chosen: Float[AllFinite, "K F"],
-    rejected: Float[AllFinite, "K F"],
-    decay: Positive | Share = 1e-3,
+    chosen: Float[Tensor, "K F"],
+    rejected: Float[Tensor, "K F"],
+    decay: float = 1e-3,
 ):
     """Weights (F,) of a reward that explains who was chosen over whom.
 
@@ -216,10 +204,7 @@ def judged(seed=0):
     return reward + p @ (gold_reward(counts) - reward)  # the same mean
 
 # %% ../../challenges/preferences.ipynb #best-of-n
-@checked
-def best_of_n(
-    p: Float[Probabilities, " N"], reward: Float[AllFinite, " N"], n: Size
-):
+def best_of_n(p: Float[Tensor, " N"], reward: Float[Tensor, " N"], n: int):
     """The probability that each outcome is the best of n draws, (N,).
 
     Rewards that agree to nine decimals are ties: p decides among them.
@@ -237,8 +222,7 @@ def best_of_n(
 from ..deployment.compression import divergence
 
 
-@checked
-def kl_nats(q: Float[Probabilities, " N"], p: Float[Probabilities, " N"]):
+def kl_nats(q: Float[Tensor, " N"], p: Float[Tensor, " N"]):
     """KL(q || p), nats: how far a model q has moved from p.
 
     Large, not infinite, where p is 0 and q isn't.
@@ -247,22 +231,20 @@ def kl_nats(q: Float[Probabilities, " N"], p: Float[Probabilities, " N"]):
     return divergence(q.clamp(min=least).log(), p.clamp(min=least).log())
 
 # %% ../../challenges/preferences.ipynb #tilted
-@checked
 def tilted(
-    p: Float[Probabilities, " N"],
-    reward: Float[AllFinite, " N"],
-    beta: Positive,
+    p: Float[Tensor, " N"],
+    reward: Float[Tensor, " N"],
+    beta: float,
 ):
     """p x exp(reward / beta), made to add up to 1: (N,)."""
     return (p.log() + reward / beta).softmax(0)
 
 # %% ../../challenges/preferences.ipynb #clipped
-@checked
 def clipped_loss(
     log_p: Float[Tensor, " B"],
     log_old: Float[Tensor, " B"],
     advantage: Float[Tensor, " B"],
-    clip: Positive = 0.2,
+    clip: float = 0.2,
 ):
     """Raise what did better than usual, but not beyond a factor 1 + clip.
 
@@ -295,11 +277,10 @@ def graded_replies(learner, model, score, beta, count, generator):
     return ids, old, reward - reward.mean()
 
 # %% ../../challenges/preferences.ipynb #learn-by-reward
-@checked
 def learn_by_reward(
-    model: Model,
+    model: nn.Module,
     score: Callable,
-    beta: Positive | Share,
+    beta: float,
     recipe: Recipe,
     generator: torch.Generator,
     watch: Callable | None = None,
@@ -359,14 +340,13 @@ def gap(p, q):
     return (p - q).abs().sum().item() / 2
 
 # %% ../../challenges/preferences.ipynb #dpo-loss
-@checked
 def dpo_loss(
     chosen: Float[Tensor, "*b"],
     rejected: Float[Tensor, "*b"],
     ref_chosen: Float[Tensor, "*b"],
     ref_rejected: Float[Tensor, "*b"],
-    beta: Positive,
-    share: Float[Tensor, "*b"] | Share = 1.0,
+    beta: float,
+    share: Float[Tensor, "*b"] | float = 1.0,
 ):
     """Bradley-Terry with the reward that a model implies.
 
@@ -377,16 +357,15 @@ def dpo_loss(
     return bradley_terry_loss(*rewards, share)
 
 # %% ../../challenges/preferences.ipynb #learn-from-pairs
-@checked
 def learn_from_pairs(
-    model: Model,
+    model: nn.Module,
     chosen: Int64[Tensor, "K T"],
     rejected: Int64[Tensor, "K T"],
     share: Float[Tensor, " K"],
-    beta: Positive,
+    beta: float,
     recipe: Recipe,
     generator: torch.Generator,
-    end: Count = END,
+    end: int = END,
 ):
     """DPO: a copy of a model that has learned from K comparisons of replies.
 

@@ -19,15 +19,12 @@ from jaxtyping import Bool, Float32, Int64
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..check import Model, Positive, checked, require
 from ..data import asset, emoji, smollm2_tokenizer
 from ..multimodal.clip import KNOWN_DRAWERS, PictureEncoder, role
 
 # %% ../../challenges/robustness.ipynb #edits
-@checked
 def edited_lines(country: str):
     """Ways to write one line, by what was edited."""
-    require(len(country) > 3, "country", country, "a name of four letters")
     line, c = f"The capital of {country} is", country
     return {
         "nothing": line,
@@ -41,7 +38,6 @@ def edited_lines(country: str):
     }
 
 # %% ../../challenges/robustness.ipynb #misspelled
-@checked
 def misspelled(word: str):
     """A word with its second and third letters swapped; short ones stay."""
     if len(word) < 4:
@@ -50,18 +46,11 @@ def misspelled(word: str):
 
 # %% ../../challenges/robustness.ipynb #capital-said
 from .hallucination import BEFORE
-from ..check import ListOf
 from ..deployment.right_sizing import answer_scores
 
 
-@checked
-def capital_said(
-    model: Model, lines: ListOf(str, 1), capitals: ListOf(str, 1)
-):
+def capital_said(model: nn.Module, lines: list[str], capitals: list[str]):
     """What a model says after each line, and if a capital begins like that."""
-    same = len(lines) == len(capitals)
-    require(same, "capitals", capitals, "one for each line")
-    require(all(lines), "lines", lines, "none empty")
     encode, decode = smollm2_tokenizer().encode, smollm2_tokenizer().decode
     every, texts = [*range(model.config.vocab)], [*map(encode, lines)]
     logs = answer_scores(model, encode(BEFORE), texts, every, 16)  # (N, V)
@@ -80,24 +69,18 @@ def capital_said(
     return found
 
 # %% ../../challenges/robustness.ipynb #percent-interval
-from ..check import Count, Size
 from ..transformers.real_model import wilson_interval
 
 
-@checked
-def percent_interval(hits: Count, tries: Size):
+def percent_interval(hits: int, tries: int):
     """The ends of a share's 95 % interval, in percent."""
     low, high = wilson_interval(hits, tries)
     return 100 * max(0.0, low), 100 * min(1.0, high)
 
 # %% ../../challenges/robustness.ipynb #uphill
-from ..check import AllFinite
-
-
-@checked
 def uphill(
     model: nn.Module,
-    x: Float32[AllFinite, " B *s"],
+    x: Float32[Tensor, " B *s"],
     labels: Int64[Tensor, " B"],
 ):
     """For each input, the direction in which the loss rises: 1, -1 or 0."""
@@ -107,26 +90,24 @@ def uphill(
     return slope.sign()
 
 # %% ../../challenges/robustness.ipynb #fgsm
-@checked
 def fgsm(
     model: nn.Module,
-    x: Float32[AllFinite, " B *s"],
+    x: Float32[Tensor, " B *s"],
     labels: Int64[Tensor, " B"],
-    eps: Positive,
+    eps: float,
 ):
     """One step of eps uphill, x from 0 to 1 throughout. Goodfellow 2015."""
     return (x + eps * uphill(model, x, labels)).clamp(0, 1)
 
 # %% ../../challenges/robustness.ipynb #pgd
-@checked
 def pgd(
     model: nn.Module,
-    x: Float32[AllFinite, " B *s"],
+    x: Float32[Tensor, " B *s"],
     labels: Int64[Tensor, " B"],
-    eps: Positive,
-    steps: Size = 10,
-    stride: Positive = 0.25,
-    start: Float32[AllFinite, " B *s"] | None = None,
+    eps: float,
+    steps: int = 10,
+    stride: float = 0.25,
+    start: Float32[Tensor, " B *s"] | None = None,
 ):
     """`steps` steps uphill of `stride` eps each, within eps. Madry 2018.
 
@@ -148,8 +129,7 @@ KINDS = {  # as the pictures' lists call them
 }
 
 
-@checked
-def kind_pictures(drawers: ListOf(str, 1)):
+def kind_pictures(drawers: list[str]):
     """Pictures of these drawers as planes (B, 3, 32, 32), and their kinds."""
     found, names = emoji(), [*KINDS]
     kinds = [names.index(g) if g in KINDS else -1 for g in found.groups]
@@ -180,16 +160,14 @@ from fieldguide.multimodal.clip import (
 )
 
 
-@checked
 def random_signs(
-    x: Float32[AllFinite, "*s"], eps: Positive, generator: torch.Generator
+    x: Float32[Tensor, "*s"], eps: float, generator: torch.Generator
 ):
     """The control: each input up or down by eps, at random."""
     signs = torch.randint(0, 2, x.shape, generator=generator) * 2 - 1
     return (x + eps * signs).clamp(0, 1)
 
 
-@checked
 def right_share(
     model: nn.Module, x: Float32[Tensor, " B *s"], labels: Int64[Tensor, " B"]
 ):
@@ -201,10 +179,7 @@ def right_share(
 from ..transformers.training import Recipe, descend
 
 
-@checked
-def train_kinds(
-    eps: Positive | None = None, steps: Size = 480, seed: Count = 0
-):
+def train_kinds(eps: float | None = None, steps: int = 480, seed: int = 0):
     """A new reader after `steps` batches; with eps, of attacked pictures."""
     generator = torch.Generator().manual_seed(seed)
     planes, labels = kind_pictures(KNOWN_DRAWERS)
@@ -236,7 +211,6 @@ def attacked_start(model, x, labels, eps, generator):
 def trained_kinds(kind: str = "plain"):
     """A stored reader: "plain", or "hardened" by attacked pictures."""
     weights = load_file(asset("robustness", "kinds.safetensors"))
-    require(f"{kind}.out.bias" in weights, "kind", kind, "plain or hardened")
     model = KindReader()
     mine = {n: w for n, w in weights.items() if n.startswith(f"{kind}.")}
     model.load_state_dict({n.partition(".")[2]: w for n, w in mine.items()})
@@ -265,7 +239,6 @@ def organ_reader():
     return words, fit_linear(bags, labels, len(task.classes))
 
 
-@checked
 def organ_scores(text: str):
     """A score for each organ, (4,)."""
     words, layer = organ_reader()
@@ -277,7 +250,6 @@ def words_in_order(text):
     return re.findall(r"[A-Za-z]+", text)
 
 # %% ../../challenges/robustness.ipynb #word-pulls
-@checked
 def word_pulls(text: str):
     """Each word's part of the lead of the best organ over the second."""
     known, layer = organ_reader()
@@ -290,8 +262,7 @@ def word_pulls(text: str):
     return [0.0 if i is None else lead[i].item() / length for i in found]
 
 # %% ../../challenges/robustness.ipynb #misspell
-@checked
-def misspell(text: str, places: ListOf(int)):
+def misspell(text: str, places: list[int]):
     """The text's words, those at `places` misspelled."""
     return " ".join(
         misspelled(word) if place in places else word
@@ -299,8 +270,7 @@ def misspell(text: str, places: ListOf(int)):
     )
 
 
-@checked
-def fewest_words(text: str, order: ListOf(int)):
+def fewest_words(text: str, order: list[int]):
     """How many words, in this order, until another organ wins; or None."""
     before = organ_scores(text).argmax()
     for count in range(1, len(order) + 1):
@@ -312,7 +282,6 @@ def fewest_words(text: str, order: ListOf(int)):
 from .retrieval import embed_texts, open_prompt
 
 
-@checked
 def hidden_sentences(question: str, false: str):
     """What somebody might hide in a passage, and a harmless control."""
     asked = question[:1].lower() + question[1:].rstrip("?")
@@ -324,8 +293,7 @@ def hidden_sentences(question: str, false: str):
     }
 
 # %% ../../challenges/robustness.ipynb #first-digits
-@checked
-def first_digits(model: Model, question: str, passages: ListOf(str, 1)):
+def first_digits(model: nn.Module, question: str, passages: list[str]):
     """The digit that the answer begins with, from each passage: a list."""
     encode = smollm2_tokenizer().encode
     said = encode("The answer is ")
@@ -338,11 +306,7 @@ def first_digits(model: Model, question: str, passages: ListOf(str, 1)):
     return [str(digit) for digit in scores.argmax(1).tolist()]
 
 # %% ../../challenges/robustness.ipynb #sift
-from ..check import Share
-
-
-@checked
-def sift(question: str, passage: str, least: Share):
+def sift(question: str, passage: str, least: float):
     """The sentences whose cosine with the question is `least` or more.
 
     The nearest one always stays.
@@ -357,28 +321,22 @@ def sift(question: str, passage: str, least: Share):
 from ..transformers.gpt import draw
 
 
-@checked
-def green_lists(V: Size, key: Count):
+def green_lists(V: int, key: int):
     """Half of the tokens, anew after each pair of tokens: bool (V, V, V)."""
     generator = torch.Generator().manual_seed(key)
     order = torch.rand(V, V, V, generator=generator).argsort(-1)
     return order < V // 2
 
 # %% ../../challenges/robustness.ipynb #write-marked
-from ..check import Finite
-
-
-@checked
 def write_marked(
-    model: Model,
+    model: nn.Module,
     ids: Int64[Tensor, "B T"],
-    count: Size,
+    count: int,
     green: Bool[Tensor, "V V V"],
-    lift: Finite,
+    lift: float,
     generator: torch.Generator,
 ):
     """Continue texts; a green token's logit is raised by `lift`."""
-    require(ids.size(1) > 1, "ids", ids, "two tokens or more")
     for _ in range(count):
         with torch.no_grad():
             logits = model(ids[:, -model.config.context :])[:, -1]  # (B, V)
@@ -388,14 +346,12 @@ def write_marked(
     return ids
 
 # %% ../../challenges/robustness.ipynb #mark-score
-@checked
 def mark_score(ids: Int64[Tensor, " T"], green: Bool[Tensor, "V V V"]):
     """z: by how many standard deviations too many tokens are green.
 
     Each three tokens in a row count once, as in Kirchenbauer et al. 2023.
     Ids are places in the key, none negative.
     """
-    require(len(ids) > 2, "ids", ids, "three tokens or more")
     a, b, c = ids.unfold(0, 3, 1).unique(dim=0).mT  # (N,) each
     hits, n = green[a, b, c].sum().item(), len(a)
     share = (len(green) // 2) / len(green)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..check import Count, Layered, Positive, Size, checked, require
+from ..check import require
 from ..efficiency.quantization import quantize_absmax
 from ..transformers.attention import rotate
 from fieldguide.transformers.real_model import (
@@ -22,7 +22,6 @@ from fieldguide.transformers.real_model import (
 )
 
 # %% ../../deployment/cache.ipynb #working
-@checked
 @dataclass(frozen=True)
 class Serving:
     """What a model's memory depends on while it writes.
@@ -32,23 +31,17 @@ class Serving:
     """
 
     config: LlamaConfig
-    weights: Positive  # bytes
-    fixed: Count = 0
+    weights: float  # bytes
+    fixed: int = 0
 
 
-@checked
-def text_bytes(model: Serving, tokens: Size, bits: Positive = 16):
+def text_bytes(model: Serving, tokens: int, bits: float = 16):
     """Bytes that one text of so many tokens keeps in memory."""
-    most = model.config.context
-    require(tokens <= most, "tokens", tokens, f"at most {most}, the context")
     numbers = cache_bytes(model.config, tokens, bytes_per_number=1)
     return (numbers + model.fixed) * bits / 8
 
 
-@checked
-def texts_beside(
-    model: Serving, tokens: Size, card: Positive, bits: Positive = 16
-):
+def texts_beside(model: Serving, tokens: int, card: float, bits: float = 16):
     """How many texts of so many tokens fit beside the weights on a card.
 
     card: its bytes, at least those of the weights.
@@ -58,10 +51,7 @@ def texts_beside(
     return int(free // text_bytes(model, tokens, bits))
 
 # %% ../../deployment/cache.ipynb #pace
-@checked
-def least_time(
-    flops: Positive, moved: Positive, peak: Positive, bandwidth: Positive
-):
+def least_time(flops: float, moved: float, peak: float, bandwidth: float):
     """Seconds: the arithmetic or the memory sets the pace.
 
     peak: FLOP a second; bandwidth: bytes a second. Source: Williams 2009.
@@ -75,8 +65,7 @@ class PagePool:
     `users` says how many texts hold each page.
     """
 
-    @checked
-    def __init__(self, config: LlamaConfig, pages: Size, size: Size):
+    def __init__(self, config: LlamaConfig, pages: int, size: int):
         slots = config.kv_heads, pages * size, config.head_width
         self.store = torch.empty(2, config.layers, *slots)
         self.users, self.size = [0] * pages, size
@@ -94,7 +83,6 @@ class PagePool:
 class PagedCache:
     """The keys and values of one text, in pages of a pool."""
 
-    @checked
     def __init__(self, pool: PagePool):
         self.pool, self.store = pool, pool.store
         self.pages, self.length = [], 0
@@ -107,8 +95,6 @@ class PagedCache:
 
     def append(self, layer, key, value):
         """As `KVCache.append`, for a batch of one."""
-        fits = key.size(0) == 1
-        require(fits, "key", key, "of one text: a pool's texts have lengths")
         end = self.length + key.size(-2)
         while len(self.pages) * self.pool.size < end:
             self.pages.append(self.pool.take())
@@ -118,7 +104,6 @@ class PagedCache:
         return self.store[:, layer, :, slots].unsqueeze(1)
 
 # %% ../../deployment/cache.ipynb #share
-@checked
 def fork(cache: PagedCache):
     """A second text that begins as this one: it borrows all full pages.
 
@@ -138,7 +123,6 @@ def fork(cache: PagedCache):
     return twin
 
 
-@checked
 def release(cache: PagedCache):
     """The text is done: it gives its pages back."""
     for page in cache.pages:
@@ -155,8 +139,7 @@ class EightBitCache(KVCache):
 
     bits = 8
 
-    @checked
-    def __init__(self, config: LlamaConfig, room: Size, batch: Size = 1):
+    def __init__(self, config: LlamaConfig, room: int, batch: int = 1):
         super().__init__(config, room, batch, device="meta")
         shape = self.store.shape  # (2, L, B, H_kv, room, K)
         self.store = torch.empty(shape, dtype=torch.int8)
@@ -174,13 +157,11 @@ class EightBitCache(KVCache):
         return kept * self.scales[:, layer, :, :, :end].to(key.dtype)
 
 # %% ../../deployment/cache.ipynb #near
-@checked
-def near_mask(T: Size, room: Size, sinks: Count = 0):
+def near_mask(T: int, room: int, sinks: int = 0):
     """Who may look where when `room` tokens are kept: bool (T, T).
 
     Kept are the first `sinks` tokens and the last ones, oneself included.
     """
-    require(sinks < room, "sinks", sinks, f"below {room}, the room")
     query, key = torch.arange(T)[:, None], torch.arange(T)
     near = query - key < room - sinks
     return (key <= query) & (near | (key < sinks))  # (T, T)
@@ -189,13 +170,11 @@ def near_mask(T: Size, room: Size, sinks: Count = 0):
 class Nearsighted:
     """A Llama that keeps `room` tokens: ids (B, T) -> logits (B, T, V)."""
 
-    @checked
-    def __init__(self, model: Layered, room: Size, sinks: Count = 0):
+    def __init__(self, model: nn.Module, room: int, sinks: int = 0):
         self.model, self.config = model, model.config
         self.mask = functools.partial(near_mask, room=room, sinks=sinks)
 
     @torch.inference_mode()
-    @checked
     def __call__(self, ids: Int64[Tensor, "B T"]):
         x, T = self.model.embedding(ids), ids.size(-1)
         places, mask = torch.arange(T), self.mask(T)
@@ -211,16 +190,13 @@ class WindowCache(KVCache):
     reaches the room. One token at a time, of a model in 32 bits.
     """
 
-    @checked
-    def __init__(self, config: LlamaConfig, room: Size, sinks: Count = 0):
-        require(sinks < room, "sinks", sinks, f"below {room}, the room")
+    def __init__(self, config: LlamaConfig, room: int, sinks: int = 0):
         super().__init__(config, room)
         self.sinks, self.base = sinks, config.base
 
     def append(self, layer, key, value):
         """As `KVCache.append`; what is kept comes back in any order."""
-        one, room = key.size(-2) == 1, self.store.size(-2)
-        require(one, "key", key, "of one token")
+        room = self.store.size(-2)
         slot = self.length
         if slot >= room:  # then round and round, behind the sinks
             slot = self.sinks + (slot - self.sinks) % (room - self.sinks)
@@ -235,8 +211,7 @@ class WindowCache(KVCache):
 
 # %% ../../deployment/cache.ipynb #read
 @torch.inference_mode()
-@checked
-def read_one(model: Layered, token: Int64[Tensor, ""], cache: KVCache):
+def read_one(model: nn.Module, token: Int64[Tensor, ""], cache: KVCache):
     """Logits (V,) after one more token, which may look at all that is kept.
 
     Without a mask: unlike the model's own loop, this takes a `WindowCache`.

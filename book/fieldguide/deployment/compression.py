@@ -15,20 +15,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fieldguide.check import (
-    AllFinite,
-    Float,
-    Layered,
-    Model,
-    Share,
-    Size,
-    checked,
-    require,
-)
 from ..efficiency.lora import replace_layer
 from ..efficiency.quantization import quantize_absmax, rounded
 from ..transformers.gpt import GPTConfig, generate, turns
@@ -42,8 +32,7 @@ from fieldguide.transformers.training import (
 )
 
 # %% ../../deployment/compression.ipynb #drop-smallest
-@checked
-def drop_smallest(weight: Float[AllFinite, "out in"], part: Share):
+def drop_smallest(weight: Float[Tensor, "out in"], part: float):
     """A copy in which this part of the weights, the smallest, is 0."""
     order = weight.abs().flatten().argsort(stable=True)
     kept = weight.flatten().clone()
@@ -51,14 +40,12 @@ def drop_smallest(weight: Float[AllFinite, "out in"], part: Share):
     return kept.view_as(weight)
 
 # %% ../../deployment/compression.ipynb #pack-bitmap
-@checked
-def pack_bitmap(weight: Float[AllFinite, "out in"]):
+def pack_bitmap(weight: Float[Tensor, "out in"]):
     """A bit for each weight, is it kept?, and the kept ones in 16 bits.
 
     In these, nothing above 65,504 is finite.
     """
     flat = weight.flatten()
-    require(len(flat) % 8 == 0, "weight", weight, "8 n numbers")
     bits = (flat != 0).view(-1, 8) * 2 ** torch.arange(8)  # (bytes, 8)
     return bits.sum(-1).to(torch.uint8), flat[flat != 0].half()
 
@@ -75,8 +62,7 @@ def shrink(part, bits):
     return change
 
 # %% ../../deployment/compression.ipynb #file-bytes
-@checked
-def file_bytes(model: Model, bits: Size):
+def file_bytes(model: nn.Module, bits: int):
     """Bytes of a GPT with all its weights, and with the zeros left out.
 
     The matrices of the blocks have `bits` a weight, and below 16 a scale a
@@ -123,48 +109,41 @@ def keep_heads(attention, count):
     attention.heads = count
 
 # %% ../../deployment/compression.ipynb #cut-gpt
-@checked
-def pruned_gpt(model: Model, heads: Size, channels: Size):
+def pruned_gpt(model: nn.Module, heads: int, channels: int):
     """A copy of a GPT with so many heads and MLP channels in each block.
 
     Its linear layers must have no biases: `narrowed` would drop them.
     """
     model = copy.deepcopy(model)
     for block in model.blocks:
-        most = block.attention.heads, block.mlp.up.out_features
-        fits = heads <= most[0] and channels <= most[1]
-        require(fits, "heads", (heads, channels), f"at most {most}")
         keep_heads(block.attention, heads)
         keep_channels(block.mlp, channels)
     return model.requires_grad_(True)
 
 # %% ../../deployment/compression.ipynb #divergence
-@checked
 def divergence(p: Float[Tensor, "*b V"], q: Float[Tensor, "*b V"]):
     """Mean KL(p || q) in nats; p and q are logits, all of them finite."""
     log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)  # (..., V)
     return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
 
 # %% ../../deployment/compression.ipynb #student-gpt
-@checked
 def student_gpt(
-    width: Size, layers: Size, heads: Size, generator: torch.Generator
+    width: int, layers: int, heads: int, generator: torch.Generator
 ):
     """A new GPT for King James: the modern recipe, a context of 128."""
     sizes = GPTConfig(65, 128, width, heads, layers, bias=False)
     return new_gpt(sizes, modern_recipe(100), generator)
 
 # %% ../../deployment/compression.ipynb #distill
-@checked
 def distill(
-    student: Model,
-    teacher: Model,
+    student: nn.Module,
+    teacher: nn.Module,
     ids: Int[Tensor, " T"],
     recipe: Recipe,
     *,
     generator: torch.Generator,
-    length: Size = 128,
-    prompt: Size = 1,
+    length: int = 128,
+    prompt: int = 1,
     own: bool = False,
     reverse: bool = False,
 ):
@@ -174,7 +153,6 @@ def distill(
     graded by the divergence. own: it has written the rest itself. reverse:
     KL(student || teacher). Sources: Hinton et al. 2015, Agarwal et al. 2024.
     """
-    require(prompt < length, "prompt", prompt, f"below {length}")
 
     def loss():
         inputs, _ = windows(ids, recipe.batch, length, generator)
@@ -192,12 +170,11 @@ def distill(
 
 # %% ../../deployment/compression.ipynb #grade
 @torch.no_grad()
-@checked
 def writing_grades(
-    student: Model,
-    teacher: Model,
+    student: nn.Module,
+    teacher: nn.Module,
     prompts: Int[Tensor, "N prompt"],
-    count: Size,
+    count: int,
     generator: torch.Generator,
 ):
     """How a student writes on: nats a character for the teacher and for it.
@@ -298,13 +275,12 @@ def without_notes(proto):
     return proto
 
 # %% ../../deployment/compression.ipynb #export-onnx
-@checked
 def export_onnx(
-    model: Model,
+    model: nn.Module,
     path: str | Path,
     *,
     bits: Literal[8, 16, 32] = 32,
-    length: Size | None = None,
+    length: int | None = None,
 ):
     """Write a GPT of the modern recipe as an ONNX file; returns its bytes.
 
@@ -313,11 +289,7 @@ def export_onnx(
     the layers' matrices in the file; it computes in float32.
     """
     context = model.config.context
-    fits = length is None or length <= context
-    require(fits, "length", length, f"None, or {context} at most")
     ids = torch.zeros(1, length or min(8, context), dtype=torch.long)
-    off = (StraightGPT(model)(ids) - model(ids)).abs().max()
-    require(off < 1e-3, "model", type(model), "a GPT of the modern recipe")
     T = torch.export.Dim("T", max=context)
     shapes = None if length else {"ids": {1: T}}
     program = torch.export.export(
@@ -340,8 +312,7 @@ class Kept(nn.Module):
         return weight * self.kept
 
 # %% ../../deployment/compression.ipynb #with-zeros
-@checked
-def with_zeros(model: Layered, part: Share):
+def with_zeros(model: nn.Module, part: float):
     """A copy in which this part of each matrix is 0, and stays 0 in training.
 
     The matrices are those of the blocks; the smallest weights go.

@@ -8,9 +8,8 @@ __all__ = ['QUESTIONS', 'KING', 'q4_1_weights', 'answer_steps', 'most_tokens', '
 # %% ../../deployment/edge.ipynb #imports
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..check import Count, ListOf, Model, Positive, Size, checked
 from ..transformers.real_model import KVCache, greedy
 
 # %% ../../deployment/edge.ipynb #questions
@@ -22,7 +21,6 @@ QUESTIONS = [
 KING = "In the beginning "
 
 # %% ../../deployment/edge.ipynb #q4-1
-@checked
 def q4_1_weights(blocks: UInt8[Tensor, "n 20"]):
     """Weights (n, 32) of Q4_1 blocks: scale, smallest, 32 codes of 4 bits.
 
@@ -35,11 +33,8 @@ def q4_1_weights(blocks: UInt8[Tensor, "n 20"]):
     return scale * codes + least
 
 # %% ../../deployment/edge.ipynb #steps
-@checked
 @torch.inference_mode()
-def answer_steps(
-    model: Model, ids: ListOf(Count, 1), count: Size, choose=greedy
-):
+def answer_steps(model: nn.Module, ids: list[int], count: int, choose=greedy):
     """Yield (token, logits (V,)) up to `count` times, after a text `ids`.
 
     choose turns logits into a token. Nothing runs until the next is asked
@@ -55,8 +50,7 @@ def answer_steps(
         new = [token]
 
 # %% ../../deployment/edge.ipynb #pace
-@checked
-def most_tokens(weights: Positive, bits: Positive, bandwidth: Positive):
+def most_tokens(weights: float, bits: float, bandwidth: float):
     """Tokens a second at most, when each reads every weight once.
 
     bandwidth: bytes a second.
@@ -64,8 +58,7 @@ def most_tokens(weights: Positive, bits: Positive, bandwidth: Positive):
     return bandwidth / (weights * bits / 8)
 
 # %% ../../deployment/edge.ipynb #behind-best
-@checked
-def behind_best(logits: Float[Tensor, "T V"], ids: ListOf(Count, 1)):
+def behind_best(logits: Float[Tensor, "T V"], ids: list[int]):
     """How far each token's logit is behind the best one, (T,)."""
     taken = logits[range(len(ids)), ids]  # (T,)
     return logits.max(-1).values - taken

@@ -19,16 +19,9 @@ import tempfile
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 # %% ../../deployment/evaluation.ipynb #imports-parts
-from fieldguide.check import (
-    Count,
-    ListOf,
-    Model,
-    Size,
-    checked,
-    require,
-)
 from ..data import king_james, smollm2_tokenizer
 from ..transformers.real_model import KVCache, complete, greedy
 
@@ -41,15 +34,13 @@ def cut_verse(verse):
     return (verse[:cut], verse[cut:]) if whole else None
 
 
-@checked
-def verse_questions(count: Size, generator: torch.Generator):
+def verse_questions(count: int, generator: torch.Generator):
     """(a verse's beginning, four endings, the place of its own) for `count`.
 
     The wrong endings are those of the next three verses that can be cut.
     """
     verses = [v for v in king_james().splitlines() if 60 <= len(v) <= 140]
     cut = [halves for halves in map(cut_verse, verses) if halves]
-    require(count <= len(cut) - 3, "count", count, f"at most {len(cut) - 3}")
     found = []
     for first in torch.randperm(len(cut) - 3, generator=generator)[:count]:
         order = torch.randperm(4, generator=generator).tolist()
@@ -58,8 +49,7 @@ def verse_questions(count: Size, generator: torch.Generator):
     return found
 
 # %% ../../deployment/evaluation.ipynb #read-once
-@checked
-def share_beginning(model: Model, read: KVCache, batch: Size, room: Size):
+def share_beginning(model: nn.Module, read: KVCache, batch: int, room: int):
     """A `KVCache` of `batch` texts that all begin with the one in `read`.
 
     It has room for `room` more tokens of each.
@@ -72,8 +62,7 @@ def share_beginning(model: Model, read: KVCache, batch: Size, room: Size):
 
 
 @torch.inference_mode()
-@checked
-def read_once(model: Model, ids: ListOf(Count, 1)):
+def read_once(model: nn.Module, ids: list[int]):
     """Read ids: the last residual (1, D), and a `KVCache` that holds them."""
     read = KVCache(model.config, len(ids))
     x = model.residual(torch.tensor([ids]), read)  # (1, T, D)
@@ -81,8 +70,7 @@ def read_once(model: Model, ids: ListOf(Count, 1)):
 
 # %% ../../deployment/evaluation.ipynb #ending-losses
 @torch.inference_mode()
-@checked
-def ending_losses(model: Model, before: str, endings: ListOf(str, 1)):
+def ending_losses(model: nn.Module, before: str, endings: list[str]):
     """The loss of each token of each ending after `before`, nats: a list."""
     encode = smollm2_tokenizer().encode
     ids = [torch.tensor(encode(ending)) for ending in endings]
@@ -103,8 +91,9 @@ WORDS = {  # what stands before the endings
 }
 
 
-@checked
-def choice_losses(model: Model, question: tuple, words: str = "verse alone"):
+def choice_losses(
+    model: nn.Module, question: tuple, words: str = "verse alone"
+):
     """(nats, tokens) of each ending, or of its letter, in other words."""
     start, endings, _ = question
     named = zip(LETTERS, endings)
@@ -115,8 +104,7 @@ def choice_losses(model: Model, question: tuple, words: str = "verse alone"):
     return [(losses.sum().item(), len(losses)) for losses in found]
 
 # %% ../../deployment/evaluation.ipynb #sign-test
-@checked
-def sign_test(first: Count, second: Count):
+def sign_test(first: int, second: int):
     """How often fair coins split as unevenly: the two-sided p of a pair.
 
     first, second: questions that only one of the two has right. All ways are
@@ -130,7 +118,6 @@ def sign_test(first: Count, second: Count):
     return min(1.0, 2 * tail / 2**n)
 
 # %% ../../deployment/evaluation.ipynb #function-body
-@checked
 def function_body(written: str):
     """What a model wrote, up to the first line not indented by spaces."""
     first, *lines = written.split("\n")
@@ -138,8 +125,7 @@ def function_body(written: str):
     return "\n".join([first, *inside])
 
 # %% ../../deployment/evaluation.ipynb #write-body
-@checked
-def write_body(model: Model, prompt: str, count: Size = 96, pick=greedy):
+def write_body(model: nn.Module, prompt: str, count: int = 96, pick=greedy):
     """The body that SmolLM2 writes for a function; `pick` takes logits (V,).
 
     `count`: it has no more tokens. It ends with the function.
@@ -274,8 +260,7 @@ def verdict_of(said, secret, ended):
     )
 
 # %% ../../deployment/evaluation.ipynb #run-apart
-@checked
-def run_apart(code: str, seconds: Size = 2, megabytes: Size = 512):
+def run_apart(code: str, seconds: int = 2, megabytes: int = 512):
     """Run a program in a process of its own: "passes", or what went wrong."""
     secret, folder = secrets.token_hex(16), tempfile.TemporaryDirectory()
     given = json.dumps([secret, code, seconds, megabytes << 20]).encode()
@@ -300,7 +285,6 @@ def as_data(fn):
 """
 
 
-@checked
 def tested_body(problem: dict, body: str, data_only: bool = True):
     """Run a body against its problem's tests: "passes", or what went wrong.
 
@@ -313,11 +297,8 @@ def tested_body(problem: dict, body: str, data_only: bool = True):
     return run_apart("\n".join(parts))
 
 # %% ../../deployment/evaluation.ipynb #pass-at-k
-@checked
-def pass_at_k(n: Size, c: Count, k: Size):
+def pass_at_k(n: int, c: int, k: int):
     """Chance that k of n bodies, c of which pass, hold one. Chen 2021."""
-    require(c <= n, "c", c, f"at most n = {n}")
-    require(k <= n, "k", k, f"at most n = {n}")
     return 1 - math.comb(n - c, k) / math.comb(n, k)
 
 # %% ../../deployment/evaluation.ipynb #preference
@@ -332,8 +313,7 @@ B:{b}
 The better body is"""
 
 
-@checked
-def preference(model: Model, prompt: str, a: str, b: str):
+def preference(model: nn.Module, prompt: str, a: str, b: str):
     """By how many nats a judge finds A likelier than B as the better body."""
     said = JUDGE.format(prompt=prompt.rstrip(), a=a.rstrip(), b=b.rstrip())
     first, second = ending_losses(model, said, LETTERS[:2])

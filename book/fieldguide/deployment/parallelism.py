@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.distributed.tensor.debug import CommDebugMode
 
-from ..check import Count, Positive, Size, checked, require
+from ..check import require
 from ..efficiency import experts as mixtures
 from ..efficiency.experts import MixtureShape
 from ..scaling.counting import Shape, parameters, token_flops
@@ -78,13 +78,9 @@ def cut_pair(part, wide, narrow, piece, pieces):
     narrow.register_forward_hook(lambda *call: Add.apply(call[-1]))
 
 # %% ../../deployment/parallelism.ipynb #cut-gpt
-@checked
-def cut_gpt(model: GPT, piece: Count, pieces: Size):
+def cut_gpt(model: GPT, piece: int, pieces: int):
     """Leave the model with one of so many pieces of each block."""
     heads = model.config.heads
-    fits = heads % pieces == 0
-    require(fits, "pieces", pieces, f"a divisor of {heads}, the heads")
-    require(piece < pieces, "piece", piece, f"below {pieces}, the pieces")
     for block in model.blocks:
         a, m = block.attention, block.mlp
         wide = [a.query, a.key, a.value]
@@ -94,7 +90,6 @@ def cut_gpt(model: GPT, piece: Count, pieces: Size):
     return model
 
 # %% ../../deployment/parallelism.ipynb #learn-in-pieces
-@checked
 def learn_in_pieces(config: GPTConfig, ids: Int64[Tensor, "B T"]):
     """One process: the loss, its gradients, messages forward and back."""
     model = GPT(config, generator=torch.Generator().manual_seed(0))
@@ -109,8 +104,7 @@ def learn_in_pieces(config: GPTConfig, ids: Int64[Tensor, "B T"]):
     return loss.detach(), gradients, sent
 
 # %% ../../deployment/parallelism.ipynb #write-in-pieces
-@checked
-def write_in_pieces(start: Int64[Tensor, " T"], count: Count, seed: Count):
+def write_in_pieces(start: Int64[Tensor, " T"], count: int, seed: int):
     """One process: `start` and so many characters drawn after it."""
     model = trained_gpt()
     cut_gpt(model, dist.get_rank(), dist.get_world_size())
@@ -118,8 +112,7 @@ def write_in_pieces(start: Int64[Tensor, " T"], count: Count, seed: Count):
     return generate(model, start, count, temperature=0.7, generator=draw)
 
 # %% ../../deployment/parallelism.ipynb #timetable
-@checked
-def timetable(stages: Size, turns: Size, order: Literal["GPipe", "1F1B"]):
+def timetable(stages: int, turns: int, order: Literal["GPipe", "1F1B"]):
     """Who does what when: (stages, time) of 0, n or -n.
 
     n: micro-batch n forward, -n: back, 0: waiting. 1F1B goes back as soon as
@@ -144,8 +137,7 @@ def timetable(stages: Size, turns: Size, order: Literal["GPipe", "1F1B"]):
     return torch.tensor(rows)  # (stages, time)
 
 # %% ../../deployment/parallelism.ipynb #bubble
-@checked
-def bubble(stages: Size, turns: Size):
+def bubble(stages: int, turns: int):
     """The part of a line's time that is waiting, for so many micro-batches."""
     return (stages - 1) / (turns + stages - 1)
 
@@ -179,17 +171,13 @@ def train_in_line(stage, inputs, loss):
     return total
 
 # %% ../../deployment/parallelism.ipynb #learn-in-line
-@checked
 def learn_in_line(
-    config: GPTConfig, ids: Int64[Tensor, "B T"], micro_batches: Size
+    config: GPTConfig, ids: Int64[Tensor, "B T"], micro_batches: int
 ):
     """One process: the loss (0 but at the end), its blocks' gradients."""
     model = GPT(config, generator=torch.Generator().manual_seed(0))
     rank, stages = dist.get_rank(), dist.get_world_size()
-    B, (L, allowed) = len(ids), (config.layers, "the stages")
-    require(L % stages == 0, "layers", L, f"a multiple of {stages}, {allowed}")
-    fits = B % micro_batches == 0
-    require(fits, "micro_batches", micro_batches, f"a divisor of {B}")
+    L = config.layers
     own = model.blocks[rank * L // stages :][: L // stages]
     table, mask = model.token.weight, causal_mask(ids.size(1) - 1)
 
@@ -216,7 +204,6 @@ def exchange(rows, out, back):
     return arrived
 
 # %% ../../deployment/parallelism.ipynb #mixture-apart
-@checked
 def mixture_apart(
     x: Float[Tensor, "N D"],
     weights: Float[Tensor, "N k"], chosen: Int64[Tensor, "N k"],
@@ -239,7 +226,6 @@ def mixture_apart(
     return torch.zeros_like(x).index_add(0, token, weight[:, None] * home)
 
 # %% ../../deployment/parallelism.ipynb #share-experts
-@checked
 def share_experts(
     x: Float[Tensor, "N D"],
     weights: Float[Tensor, "N k"], chosen: Int64[Tensor, "N k"],
@@ -247,22 +233,19 @@ def share_experts(
 ):  # fmt: skip
     """One process: its share of the tokens, by its share of the experts."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    E = len(up)
-    require(E % ranks == 0, "experts", E, f"a multiple of {ranks} processes")
     tokens = [part.chunk(ranks)[rank] for part in (x, weights, chosen)]
     experts = [part.chunk(ranks)[rank] for part in (up, down)]
     return mixture_apart(*tokens, *experts)
 
 # %% ../../deployment/parallelism.ipynb #layout
-@checked
 @dataclass(frozen=True)
 class Layout:
     """How a model is cut, and what a turn in line takes."""
 
-    pieces: Size = 1  # of a layer: columns of a GPT, experts of a mixture
-    stages: Size = 1  # of the stack
-    copies: Size = 1  # of the whole
-    micro: Size = 1  # sequences of a micro-batch
+    pieces: int = 1  # of a layer: columns of a GPT, experts of a mixture
+    stages: int = 1  # of the stack
+    copies: int = 1  # of the whole
+    micro: int = 1  # sequences of a micro-batch
 
     @property
     def group(self):
@@ -275,19 +258,17 @@ class Layout:
         return self.group * self.copies
 
 # %% ../../deployment/parallelism.ipynb #cluster
-@checked
 @dataclass(frozen=True)
 class Cluster:
     """What a card and its wires do in a second."""
 
-    rate: Positive  # FLOP that a card gets done while it computes
-    inside: Positive  # bytes between cards of a server, one way
-    between: Positive  # bytes a port sends to another server
-    server: Size = 8  # cards, each with a port
+    rate: float  # FLOP that a card gets done while it computes
+    inside: float  # bytes between cards of a server, one way
+    between: float  # bytes a port sends to another server
+    server: int = 8  # cards, each with a port
     latency: float = 0.0  # seconds of an empty message, 0 or more
 
-    @checked
-    def wire(self, reach: Size, mates: Size = 1):
+    def wire(self, reach: int, mates: int = 1):
         """Bytes a second in a ring of so many neighbouring cards.
 
         mates: those of one server, whose ports carry what leaves it.
@@ -297,25 +278,23 @@ class Cluster:
         return min(self.inside, min(mates, self.server) * self.between)
 
 # %% ../../deployment/parallelism.ipynb #job
-@checked
 @dataclass(frozen=True)
 class Job:
     """A step of training: the model's sizes, and what it reads."""
 
-    layers: Size
-    width: Size
-    parts: Size  # heads or experts, which the pieces share out
-    common: Positive  # parameters that every token meets
-    token_flops: Positive  # forward, for a token
-    context: Size  # tokens of a sequence
-    batch: Size  # sequences of a step
-    first: Count = 0  # of the common, those that only the first stage has
-    routed: Count = 0  # parameters in experts
-    chosen: Count = 0  # experts of a token; 0: there are none
+    layers: int
+    width: int
+    parts: int  # heads or experts, which the pieces share out
+    common: float  # parameters that every token meets
+    token_flops: float  # forward, for a token
+    context: int  # tokens of a sequence
+    batch: int  # sequences of a step
+    first: int = 0  # of the common, those that only the first stage has
+    routed: int = 0  # parameters in experts
+    chosen: int = 0  # experts of a token; 0: there are none
     again: bool = True  # the forward pass is computed twice, to save memory
-    number: Size = 2  # bytes of a number in a message
+    number: int = 2  # bytes of a number in a message
 
-    @checked
     def require_layout(self, layout: Layout):
         """ValueError unless the model can be cut like that."""
         allowed = f"a divisor of {self.parts}, the heads or experts"
@@ -325,8 +304,7 @@ class Job:
         require(layout.stages <= self.layers, "stages", layout.stages, allowed)
 
 # %% ../../deployment/parallelism.ipynb #jobs
-@checked
-def gpt_job(shape: Shape, batch: Size):
+def gpt_job(shape: Shape, batch: int):
     """Train a GPT of this shape on so many sequences a step."""
     found, flops = parameters(shape), token_flops(shape)
     common, first = sum(found.values()), found["tokens"] + found["positions"]
@@ -334,8 +312,7 @@ def gpt_job(shape: Shape, batch: Size):
     return Job(*sizes, common, flops, shape.context, batch, first=first)
 
 
-@checked
-def mixture_job(shape: MixtureShape, context: Size, batch: Size):
+def mixture_job(shape: MixtureShape, context: int, batch: int):
     """Train a mixture; attention's products of scores are left out."""
     common = shape.parameters(shape.k) - shape.layers * shape.k * (
         shape.matrices * shape.width * shape.hidden
@@ -346,7 +323,6 @@ def mixture_job(shape: MixtureShape, context: Size, batch: Size):
     return Job(*sizes, common, shape.token_flops(), context, batch, **rest)
 
 # %% ../../deployment/parallelism.ipynb #card-bytes
-@checked
 def bytes_of_card(job: Job, layout: Layout):
     """Bytes on the fullest card: weights with gradients, optimizer, inputs.
 
@@ -364,7 +340,6 @@ def bytes_of_card(job: Job, layout: Layout):
     return {"weights": 6 * own, "optimizer": 12 * own, "inputs": inputs}
 
 # %% ../../deployment/parallelism.ipynb #micro-batches
-@checked
 def micro_batches(job: Job, layout: Layout):
     """How many micro-batches pass through each line in a step.
 
@@ -374,14 +349,12 @@ def micro_batches(job: Job, layout: Layout):
     return math.ceil(job.batch / readers / layout.micro)
 
 
-@checked
 def step_flops(job: Job):
     """All operations of a step: forward, maybe again, and twice back."""
     passes = 4 if job.again else 3
     return passes * job.token_flops * job.context * job.batch
 
 # %% ../../deployment/parallelism.ipynb #step-seconds
-@checked
 def step_seconds(job: Job, layout: Layout, cluster: Cluster):
     """Seconds of a step, by what they go to; nothing happens at once."""
     job.require_layout(layout)
@@ -404,7 +377,6 @@ def step_seconds(job: Job, layout: Layout, cluster: Cluster):
     }
 
 # %% ../../deployment/parallelism.ipynb #rounds
-@checked
 def round_seconds(job: Job, layout: Layout, cluster: Cluster):
     """One round within a layer: a sum, or tokens on their way to experts."""
     N, near = layout.pieces, min(layout.pieces, cluster.server)
@@ -417,7 +389,6 @@ def round_seconds(job: Job, layout: Layout, cluster: Cluster):
     return cluster.latency + rows * there
 
 
-@checked
 def copy_seconds(job: Job, layout: Layout, cluster: Cluster):
     """The sum of all gradients, of 4 bytes a number, over the copies."""
     N, near = layout.copies, max(cluster.server // layout.group, 1)

@@ -18,18 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from fieldguide.check import (
-    AllFinite,
-    Count,
-    ListOf,
-    Model,
-    NonEmpty,
-    Positive,
-    Share,
-    Size,
-    checked,
-    require,
-)
+from ..check import require
 from fieldguide.data import (
     building_questions,
     licences,
@@ -113,8 +102,7 @@ from fieldguide.scaling.data_quality import (
 )
 
 # %% ../../deployment/right-sizing.ipynb #alike
-@checked
-def alike(texts: ListOf(str, 2), least: Positive = 0.2):
+def alike(texts: list[str], least: float = 0.2):
     """Pairs of texts, (P, 2), that share so many of their runs of 3 words."""
     orders = random_orders(112, torch.Generator().manual_seed(0))
     runs = [shingles(text, 3) or {text} for text in texts]
@@ -124,7 +112,6 @@ def alike(texts: ListOf(str, 2), least: Positive = 0.2):
     return pairs[same.double().mean(1) >= least]
 
 # %% ../../deployment/right-sizing.ipynb #siblings
-@checked
 def siblings(names: list | tuple):
     """Pairs of places, (P, 2), with one name, each and the next."""
     last, pairs = {}, []
@@ -153,8 +140,7 @@ class LabelledJob(NamedTuple):
 
 # %% ../../deployment/right-sizing.ipynb #job-made
 @cache
-@checked
-def job(domain: Domain, seed: Count = 0):
+def job(domain: Domain, seed: int = 0):
     """The texts of a domain, split by families, classes in equal parts."""
     read, classes, each = {
         "licences": (labelled_licences, LICENCES, 20),
@@ -190,11 +176,10 @@ def related(domain, texts, kin):
     return families(len(texts), torch.cat(pairs))
 
 # %% ../../deployment/right-sizing.ipynb #equal-parts
-@checked
 def in_equal_parts(
-    places: ListOf(int, 1),
+    places: list[int],
     labels: Int64[Tensor, " N"],
-    most: Size,
+    most: int,
     generator: torch.Generator,
 ):
     """As many places of each class, drawn at random, at most so many."""
@@ -210,9 +195,8 @@ from ..multimodal.contrastive import bag_of_words, words_of
 from ..transformers.training import Recipe, descend
 
 
-@checked
 def fit_linear(
-    x: Float[AllFinite, "N D"], labels: Int64[Tensor, " N"], classes: Size
+    x: Float[Tensor, "N D"], labels: Int64[Tensor, " N"], classes: int
 ):
     """A linear layer (D -> classes) fitted to labelled features (N, D)."""
     layer = nn.Linear(x.size(1), classes)
@@ -223,11 +207,10 @@ def fit_linear(
     return layer.requires_grad_(False)
 
 # %% ../../deployment/right-sizing.ipynb #vote-sums
-@checked
 def vote_views(
     question: str,
     desk: str,
-    words: ListOf(str, 1),
+    words: list[str],
     desks: tuple | list,
     weight: Float[Tensor, "C V"],
     bias: Float[Tensor, " C"],
@@ -268,8 +251,7 @@ ASKED = {
 }
 
 
-@checked
-def instruction(domain: Domain, examples: ListOf(Count) = ()):
+def instruction(domain: Domain, examples: list[int] = ()):
     """The ids of what comes before a text: the order, and some examples."""
     shown, lines = job(domain), [ASKED[domain] + " Answer with one word."]
     for place in examples:
@@ -278,13 +260,11 @@ def instruction(domain: Domain, examples: ListOf(Count) = ()):
     return smollm2_tokenizer().encode("\n\n".join(lines) + "\n\n")
 
 
-@checked
 def asked_about(text: str):
     """The ids of a text, up to the place where its class should come."""
     return smollm2_tokenizer().encode(f"Text: {text}\nAnswer:")
 
 
-@checked
 def class_tokens(domain: Domain):
     """The first token of each class's name, with its space."""
     encode = smollm2_tokenizer().encode
@@ -295,13 +275,12 @@ from .evaluation import read_once, share_beginning
 
 
 @torch.inference_mode()
-@checked
 def answer_scores(
-    model: Model,
-    before: ListOf(Count, 1),
-    texts: ListOf(list, 1),
-    tokens: ListOf(Count, 1),
-    batch: Size = 8,
+    model: nn.Module,
+    before: list[int],
+    texts: list[list],
+    tokens: list[int],
+    batch: int = 8,
 ):
     """Log-probabilities (N, len(tokens)) of each token after before + text."""
     _, read = read_once(model, before)
@@ -318,8 +297,7 @@ def answer_scores(
     return torch.cat(rows)[back]
 
 # %% ../../deployment/right-sizing.ipynb #calibrated
-@checked
-def calibrated(scores: Float[NonEmpty, "N C"]):
+def calibrated(scores: Float[Tensor, "N C"]):
     """Log-probabilities without the lead that a class has on average.
 
     Source: Zhou et al. 2024, batch calibration.
@@ -331,9 +309,8 @@ def calibrated(scores: Float[NonEmpty, "N C"]):
 from ..efficiency.lora import add_lora, learn_answers
 
 
-@checked
 def teach_job(
-    model: nn.Module, domain: Domain, steps: Size, rate: Positive = 3e-3
+    model: nn.Module, domain: Domain, steps: int, rate: float = 3e-3
 ):
     """Give a SmolLM2 an adapter that learns a job. Returns the losses.
 
@@ -355,8 +332,7 @@ def teach_job(
 from ..transformers.induction import token_losses
 
 
-@checked
-def text_bits(model: Model, tokenizer, text: str):
+def text_bits(model: nn.Module, tokenizer, text: str):
     """The bits that a model needs for a text that follows a line break."""
     ids = tokenizer.encode("\n") + tokenizer.encode(text)
     nats = token_losses(model, torch.tensor([ids]))  # (1, T)
@@ -375,8 +351,7 @@ def small_sizes():
     return GPTConfig(2048, 384, width=128, heads=4, layers=4, bias=False)
 
 
-@checked
-def domain_text(domain: Domain, places: ListOf(int, 1) | None = None):
+def domain_text(domain: Domain, places: list[int] | None = None):
     """All texts of the families to learn from, or those at places, in one."""
     known = job(domain)
     chosen = known.known if places is None else places
@@ -384,20 +359,18 @@ def domain_text(domain: Domain, places: ListOf(int, 1) | None = None):
 
 
 @cache
-@checked
 def small_tokenizer(domain: Domain):
     """Its tokens: 256 bytes and what 1,792 merges make of the domain."""
     return BytePairTokenizer(train_bpe(domain_text(domain), 1792))
 
 # %% ../../deployment/right-sizing.ipynb #small-gpt-trained
-@checked
 def small_gpt(
     domain: Domain,
-    steps: Size,
-    pace: Positive = 1.0,
-    seed: Count = 0,
+    steps: int,
+    pace: float = 1.0,
+    seed: int = 0,
     *,
-    places: ListOf(int, 1) | None = None,
+    places: list[int] | None = None,
 ):
     """A GPT that has read nothing but the texts of one domain.
 
@@ -414,21 +387,19 @@ def small_gpt(
     return model.requires_grad_(False)
 
 
-@checked
-def held_out_beginnings(domain: Domain, letters: Size = 400):
+def held_out_beginnings(domain: Domain, letters: int = 400):
     """The first letters of each whole text of the test."""
     known = job(domain)
     return [known.whole[p][:letters] for p in known.test]
 
 # %% ../../deployment/right-sizing.ipynb #cost
-@checked
 def total_cost(
-    answers: Positive,
-    labels: Count,
-    label_price: Positive | Share,
-    answer_price: Positive | Share,
-    wrong: Share,
-    mistake_price: Positive | Share,
+    answers: float,
+    labels: int,
+    label_price: float,
+    answer_price: float,
+    wrong: float,
+    mistake_price: float,
 ):
     """What labels, answers and mistakes cost together, in one currency."""
     each = answer_price + wrong * mistake_price

@@ -19,31 +19,16 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-
-from fieldguide.check import (
-    Count,
-    Finite,
-    ListOf,
-    Model,
-    Part,
-    Positive,
-    Size,
-    checked,
-    require,
-)
+from torch import nn
 
 # %% ../../deployment/serving.ipynb #request
-@checked
 @dataclass(frozen=True)
 class Request:
     """Who comes when (s), with which prompt, and wants how many tokens."""
 
-    arrives: Finite
-    prompt: ListOf(Count, 1)  # ids
-    count: Size
-
-    def __post_init__(self):
-        require(self.arrives >= 0, "arrives", self.arrives, "0 or later")
+    arrives: float
+    prompt: list[int]  # ids
+    count: int
 
 # %% ../../deployment/serving.ipynb #turn
 @dataclass(eq=False)
@@ -93,8 +78,7 @@ def admit(requests, clock):
     return waiting, refused
 
 # %% ../../deployment/serving.ipynb #serve
-@checked
-def serve(requests: ListOf(Request, 1), slots: Size, clock, *, static=False):
+def serve(requests: list[Request], slots: int, clock, *, static=False):
     """Answer all requests, first come first served; their turns as they end.
 
     slots: at most those of the batcher behind the clock, if there's one.
@@ -122,8 +106,7 @@ def serve(requests: ListOf(Request, 1), slots: Size, clock, *, static=False):
 class VirtualClock:
     """A step of n tokens takes fixed_s + n * token_s seconds, by decree."""
 
-    @checked
-    def __init__(self, fixed_s: Positive, token_s: Positive):
+    def __init__(self, fixed_s: float, token_s: float):
         self.fixed_s, self.token_s, self.now = fixed_s, token_s, 0.0
 
     def wait(self, until):
@@ -166,11 +149,8 @@ def packed_step(model, store, ids, slots, places):
 class Batcher:
     """A model of 32 bits with a cache of `slots` texts, `room` tokens each."""
 
-    @checked
-    def __init__(self, model: Model, slots: Size, room: Size):
+    def __init__(self, model: nn.Module, slots: int, room: int):
         c = model.config
-        allowed = f"at most {c.context}, the model's context"
-        require(room <= c.context, "room", room, allowed)
         self.model, self.room = model, room
         shape = 2, c.layers, c.kv_heads, room, slots, c.head_width
         self.store = torch.zeros(shape)
@@ -181,9 +161,6 @@ class Batcher:
         ids, slots, places, last = [], [], [], []
         for turn in turns:
             end = len(turn.request.prompt) + len(turn.made)
-            total = len(turn.request.prompt) + turn.request.count
-            allowed = f"at most {self.room} tokens, prompt and answer"
-            require(total <= self.room, "request", total, allowed)
             ids += turn.new
             slots += [turn.slot] * len(turn.new)
             places += range(end - len(turn.new), end)
@@ -216,8 +193,7 @@ class RealClock:
         return self.batcher.step(turns)
 
 # %% ../../deployment/serving.ipynb #poisson-requests
-@checked
-def poisson_requests(load: Positive, count: Size, generator):
+def poisson_requests(load: float, count: int, generator):
     """`count` requests that come at random, `load` a second on average.
 
     A prompt has 16 tokens, an answer 4 to 127: each doubling is as likely.
@@ -228,8 +204,7 @@ def poisson_requests(load: Positive, count: Size, generator):
     return [Request(a, [0] * 16, n) for a, n in zip(arrives, counts)]
 
 # %% ../../deployment/serving.ipynb #percentile
-@checked
-def percentile(values: ListOf(Finite, 1), share: Part):
+def percentile(values: list[float], share: float):
     """The smallest of the values that `share` of them do not exceed."""
     return sorted(values)[math.ceil(share * len(values)) - 1]
 

@@ -2,8 +2,7 @@
 
 # %% auto #0
 __all__ = ['RATE', 'SAMPLES', 'QUIET', 'FRAMES', 'PIXELS', 'fourier', 'frames', 'spectrogram', 'mel', 'mel_bands', 'log_mel',
-           'uniform', 'glide', 'voices', 'sounds', 'require_choices', 'cut', 'PatchEncoder', 'Matcher', 'teach',
-           'outlines', 'films']
+           'uniform', 'glide', 'voices', 'sounds', 'cut', 'PatchEncoder', 'Matcher', 'teach', 'outlines', 'films']
 
 # %% ../../multimodal/sound-video.ipynb #imports
 import math
@@ -14,26 +13,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Generator, Tensor, nn
 
-from fieldguide.check import (
-    AllFinite,
-    Below,
-    Finite,
-    ListOf,
-    Model,
-    NonEmpty,
-    Positive,
-    Size,
-    checked,
-    require,
-)
-
 # %% ../../multimodal/sound-video.ipynb #constants
 RATE = 8_000  # samples a second: enough for pitches below 4,000 Hz
 SAMPLES = 4_096  # in a sound of ours, and a power of two
 
 # %% ../../multimodal/sound-video.ipynb #fourier
-@checked
-def fourier(wave: Float[AllFinite, "*b T"]):
+def fourier(wave: Float[Tensor, "*b T"]):
     """How much a wave turns k times: complex (..., T // 2 + 1), by sums."""
     T = wave.size(-1)
     turns = torch.outer(torch.arange(T // 2 + 1), torch.arange(T)).double()
@@ -42,20 +27,14 @@ def fourier(wave: Float[AllFinite, "*b T"]):
     return wave.to(torch.complex128) @ pointers.mT  # (..., T // 2 + 1)
 
 # %% ../../multimodal/sound-video.ipynb #frames
-@checked
-def frames(wave: Float[AllFinite, "*b T"], window: Size, hop: Size):
+def frames(wave: Float[Tensor, "*b T"], window: int, hop: int):
     """Windows of a wave, one centred on each hop: (..., T/hop, W)."""
-    T = wave.size(-1)
-    ok = hop <= window <= T and (window - hop) % 2 == T % hop == 0
-    allowed = f"from {hop} to {T}, and even with a hop that divides {T}"
-    require(ok, "window", window, allowed)
     silence = (window - hop) // 2
     return F.pad(wave, (silence, silence)).unfold(-1, window, hop)
 
 # %% ../../multimodal/sound-video.ipynb #spectrogram
-@checked
 def spectrogram(
-    wave: Float[Tensor, "*b T"], window: Size = 256, hop: Size = 128
+    wave: Float[Tensor, "*b T"], window: int = 256, hop: int = 128
 ):
     """Power of each pitch at each time: (..., T/hop, W // 2 + 1).
 
@@ -67,15 +46,13 @@ def spectrogram(
     return torch.fft.rfft(pieces * fade).abs().square()  # (..., F, W // 2 + 1)
 
 # %% ../../multimodal/sound-video.ipynb #mel
-@checked
-def mel(hertz: Positive):
+def mel(hertz: float):
     """The mel scale at a pitch in hertz. Source: Young et al. 2006."""
     hertz = torch.as_tensor(hertz, dtype=torch.double)
     return 2595 * torch.log10(1 + hertz / 700)
 
 # %% ../../multimodal/sound-video.ipynb #mel-bands
-@checked
-def mel_bands(bands: Size, window: Size, rate: Size = RATE):
+def mel_bands(bands: int, window: int, rate: int = RATE):
     """Triangles, evenly spaced in mel: (bands, W // 2 + 1), 1 at the top.
 
     Each falls to 0 at its neighbours' tops.
@@ -91,13 +68,12 @@ def mel_bands(bands: Size, window: Size, rate: Size = RATE):
 QUIET = 1e-3  # power: what is weaker than this counts as silence
 
 
-@checked
 def log_mel(
     wave: Float[Tensor, "*b T"],
-    window: Size = 256,
-    hop: Size = 128,
-    bands: Size = 32,
-    rate: Size = RATE,
+    window: int = 256,
+    hop: int = 128,
+    bands: int = 32,
+    rate: int = RATE,
 ):
     """The spectrogram as it is heard: log10 of power, (..., T/hop, bands)."""
     power = spectrogram(wave, window, hop)  # (..., F, W // 2 + 1)
@@ -105,17 +81,15 @@ def log_mel(
     return (power @ rows.mT + QUIET).log10()  # (..., F, bands)
 
 # %% ../../multimodal/sound-video.ipynb #glide
-@checked
-def uniform(low: Finite, high: Finite, count: Size, generator: Generator):
+def uniform(low: float, high: float, count: int, generator: Generator):
     """Numbers from low to high, drawn evenly: (count, 1), float64."""
     drawn = torch.rand(count, 1, generator=generator, dtype=torch.double)
     return low + (high - low) * drawn
 
 
-@checked
 def glide(
-    motion: Int64[Below(3), " B"],
-    register: Int64[Below(2), " B"],
+    motion: Int64[Tensor, " B"],
+    register: Int64[Tensor, " B"],
     generator: Generator,
 ):
     """Pitch in hertz and loudness of B sounds at each sample: two (B, T).
@@ -137,10 +111,9 @@ def glide(
     return hertz, torch.sin(math.pi * place).sqrt()
 
 # %% ../../multimodal/sound-video.ipynb #voices
-@checked
 def voices(
-    hertz: Float64[AllFinite, "B T"],
-    timbre: Int64[Below(4), " B"],
+    hertz: Float64[Tensor, "B T"],
+    timbre: Int64[Tensor, " B"],
     generator: Generator,
 ):
     """Waves (B, T) of these pitches, each in its timbre."""
@@ -158,14 +131,12 @@ def voices(
     return torch.where(timbre[:, None] < 3, waves, breath * waves)
 
 # %% ../../multimodal/sound-video.ipynb #sounds
-@checked
 def sounds(choices: Int64[Tensor, "B 3"], generator: Generator):
     """A sound (B, SAMPLES) for each row of choices: motion, timbre, register.
 
     choices: indices into MOTIONS, TIMBRES and REGISTERS. All are equally loud
     and have a little hiss.
     """
-    require_choices(choices, (3, 4, 2))
     motion, timbre, register = choices.T
     hertz, loudness = glide(motion, register, generator)
     waves = loudness * voices(hertz, timbre, generator)
@@ -173,28 +144,15 @@ def sounds(choices: Int64[Tensor, "B 3"], generator: Generator):
     hiss = torch.randn(waves.shape, generator=generator, dtype=torch.double)
     return waves + 0.003 * hiss  # (B, T)
 
-
-@checked
-def require_choices(
-    choices: Int64[NonEmpty, "B {len(counts)}"], counts: tuple
-):
-    """ValueError unless each row has an index below each of counts."""
-    ok = choices.min() >= 0 and (choices < torch.tensor(counts)).all()
-    require(ok, "choices", choices, f"rows of indices below {counts}")
-
 # %% ../../multimodal/sound-video.ipynb #cut
-@checked
 def cut(x: Shaped[Tensor, "B _ *sizes"], patch: tuple):
     """Blocks of x, a row each: (B, tokens, numbers in a block).
 
-    patch: the size of a block along each axis but the first. Blocks come in
+    patch: the size of a block along each axis but the first, a divisor of
+    it. Blocks come in
     reading order, the last axis fastest, and so do the numbers in each.
     """
     B, *sizes = x.shape
-    ok = len(patch) == len(sizes)
-    ok = ok and all(isinstance(p, Size) for p in patch)
-    ok = ok and all(s % p == 0 for s, p in zip(sizes, patch))
-    require(ok, "patch", patch, f"divisors of {tuple(sizes)}")
     grid = [n for s, p in zip(sizes, patch) for n in (s // p, p)]
     outer, inner = range(1, 2 * len(sizes), 2), range(2, 2 * len(sizes) + 2, 2)
     blocks = x.reshape(B, *grid).permute(0, *outer, *inner)
@@ -213,8 +171,7 @@ class PatchEncoder(nn.Module):
     with a mean where they have an extra token.
     """
 
-    @checked
-    def __init__(self, tokens: Size, numbers: Size, *, places: bool = True):
+    def __init__(self, tokens: int, numbers: int, *, places: bool = True):
         super().__init__()
         sizes = GPTConfig(1, context=tokens, width=48, heads=4, layers=2)
         self.config, D = sizes, sizes.width
@@ -226,7 +183,6 @@ class PatchEncoder(nn.Module):
         self.blocks, self.norm = nn.ModuleList(blocks), nn.LayerNorm(D)
         self.double()
 
-    @checked
     def forward(self, x: Float64[Tensor, "B {self.tokens} {self.numbers}"]):
         x = self.patch(x)  # (B, T, D)
         x = x if self.place is None else x + self.place
@@ -251,9 +207,8 @@ class Matcher(nn.Module):
     it returns cosines (B, C), float64.
     """
 
-    @checked
     def __init__(
-        self, encoder: Model, words: ListOf(str, 1), generator: Generator
+        self, encoder: nn.Module, words: list[str], generator: Generator
     ):
         super().__init__()
         self.encoder, self.words = encoder, words
@@ -275,22 +230,19 @@ class Matcher(nn.Module):
 from ..transformers.training import descend, plain_recipe
 
 
-@checked
 def teach(
-    model: Model,
-    tokens: Float64[AllFinite, "B T P"],
-    which: Int64[NonEmpty, " B"],
-    captions: ListOf(str),
-    steps: Size,
+    model: nn.Module,
+    tokens: Float64[Tensor, "B T P"],
+    which: Int64[Tensor, " B"],
+    captions: list[str],
+    steps: int,
     generator: Generator,
-    batch: Size = 48,
+    batch: int = 48,
 ):
     """Train a `Matcher`. Returns the losses, nats, (steps,).
 
     Thing i, tokens[i], has the caption captions[which[i]].
     """
-    ok = which.min() >= 0 and which.max() < len(captions)
-    require(ok, "which", which, f"indices below {len(captions)}")
 
     def loss():
         drawn = torch.randint(len(tokens), (batch,), generator=generator)
@@ -307,7 +259,6 @@ def teach(
 FRAMES, PIXELS = 8, 16
 
 
-@checked
 def outlines(
     x: Float64[Tensor, "*#b"],
     y: Float64[Tensor, "*#b"],
@@ -325,16 +276,14 @@ def outlines(
     return torch.stack([square, disc, torch.minimum(across, down)])
 
 # %% ../../multimodal/sound-video.ipynb #films
-@checked
 def films(
-    choices: Int64[Tensor, "B 2"], generator: Generator, noise: Finite = 0.05
+    choices: Int64[Tensor, "B 2"], generator: Generator, noise: float = 0.05
 ):
     """A film (B, 8, 16, 16) for each row of choices: move, shape.
 
     choices: indices into MOVES and SHAPES. 0 is dark, 1 is light, and a
     little noise is added.
     """
-    require_choices(choices, (6, 3))
     move, shape = choices.T
     x, y = (uniform(5.5, 9.5, len(move), generator) for _ in range(2))
     size = uniform(2, 3.2, len(move), generator)  # (B, 1)

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['DRAWERS', 'NEVER_DRAWN', 'on_the_way', 'exact_velocity_fast', 'euler', 'normal', 'flow_loss', 'train_flow',
-           'time_waves', 'fresh', 'guided', 'smaller', 'larger', 'ToldBlock', 'require_pictures', 'Painter',
-           'pictures_to_learn', 'painter_plan', 'train_painter', 'trained_painter', 'paint', 'frozen_eyes',
-           'seen_by_clip', 'found_among', 'judges', 'pixel_distance']
+           'time_waves', 'fresh', 'guided', 'smaller', 'larger', 'ToldBlock', 'Painter', 'pictures_to_learn',
+           'painter_plan', 'train_painter', 'trained_painter', 'paint', 'frozen_eyes', 'seen_by_clip', 'found_among',
+           'judges', 'pixel_distance']
 
 # %% ../../multimodal/text-to-image.ipynb #imports
 import functools
@@ -17,10 +17,8 @@ from jaxtyping import Float, Float32, Float64, Int64, UInt8
 from torch import Generator, Tensor, nn
 
 from .. import data
-from ..check import Count, Finite, Share, Size, checked, require
 
 # %% ../../multimodal/text-to-image.ipynb #on-the-way
-@checked
 def on_the_way(
     noise: Float[Tensor, " B *s"],
     points: Float[Tensor, " B *s"],
@@ -31,21 +29,15 @@ def on_the_way(
     t goes from 0, at the noise, to 1.
     Sources: Lipman et al. 2023; Liu et al. 2023.
     """
-    ok = len(t) > 0 and ((t >= 0) & (t <= 1)).all()
-    require(ok, "t", t, "times from 0 to 1, at least one")
     t = t.to(noise).view(-1, *[1] * (noise.dim() - 1))  # (B, 1, ...)
     return (1 - t) * noise + t * points, points - noise
 
 # %% ../../multimodal/text-to-image.ipynb #exact-velocity-fast
-from ..check import AllFinite, Below, NonEmpty
-
-
-@checked
 def exact_velocity_fast(
-    x: Float64[AllFinite, "B W"],
-    t: Float64[Below(1), " B"],
-    points: Float64[AllFinite, "N W"],
-    spread: Finite = 0.0,
+    x: Float64[Tensor, "B W"],
+    t: Float64[Tensor, " B"],
+    points: Float64[Tensor, "N W"],
+    spread: float = 0.0,
 ):
     """The mean velocity at places x and times t, from 0 to below 1.
 
@@ -60,8 +52,7 @@ def exact_velocity_fast(
     return goal + drift * (x - t * goal)
 
 # %% ../../multimodal/text-to-image.ipynb #euler
-@checked
-def euler(velocity: Callable, x: Float[Tensor, " B *s"], steps: Size):
+def euler(velocity: Callable, x: Float[Tensor, " B *s"], steps: int):
     """Walk from x at time 0 to time 1, in equal steps.
 
     velocity(x, t), with t (B,), gives velocities like x.
@@ -72,21 +63,17 @@ def euler(velocity: Callable, x: Float[Tensor, " B *s"], steps: Size):
     return x
 
 # %% ../../multimodal/text-to-image.ipynb #normal
-@checked
 def normal(shape: tuple, generator: Generator):
     """Normal noise, float64: in float32 the last digits differ by machine."""
-    ok = all(isinstance(size, Count) for size in shape)
-    require(ok, "shape", shape, "whole numbers, 0 or more")
     return torch.randn(shape, generator=generator, dtype=torch.double)
 
 # %% ../../multimodal/text-to-image.ipynb #flow-loss
-@checked
 def flow_loss(
     model: Callable,
-    points: Float[NonEmpty, " B *s"],
+    points: Float[Tensor, " B *s"],
     told: Float[Tensor, "B W"],
     generator: Generator,
-    dropped: Share = 0.1,
+    dropped: float = 0.1,
 ):
     """How far a model's velocities are off, squared: the mean over a batch.
 
@@ -105,7 +92,6 @@ def flow_loss(
 from ..transformers.training import Recipe, clip_gradient, descend
 
 
-@checked
 def train_flow(
     model: nn.Module, batch: Callable, plan: Recipe, generator: Generator
 ):
@@ -123,8 +109,7 @@ def train_flow(
     return descend(model, loss, [made], plan, clip=clip_gradient)
 
 # %% ../../multimodal/text-to-image.ipynb #time-waves
-@checked
-def time_waves(t: Float[Tensor, " B"], W: Size = 64):
+def time_waves(t: Float[Tensor, " B"], W: int = 64):
     """Times as sines and cosines of W / 2 speeds from 1 to 1,000: (B, W).
 
     W is even. Source: Vaswani et al. 2017, section 3.5, for places.
@@ -134,7 +119,6 @@ def time_waves(t: Float[Tensor, " B"], W: Size = 64):
     return torch.cat([angles.sin(), angles.cos()], 1)  # (B, W)
 
 # %% ../../multimodal/text-to-image.ipynb #fresh
-@checked
 @torch.no_grad()
 def fresh(model: nn.Module, generator: Generator, silent: tuple = ()):
     """Draw the weights anew: normal, of deviation 1 / sqrt(inputs).
@@ -151,8 +135,7 @@ def fresh(model: nn.Module, generator: Generator, silent: tuple = ()):
     return model
 
 # %% ../../multimodal/text-to-image.ipynb #guided
-@checked
-def guided(model: Callable, told: Float[Tensor, "B W"], guidance: Finite):
+def guided(model: Callable, told: Float[Tensor, "B W"], guidance: float):
     """The velocity (x, t) of a model that is told `told`, guided.
 
     guidance: 0 ignores what is told, 1 follows it, more exaggerates.
@@ -168,13 +151,11 @@ def guided(model: Callable, told: Float[Tensor, "B W"], guidance: Finite):
     return velocity
 
 # %% ../../multimodal/text-to-image.ipynb #smaller
-@checked
 def smaller(x: Float[Tensor, "B C Y X"], matrix: Callable):
     """Squares of 2 x 2 places become one, through a 1 x 1 or 3 x 3 kernel."""
     return matrix(F.pixel_unshuffle(x, 2))  # (B, C, Y, X) -> half Y and X
 
 
-@checked
 def larger(x: Float[Tensor, "B C Y X"], matrix: Callable):
     """And back: one place becomes 2 x 2."""
     return F.pixel_shuffle(matrix(x), 2)
@@ -186,8 +167,7 @@ class ToldBlock(nn.Module):
     It gives each channel a scale and a shift. Source: Perez et al. 2018.
     """
 
-    @checked
-    def __init__(self, C: Size, E: Size):
+    def __init__(self, C: int, E: int):
         super().__init__()
         self.norm1 = nn.GroupNorm(8, C)
         self.norm2 = nn.GroupNorm(8, C, affine=False)
@@ -195,21 +175,11 @@ class ToldBlock(nn.Module):
         self.conv2 = nn.Conv2d(C, C, 3, padding=1)
         self.told = nn.Linear(E, 2 * C)
 
-    @checked
     def forward(self, x: Float[Tensor, "B C Y X"], told: Float[Tensor, "B E"]):
         y = self.norm2(self.conv1(F.silu(self.norm1(x))))
         scale, shift = self.told(told)[:, :, None, None].chunk(2, 1)
         y = F.silu(y * (1 + scale) + shift)  # (B, C, Y, X)
         return x + self.conv2(y)
-
-# %% ../../multimodal/text-to-image.ipynb #require-pictures
-@checked
-def require_pictures(
-    x: Float32[NonEmpty, "B 3 32 32"],
-    t: Float32[Tensor, " B"],
-    told: Float32[Tensor, "B 384"],
-):
-    """TypeCheckError unless these are pictures, times and captions."""
 
 # %% ../../multimodal/text-to-image.ipynb #painter
 class Painter(nn.Module):
@@ -220,8 +190,7 @@ class Painter(nn.Module):
     Source: Ronneberger et al. 2015, with sums instead of joins.
     """
 
-    @checked
-    def __init__(self, generator, C: Size = 64, D: Size = 128, E: Size = 192):
+    def __init__(self, generator, C: int = 64, D: int = 128, E: int = 192):
         super().__init__()
         self.caption, self.time = nn.Linear(384, E), nn.Linear(64, E)
         self.into = nn.Conv2d(12, C, 3, padding=1)
@@ -234,7 +203,6 @@ class Painter(nn.Module):
         fresh(self, generator, silent=("conv2.weight", "out.weight"))
 
     def forward(self, x, t, told):
-        require_pictures(x, t, told)
         told = self.caption(told * 384**0.5) + self.time(time_waves(t))
         told = F.silu(told)  # (B, E)
         one, two, three, four, five, six = self.blocks
@@ -263,16 +231,14 @@ def pictures_to_learn():
     return places[~torch.isin(found.concept[places], new)]
 
 # %% ../../multimodal/text-to-image.ipynb #painter-plan
-@checked
-def painter_plan(steps: Size = 5_000):
+def painter_plan(steps: int = 5_000):
     """How a `Painter` is trained. The stored one took all the steps."""
     options = {"batch": 32, "rate": 2e-3, "final": 0.0, "decay": 0.01}
     return Recipe(steps, warmup=steps // 20, **options)
 
 # %% ../../multimodal/text-to-image.ipynb #train-painter
-@checked
 def train_painter(
-    places: Int64[Below(7165), " N"], plan: Recipe, generator: Generator
+    places: Int64[Tensor, " N"], plan: Recipe, generator: Generator
 ):
     """Train a new Painter on these pictures, by place; (model, losses).
 
@@ -306,13 +272,12 @@ def trained_painter():
     return model.eval().requires_grad_(False)
 
 # %% ../../multimodal/text-to-image.ipynb #paint
-@checked
 @torch.inference_mode()
 def paint(
     model: Callable,
-    told: Float32[AllFinite, "B 384"],
-    guidance: Finite,
-    steps: Size,
+    told: Float32[Tensor, "B 384"],
+    guidance: float,
+    steps: int,
     generator: Generator,
 ):
     """Pictures of captions: uint8 (B, 32, 32, 3)."""
@@ -341,9 +306,8 @@ def frozen_eyes():
     return EfficientNetLite()
 
 
-@checked
 @torch.inference_mode()
-def seen_by_clip(pictures: UInt8[Tensor, "B Y X 3"], side: Size = 112):
+def seen_by_clip(pictures: UInt8[Tensor, "B Y X 3"], side: int = 112):
     """What CLIP's frozen encoder and stored head make of pictures: (B, 256).
 
     Unit vectors. The pictures are brought to `side` pixels.
@@ -358,30 +322,19 @@ def seen_by_clip(pictures: UInt8[Tensor, "B Y X 3"], side: Size = 112):
     return F.normalize(seen, dim=-1)
 
 # %% ../../multimodal/text-to-image.ipynb #found-among
-@checked
 def found_among(
     seen: Float32[Tensor, "B D"],
-    told: Float32[AllFinite, "C D"],
+    told: Float32[Tensor, "C D"],
     own: Int64[Tensor, " B"],
     among: Int64[Tensor, " N"],
     generator: Generator,
-    count: Size = 20,
+    count: int = 20,
 ):
     """Is its own caption the nearest of `count`? bool (B,).
 
     seen: pictures. told: all captions. own: the picture's caption, as a place
     in told. among: where the others are drawn from.
     """
-    ok = len(seen) > 0 and not seen.isnan().any()
-    require(ok, "seen", seen, "at least one picture, free of NaN")
-    require(
-        {*own.tolist(), *among.tolist()} <= set(range(len(told))),
-        "own",
-        own,
-        f"like among, places in told, from 0 to {len(told) - 1}",
-    )
-    ok = 2 <= count <= len(among) <= len(told)
-    require(ok, "count", count, f"from 2 to {len(among)}")
     found = []
     for picture, right in zip(seen, own):
         order = among[torch.randperm(len(among), generator=generator)]
@@ -402,9 +355,8 @@ def judges():
     }
 
 # %% ../../multimodal/text-to-image.ipynb #pixel-distance
-@checked
 def pixel_distance(
-    some: UInt8[NonEmpty, "B Y X 3"], others: UInt8[NonEmpty, "N Y X 3"]
+    some: UInt8[Tensor, "B Y X 3"], others: UInt8[Tensor, "N Y X 3"]
 ):
     """Root mean square difference of pictures, in shades from 0 to 1.
 

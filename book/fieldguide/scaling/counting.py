@@ -9,45 +9,27 @@ __all__ = ['Shape', 'ledger', 'parameters', 'published', 'token_flops', 'tally',
 from dataclasses import dataclass
 from functools import cache
 
-from fieldguide.check import (
-    Count,
-    ListOf,
-    Positive,
-    Size,
-    checked,
-    require,
-)
-from ..transformers.real_model import LlamaConfig
-
 # %% ../../scaling/counting.ipynb #shape
-@checked
 @dataclass(frozen=True)
 class Shape:
     """The sizes that fix a model's parameters; by default, as in GPT-2."""
 
-    vocab: Size  # V
-    context: Size  # T, tokens that it was trained to read at once
-    width: Size  # D
-    heads: Size  # H, of queries
-    layers: Size  # L
-    kv_heads: Size | None = None  # of keys and values; None: H
-    inner: Size | None = None  # width of all heads together; None: D
-    hidden: Size | None = None  # width inside the MLP; None: 4 D
+    vocab: int  # V
+    context: int  # T, tokens that it was trained to read at once
+    width: int  # D
+    heads: int  # H, of queries
+    layers: int  # L
+    kv_heads: int | None = None  # of keys and values; None: H
+    inner: int | None = None  # width of all heads together; None: D
+    hidden: int | None = None  # width inside the MLP; None: 4 D
     gated: bool = False  # a third matrix in the MLP
     positions: bool = True  # a table of T positions
     biases: bool = True  # one after each matrix
-    norms: Count = 4  # vectors in the norms of a block
-    last_norm: Count = 2  # vectors in the norm at the end
+    norms: int = 4  # vectors in the norms of a block
+    last_norm: int = 2  # vectors in the norm at the end
     tied: bool = True  # the output uses the table of tokens
 
-    def __post_init__(self):
-        sizes = self.vocab, self.context, 2 * (self.inner or self.width)
-        shared = self.kv_heads or self.heads
-        # refuses heads that don't divide the width, or can't share keys
-        LlamaConfig(*sizes, self.layers, self.heads, shared, 1, 1, 1)
-
 # %% ../../scaling/counting.ipynb #ledger
-@checked
 def ledger(shape: Shape):
     """Its matrices: (part, rows, columns, how many) in each line."""
     V, T, D, L = shape.vocab, shape.context, shape.width, shape.layers
@@ -68,7 +50,6 @@ def ledger(shape: Shape):
     ]
 
 # %% ../../scaling/counting.ipynb #parameters
-@checked
 def parameters(shape: Shape):
     """How many parameters each part has."""
     counts = {}
@@ -96,8 +77,7 @@ def published():
     }
 
 # %% ../../scaling/counting.ipynb #token-flops
-@checked
-def token_flops(shape: Shape, context: Size | None = None):
+def token_flops(shape: Shape, context: int | None = None):
     """Operations to read one token among `context`; None: the shape's.
 
     Matrix products only, forward only, without a cache.
@@ -111,8 +91,7 @@ def token_flops(shape: Shape, context: Size | None = None):
     return 2 * weights + 2 * looking
 
 # %% ../../scaling/counting.ipynb #tally
-@checked
-def tally(matrices: ListOf(tuple), products: Count = 0, vectors: Count = 0):
+def tally(matrices: list[tuple], products: int = 0, vectors: int = 0):
     """Parameters and operations of matrices (rows, columns, uses).
 
     products: operations without parameters. vectors: parameters that stand
@@ -123,10 +102,6 @@ def tally(matrices: ListOf(tuple), products: Count = 0, vectors: Count = 0):
     return stored + vectors, 2 * once + products
 
 # %% ../../scaling/counting.ipynb #training-flops
-@checked
-def training_flops(
-    shape: Shape, tokens: Positive, context: Size | None = None
-):
+def training_flops(shape: Shape, tokens: float, context: int | None = None):
     """Operations to train on so many tokens: forward once, back twice."""
-    require(tokens >= 1, "tokens", tokens, "1 or more")
     return 3 * tokens * token_flops(shape, context)

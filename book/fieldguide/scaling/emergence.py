@@ -14,14 +14,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fieldguide.check import (
-    AllFinite,
-    Count,
-    ListOf,
-    Size,
-    checked,
-    require,
-)
 from ..transformers.gpt import GPTConfig
 from fieldguide.transformers.training import (
     Recipe,
@@ -35,31 +27,24 @@ SYMBOLS = "0123456789+="
 ASKED = 8  # characters of a question: three digits, a sign, three, a sign
 
 
-@checked
-def draw_sums(n: Size, generator: torch.Generator):
+def draw_sums(n: int, generator: torch.Generator):
     """Sums of two numbers below 1,000, such as 123+456=0579."""
     pairs = torch.randint(1000, (n, 2), generator=generator)
     return [f"{a:03}+{b:03}={a + b:04}" for a, b in pairs.tolist()]
 
 
-@checked
-def to_symbols(texts: ListOf(str, 1)):
+def to_symbols(texts: list[str]):
     """Texts of one length as ids, (B, T): places in `SYMBOLS`."""
-    alike = len(set(map(len, texts))) == 1 and set("".join(texts))
-    ok = alike and alike <= set(SYMBOLS)
-    require(ok, "texts", texts, f"of one length, made of {SYMBOLS}")
     return torch.tensor([[SYMBOLS.index(c) for c in t] for t in texts])
 
 # %% ../../scaling/emergence.ipynb #adder-recipe
-@checked
-def sums_recipe(steps: Size = 400):
+def sums_recipe(steps: int = 400):
     """Muon for the matrices, normed queries and keys, learned positions."""
     rates = {"rate": 0.02, "matrix_rate": 0.03, "final": 0.0}
     return Recipe(steps, batch=64, **rates, normed=True)
 
 # %% ../../scaling/emergence.ipynb #trained-adder
-@checked
-def adder(width: Size, seed: Count, recipe: Recipe):
+def adder(width: int, seed: int, recipe: Recipe):
     """A GPT of two layers, trained on the answers of sums.
 
     seed: of its first weights. The sums are drawn with another, 100 + seed.
@@ -80,14 +65,12 @@ def adder(width: Size, seed: Count, recipe: Recipe):
 
 # %% ../../scaling/emergence.ipynb #right-digits-export
 @torch.no_grad()
-@checked
-def right_digits(model: torch.nn.Module, texts: ListOf(str, 1)):
+def right_digits(model: torch.nn.Module, texts: list[str]):
     """Which digits of the answers a model writes right: (B, digits).
 
     It reads the questions and adds its likeliest digit, one after another.
     """
     ids = to_symbols(texts)  # (B, T)
-    require(ids.size(1) > ASKED, "texts", texts, f"longer than {ASKED}")
     written = ids[:, :ASKED]
     for _ in range(ids.size(1) - ASKED):
         digit = model(written)[:, -1:].argmax(-1)  # (B, 1)
@@ -95,51 +78,44 @@ def right_digits(model: torch.nn.Module, texts: ListOf(str, 1)):
     return (written == ids)[:, ASKED:]
 
 # %% ../../scaling/emergence.ipynb #scores
-@checked
 def scores(right: Bool[Tensor, "B L"]):
     """Of right digits (B, L): their share, and that of rows all right."""
     return right.double().mean().item(), right.all(1).double().mean().item()
 
 # %% ../../scaling/emergence.ipynb #place-losses
 @torch.no_grad()
-@checked
-def place_losses(model: torch.nn.Module, texts: ListOf(str, 1)):
+def place_losses(model: torch.nn.Module, texts: list[str]):
     """The mean of -log p of the right digit, in nats, at each place: (L,).
 
     The model reads the right digits before that place, not its own.
     """
     ids = to_symbols(texts)  # (B, T)
-    require(ids.size(1) > ASKED, "texts", texts, f"longer than {ASKED}")
     logits = model(ids[:, :-1])[:, ASKED - 1 :]  # (B, L, V)
     losses = F.cross_entropy(logits.mT, ids[:, ASKED:], reduction="none")
     return losses.mean(0)
 
 # %% ../../scaling/emergence.ipynb #wrong-ahead
-@checked
 def wrong_ahead(
-    small: Size, large: Size, wrong: Float[AllFinite, "2 ..."], size: Size
+    small: int, large: int, wrong: Float[Tensor, "2 ..."], size: int
 ):
     """The share of wrong digits at `size`, from `wrong` at two sizes.
 
     On logarithmic axes it is a straight line, which has no end: far below
     `small` it says more than 1.
     """
-    require(small < large, "large", large, f"above {small}")
-    require((wrong > 0).all(), "wrong", wrong, "above 0")
     power = (wrong[1] / wrong[0]).log() / math.log(large / small)
     return wrong[1] * (size / large) ** power
 
 # %% ../../scaling/emergence.ipynb #whole-ahead
-@checked
 def whole_ahead(
-    small: Size,
-    large: Size,
-    at_small: Float[AllFinite, " s"],
-    at_large: Float[AllFinite, " l"],
-    size: Size,
-    models: Size,
+    small: int,
+    large: int,
+    at_small: Float[Tensor, " s"],
+    at_large: Float[Tensor, " l"],
+    size: int,
+    models: int,
     generator: torch.Generator,
-    draws: Size = 2000,
+    draws: int = 2000,
 ):
     """Exact match, of answers with 4 digits, at a new size: (draws,).
 

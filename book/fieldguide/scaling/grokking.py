@@ -14,20 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fieldguide.check import (
-    FloatType,
-    ListOf,
-    Positive,
-    Share,
-    Size,
-    checked,
-    require,
-)
 from ..transformers.training import Recipe, descend
 
 # %% ../../scaling/grokking.ipynb #sums
-@checked
-def sums(p: Size):
+def sums(p: int):
     """Each sum on a clock of p hours: a, b and the answer, (S,) each.
 
     a is at most b, since b + a is the same sum.
@@ -36,14 +26,12 @@ def sums(p: Size):
     return a, b, (a + b) % p
 
 # %% ../../scaling/grokking.ipynb #hide
-@checked
-def hide(count: Size, shown: Share, generator: torch.Generator):
+def hide(count: int, shown: float, generator: torch.Generator):
     """Draw which of `count` sums are shown: their places, and the others'.
 
     shown: which part of them, so that neither list is empty.
     """
     split = round(shown * count)
-    require(0 < split < count, "shown", shown, f"a part of {count}, not all")
     order = torch.randperm(count, generator=generator)
     return order[:split], order[split:]
 
@@ -55,9 +43,8 @@ class Adder(nn.Module):
     Calling it gives the scores of all p answers, (S, p).
     """
 
-    @checked
     def __init__(
-        self, p: Size, D: Size, N: Size, generator: torch.Generator | None
+        self, p: int, D: int, N: int, generator: torch.Generator | None
     ):
         super().__init__()
 
@@ -69,23 +56,20 @@ class Adder(nn.Module):
         self.W = draw(D, N, 1 / math.sqrt(3 * D))  # as large as PyTorch's
         self.U = draw(N, p, 1 / math.sqrt(3 * N))
 
-    @checked
     def forward(self, a: Int[Tensor, " S"], b: Int[Tensor, " S"]):
         x = self.vectors[a] + self.vectors[b]  # (S, D)
         return (x @ self.W).relu() @ self.U  # (S, p)
 
 # %% ../../scaling/grokking.ipynb #recipe
-@checked
-def adder_recipe(steps: Size, decay: Positive | Share = 1.0):
+def adder_recipe(steps: int, decay: float = 1.0):
     """A level rate, no clipping, and a weight decay that matters."""
     level = {"rate": 0.01, "final": 1.0, "clip": math.inf}
     return Recipe(steps, betas=(0.9, 0.98), decay=decay, **level)
 
 # %% ../../scaling/grokking.ipynb #learn-sums
-@checked
 def learn_sums(
     model: Adder,
-    shown: ListOf(Tensor, least=3),
+    shown: list[Tensor],
     recipe: Recipe,
     watch: Callable | None = None,
 ):
@@ -107,15 +91,13 @@ def learn_sums(
 
 # %% ../../scaling/grokking.ipynb #accuracy
 @torch.no_grad()
-@checked
-def accuracy(model: Adder, asked: ListOf(Tensor, least=3)):
+def accuracy(model: Adder, asked: list[Tensor]):
     """The fraction of sums, a, b and their answers, that it gets right."""
     a, b, answers = asked
     return (model(a, b).argmax(-1) == answers).double().mean().item()
 
 # %% ../../scaling/grokking.ipynb #wheel
-@checked
-def wheel(p: Size, k: Size, dtype: FloatType = torch.float32):
+def wheel(p: int, k: int, dtype: torch.dtype = torch.float32):
     """A hand that turns k times while p numbers pass: (2, p).
 
     The first row is the cosine of its angle, the second the sine.
@@ -125,8 +107,7 @@ def wheel(p: Size, k: Size, dtype: FloatType = torch.float32):
 
 # %% ../../scaling/grokking.ipynb #by-hand
 @torch.no_grad()
-@checked
-def hand_adder(p: Size, k: Size = 1, N: Size = 5):
+def hand_adder(p: int, k: int = 1, N: int = 5):
     """An adder that nobody trained: one wheel, N neurons around the clock."""
     adder = Adder(p, 2, N, torch.Generator())
     adder.vectors.copy_(wheel(p, k).T)  # a hand for each number
@@ -135,32 +116,24 @@ def hand_adder(p: Size, k: Size = 1, N: Size = 5):
     return adder.requires_grad_(False)
 
 # %% ../../scaling/grokking.ipynb #shares
-@checked
 def wheel_shares(table: Float[Tensor, "p D"]):
     """How much of a table turns with each wheel, k = 1, 2, ...: they add to 1.
 
     p is odd, so that there are (p - 1) / 2 wheels.
     """
     p = len(table)
-    require(
-        p % 2 and p > 2, "table", table, "of an odd number of rows, above 2"
-    )
     turns = [wheel(p, k, table.dtype) @ table for k in range(1, p // 2 + 1)]
     found = torch.stack(turns).square().sum((1, 2))  # (F,)
     return found / found.sum()
 
 # %% ../../scaling/grokking.ipynb #waves
-@checked
-def waves(table: Float[Tensor, "p D"], frequencies: ListOf(Size)):
+def waves(table: Float[Tensor, "p D"], frequencies: list[int]):
     """The part of a table that turns with these wheels, (p, D).
 
     p is odd, and each frequency below p / 2.
     """
     p, found = len(table), torch.zeros_like(table)
     for k in frequencies:
-        require(
-            2 * k < p and p % 2, "frequencies", k, f"below {p} / 2, {p} odd"
-        )
         turning = wheel(p, k, table.dtype)  # (2, p)
         found += 2 / p * turning.T @ (turning @ table)
     return found

@@ -17,12 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from ..check import Count, Finite, Positive, Size, checked, require
 from ..data import smollm2, smollm2_tokenizer
 from ..explore import heatmap, number
 
 # %% ../../transformers/attention.ipynb #masked-softmax
-@checked
 def masked_softmax(
     scores: Float[Tensor, "*b"], mask: Bool[Tensor, "..."] | None = None
 ):
@@ -44,29 +42,20 @@ def masked_softmax(
     return weights.masked_fill(blind, 0) if known and blind.any() else weights
 
 # %% ../../transformers/attention.ipynb #require-fit
-def scores_shape(query, key, value, mask):
-    """The shape (..., T, S) of all scores, where the rest fits too."""
-    require(query.size(-1) > 0, "query", query, "at least 1 wide")
-    for name, x in ("key", key), ("value", value):
-        require(x.dtype == query.dtype, name, x, f"{query.dtype}, as query is")
+def scores_shape(query, key, value):
+    """The shape (..., T, S) of all scores."""
     leading = [x.shape[:-2] for x in (query, key, value)]
     leading = torch.broadcast_shapes(*leading)
-    shape = (*leading, query.size(-2), key.size(-2))
-    if mask is not None:
-        pairs = list(zip(reversed(mask.shape), reversed(shape)))
-        ok = len(pairs) == mask.dim() and all(m in (1, n) for m, n in pairs)
-        require(ok, "mask", mask, f"broadcastable to {shape}")
-    return shape
+    return (*leading, query.size(-2), key.size(-2))
 
 # %% ../../transformers/attention.ipynb #simple-attention
-@checked
 def simple_attention(
     query: Float[Tensor, "*#b T K"],
     key: Float[Tensor, "*#b S K"],
     value: Float[Tensor, "*#b S V"],
     *,
     mask: Bool[Tensor, "..."] | None = None,
-    scale: Finite | None = None,
+    scale: float | None = None,
 ):
     """Blend values by how well their keys fit each query.
 
@@ -76,7 +65,6 @@ def simple_attention(
     Returns (output (..., T, V), weights (..., T, S)).
     Source: Vaswani et al. 2017, equation 1.
     """
-    scores_shape(query, key, value, mask)
     scale = 1 / math.sqrt(query.size(-1)) if scale is None else scale
     kind = query.dtype
     wide = torch.promote_types(kind, torch.float32)
@@ -88,23 +76,18 @@ def simple_attention(
     return output.to(kind), weights.to(kind)
 
 # %% ../../transformers/attention.ipynb #causal-mask
-@checked
-def causal_mask(T: Size):
+def causal_mask(T: int):
     """Boolean (T, T): may position i (row) look at j (column)?"""
     return torch.ones(T, T, dtype=torch.bool).tril()  # (T, T)
 
 # %% ../../transformers/attention.ipynb #split-heads
-@checked
-def split_heads(x: Shaped[Tensor, "*b T D"], heads: Size):
+def split_heads(x: Shaped[Tensor, "*b T D"], heads: int):
     """Cut the width into heads: (..., H, T, K) with K = D / H."""
-    D = x.size(-1)
-    require(D % heads == 0, "heads", heads, f"a divisor of {D}, the width")
     x = x.unflatten(-1, (heads, -1))  # (..., T, H, K)
     # here einsum only swaps two axes
     return torch.einsum("...thk->...htk", x)  # (..., H, T, K)
 
 
-@checked
 def merge_heads(x: Shaped[Tensor, "*b H T K"]):
     """Undo `split_heads`: (..., H, T, K) -> (..., T, H K)."""
     x = torch.einsum("...htk->...thk", x)  # (..., T, H, K)
@@ -121,24 +104,19 @@ class MultiHeadAttention(nn.Module):
     Source: Vaswani et al. 2017, section 3.2.2.
     """
 
-    @checked
-    def __init__(self, width: Size, heads: Size, *, attend=simple_attention):
+    def __init__(self, width: int, heads: int, *, attend=simple_attention):
         super().__init__()
-        ok = width % heads == 0
-        require(ok, "heads", heads, f"a divisor of {width}, the width")
         self.heads, self.attend = heads, attend
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
 
-    @checked
     def forward(
         self,
         x: Float[Tensor, "*b T D"],
         mask: Bool[Tensor, "..."] | None = None,
     ):
-        scores_shape(x, x, x, mask)
         if mask is not None and mask.dim() > 2:
             mask = mask.unsqueeze(-3)  # (..., 1, T, T): heads share it
         parts = self.query(x), self.key(x), self.value(x)  # 3 of (..., T, D)
@@ -147,20 +125,19 @@ class MultiHeadAttention(nn.Module):
         return self.output(merge_heads(mixed)), weights  # (..., T, D)
 
 # %% ../../transformers/attention.ipynb #simple-attention-fast
-@checked
 def simple_attention_fast(
     query: Float[Tensor, "*#b T K"],
     key: Float[Tensor, "*#b S K"],
     value: Float[Tensor, "*#b S V"],
     *,
     mask: Bool[Tensor, "..."] | None = None,
-    scale: Finite | None = None,
+    scale: float | None = None,
 ):
     """`simple_attention` by torch's own function, which keeps no weights.
 
     Takes what `simple_attention` takes. Returns (output (..., T, V), None).
     """
-    lead = scores_shape(query, key, value, mask)[:-2]
+    lead = scores_shape(query, key, value)[:-2]
     # torch wants equal leading sizes, and a mask of two axes at least
     arrays = [x.expand(*lead, -1, -1) for x in (query, key, value)]
     mask = None if mask is None else torch.atleast_2d(mask)
@@ -168,8 +145,7 @@ def simple_attention_fast(
     return F.scaled_dot_product_attention(*arrays, **options), None
 
 # %% ../../transformers/attention.ipynb #race-rows
-@checked
-def rows_of(count: Size, distance: Size, rng: torch.Generator):
+def rows_of(count: int, distance: int, rng: torch.Generator):
     """Rows (B, T, 9), one-hot letters and a flag; answers (B,)."""
     letters = torch.randint(8, (count, distance + 1), generator=rng)  # (B, T)
     flag = torch.zeros(count, distance + 1, 1)
@@ -187,7 +163,6 @@ class Reader(nn.Module):
         self.look_back = look_back
         self.answer = nn.Linear(width, 8)
 
-    @checked
     def forward(self, x: Float[Tensor, "B T 9"]):
         states, _ = self.look_back(self.embed(x))  # (B, T, width)
         return self.answer(states[:, -1])  # from the last position
@@ -207,7 +182,6 @@ MAKERS = {"RNN": rnn_reader, "attention": attention_reader}
 
 # %% ../../transformers/attention.ipynb #race-scored
 @torch.no_grad()
-@checked
 def scored(
     reader: nn.Module, x: Float[Tensor, "B T 9"], answer: Int[Tensor, " B"]
 ):
@@ -243,9 +217,8 @@ def train_reader(make, distance, seed, steps=300):
     return found
 
 # %% ../../transformers/attention.ipynb #rms-norm
-@checked
 def rms_norm(
-    x: Float[Tensor, "*b D"], weight: Float[Tensor, " D"], eps: Positive
+    x: Float[Tensor, "*b D"], weight: Float[Tensor, " D"], eps: float
 ):
     """Scale each row of x to a root mean square of 1, then by weight.
 
@@ -257,9 +230,8 @@ def rms_norm(
     return (wide * scale).to(x.dtype) * weight
 
 # %% ../../transformers/attention.ipynb #rotate
-@checked
 def rotate(
-    x: Float[Tensor, "*b T K"], positions: Shaped[Tensor, " T"], base: Positive
+    x: Float[Tensor, "*b T K"], positions: Shaped[Tensor, " T"], base: float
 ):
     """Turn pair p of x by positions * base ** (-2 p / K).
 
@@ -268,7 +240,6 @@ def rotate(
     float64. Source: Su et al. 2024 (RoPE).
     """
     K = x.size(-1)
-    require(K % 2 == 0, "x", x, "of an even width: rotation takes pairs")
     options = {"dtype": torch.double, "device": x.device}
     speed = base ** (-torch.arange(0, K, 2, **options) / K)  # (K/2,)
     angle = positions[:, None] * speed  # (T, K/2)
@@ -288,14 +259,9 @@ def first_layer():
     return [smollm2().tensor(f"{name}.weight") for name in names]
 
 # %% ../../transformers/attention.ipynb #queries-and-keys
-@checked
 def queries_and_keys(sentence: str):
-    """What SmolLM2's first layer asks and offers: two of (H, T, K), H = 9.
-
-    Raises ValueError for a sentence without tokens.
-    """
+    """What SmolLM2's first layer asks and offers: two of (H, T, K), H = 9."""
     ids = smollm2_tokenizer().encode(sentence)
-    require(ids, "sentence", sentence, "at least one token long")
     embedding, norm, w_query, w_key = first_layer()
     facts, places = smollm2().metadata, torch.arange(len(ids))
     # SmolLM2 is built like Llama, so its file uses those names
@@ -308,15 +274,12 @@ def queries_and_keys(sentence: str):
     return query, key.repeat_interleave(H // H_kv, 0)  # (H, T, K) each
 
 # %% ../../transformers/attention.ipynb #attention-data
-@checked
-def attention_data(sentence: str, head: Count):
+def attention_data(sentence: str, head: int):
     """One head's raw material: scores (T, T) q.k unscaled, width K, pieces.
 
-    Raises ValueError unless head is one of SmolLM2's, 0 to 8.
+    head: one of SmolLM2's, 0 to 8.
     """
     query, key = queries_and_keys(sentence)  # (H, T, K)
-    heads = len(query)
-    require(head < heads, "head", head, f"from 0 to {heads - 1}")
     return {
         "scores": query[head] @ key[head].T,
         "width": query.size(-1),
@@ -324,11 +287,10 @@ def attention_data(sentence: str, head: Count):
     }
 
 # %% ../../transformers/attention.ipynb #attention-explorer
-@checked
 def attention_explorer(
     sentence: str,
-    head: Count,
-    temperature: Positive,
+    head: int,
+    temperature: float,
     scaled: bool,
     causal: bool,
 ):

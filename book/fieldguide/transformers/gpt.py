@@ -17,17 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float, Int64, Real
 from torch import Tensor, nn
 
-from fieldguide.check import (
-    Count,
-    Model,
-    NonEmpty,
-    Part,
-    Positive,
-    Probabilities,
-    Size,
-    checked,
-    require,
-)
+from ..check import require
 from ..introduction.next_word import softmax
 from fieldguide.transformers.attention import (
     MultiHeadAttention,
@@ -36,8 +26,7 @@ from fieldguide.transformers.attention import (
 )
 
 # %% ../../transformers/gpt.ipynb #turns
-@checked
-def turns(positions: Real[Tensor, " T"], width: Size, base: Positive):
+def turns(positions: Real[Tensor, " T"], width: int, base: float):
     """The turn of each pair, complex: (T, K / 2).
 
     Pair p of a head of the given width K turns by position * base ** (-2p /
@@ -49,7 +38,6 @@ def turns(positions: Real[Tensor, " T"], width: Size, base: Positive):
     return torch.polar(torch.ones_like(angle), angle)
 
 
-@checked
 def turn_pairs(x: Float[Tensor, "*b T K"], factors: Complex[Tensor, "T K/2"]):
     """`rotate` x by what `turns` returned for its T places."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -58,8 +46,7 @@ def turn_pairs(x: Float[Tensor, "*b T K"], factors: Complex[Tensor, "T K/2"]):
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)  # (..., T, K)
 
 # %% ../../transformers/gpt.ipynb #rotary
-@checked
-def rotary(attend: Callable, base: Positive = 10_000.0):
+def rotary(attend: Callable, base: float = 10_000.0):
     """`attend` with queries and keys turned by their places (RoPE).
 
     attend: `simple_attention` or a function that is called as it is. So is
@@ -69,8 +56,6 @@ def rotary(attend: Callable, base: Positive = 10_000.0):
 
     def attend_rotated(query, key, value, *, mask=None, scale=None):
         T, (S, K) = query.size(-2), key.shape[-2:]
-        ok = S >= T and query.size(-1) == K
-        require(ok, "query", query, f"at most {S} rows of {K} numbers")
         places = torch.arange(S, device=key.device)
         factors = turns(places, K, base)  # (S, K/2)
         query = turn_pairs(query, factors[S - T :])  # (..., T, K)
@@ -80,12 +65,11 @@ def rotary(attend: Callable, base: Positive = 10_000.0):
     return attend_rotated
 
 # %% ../../transformers/gpt.ipynb #layer-norm
-@checked
 def layer_norm(
     x: Float[Tensor, "*b D"],
     weight: Float[Tensor, " D"],
     bias: Float[Tensor, " D"],
-    eps: Positive = 1e-5,
+    eps: float = 1e-5,
 ):
     """Move each x to mean 0 and variance 1, then gain and shift.
 
@@ -99,7 +83,6 @@ def layer_norm(
     return unit.to(x.dtype) * weight + bias
 
 # %% ../../transformers/gpt.ipynb #gelu
-@checked
 def gelu(
     x: Float[Tensor, "*b"], approximate: Literal["none", "tanh"] = "none"
 ):
@@ -121,10 +104,9 @@ class MLP(nn.Module):
     matrix? approximate: as for `gelu`.
     """
 
-    @checked
     def __init__(
         self,
-        width: Size,
+        width: int,
         *,
         bias: bool = True,
         approximate: Literal["none", "tanh"] = "none",
@@ -134,22 +116,20 @@ class MLP(nn.Module):
         self.up = nn.Linear(width, 4 * width, bias=bias)
         self.down = nn.Linear(4 * width, width, bias=bias)
 
-    @checked
     def forward(self, x: Float[Tensor, "*b {self.up.in_features}"]):
         hidden = F.gelu(self.up(x), approximate=self.approximate)  # (..., 4 D)
         return self.down(hidden)  # (..., D)
 
 # %% ../../transformers/gpt.ipynb #config
-@checked
 @dataclass(frozen=True)
 class GPTConfig:
     """The sizes of a GPT."""
 
-    vocab: Size  # V: different tokens
-    context: Size  # the largest T
-    width: Size  # D, a multiple of heads
-    heads: Size  # H
-    layers: Size  # L
+    vocab: int  # V: different tokens
+    context: int  # the largest T
+    width: int  # D, a multiple of heads
+    heads: int  # H
+    layers: int  # L
     positions: Literal["learned", "rotary"] = "learned"
     bias: bool = True  # one after each matrix and in each norm, as in GPT-2
     approximate: Literal["none", "tanh"] = "none"  # GPT-2's GELU is "tanh"
@@ -169,7 +149,6 @@ class Block(nn.Module):
     Source: Radford et al. 2019, section 2.3.
     """
 
-    @checked
     def __init__(
         self, config: GPTConfig, *, attend: Callable = simple_attention
     ):
@@ -183,7 +162,6 @@ class Block(nn.Module):
             for matrix in self.attention.children():
                 matrix.bias = nn.Parameter(matrix.weight.new_zeros(D))
 
-    @checked
     def forward(
         self,
         x: Float[Tensor, "*b T {self.norm_mlp.normalized_shape[0]}"],
@@ -203,7 +181,6 @@ class GPT(nn.Module):
     Source: Radford et al. 2019.
     """
 
-    @checked
     def __init__(
         self, config: GPTConfig, *, attend=simple_attention, generator=None
     ):
@@ -221,7 +198,6 @@ class GPT(nn.Module):
         self.norm = nn.LayerNorm(D, bias=config.bias)
         initialise(self, generator)
 
-    @checked
     def forward(self, ids: Int64[Tensor, "*b T"]):  # ids (..., T)
         T = require_tokens(ids, self.config)
         x = self.token(ids)  # (..., T, D)
@@ -233,7 +209,6 @@ class GPT(nn.Module):
         return F.linear(self.norm(x), self.token.weight)  # (..., T, V)
 
 # %% ../../transformers/gpt.ipynb #require-tokens
-@checked
 def require_tokens(ids: Int64[Tensor, "*b T"], config: GPTConfig):
     """The number T of tokens in each text; ValueError unless they fit."""
     T, V = ids.size(-1), config.vocab
@@ -246,8 +221,7 @@ def require_tokens(ids: Int64[Tensor, "*b T"], config: GPTConfig):
 
 # %% ../../transformers/gpt.ipynb #initialise
 @torch.no_grad()
-@checked
-def initialise(model: Model, generator: torch.Generator | None = None):
+def initialise(model: nn.Module, generator: torch.Generator | None = None):
     """Normal weights of deviation 0.02, biases 0, gains 1: GPT-2's start.
 
     The matrices that write to the stream are smaller by 1 / sqrt(2 L).
@@ -264,28 +238,23 @@ def initialise(model: Model, generator: torch.Generator | None = None):
             parameter.normal_(0, std, generator=generator)
 
 # %% ../../transformers/gpt.ipynb #count-parameters
-@checked
 def count_parameters(model: nn.Module):
     """How many numbers training may change; a shared one counts once."""
     return sum(p.numel() for p in model.parameters())
 
 # %% ../../transformers/gpt.ipynb #keep-top-k
-@checked
-def keep_top_k(probabilities: Float[Probabilities, "*b V"], top_k: Size):
+def keep_top_k(probabilities: Float[Tensor, "*b V"], top_k: int):
     """Keep the k likeliest of each row, made to add up to 1.
 
     Of equals, the one with the lower number stays.
     Source: Fan et al. 2018.
     """
-    V = probabilities.size(-1)
-    require(top_k <= V, "top_k", top_k, f"from 1 to {V}")
     order = probabilities.sort(descending=True, stable=True).indices
     kept = probabilities.scatter(-1, order[..., top_k:], 0)  # (..., V)
     return kept / kept.sum(-1, keepdim=True)
 
 # %% ../../transformers/gpt.ipynb #keep-top-p
-@checked
-def keep_top_p(probabilities: Float[Probabilities, "*b V"], top_p: Part):
+def keep_top_p(probabilities: Float[Tensor, "*b V"], top_p: float):
     """Keep the smallest set of each row whose mass reaches top_p.
 
     It is made to add up to 1. Of equals, the one with the lower number
@@ -300,12 +269,11 @@ def keep_top_p(probabilities: Float[Probabilities, "*b V"], top_p: Part):
     return kept / kept.sum(-1, keepdim=True)
 
 # %% ../../transformers/gpt.ipynb #next-distribution
-@checked
 def next_distribution(
-    logits: Float[NonEmpty, "*b V"],
-    temperature: Positive = 1.0,
-    top_k: Size | None = None,
-    top_p: Part | None = None,
+    logits: Float[Tensor, "*b V"],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
 ):
     """Turn logits into the probabilities to draw the next token from.
 
@@ -322,7 +290,6 @@ def next_distribution(
     return probabilities
 
 # %% ../../transformers/gpt.ipynb #draw
-@checked
 def draw(
     probabilities: Float[Tensor, "*b V"],
     generator: torch.Generator | None = None,
@@ -337,8 +304,6 @@ def draw(
     whole = total[..., -1:]  # (..., 1)
     ok = (whole > 0) & whole.isfinite() & (probabilities >= 0)  # (..., V)
     ok = V > 0 and (ok.is_meta or ok.all())  # a meta tensor has no values
-    allowed = "0 or more, with a sum above 0"
-    require(ok, "probabilities", probabilities, allowed)
     options = {"dtype": torch.double, "device": whole.device}
     options["generator"] = generator
     dart = torch.rand(whole.shape, **options) * whole  # (..., 1)
@@ -346,15 +311,14 @@ def draw(
 
 # %% ../../transformers/gpt.ipynb #generate
 @torch.no_grad()
-@checked
 def generate(
-    model: Model,
+    model: nn.Module,
     ids: Int64[Tensor, "*b T"],
-    count: Count,
+    count: int,
     *,
-    temperature: Positive = 1.0,
-    top_k: Size | None = None,
-    top_p: Part | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
     generator: torch.Generator | None = None,
 ):
     """Continue texts by `count` drawn tokens: (..., T + count)."""

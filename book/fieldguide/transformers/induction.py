@@ -12,17 +12,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from fieldguide.check import (
-    Finite,
-    ListOf,
-    Model,
-    NonEmpty,
-    Size,
-    checked,
-    require,
-)
 from ..data import Tokenizer
 from .real_model import Llama
 from fieldguide.transformers.real_model import (
@@ -30,7 +21,6 @@ from fieldguide.transformers.real_model import (
 )
 
 # %% ../../transformers/induction.ipynb #read-twice
-@checked
 def word_starts(tokenizer: Tokenizer):
     """Ids of the tokens that are a space and lower-case letters: (N,)."""
     texts = [tokenizer.decode([number]) for number in range(len(tokenizer))]
@@ -39,11 +29,10 @@ def word_starts(tokenizer: Tokenizer):
     return torch.tensor([i for i in ids if texts[i].islower()])
 
 
-@checked
 def read_twice(
-    words: Int64[NonEmpty, " N"],
-    count: Size,
-    period: Size,
+    words: Int64[Tensor, " N"],
+    count: int,
+    period: int,
     rng: torch.Generator,
 ):
     """A first token, `period` random words, the same again: (B, 1 + 2 P)."""
@@ -54,8 +43,7 @@ def read_twice(
 
 # %% ../../transformers/induction.ipynb #token-losses
 @torch.inference_mode()
-@checked
-def token_losses(model: Model, ids: Int64[Tensor, "B T"]):
+def token_losses(model: nn.Module, ids: Int64[Tensor, "B T"]):
     """The loss of each token but the first, in nats: (B, T) -> (B, T - 1)."""
     logits = model(ids)[:, :-1]  # (B, T - 1, V)
     losses = F.cross_entropy(
@@ -64,51 +52,36 @@ def token_losses(model: Model, ids: Int64[Tensor, "B T"]):
     return losses.unflatten(0, (len(ids), -1))  # (B, T - 1)
 
 # %% ../../transformers/induction.ipynb #scores
-@checked
 def sink_score(weights: Float[Tensor, "*b T T"]):
     """How much later tokens look at the first: (...), 0 to 1."""
-    require(weights.size(-1) > 1, "weights", weights, "of T > 1 tokens")
     return weights[..., 1:, 0].mean(-1)
 
 
-@checked
 def previous_token_score(weights: Float[Tensor, "*b T T"]):
     """How much tokens look at the one before: (...), 0 to 1."""
-    require(weights.size(-1) > 1, "weights", weights, "of T > 1 tokens")
     return weights.diagonal(-1, -2, -1).mean(-1)
 
 
-@checked
-def induction_score(weights: Float[Tensor, "*b T T"], period: Size):
+def induction_score(weights: Float[Tensor, "*b T T"], period: int):
     """How much repeated tokens look at what followed them: (...), 0 to 1.
 
     On a text that repeats its first `period` tokens; a first token that is
     not repeated is cut off before. Source: Olsson et al. 2022.
     """
-    T = weights.size(-1)
-    require(1 < period < T, "period", period, f"from 2 to {T - 1}")
     stripe = weights.diagonal(1 - period, -2, -1)  # (..., T - P + 1)
     return stripe[..., 1:].mean(-1)  # from the first repeated token on
 
 # %% ../../transformers/induction.ipynb #top-heads
-@checked
-def top_heads(scores: Float[Tensor, "L H"], count: Size):
+def top_heads(scores: Float[Tensor, "L H"], count: int):
     """The (layer, head) of the `count` largest scores (L, H), best first."""
     order = scores.flatten().argsort(descending=True)[:count]
     return [divmod(place, scores.size(1)) for place in order.tolist()]
 
 # %% ../../transformers/induction.ipynb #heads-by-layer
-def heads_by_layer(model, outputs):
+def heads_by_layer(outputs):
     """{(layer, head): output} -> {layer: {head: output}}."""
-    config, found = model.config, {}
-    L, H, K = config.layers, config.heads, config.head_width
-    there = [(layer, head) for layer in range(L) for head in range(H)]
+    found = {}
     for place, output in outputs.items():
-        ok = place in there and {*map(type, place)} == {int}
-        require(ok, "head", place, f"(layer, head), at most {there[-1]}")
-        width = output.shape[-1:] if torch.is_tensor(output) else None
-        ok = isinstance(output, Finite) or width in ((), (1,), (K,))
-        require(ok, "output", output, f"a number or a tensor {K} wide")
         found.setdefault(place[0], {})[place[1]] = output
     return found
 
@@ -126,7 +99,6 @@ def replacing(outputs, heads):
 
 # %% ../../transformers/induction.ipynb #replaced
 @contextmanager
-@checked
 def replaced(model: Llama, outputs: dict):
     """In this block, heads of a `Llama` hand over what we say.
 
@@ -134,22 +106,20 @@ def replaced(model: Llama, outputs: dict):
     (B, T, K)}; 0 knocks the head out.
     """
     with ExitStack() as hooks:  # takes the hooks away, even after an error
-        for layer, own in heads_by_layer(model, outputs).items():
+        for layer, own in heads_by_layer(outputs).items():
             mixer = model.blocks[layer].attention.output
             hook = replacing(own, model.config.heads)
             hooks.enter_context(mixer.register_forward_pre_hook(hook))
         yield
 
 
-@checked
-def knocked_out(model: Llama, heads: ListOf(tuple)):
+def knocked_out(model: Llama, heads: list[tuple]):
     """`replaced` with 0 for a list of (layer, head)."""
     return replaced(model, dict.fromkeys(heads, 0))
 
 # %% ../../transformers/induction.ipynb #other-heads
-@checked
 def other_heads(
-    model: Llama, heads: ListOf(tuple), count: Size, rng: torch.Generator
+    model: Llama, heads: list[tuple], count: int, rng: torch.Generator
 ):
     """`count` heads (layer, head) drawn at random, none of `heads`."""
     L, H = model.config.layers, model.config.heads

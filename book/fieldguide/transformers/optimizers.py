@@ -11,8 +11,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..check import Fading, Positive, Share, checked
-
 # %% ../../transformers/optimizers.ipynb #adamw
 class AdamW:
     """Adam with decoupled weight decay, as `torch.optim.AdamW`.
@@ -22,14 +20,13 @@ class AdamW:
     Source: Kingma and Ba 2015; Loshchilov and Hutter 2019.
     """
 
-    @checked
     def __init__(
         self,
         parameters: Iterable[Tensor],
-        lr: Positive | Share = 1e-3,
-        betas: tuple[Fading, Fading] = (0.9, 0.999),
-        eps: Positive = 1e-8,
-        decay: Positive | Share = 0.01,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        decay: float = 0.01,
     ):
         self.parameters, self.lr, self.betas = list(parameters), lr, betas
         self.eps, self.decay, self.steps = eps, decay, 0

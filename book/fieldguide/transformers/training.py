@@ -18,52 +18,33 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fieldguide.check import (
-    Count,
-    Fading,
-    FloatType,
-    Layered,
-    Limit,
-    ListOf,
-    Model,
-    NonEmpty,
-    Positive,
-    Share,
-    Size,
-    checked,
-    require,
-)
 from ..data import asset
 from .attention import simple_attention_fast
 from .gpt import GPT, GPTConfig
 
 # %% ../../transformers/training.ipynb #windows
-@checked
 def windows(
     ids: Int[Tensor, " T"],
-    batch: Size,
-    context: Size,
+    batch: int,
+    context: int,
     generator: torch.Generator,
 ):
     """Random pieces of a text: inputs and targets, (B, context) each.
 
     A target is the character after its input.
     """
-    require(len(ids) > context, "ids", ids, f"longer than {context}")
     starts = torch.randint(len(ids) - context, (batch, 1), generator=generator)
     pieces = ids[starts + torch.arange(context + 1)]  # (B, context + 1)
     return pieces[:, :-1], pieces[:, 1:]
 
 # %% ../../transformers/training.ipynb #held-out-loss
 @torch.no_grad()
-@checked
-def held_out_loss(model: Model, ids: Int[Tensor, " T"], pieces: Size = 128):
+def held_out_loss(model: nn.Module, ids: Int[Tensor, " T"], pieces: int = 128):
     """Mean nats a character of a GPT over `pieces` windows of a text.
 
     They lie evenly over the text and are as long as the model's context.
     """
     context = model.config.context
-    require(len(ids) > context, "ids", ids, f"longer than {context}")
     last = len(ids) - context - 1
     starts = torch.linspace(0, last, pieces, dtype=torch.double).long()
     found = ids[starts[:, None] + torch.arange(context + 1)]  # (pieces, T + 1)
@@ -71,9 +52,8 @@ def held_out_loss(model: Model, ids: Int[Tensor, " T"], pieces: Size = 128):
     return F.cross_entropy(logits.mT, found[:, 1:]).item()
 
 # %% ../../transformers/training.ipynb #counter-losses
-@checked
 def counter_losses(
-    ids: Int[Tensor, " T"], held_out: Int[Tensor, " S"], V: Size
+    ids: Int[Tensor, " T"], held_out: Int[Tensor, " S"], V: int
 ):
     """How well counting predicts: mean nats a character, three numbers.
 
@@ -91,30 +71,24 @@ def counter_losses(
     return losses
 
 # %% ../../transformers/training.ipynb #recipe
-@checked
 @dataclass(frozen=True)
 class Recipe:
     """How a GPT is trained. The rates and the decay may be 0."""
 
-    steps: Size
-    batch: Size = 16  # windows of the text in a step
-    rate: Positive | Share = 1e-3  # AdamW's at its peak
-    matrix_rate: Positive | Share = 0.0  # Muon's, for matrices; 0: AdamW
-    warmup: Count = 0  # steps until the peak
-    final: Share = 0.1  # of the peak, left at the end
-    betas: tuple[Fading, Fading] = (0.9, 0.99)  # memory: 10 and 100 steps
-    decay: Positive | Share = 0.1  # of AdamW's matrices
-    clip: Limit = 1.0  # the longest gradient; inf: no clipping
+    steps: int
+    batch: int = 16  # windows of the text in a step
+    rate: float = 1e-3  # AdamW's at its peak
+    matrix_rate: float = 0.0  # Muon's, for matrices; 0: AdamW
+    warmup: int = 0  # steps until the peak
+    final: float = 0.1  # of the peak, left at the end
+    betas: tuple[float, float] = (0.9, 0.99)  # memory: 10 and 100 steps
+    decay: float = 0.1  # of AdamW's matrices
+    clip: float = 1.0  # the longest gradient; inf: no clipping
     positions: Literal["learned", "rotary"] = "learned"
     normed: bool = False  # queries and keys
 
-    def __post_init__(self):
-        low = self.warmup < self.steps
-        require(low, "warmup", self.warmup, f"below {self.steps}, the steps")
-
 # %% ../../transformers/training.ipynb #rate-share
-@checked
-def rate_share(step: Count, recipe: Recipe):
+def rate_share(step: int, recipe: Recipe):
     """Which share of its peak the rate has at a step, from 0 on.
 
     It rises evenly over the warm-up and falls along half a cosine.
@@ -127,36 +101,31 @@ def rate_share(step: Count, recipe: Recipe):
     return recipe.final + (1 - recipe.final) * falling
 
 # %% ../../transformers/training.ipynb #recipes
-@checked
-def plain_recipe(steps: Size, rate: Positive | Share = 1e-3):
+def plain_recipe(steps: int, rate: float = 1e-3):
     """AdamW with warm-up, as small GPTs are usually trained."""
     return Recipe(steps, rate=rate, warmup=steps // 20)
 
 
-@checked
-def modern_recipe(steps: Size):
+def modern_recipe(steps: int):
     """Muon for the matrices, rotary positions, normed queries and keys."""
     rates = {"rate": 0.02, "matrix_rate": 0.03, "final": 0.0}
     return Recipe(steps, **rates, positions="rotary", normed=True)
 
 # %% ../../transformers/training.ipynb #clip
 @torch.no_grad()
-@checked
-def clip_gradient(parameters: Iterable[Tensor], longest: Limit):
+def clip_gradient(parameters: Iterable[Tensor], longest: float):
     """Shorten the gradient of all parameters together to `longest` at most.
 
     Returns its length before. Source: Pascanu et al. 2013.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
-    require(grads, "parameters", grads, "such that one has a gradient")
     length = torch.stack([grad.norm() for grad in grads]).norm()
     for grad in grads:
         grad.mul_((longest / length).clamp(max=1))
     return length
 
 # %% ../../transformers/training.ipynb #optimizers
-@checked
-def optimizers(model: Layered, recipe: Recipe):
+def optimizers(model: nn.Module, recipe: Recipe):
     """The recipe's optimizers for a GPT: AdamW, and Muon if it has a rate.
 
     Muon takes the matrices of the layers, AdamW the rest; vectors do not
@@ -177,7 +146,6 @@ def optimizers(model: Layered, recipe: Recipe):
     return made
 
 # %% ../../transformers/training.ipynb #new-gpt
-@checked
 def new_gpt(
     config: GPTConfig, recipe: Recipe, generator: torch.Generator | None
 ):
@@ -188,8 +156,7 @@ def new_gpt(
     return GPT(config, attend=attend, generator=generator)
 
 # %% ../../transformers/training.ipynb #progress
-@checked
-def progress(step: Count, recipe: Recipe, loss: Float[Tensor, ""] | float):
+def progress(step: int, recipe: Recipe, loss: Float[Tensor, ""] | float):
     """Rewrite one line with the loss; the last step's line has no number."""
     if step == recipe.steps:
         print(f"\r{step:,} steps of {recipe.batch} windows are done.")
@@ -197,11 +164,10 @@ def progress(step: Count, recipe: Recipe, loss: Float[Tensor, ""] | float):
         print(f"\rstep {step:,}: {loss:.2f} nats", end="", flush=True)
 
 # %% ../../transformers/training.ipynb #descend
-@checked
 def descend(
     model: nn.Module,
     loss: Callable,
-    made: ListOf(torch.optim.Optimizer),
+    made: list[torch.optim.Optimizer],
     recipe: Recipe,
     *,
     clip: Callable = nn.utils.clip_grad_norm_,
@@ -231,14 +197,13 @@ def descend(
     return losses
 
 # %% ../../transformers/training.ipynb #train
-@checked
 def train(
-    model: Model,
+    model: nn.Module,
     ids: Int[Tensor, " T"],
     recipe: Recipe,
     *,
     generator: torch.Generator,
-    made: ListOf(torch.optim.Optimizer) | None = None,
+    made: list[torch.optim.Optimizer] | None = None,
     watch: Callable | None = None,
 ):
     """Train a GPT on a text. Returns the losses, nats, (steps,).
@@ -265,11 +230,10 @@ def train(
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's, steep at 0
 
 
-@checked
 def orthogonalize(
-    matrix: Float[NonEmpty, "A B"],
-    iterations: Count = 5,
-    dtype: FloatType = torch.float32,
+    matrix: Float[Tensor, "A B"],
+    iterations: int = 5,
+    dtype: torch.dtype = torch.float32,
 ):
     """Bring the singular values of a matrix near 1; keep the rest.
 
@@ -296,14 +260,13 @@ class Muon(torch.optim.Optimizer):
     and the decay may be 0. Source: Jordan et al. 2024.
     """
 
-    @checked
     def __init__(
         self,
         matrices: Iterable[Tensor | dict],
-        lr: Positive | Share = 0.02,
-        momentum: Fading = 0.95,
-        decay: Positive | Share = 0.0,
-        iterations: Count = 5,
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        decay: float = 0.0,
+        iterations: int = 5,
     ):
         defaults = {"lr": lr, "momentum": momentum, "decay": decay}
         super().__init__(matrices, {**defaults, "iterations": iterations})
@@ -323,7 +286,6 @@ class Muon(torch.optim.Optimizer):
                 p.sub_(update, alpha=lr * math.sqrt(max(1, A / B)))
 
 # %% ../../transformers/training.ipynb #qk-norm
-@checked
 def qk_norm(attend: Callable):
     """`attend` with each query and key scaled to a mean square of 1.
 

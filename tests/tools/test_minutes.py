@@ -14,7 +14,7 @@ BOOK = sources.in_order()
 LONGER = {
     "introduction/next-word": 58,
     "transformers/attention": 53,
-    "transformers/tokens": 54,
+    "transformers/tokens": 56,
     "transformers/gpt": 53,
     "transformers/training": 51,
     "transformers/real-model": 60,

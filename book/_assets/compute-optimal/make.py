@@ -7,6 +7,8 @@ grid.json has a row for each budget and width: how many tokens the budget buys a
 processor time of the quickest. The largest budget is run from the first seed only.
 """
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import assets
@@ -34,6 +36,14 @@ def steps_of(budget: float, width: int) -> int:
 
 def run(steps: int, width: int, seed: int) -> tuple[float, float]:
     return sweep.end(width, laws.sweep_recipe(steps), seed, steps)
+
+
+def remade() -> Iterator[tuple]:
+    """The run of the fewest steps."""
+    kept = json.loads((HERE / "grid.json").read_text(encoding="utf-8"))["runs"]
+    (kept,) = (row for row in kept if (row["budget"], row["width"]) == (4.0e9, 32))
+    loss, _ = run(steps_of(4.0e9, 32), 32, SEEDS[0])
+    yield kept["losses"][0], loss, 0.01
 
 
 def main() -> None:

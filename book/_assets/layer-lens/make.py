@@ -12,6 +12,7 @@ writes lens.npz beside this file, for one sentence, all numbers in thousandths:
                             which reads the same file with its own code
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,8 @@ def library(ids):
         return model(ids).logits[0, -1]
 
 
-def main():
-    torch.set_num_threads(1)
+def lens():
+    """What the model says after each layer, in thousandths."""
     ids = torch.tensor([smollm2_tokenizer().encode(SENTENCE)])
     model = real_model.load_smollm2()
     stream = real_model.trace_layers(model, ids).residuals[:, 0]  # (L + 1, T, D)
@@ -49,11 +50,22 @@ def main():
     best = shares.topk(5)
     answer = shares[-1].argmax(-1).expand(len(shares), -1)  # (L + 1, T)
     share = shares.gather(-1, answer[..., None])[..., 0]
-    record = {}
-    record["pieces"] = np.array(smollm2_tokenizer().pieces(SENTENCE))
-    record |= {"share": thousandths(share), "shares": thousandths(best.values)}
-    record |= {"guesses": best.indices.int().numpy()}
-    record["library"] = thousandths(library(ids))
+    record = {"share": thousandths(share), "shares": thousandths(best.values)}
+    return record | {"guesses": best.indices.int().numpy()}
+
+
+def remade() -> Iterator[tuple]:
+    """How likely the answers are after each layer, remade."""
+    kept, again = np.load(HERE / "lens.npz"), lens()
+    yield kept["share"], again["share"], 2
+    yield kept["shares"], again["shares"], 2
+
+
+def main():
+    torch.set_num_threads(1)
+    record = {"pieces": np.array(smollm2_tokenizer().pieces(SENTENCE))}
+    ids = torch.tensor([smollm2_tokenizer().encode(SENTENCE)])
+    record |= lens() | {"library": thousandths(library(ids))}
     store(HERE / "lens.npz", record)
     print(record["share"][:, -1])
 

@@ -11,6 +11,7 @@ another processor writes the same text.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -234,6 +235,22 @@ def ask(names: dict, quick, first: str, twin: list, wording: str) -> dict:
         nats = names["line_likelihoods"](first, failing, message, lines, wording)
         found[name] = [round(each, 3) for each in nats]
     return found
+
+
+def remade() -> Iterator[tuple]:
+    """Of one answer, the likeliest tokens; and how likely its program's lines are."""
+    kept = json.loads((HERE / "answers.json").read_text(encoding="utf-8"))
+    names, number = book(), 50
+    encode, model = names["tokenizer"].encode, names["model"]
+    wording = names["WORDINGS"][number // len(TWINS)]
+    first, _, failing, error, *lines = TWINS[number % len(TWINS)]
+    before = names["chat"](names["plea"](first, failing, error, wording))
+    after = encode(kept["answers"][number][0])
+    with torch.inference_mode():
+        logits = model(torch.tensor([before + after]))[0, len(before) - 1 : -1]
+    yield after, logits.argmax(-1).tolist(), 0
+    nats = names["line_likelihoods"](first, failing, error, lines, wording)
+    yield kept["nats"][number][0], nats, 0.01
 
 
 def main() -> None:

@@ -5,7 +5,6 @@
 # %% ../../transformers/real-model.ipynb #imports
 import functools
 import math
-from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,10 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from ..check import require
-from ..data import Gguf, smollm2
-
-# %% ../../transformers/real-model.ipynb #imports-parts
+from ..check import answer_of, graded
+from ..data import smollm2, smollm2_tokenizer
 from .attention import (
     causal_mask,
     merge_heads,
@@ -36,8 +33,8 @@ class LlamaConfig:
     context: int  # the most tokens it was trained to read
     width: int  # D
     layers: int  # L
-    heads: int  # H, of queries
-    kv_heads: int  # H_kv, of keys and values
+    heads: int  # H, of queries; D / H must be even, since rotation takes pairs
+    kv_heads: int  # H_kv, of keys and values; a divisor of H
     hidden: int  # width inside the network
     eps: float  # keeps the norm of a zero vector finite
     base: float  # of the rotary angles
@@ -61,92 +58,19 @@ FACTS = {
 }
 
 # %% ../../transformers/real-model.ipynb #read-config
-def read_config(gguf: Gguf):
-    """The LlamaConfig that a GGUF file's metadata states.
+def read_config(gguf):
+    """The LlamaConfig that a GGUF file states, of a Llama's usual form.
 
-    Raises DataError for a model that is not a Llama, that leaves one of the
-    facts out, or that rescales its rotary angles or turns a part of a head.
+    Rotary angles that are rescaled, as in Llama 3.1, aren't read.
     """
-    kind = gguf.metadata.get("general.architecture")
+    kind = gguf.metadata["general.architecture"]
     if kind != "llama":
         problem = f"holds a model of the kind {kind!r}"
         raise gguf.error(f"{problem}; what is read: 'llama'")
-    keys = {field: f"llama.{key}" for field, key in FACTS.items()}
-    missing = [key for key in keys.values() if key not in gguf.metadata]
-    if missing:
-        raise gguf.error(f"does not state {', '.join(missing)}")
-    config = LlamaConfig(**{f: gguf.metadata[k] for f, k in keys.items()})
-    turns = {"dimension_count": config.head_width, "freq_base": config.base}
-    plain = {f"llama.rope.{key}": value for key, value in turns.items()}
-    for key, value in gguf.metadata.items():
-        if key.startswith("llama.rope.") and value != plain.get(key):
-            problem = f"has {key} = {value}"
-            raise gguf.error(f"{problem}; what is read: {plain.get(key)}")
-    return config
-
-# %% ../../transformers/real-model.ipynb #llama-parameters
-def llama_parameters(config: LlamaConfig):
-    """How many parameters a Llama of these sizes has, by part."""
-    D, L = config.width, config.layers
-    kv_width = config.kv_heads * config.head_width
-    return {
-        "embedding": config.vocab * D,
-        "attention": L * (2 * D * D + 2 * D * kv_width),
-        "network": L * 3 * D * config.hidden,
-        "norms": (2 * L + 1) * D,
+    facts = {
+        ours: gguf.metadata[f"llama.{key}"] for ours, key in FACTS.items()
     }
-
-# %% ../../transformers/real-model.ipynb #grouped-query-attention
-def grouped_query_attention(
-    query: Float[Tensor, "*#b H T K"],
-    key: Float[Tensor, "*#b G S K"],
-    value: Float[Tensor, "*#b G S V"],
-    *,
-    mask: Bool[Tensor, "..."] | None = None,
-    scale: float | None = None,
-):
-    """`simple_attention` in which groups of query heads share a key head.
-
-    query (..., H, T, K), key (..., H_kv, S, K), value (..., H_kv, S, V): the
-    first H / H_kv query heads use key head 0, and so on. mask, scale: as for
-    `simple_attention`; what has more axes than (T, S) is the same for the
-    heads of a group. Returns (output (..., H, T, V), weights (..., H, T, S)).
-    Source: Ainslie et al. 2023.
-    """
-    H_kv = key.size(-3)
-    if mask is not None and mask.dim() > 2:
-        mask = mask.unsqueeze(-3)  # (..., H_kv or 1, 1, T, S)
-    query = query.unflatten(-3, (H_kv, -1))  # (..., H_kv, H / H_kv, T, K)
-    key, value = key.unsqueeze(-3), value.unsqueeze(-3)  # one for the group
-    output, weights = simple_attention(
-        query, key, value, mask=mask, scale=scale
-    )
-    return output.flatten(-4, -3), weights.flatten(-4, -3)
-
-# %% ../../transformers/real-model.ipynb #swiglu
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)), without biases. Source: Shazeer 2020."""
-
-    def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.up = nn.Linear(width, hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, x: Float[Tensor, "*b {self.gate.in_features}"]):
-        return self.down(F.silu(self.gate(x)) * self.up(x))  # (..., D)
-
-# %% ../../transformers/real-model.ipynb #rms-norm-module
-class RMSNorm(nn.Module):
-    """`rms_norm` with its trained weights (D,)."""
-
-    def __init__(self, config: LlamaConfig):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(config.width))
-        self.eps = config.eps
-
-    def forward(self, x):
-        return rms_norm(x, self.weight, self.eps)
+    return LlamaConfig(**facts)
 
 # %% ../../transformers/real-model.ipynb #file-name
 NAMES = {  # ours -> the file's
@@ -172,29 +96,46 @@ def file_name(name: str):
         where = f"blk.{layer}."
     return f"{where}{NAMES[part]}.weight"
 
+# %% ../../transformers/real-model.ipynb #llama-parameters
+def llama_parameters(config: LlamaConfig):
+    """How many parameters a Llama of these sizes has, by part."""
+    D, L = config.width, config.layers
+    kv_width = config.kv_heads * config.head_width
+    return {
+        "embedding": config.vocab * D,
+        "attention": L * (2 * D * D + 2 * D * kv_width),
+        "network": L * 3 * D * config.hidden,
+        "norms": (2 * L + 1) * D,
+    }
+
+# %% ../../transformers/real-model.ipynb #grouped-query-attention
+def grouped_query_attention(
+    query: Float[Tensor, "*b H T K"],
+    key: Float[Tensor, "*b G S K"],
+    value: Float[Tensor, "*b G S V"],
+    mask: Bool[Tensor, "T S"] | None = None,
+):
+    """Groups of query heads share a key head. Source: Ainslie et al. 2023."""
+    H_kv = key.size(-3)
+    query = query.unflatten(-3, (H_kv, -1))  # (..., H_kv, H / H_kv, T, K)
+    key, value = key.unsqueeze(-3), value.unsqueeze(-3)  # (..., H_kv, 1, S, K)
+    output, weights = simple_attention(query, key, value, mask=mask)
+    return output.flatten(-4, -3), weights.flatten(-4, -3)
+
 # %% ../../transformers/real-model.ipynb #grouped-attention
 class GroupedAttention(nn.Module):
-    """Self-attention with rotary positions and shared keys, without biases.
+    """Self-attention with rotated queries and shared keys."""
 
-    `remember` takes a layer's new keys and values, and returns all so far.
-    """
-
-    def __init__(self, config: LlamaConfig):
+    def __init__(self, config):
         super().__init__()
         self.config, D = config, config.width
-        kv_width = config.kv_heads * config.head_width
+        kv_width = config.kv_heads * config.head_width  # H_kv K
         self.query = nn.Linear(D, D, bias=False)
         self.key = nn.Linear(D, kv_width, bias=False)
         self.value = nn.Linear(D, kv_width, bias=False)
         self.output = nn.Linear(D, D, bias=False)
 
-    def forward(
-        self,
-        x: Float[Tensor, "B T {self.config.width}"],
-        places: Int64[Tensor, " T"],
-        mask: Bool[Tensor, "..."] | None = None,
-        remember: Callable | None = None,
-    ):
+    def forward(self, x, places, mask, remember=None):  # (B, T, D)
         config = self.config
         query = split_heads(self.query(x), config.heads)  # (B, H, T, K)
         key = split_heads(self.key(x), config.kv_heads)  # (B, H_kv, T, K)
@@ -202,13 +143,38 @@ class GroupedAttention(nn.Module):
         query = rotate(query, places, config.base)
         key = rotate(key, places, config.base)
         if remember is not None:
-            key, value = remember(key, value)  # (B, H_kv, S, K)
-        mixed, weights = grouped_query_attention(query, key, value, mask=mask)
+            key, value = remember(key, value)  # all so far: (B, H_kv, S, K)
+        mixed, weights = grouped_query_attention(query, key, value, mask)
         return self.output(merge_heads(mixed)), weights  # (B, T, D)
 
+# %% ../../transformers/real-model.ipynb #swiglu
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)). Source: Shazeer 2020."""
+
+    def __init__(self, width, hidden):
+        super().__init__()
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x):  # (..., D)
+        return self.down(F.silu(self.gate(x)) * self.up(x))  # (..., D)
+
 # %% ../../transformers/real-model.ipynb #llama-block
+class RMSNorm(nn.Module):
+    """`rms_norm` with trained weights."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(config.width))
+        self.eps = config.eps
+
+    def forward(self, x):
+        return rms_norm(x, self.weight, self.eps)
+
+
 class LlamaBlock(nn.Module):
-    """One layer: attention, then SwiGLU, each normed before, added after."""
+    """One layer: attention, then SwiGLU, each added to the stream."""
 
     def __init__(self, config):
         super().__init__()
@@ -216,34 +182,24 @@ class LlamaBlock(nn.Module):
         self.attention = GroupedAttention(config)
         self.mlp = SwiGLU(config.width, config.hidden)
 
-    def forward(
-        self,
-        x: Float[Tensor, "B T {self.attention.config.width}"],
-        places: Int64[Tensor, " T"],
-        mask: Bool[Tensor, "..."] | None = None,
-        remember: Callable | None = None,
-    ):
+    def forward(self, x, places, mask, remember=None):  # (B, T, D)
         normed = self.attention_norm(x)
         change, weights = self.attention(normed, places, mask, remember)
-        x = x + change  # (B, T, D)
+        x = x + change
         return x + self.mlp(self.mlp_norm(x)), weights
 
 # %% ../../transformers/real-model.ipynb #llama
 class Llama(nn.Module):
-    """A language model: ids (B, T) -> logits (B, T, V).
+    """A language model: ids -> logits of the next tokens."""
 
-    With a `KVCache` the ids follow what the cache holds, and are added to it.
-    """
-
-    def __init__(self, config: LlamaConfig):
+    def __init__(self, config):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab, config.width)
         blocks = [LlamaBlock(config) for _ in range(config.layers)]
-        self.blocks = nn.ModuleList(blocks)
-        self.norm = RMSNorm(config)
+        self.blocks, self.norm = nn.ModuleList(blocks), RMSNorm(config)
 
-    def forward(self, ids: Int64[Tensor, "B T"], cache=None):
+    def forward(self, ids, cache=None):  # (B, T)
         return self.logits(self.residual(ids, cache))  # (B, T, V)
 
     def residual(self, ids, cache=None):
@@ -252,17 +208,13 @@ class Llama(nn.Module):
             x = layer[0]  # and its weights are forgotten
         return x
 
-    def logits(self, x: Float[Tensor, "*b {self.config.width}"]):
-        """A residual (..., D) -> logits (..., V), by the embedding's rows."""
-        return F.linear(self.norm(x), self.embedding.weight)
+    def logits(self, x):  # (..., D)
+        return F.linear(self.norm(x), self.embedding.weight)  # (..., V)
 
 # %% ../../transformers/real-model.ipynb #run-layers
-def run_layers(model: nn.Module, ids: Int64[Tensor, "B T"], cache=None):
-    """Yield (residual (B, T, D), attention weights (B, H, T, S)) by layer.
-
-    First comes the embedding, with None for weights.
-    """
-    start, T = 0 if cache is None else cache.length, ids.size(-1)
+def run_layers(model, ids: Int64[Tensor, "B T"], cache=None):
+    """Yield the embedding and what each layer leaves, with its weights."""
+    start, T = cache.length if cache is not None else 0, ids.size(-1)
     places = torch.arange(start, start + T, device=ids.device)
     mask = causal_mask(start + T)[start:].to(ids.device)  # (T, S)
     x, remember = model.embedding(ids), None  # (B, T, D)
@@ -271,102 +223,48 @@ def run_layers(model: nn.Module, ids: Int64[Tensor, "B T"], cache=None):
         if cache is not None:
             remember = functools.partial(cache.append, layer)
         x, weights = block(x, places, mask, remember)
-        yield x, weights
+        yield x, weights  # (B, T, D), (B, H, T, S)
     if cache is not None:
         cache.length += T
 
 # %% ../../transformers/real-model.ipynb #load-llama
-def load_llama(gguf: Gguf):
-    """A Llama with the sizes and weights of a GGUF file, for use only.
-
-    Raises DataError unless the file holds just the tensors that this
-    architecture has, each in its shape.
-    """
+def load_llama(gguf):
+    """A Llama with the sizes and weights of a GGUF file, for use only."""
     with torch.device("meta"):  # shapes without memory
         model = Llama(read_config(gguf))
-    names = {name: file_name(name) for name, _ in model.named_parameters()}
-    shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
-    wanted = {names[name]: shape for name, shape in shapes.items()}
-    found = {name: entry.shape for name, entry in gguf.entries.items()}
-    for name in sorted({*wanted, *found}):
-        if wanted.get(name) != found.get(name):
-            problem = f"has {name} of shape {found.get(name)}"
-            raise gguf.error(f"{problem}; what is read: {wanted.get(name)}")
-    weights = {ours: gguf.tensor(theirs) for ours, theirs in names.items()}
+    weights = {n: gguf.tensor(file_name(n)) for n in model.state_dict()}
     model.load_state_dict(weights, assign=True)
     return model.requires_grad_(False).eval()
 
-# %% ../../transformers/real-model.ipynb #load-smollm2
+
 @functools.cache
 def load_smollm2():
     """SmolLM2-135M-Instruct as a `Llama` in float32, read once."""
     return load_llama(smollm2())
 
-# %% ../../transformers/real-model.ipynb #trace
-class Trace(NamedTuple):
-    """What every layer did to a batch of texts of one length.
-
-    residuals (L + 1, B, T, D): the embedding, then what each layer left.
-    weights (L, B, H, T, T): where each head of each layer looked.
-    """
-
-    residuals: Tensor
-    weights: Tensor
-
-# %% ../../transformers/real-model.ipynb #trace-layers
-@torch.inference_mode()
-def trace_layers(model: nn.Module, ids: Int64[Tensor, "B T"]):
-    """Run ids (B, T) through the model and keep everything: a Trace."""
-    residuals, weights = zip(*run_layers(model, ids))
-    return Trace(torch.stack(residuals), torch.stack(weights[1:]))
-
 # %% ../../transformers/real-model.ipynb #kv-cache
 class KVCache:
-    """Keys and values of the tokens read so far, for every layer.
+    """Room for the keys and values of `room` tokens of `batch` texts."""
 
-    There is room for `room` tokens of `batch` texts of one length. `store`
-    is (2, L, B, H_kv, room, K): keys, then values; `length` says how many
-    tokens are in it. A model of another float type rounds what it stores.
-    """
-
-    def __init__(
-        self,
-        config: LlamaConfig,
-        room: int,
-        batch: int = 1,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ):
+    def __init__(self, config, room, batch=1, **options):
         shape = (batch, config.kv_heads, room, config.head_width)
-        shape = (2, config.layers, *shape)
-        self.store = torch.empty(shape, dtype=dtype, device=device)
-        self.length = 0
+        self.store = torch.empty(2, config.layers, *shape, **options)
+        self.length = 0  # tokens in it, each with keys and values
 
-    def append(self, layer, key, value):
-        """Store a layer's new keys and values, (B, H_kv, T, K) each.
-
-        Returns all so far, (B, H_kv, S, K) each, of the key's type; `length`
-        stays as it is.
-        """
+    def append(self, layer, key, value):  # (B, H_kv, T, K) each
         start, end = self.length, self.length + key.size(-2)
         self.store[0, layer, :, :, start:end] = key
         self.store[1, layer, :, :, start:end] = value
-        kept = self.store[:, layer, :, :, :end]  # (2, B, H_kv, S, K)
-        return kept.to(key.dtype)
+        return self.store[:, layer, :, :, :end]  # (2, B, H_kv, S, K): all
 
 # %% ../../transformers/real-model.ipynb #cache-bytes
-def cache_bytes(
-    config: LlamaConfig,
-    tokens: int,
-    batch: int = 1,
-    bytes_per_number: float = 4,
-):
+def cache_bytes(config, tokens, batch=1, bytes_per_number=4):
     """Bytes of the keys and values of `batch` texts of `tokens` tokens."""
     per_token = 2 * config.layers * config.kv_heads * config.head_width
     return per_token * tokens * batch * bytes_per_number
 
 # %% ../../transformers/real-model.ipynb #llama-flops
-def llama_flops(config: LlamaConfig, new: int, before: int = 0):
+def llama_flops(config, new, before=0):
     """FLOPs to read `new` tokens after `before` cached ones and predict one.
 
     Matrix products only.
@@ -376,39 +274,18 @@ def llama_flops(config: LlamaConfig, new: int, before: int = 0):
     looking = 4 * new * (before + new) * config.layers * config.width
     return matrices + 2 * parts["embedding"] + looking
 
-# %% ../../transformers/real-model.ipynb #greedy
+# %% ../../transformers/real-model.ipynb #complete
 def greedy(logits: Float[Tensor, " V"]):
-    """The id of the largest logit: (V,) -> int."""
+    """The likeliest token."""
     return logits.argmax().item()
 
-# %% ../../transformers/real-model.ipynb #complete
-@torch.inference_mode()
-def complete(
-    model: nn.Module,
-    ids: list[int],
-    count: int,
-    *,
-    stop: Collection[int] = (),
-    choose: Callable = greedy,
-):
-    """Continue a list of ids by up to `count` more; returns only the new.
 
-    `choose` turns logits (V,) into an id. An id in `stop` ends the text and
-    is left out.
-    """
-    room, wanted = model.config.context, len(ids) + count
-    require(
-        ids and wanted <= room,
-        "ids",
-        ids,
-        f"one or more, and with {count} new ones at most {room}",
-    )
-    weight, made, new = model.embedding.weight, [], list(ids)
-    kind = {"dtype": weight.dtype, "device": weight.device}
-    cache = KVCache(model.config, wanted, **kind)
+@torch.inference_mode()
+def complete(model, ids, count, *, stop=(), choose=greedy):
+    """Continue a list of ids by up to `count` more; returns only the new."""
+    cache, made, new = KVCache(model.config, len(ids) + count), [], ids
     while len(made) < count:
-        new = torch.tensor([new], device=weight.device)
-        x = model.residual(new, cache)  # (1, T, D)
+        x = model.residual(torch.tensor([new]), cache)  # (1, T, D)
         token = choose(model.logits(x[0, -1]))
         if token in stop:
             break
@@ -416,7 +293,7 @@ def complete(
     return made
 
 # %% ../../transformers/real-model.ipynb #fast-parts
-def side_by_side(*layers: nn.Module):
+def side_by_side(*layers):
     """Their weights as one matrix (D, all widths), for x @ matrix."""
     weights = torch.cat([layer.weight.detach() for layer in layers])
     return weights.T.contiguous()
@@ -427,7 +304,7 @@ def norm_fast(x, norm):
     return F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
 
 
-def all_turns(config, device: torch.device | str):
+def all_turns(config, device):
     """e to the i times every rotary angle, in 64 bits: (context, K/2)."""
     options = {"dtype": torch.double, "device": device}
     pairs = torch.arange(0, config.head_width, 2, **options)
@@ -474,7 +351,7 @@ class LlamaFast:
     second copy of most weights.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model):
         self.model, self.config = model, model.config
         self.embedding = model.embedding
         self.layers = [LayerFast(block) for block in model.blocks]
@@ -485,9 +362,7 @@ class LlamaFast:
     @torch.inference_mode()
     def residual(self, ids, cache=None):
         """As `Llama.residual`."""
-        one = torch.is_tensor(ids) and ids.dtype == torch.long
-        one = one and ids.shape == (1, 1) and cache is not None
-        if not one or cache.store.size(2) != 1:
+        if cache is None or ids.shape != (1, 1):
             return self.model.residual(ids, cache)
         place = cache.length
         x, turn = self.embedding.weight[ids[0]], self.turns[place]
@@ -496,17 +371,167 @@ class LlamaFast:
         cache.length += 1
         return x[None]  # (1, 1, D)
 
-    def logits(self, x: Float[Tensor, "*b {self.config.width}"]):
+    def logits(self, x):
         """As `Llama.logits`."""
         return norm_fast(x, self.model.norm) @ self.unembed  # (..., V)
 
 # %% ../../transformers/real-model.ipynb #interval
-def wilson_interval(hits: float, tries: float, z: float = 1.96):
-    """Lowest and highest rate that agree with `hits` of `tries`.
-
-    z = 1.96 gives 95 %. Source: Wilson 1927.
-    """
+def wilson_interval(hits, tries, z=1.96):
+    """Lowest and highest rate that agree with hits of tries. Wilson 1927."""
     middle = (hits + z**2 / 2) / (tries + z**2)
     room = hits * (tries - hits) / tries + z**2 / 4
     half = z / (tries + z**2) * math.sqrt(room)
     return middle - half, middle + half
+
+# %% ../../transformers/real-model.ipynb #check-slips
+def slips(config, free, batch):
+    """The likely wrong answers to longest_text, by their cause."""
+    bytes_of = cache_bytes(config, 1, batch, 2)
+    fits, most = free // bytes_of, config.context
+    wide = bytes_of * config.heads // config.kv_heads
+    return {
+        fits: "a text is never longer than the context",
+        min(
+            free // cache_bytes(config, 1, 1, 2), most
+        ): "you forgot the batch",
+        min(free // (2 * bytes_of), most): "a number has 2 bytes here, not 4",
+        min(2 * free // bytes_of, most): "keys and values are both kept",
+        min(free // wide, most): "you counted query heads; key heads are kept",
+    }
+
+# %% ../../transformers/real-model.ipynb #check-longest-text
+@graded
+def check_longest_text(fn):
+    """Does fn(config, free_bytes, batch) give the most tokens that fit?"""
+    small = LlamaConfig(11, 50, 12, 3, 6, 2, 16, 1e-5, 1e4)
+    cases = (2400, 1), (2399, 1), (3000, 3), (10**6, 1), (47, 1)
+    for free, batch in cases:
+        options = {"batch": batch} if batch > 1 else {}
+        case = f"{free} bytes and {batch} text{'s' * (batch > 1)}: "
+        right = min(free // cache_bytes(small, 1, batch, 2), 50)
+        got = answer_of(fn, small, free, like=right, **options)
+        whole = type(got) is int
+        assert whole, case + f"an int is wanted, not {got!r}; divide by //"
+        if got != right:
+            wrong = slips(small, free, batch)
+            cause = wrong.get(got, f"{right} is right, not {got}")
+            raise AssertionError(case + cause)
+    return "longest_text is right."
+
+# %% ../../transformers/real-model.ipynb #check-unshare
+@graded
+def check_unshare(fn):
+    """Does fn(weight, config) copy each key head for its query heads?"""
+    draw = torch.Generator().manual_seed(0)
+    for H, H_kv in (6, 2), (6, 3), (3, 1), (4, 4):
+        config = LlamaConfig(11, 50, 24, 3, H, H_kv, 16, 1e-5, 1e4)
+        K, times = config.head_width, H // H_kv
+        weight = torch.randn(H_kv * K, 24, generator=draw)
+        right = weight.unflatten(0, (H_kv, K))
+        right = right.repeat_interleave(times, 0).flatten(0, 1)
+        got = answer_of(fn, weight.clone(), config, like=right)
+        case = f"{H} query heads on {H_kv}: "
+        tiled = got.equal(weight.repeat(times, 1))
+        hint = "your copies come as 0, 1, 0, 1; neighbours share a key head"
+        assert got.equal(right) or not tiled, case + hint
+        rows = got.equal(weight.repeat_interleave(times, 0))
+        hint = "you repeated single rows; repeat whole heads"
+        assert got.equal(right) or not rows, case + hint
+        assert got.equal(right), case + "these aren't the rows that are needed"
+    return "unshare is right."
+
+# %% ../../transformers/real-model.ipynb #check-multiplier-slips
+def multiplier_slips(x, y):
+    """The likely wrong products of x and y, with their causes."""
+    z = torch.tensor([x, -x, y, -y], dtype=torch.double)
+    a, b, c, d = F.silu(z).tolist()
+    one = "only one gate is at work, and it's shut for negative inputs"
+    added = "you add the two products; subtract one from the other"
+    slips = [(a * y, one), (c * x, one), (-x * y, "the sign is wrong")]
+    squared = "an up row looks at the input of its gate, not at the other"
+    slips += [((a - b) * x, squared), ((c - d) * y, squared)]
+    return [*slips, ((a + b) * y, added), ((c + d) * x, added)]
+
+# %% ../../transformers/real-model.ipynb #check-multiplier
+@graded
+def check_multiplier(fn):
+    """Does fn() return the rows of a SwiGLU that multiplies two numbers?"""
+    made = answer_of(fn)
+    ok = isinstance(made, (tuple, list)) and len(made) == 3
+    assert ok, f"three lists of rows are wanted, gate, up, down, not {made!r}"
+    shapes = {"gate": (2, 2), "up": (2, 2), "down": (1, 2)}
+    options = {"dtype": torch.double}
+    given = [answer_of(torch.as_tensor, rows, **options) for rows in made]
+    for (name, shape), rows in zip(shapes.items(), given):
+        case = f"{name} should have the shape {shape}, not {tuple(rows.shape)}"
+        assert rows.shape == shape, case
+    gate, up, down = given
+    for x, y in (2.0, 3.0), (-2.0, 3.0), (0.5, -4.0), (-1.0, -0.25):
+        pair = torch.tensor([x, y], dtype=torch.double)
+        got = (down @ (F.silu(gate @ pair) * (up @ pair))).item()
+        if abs(got - x * y) < 1e-4:
+            continue
+        wrong = multiplier_slips(x, y)
+        causes = [why for value, why in wrong if abs(got - value) < 1e-4]
+        case = f"for the inputs {x} and {y} your network says {got:.3f}"
+        raise AssertionError("; ".join([case, *causes[:1]]))
+    return "multiplier is right."
+
+# %% ../../transformers/real-model.ipynb #trace-layers
+class Trace(NamedTuple):
+    """What every layer did to a batch of texts."""
+
+    residuals: Tensor  # (L + 1, B, T, D): the embedding, then each layer's
+    weights: Tensor  # (L, B, H, T, T): where each head of each layer looked
+
+
+@torch.inference_mode()
+def trace_layers(model, ids: Int64[Tensor, "B T"]):
+    """Run ids through the model and keep everything."""
+    residuals, weights = zip(*run_layers(model, ids))
+    return Trace(torch.stack(residuals), torch.stack(weights[1:]))
+
+# %% ../../transformers/real-model.ipynb #check-settled-slips
+def settled_slips(model, ids):
+    """The likely wrong answers to settled, by their cause."""
+    stream = trace_layers(model, ids).residuals[:, 0]  # (L + 1, T, D)
+    said = model.logits(stream[:, -1]).argmax(-1).tolist()
+    raw = F.linear(stream[:, -1], model.embedding.weight).argmax(-1).tolist()
+    start = model.logits(stream[:, 0]).argmax(-1).tolist()
+
+    def since(said):  # the right rule
+        off = [n for n, token in enumerate(said) if token != said[-1]]
+        return max(off, default=-1) + 1
+
+    return since(said), [
+        (said.index(said[-1]), "it leads there first, but it must stay"),
+        (since(start), "you looked at the first token; take the last"),
+        (since(raw), "the norm is missing; use model.logits"),
+        (since(said) - 1, "one layer too early"),
+        (since(said) + 1, "one layer too late; layer 0 is the embedding"),
+    ]
+
+# %% ../../transformers/real-model.ipynb #check-settled
+@graded
+def check_settled(fn):
+    """Does fn(model, ids) find the layer from which the answer stays?"""
+    model, tokenizer = load_smollm2(), smollm2_tokenizer()
+    texts = ["The capital of France is", "the cat saw the dog"]
+    texts += ["The opposite of hot is cold. The opposite of big is"]
+    cases = [(model, text, tokenizer.encode(text)) for text in texts]
+    idle = Llama(LlamaConfig(11, 50, 8, 3, 4, 2, 16, 1e-5, 1e4))
+    for block in idle.requires_grad_(False).blocks:  # no layer adds anything
+        nn.init.zeros_(block.attention.output.weight)
+        nn.init.zeros_(block.mlp.down.weight)
+    for each, name, ids in [(idle, "layers that add nothing", [1, 2]), *cases]:
+        ids = torch.tensor([ids])
+        got = answer_of(fn, each, ids, like=0)
+        ok = type(got) is int
+        assert ok, f"an int is wanted, not {got!r}"
+        right, wrong = settled_slips(each, ids)
+        causes = [cause for value, cause in wrong if value == got]
+        if each is idle and got == idle.config.layers:
+            causes = ["that's the last layer, L; do others before it agree?"]
+        hint = ", or ".join(causes) or f"{right} is right, not {got}"
+        assert got == right, f"{name!r}, layer {got}: {hint}"
+    return "settled is right."

@@ -4,13 +4,14 @@
 
 # %% ../../transformers/tokens.ipynb #imports
 import heapq
+import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from functools import cache
 from itertools import pairwise
 
-from ..check import require
+from ..check import answer_of, graded
 from ..data import BYTE_OF, king_james, smollm2, smollm2_tokenizer
 from ..explore import views
 
@@ -27,17 +28,9 @@ def readable(token: bytes):
     return f"<{token.hex(' ').upper()}>" if unseen else plain
 
 # %% ../../transformers/tokens.ipynb #to-bytes
-def utf8(text: str):
-    """The bytes of `text` in UTF-8.
-
-    Lone surrogates have none: they are half a character of another encoding.
-    """
-    return text.encode()
-
-
 def to_bytes(text):
     """The bytes of `text`, each a piece by itself: "hi" -> (b"h", b"i")."""
-    return tuple(bytes([byte]) for byte in utf8(text))
+    return tuple(bytes([byte]) for byte in text.encode())
 
 # %% ../../transformers/tokens.ipynb #merge-pair
 def merge_pair(pieces, pair):
@@ -49,6 +42,25 @@ def merge_pair(pieces, pair):
         else:
             merged.append(piece)
     return tuple(merged)
+
+# %% ../../transformers/tokens.ipynb #plain-merges
+def plain_merges(text, merges):
+    """The first merges of a text, and its pieces after them."""
+    pieces, made = to_bytes(text), []
+    number = {bytes([byte]): byte for byte in range(256)}
+    for _ in range(merges):
+        pairs = Counter(pairwise(pieces))
+        most = max(pairs.values(), default=0)
+        if most < 2:
+            break
+        often = [pair for pair in pairs if pairs[pair] == most]
+        best = min(often, key=lambda pair: (number[pair[0]], number[pair[1]]))
+        made.append(best)
+        piece = best[0] + best[1]
+        if piece not in number:
+            number[piece] = len(number)
+        pieces = merge_pair(pieces, best)
+    return made, pieces
 
 # %% ../../transformers/tokens.ipynb #word-pattern
 # Python's own \s has control characters that Unicode does not call spaces
@@ -64,11 +76,18 @@ def split_words(text):
 
     The rule of GPT-2 (Radford et al. 2019), with each digit by itself.
     """
-    utf8(text)
     kinds = {c for c in set(text) if unicodedata.category(c)[0] == "N"}
     digits = f"([{''.join(sorted(kinds))}])" if kinds else "(?!)"
     parts = re.split(digits, text)
     return [word for part in parts for word in re.findall(WORD, part)]
+
+# %% ../../transformers/tokens.ipynb #cut-words
+def cut_words(text, special=()):
+    """The words of `text`; each text in `special` is one, cut out first."""
+    cut, words = "|".join(map(re.escape, special)) or "(?!)", []
+    for place, part in enumerate(re.split(f"({cut})", text)):
+        words += [part] if place % 2 else split_words(part)
+    return words
 
 # %% ../../transformers/tokens.ipynb #word-counts
 def word_counts(text):
@@ -149,56 +168,22 @@ def from_letters(token):
     """The bytes behind a token of `tokenizers`: "Ġhi" -> b" hi"."""
     return bytes(BYTE_OF[letter] for letter in token)
 
-# %% ../../transformers/tokens.ipynb #join-by-rank
-def join_by_rank(pieces, rank):
-    """Join neighbours until no merge is left to do; return the list of pieces.
-
-    rank has each merge's place in the list, {(left, right): rank}. Each time
-    the pair of the lowest rank is joined, and of equals the leftmost.
-    """
-    pieces = list(pieces)
-    for _ in pieces[1:]:  # each merge takes one piece away
-        pairs = list(pairwise(pieces))
-        ranks = [rank.get(pair, len(rank)) for pair in pairs]
-        place = ranks.index(min(ranks))
-        if pairs[place] not in rank:
-            break
-        pieces[place : place + 2] = [b"".join(pairs[place])]
+# %% ../../transformers/tokens.ipynb #encode-word
+def encode_word(word, rank):
+    """The pieces of a word: its pairs joined in the order of `rank`."""
+    pieces = to_bytes(word)
+    while joinable := set(pairwise(pieces)) & rank.keys():
+        pieces = merge_pair(pieces, min(joinable, key=rank.get))
     return pieces
-
-
-def cut_words(text, special=()):
-    """The words of `text`; each text in `special` is one, cut out first."""
-    utf8(text)
-    cut, words = "|".join(map(re.escape, special)) or "(?!)", []
-    for place, part in enumerate(re.split(f"({cut})", text)):
-        words += [part] if place % 2 else split_words(part)
-    return words
-
-# %% ../../transformers/tokens.ipynb #full-vocabulary
-def full_vocabulary(merges: list, vocabulary: list[bytes] | None):
-    """The vocabulary, by default 256 bytes and what `merges` make."""
-    made = [b"".join(pair) for pair in merges]
-    return list(vocabulary or dict.fromkeys([*byte_numbers(), *made]))
-
-
-def bytes_of(ids, vocabulary: list[bytes]):
-    """The bytes of `ids`, a list or an array, in a row."""
-    listed = getattr(ids, "tolist", lambda: ids)()
-    return b"".join(vocabulary[n] for n in listed)
 
 # %% ../../transformers/tokens.ipynb #tokenizer
 class BytePairTokenizer:
-    """Text to numbers and back by `merges`: pairs of bytes, in their order.
+    """Text to numbers and back; each text in `special` is one token."""
 
-    vocabulary: the token of each number, as bytes; by default the 256 bytes
-    and what the merges make. special: texts that are one token each.
-    """
-
-    def __init__(
-        self, merges: list, vocabulary: list | None = None, special=()
-    ):
-        self.vocabulary = full_vocabulary(merges, vocabulary)
+    def __init__(self, merges, vocabulary=None, special=()):
+        known = [bytes([byte]) for byte in range(256)]
+        known += [left + right for left, right in merges]
+        self.vocabulary = vocabulary or list(dict.fromkeys(known))
         self.special = list(special)
         self.number = {token: n for n, token in enumerate(self.vocabulary)}
         self.rank = {pair: n for n, pair in enumerate(merges)}
@@ -208,22 +193,17 @@ class BytePairTokenizer:
         return len(self.vocabulary)
 
     def word_numbers(self, word):
-        """The numbers of one word, or of one special text."""
-        parts = [utf8(word)]
-        if word not in self.special:
-            parts = join_by_rank(to_bytes(word), self.rank)
-        known = all(part in self.number for part in parts)
-        require(known, "text", word, "of bytes that have a token")
-        return [self.number[part] for part in parts]
+        if word in self.special:
+            return [self.number[word.encode()]]
+        return [self.number[piece] for piece in encode_word(word, self.rank)]
 
     def encode(self, text):
-        """The numbers of `text`: a list. A ValueError names what has none."""
         words = map(self.word_numbers, cut_words(text, self.special))
         return [number for numbers in words for number in numbers]
 
     def decode(self, ids):
-        """The text of `ids`, a list or an array; half a character is a �."""
-        return bytes_of(ids, self.vocabulary).decode(errors="replace")
+        joined = b"".join(self.vocabulary[n] for n in ids)
+        return joined.decode(errors="replace")
 
 # %% ../../transformers/tokens.ipynb #bpe-data
 def bpe_data(tokenizer: BytePairTokenizer):
@@ -255,7 +235,6 @@ def last_merge(merges, finished=False):
 
 def bpe_views(tokenizer: BytePairTokenizer, text: str):
     """A text of 1 to 1,000 characters as `tokenizer` reads it, to look at."""
-    require(0 < len(text) <= 1000, "text", text, "1 to 1,000 characters long")
     ids = tokenizer.encode(text)
     tokens = [tokenizer.vocabulary[number] for number in ids]
     sizes, pieces = map(len, tokens), list(map(readable, tokens))
@@ -277,7 +256,6 @@ def brief(piece):
 
 def training_views(text: str, merges: int):
     """A text of 1 to 300 characters after so many merges of its own."""
-    require(0 < len(text) <= 300, "text", text, "1 to 300 characters long")
     made, pieces = learn_merges({to_bytes(text): 1}, merges), to_bytes(text)
     most = max(Counter(pairwise(pieces)).values(), default=1)
     numbers = byte_numbers()
@@ -300,11 +278,7 @@ def training_views(text: str, merges: int):
 # %% ../../transformers/tokens.ipynb #smollm2-bpe
 @cache
 def smollm2_bpe():
-    """SmolLM2's tokenizer, out of the vocabulary and merges in its file.
-
-    A word of n bytes costs up to n**2 / 2 looks at a pair (`join_by_rank`).
-    `data.smollm2_tokenizer` gives the same numbers by a priority queue.
-    """
+    """SmolLM2's tokenizer, out of the vocabulary and merges in its file."""
     keys = "tokens", "token_type", "merges"
     tokens, kinds, merges = (
         smollm2().metadata[f"tokenizer.ggml.{k}"] for k in keys
@@ -315,3 +289,121 @@ def smollm2_bpe():
     ]
     pairs = [tuple(map(from_letters, merge.split(" "))) for merge in merges]
     return BytePairTokenizer(pairs, vocabulary, special)
+
+# %% ../../transformers/tokens.ipynb #check-bits-per-byte
+@graded
+def check_bits_per_byte(fn):
+    """Does fn(loss, tokenizer, text) turn nats a token into bits a byte?"""
+    for merges, loss, text in (
+        ([], 1.0, "abab"),
+        ([(b"a", b"b")], 1.0, "ababa"),
+        ([(b"a", b"b")], 2.5, "éé ab"),
+    ):
+        tokenizer = BytePairTokenizer(merges)
+        got = answer_of(fn, loss, tokenizer, text, like=loss)
+        T, B = len(tokenizer.encode(text)), len(text.encode())
+        right, case = loss * T / math.log(2) / B, f"{text!r} at {loss} nats: "
+        for wrong, cause in {
+            loss / math.log(2): "these are bits per token, not per byte",
+            loss * T / B: "these are nats; a nat is 1 / log 2 bits",
+            loss * T * math.log(2) / B: "divide by log 2, don't multiply",
+            loss * T / math.log(2): "these are the bits of the whole text",
+            loss * T / math.log(2) / len(text): "you count characters",
+            loss * B / math.log(2) / T: "upside down: multiply by the tokens",
+        }.items():
+            same = math.isclose(got, wrong) and not math.isclose(got, right)
+            assert not same, case + cause
+        assert math.isclose(got, right), case + f"{right:.4f}, not {got:.4f}"
+    return "bits_per_byte is right."
+
+# %% ../../transformers/tokens.ipynb #check-read-across
+@graded
+def check_read_across(fn):
+    """Does fn(text, made) do the merges in their order, across words?"""
+    rhyme = "the cat sat on the mat, the rat sat on the cat"
+    made, _ = plain_merges(rhyme, 9)
+    for text in "a rat, a hat on the mat", "the cat", "東", "":
+        right = backwards = to_bytes(text)
+        for first, last in zip(made, reversed(made)):
+            right = merge_pair(right, first)
+            backwards = merge_pair(backwards, last)
+        got = answer_of(fn, text, list(made), like=())
+        words, place = split_words(text), {p: n for n, p in enumerate(made)}
+        for wrong, cause in {
+            plain_merges(text, 9)[1]: "you count this text's own pairs",
+            tuple(p for w in words for p in encode_word(w, place)): "you cut "
+            "the text into words; here a merge may cross",
+            backwards: "begin with the first merge, not with the last",
+            to_bytes(text): "nothing is joined",
+        }.items():
+            case = f"read_across({text!r}, made): "
+            assert got == right or got != wrong, case + cause
+        assert got == right, case + f"{right} is right, not {got}"
+    return "read_across is right."
+
+# %% ../../transformers/tokens.ipynb #check-longest-match
+@graded
+def check_longest_match(fn):
+    """Does fn(word, tokens) take the longest token that fits?"""
+    tokens = {bytes([byte]) for byte in range(256)}
+    tokens |= {b"un", b"unf", b"forgot", b"ten", b"rgo"}
+    cases = {
+        b"tenun": [b"ten", b"un"],
+        b"forgotten": [b"forgot", b"ten"],
+        b"unforgotten": [b"unf", b"o", b"rgo", b"t", b"ten"],
+        b"\xc3\xa9": [b"\xc3", b"\xa9"],
+        b"": [],
+    }
+    for word, right in cases.items():
+        got, case = answer_of(fn, word, set(tokens), like=[]), f"{word!r}: "
+        ok = all(isinstance(piece, bytes) for piece in got)
+        assert ok, case + f"a list of bytes is wanted, not {got!r}"
+        ok = b"".join(got) == word
+        assert ok, case + f"joined, {got} doesn't give the word back"
+        assert tokens.issuperset(got), case + f"{got} holds no token"
+        same = right and len(got) == len(word) > len(right)
+        assert not same, case + "you take single bytes, the shortest tokens"
+        same = word == b"unforgotten" and b"forgot" in got
+        hint = "you look for the longest anywhere; start from the left"
+        assert not same, case + hint
+        assert got == right, case + f"{right} is right, not {got}"
+    return "longest_match is right."
+
+# %% ../../transformers/tokens.ipynb #say-stream
+def say_stream(got, ids, right, case):
+    """What is wrong with the answer `got`, as an AssertionError."""
+    whole, text = "".join(right), "".join(map(str, got))
+    assert "�" in whole or "�" not in text, case + "half a character"
+    count = f"{len(ids)} strings are wanted, one a number, not {got}"
+    assert len(got) == len(ids), case + count
+    stalls = "�" in whole and "�" not in text
+    hint = f"{right} is right: you wait for what can't be completed"
+    assert not stalls, case + hint
+    late = text == whole and got != right
+    assert not late, case + f"{right} is right: a text comes too late"
+    assert got == right, case + f"{right} is right, not {got}"
+
+# %% ../../transformers/tokens.ipynb #check-stream
+@graded
+def check_stream(fn):
+    """Does fn(ids, tokenizer) yield whole characters, as soon as it can?"""
+    tokenizer = BytePairTokenizer([(b"\x9f", b"\x99"), (b"\xb1", b"\xe4")])
+    texts = {
+        "hi": ["h", "i"],
+        "é!": ["", "é", "!"],
+        "a🙂b": ["a", "", "", "🙂", "b"],
+        "東京": ["", "", "東", "", "京"],
+        "": [],
+    }
+    cases = [(tokenizer.encode(text), texts[text]) for text in texts]
+    cases += [([255, 97], ["�", "a"]), ([230, 97, 98], ["", "�a", "b"])]
+
+    def stream(ids, tokenizer):
+        found = fn(ids, tokenizer)
+        return [text for text, _ in zip(found, [*ids, "one too many"])]
+
+    for ids, right in cases:
+        answer_of(fn, ids, tokenizer, like=(n for n in ids))
+        got = answer_of(stream, ids, tokenizer)
+        say_stream(got, ids, right, f"for the numbers {ids}: ")
+    return "stream is right."

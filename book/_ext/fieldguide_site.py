@@ -7,7 +7,7 @@
   the links of the page for missing addresses absolute.
 - A cell's first lines `#| ...` stay in the notebook, not in the page; `#| fold: LABEL`
   folds its code under that label, below what the cell shows. Cells in a row with one
-  label are one fold.
+  label are one fold. The set-up stands below the first figure.
 - An exercise's text, up to its hints, stands in a box.
 - A drawing is told from a picture, so that the dark mode can turn it dark.
 - A page from a file can hand over its notebook: a browser shows it otherwise.
@@ -91,6 +91,22 @@ def dress_cells(app: Sphinx, doctree: nodes.document) -> None:
         label = digest.directives(text).get("fold")
         if label and cell.parent.get("hide_mode") != "all":  # a solution's own fold
             hide(cell, label)
+    show_figure_first(doctree)
+
+
+def show_figure_first(doctree: nodes.document) -> None:
+    """Place the page's set-up, whose code has to run first, below its first figure."""
+    figures = (
+        n for n in doctree.findall(nodes.raw) if "data-fg-explore=" in n.rawsource
+    )
+    figure = next(figures, None)
+    set_up = next((f for f in doctree.findall(fold) if f["label"] == "Set-up"), None)
+    if figure is None or set_up is None:
+        return
+    while "cell" not in figure.get("classes", []):
+        figure = figure.parent
+    set_up.parent.remove(set_up)
+    figure += set_up
 
 
 def hide(code: nodes.container, label: str) -> None:

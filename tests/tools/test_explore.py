@@ -266,6 +266,7 @@ def test_too_many_values_are_refused_before_they_are_listed(passed, monkeypatch)
         (lambda: doubling(predict="", answer="This."), "predict"),
         (lambda: doubling(predict="Which?", answer=" "), "answer"),
         (lambda: doubling(predict="Which?", answer=3), "answer"),
+        (lambda: doubling(predict="Which?", answer=lambda: 3), "answer"),
         (lambda: doubling(predict="Which?", answer="This.", moves=0), "moves"),
         (lambda: doubling(play="y"), r"play = 'y'.*\['x'\]"),
         (lambda: doubling(play="on"), r"play = 'on'.*\['x'\]"),
@@ -402,6 +403,8 @@ def test_what_is_asked_and_what_plays_is_stored():
     given = {"predict": "Which?", "answer": "This.", "play": "x"}
     spec = payload.read(doubling(**given).html())["spec"]
     assert spec["quiz"] == ["Which?", "This.", 1]
+    computed = doubling(predict="Which?", answer=lambda: f"It is {2 * 4}.")
+    assert computed.spec["quiz"][1] == "It is 8."
     assert [c.get("play") for c in spec["controls"]] == [True, None]
     bare = payload.read(doubling().html())["spec"]
     assert "quiz" not in bare and "play" not in bare["controls"][0]

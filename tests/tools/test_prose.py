@@ -1,14 +1,14 @@
 """No number is typed by hand: what the prose says, a cell beside it shows.
 
 Every numeral in a notebook's Markdown occurs in an output of the same section (from
-one `##` heading to the next), in one of its assertions or claims, or among the
-settings of one of its explorers, at the precision that the prose gives; or its
-sentence cites a source. Exempt are 0 to 10, years and dates, headings, code,
-mathematics, links' addresses, names (SmolLM2, 32-bit) and the line that says how long
-the notebook takes. Links to the bibliography say what it says.
+one `##` heading to the next), or in a figure's controls, views or answer, at the
+precision that the prose gives; or its sentence cites a source. An assertion that
+nobody sees licenses none: `UNSEEN` counts those that older pages still have. Exempt are
+0 to 10, years and dates, headings, code, mathematics, links' addresses, names (SmolLM2,
+32-bit) and the line that says how long the notebook takes. Links to the bibliography
+say what it says.
 """
 
-import ast
 import json
 import re
 from decimal import Decimal
@@ -21,6 +21,44 @@ import sources
 from fieldguide.explore import payload
 
 BOOK = sources.in_order()
+UNSEEN = {  # these may only fall
+    "introduction/next-word": 9,
+    "transformers/attention": 5,
+    "transformers/tokens": 2,
+    "transformers/gpt": 30,
+    "transformers/training": 19,
+    "transformers/optimizers": 18,
+    "transformers/real-model": 10,
+    "transformers/induction": 5,
+    "transformers/in-context": 20,
+    "scaling/counting": 50,
+    "scaling/laws": 51,
+    "scaling/compute-optimal": 58,
+    "scaling/data-quality": 30,
+    "scaling/emergence": 61,
+    "scaling/grokking": 72,
+    "multimodal/contrastive": 1,
+    "multimodal/text-to-image": 6,
+    "efficiency/experts": 2,
+    "efficiency/quantization": 6,
+    "efficiency/lora": 1,
+    "efficiency/architectures": 1,
+    "deployment/evaluation": 30,
+    "deployment/right-sizing": 3,
+    "deployment/cache": 57,
+    "deployment/serving": 32,
+    "deployment/speculative": 20,
+    "deployment/data-parallel": 27,
+    "deployment/parallelism": 84,
+    "deployment/compression": 52,
+    "deployment/edge": 32,
+    "challenges/hallucination": 66,
+    "challenges/retrieval": 3,
+    "challenges/preferences": 4,
+    "challenges/constitution": 21,
+    "challenges/cost": 33,
+    "challenges/robustness": 30,
+}
 
 NUMERAL = re.compile(
     r"(?<![\w.,$^_/#-])(?P<sign>[-\u2212]?)"
@@ -73,7 +111,7 @@ def value_of(text):
 
 
 def shown(section):
-    """The numbers that a section's cells show, assert or claim."""
+    """The numbers that a section's cells show."""
     texts = []
     for cell in section:
         if cell.cell_type != "code":
@@ -83,14 +121,11 @@ def shown(section):
             html = data.get("text/html", "")
             for figure in compare.EXPLORER.findall(html):
                 spec = payload.read(figure)["spec"]
-                texts.append(json.dumps([spec["controls"], spec["views"]]))
+                told = [spec["controls"], spec["views"], spec.get("quiz")]
+                texts.append(json.dumps(told))
             html = compare.EXPLORER.sub("", html)
             html = "" if "<script>" in html else re.sub(r"<(?!data)[^>]*>", "", html)
             texts += [output.get("text", ""), data.get("text/plain", ""), html]
-        for node in ast.walk(ast.parse(cell.source)):
-            is_claim = isinstance(node, ast.Call) and ast.unparse(node.func) == "claim"
-            if isinstance(node, ast.Assert) or is_claim:
-                texts.append(ast.unparse(node))
     return {value_of(n) for text in texts for n in IN_OUTPUT.findall(text)}
 
 
@@ -124,7 +159,7 @@ def unshown(section):
 @pytest.mark.parametrize("name", BOOK)
 def test_every_number_in_the_prose_is_shown_or_cited(name):
     found = [line for part in sources.sections(BOOK[name]) for line in unshown(part)]
-    if found:
+    if len(found) > UNSEEN.get(name, 0):
         lines = "\n".join(found)
         pytest.fail(f"{len(found)} numbers that nothing shows:\n{lines}", pytrace=False)
 
@@ -226,7 +261,9 @@ def cells(output, prose):
 
 
 def test_a_section_without_the_number_fails():
-    prose = "The result is 0.125 for 17 words."
+    prose = "The result is 0.125."
     assert list(unshown(cells("0.1250", prose))) == []
     (line,) = unshown(cells("0.1260", prose))
     assert line.startswith("prose: '0.125' in")
+    (line,) = unshown(cells("0.125", "It is 0.125 for 17 words."))
+    assert line.startswith("prose: '17' in"), "an assertion shows nothing"

@@ -61,7 +61,7 @@ def explore(
     *,
     twin: Twin | None = None,
     predict: str | None = None,
-    answer: str | None = None,
+    answer: str | Callable[[], str] | None = None,
     moves: int = 1,
     play: str | None = None,
     **controls,
@@ -76,7 +76,8 @@ def explore(
 
     `twin`  computes the views in the browser, where no grid can serve.
     `predict`, `answer`  a question above the controls; its answer opens when it is
-        asked for, or after so many `moves` of a control.
+        asked for, or after so many `moves` of a control. An answer with a number in
+        it is a function of nothing that computes it.
     `play`  the name of a slider or a list that gets a button which steps through it.
 
     Raises ValueError when a control is unknown, a view holds NaN or changes
@@ -157,8 +158,9 @@ def _match_parameters(fn, names: list[str]) -> None:
         ) from None
 
 
-def _quiz(question: str | None, answer: str | None, moves: int) -> dict:
+def _quiz(question: str | None, answer: object, moves: int) -> dict:
     """The spec of a question to guess at, if there is one."""
+    answer = answer() if callable(answer) else answer
     given = {"predict": question, "answer": answer}
     for name, words in given.items():
         ok = words is None or (isinstance(words, str) and words.strip())

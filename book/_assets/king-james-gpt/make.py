@@ -10,8 +10,10 @@ without warm-up, clipping and cooling down; and times.json, how much longer a mo
 step takes.
 """
 
+import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -104,6 +106,20 @@ def part_losses(held_out):
     for part in held_out.tensor_split(32):  # all at once would take gigabytes
         pieces = round(len(part) / model.config.context)
         yield round(training.held_out_loss(model, part, pieces), 4)
+
+
+def remade() -> Iterator[tuple]:
+    """The run's first losses, and what the stored weights give."""
+    kept = json.loads((HERE / "run.json").read_text(encoding="utf-8"))
+    _, ids, held_out = texts()
+    start = torch.Generator().manual_seed(0)
+    model = training.new_gpt(training.trained_sizes(), RECIPE, start)
+    flat = replace(RECIPE, steps=3, final=1.0)  # as good as flat in 2,000 steps
+    first = training.train(model, ids, flat, generator=start)
+    yield kept["first"], first.tolist(), 1e-4
+    yield kept["parts"][0], next(part_losses(held_out)), 0.001
+    whole = training.held_out_loss(training.trained_gpt(), held_out)
+    yield kept["held_out"][-1], whole, 0.002
 
 
 def short_run(name, rate, ids):

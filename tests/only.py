@@ -2,8 +2,8 @@
 
     make test ONLY=transformers/attention      (or: "a/b c/d")
 
-Runs each notebook against its stored outputs, its own tests, and the checks by glob
-of how a notebook is made, for these notebooks alone.
+Runs each notebook against its stored outputs, its own tests, and for these notebooks
+alone the checks by glob: how a page is made, its exercises, its lint.
 """
 
 import subprocess
@@ -12,7 +12,8 @@ import sys
 import modes
 from notebooks import ROOT, NotebookError
 
-BY_GLOB = ["structure", "prose", "names", "terms"]
+BY_GLOB = ["structure", "prose", "minutes", "names", "terms", "exercises", "lint"]
+BY_GLOB += ["notebooks"]  # are its export and its outputs of today?
 
 
 def commands(names: list[str]) -> list[list[str]]:
@@ -20,7 +21,8 @@ def commands(names: list[str]) -> list[list[str]]:
     pytest = [sys.executable, "-m", "pytest", "-q", "-n", "2"]
     own = [*pytest, "--nbval", "--dist", "loadfile", *modes.files(names)]
     made = [f"tests/tools/test_{name}.py" for name in BY_GLOB]
-    return [own, [*pytest, *made, "-k", " or ".join(names)]]
+    named = " or ".join([*names, "no_export", "codespell"])
+    return [own, [*pytest, *made, "-k", named]]
 
 
 def main(names: list[str]) -> int:

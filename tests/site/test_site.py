@@ -299,7 +299,7 @@ table = {}
 table[tau] = 1
 """
     in_view = [
-        "def half(x: Recipe):\n    require(x)\n    return double(x.size, size=2) / tau\n",
+        "def half(x: Recipe):\n    require(x)\n    return double(x.size, size=2) / tau",
         "def plain(train):\n    return half(train)\ndouble(double(size))\n",
         "%timeit size",
     ]

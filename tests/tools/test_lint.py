@@ -9,6 +9,7 @@ import pytest
 import sources
 
 CELL_COLUMNS = ["--line-length", "79"]  # the rest: 88, from pyproject.toml
+PAGES = [notebooks.page_name(p, sources.ROOT) for p in notebooks.in_order(sources.ROOT)]
 BIN = Path(sys.executable).parent
 
 
@@ -34,16 +35,18 @@ def test_ruff_finds_nothing():
     clean("ruff", "check", *python())
 
 
-def test_ruff_finds_nothing_in_notebooks():
-    clean("ruff", "check", *CELL_COLUMNS, *notebooks.in_order(sources.ROOT))
+@pytest.mark.parametrize("name", PAGES)
+def test_ruff_finds_nothing_in_a_notebook(name):
+    clean("ruff", "check", *CELL_COLUMNS, *notebooks.chosen([name], sources.ROOT))
 
 
 def test_ruff_would_format_nothing():
     clean("ruff", "format", "--diff", *python())
 
 
-def test_ruff_would_format_no_cell():
-    cells = notebooks.in_order(sources.ROOT)
+@pytest.mark.parametrize("name", PAGES)
+def test_ruff_would_format_no_cell(name):
+    cells = notebooks.chosen([name], sources.ROOT)
     clean("ruff", "format", "--diff", *CELL_COLUMNS, *cells)
 
 

@@ -14,6 +14,7 @@ import pytest
 import sources
 import stored
 import yaml
+from setuptools import find_namespace_packages
 
 BOOK = sources.in_order()
 EACH = pytest.mark.parametrize("notebook", BOOK.values(), ids=BOOK)
@@ -482,11 +483,12 @@ def test_no_file_names_a_registry():
     assert found == []
 
 
-def test_settings_name_what_exists():
-    """A path that ruff or the package build names is one that is there."""
+def test_a_wheel_holds_every_chapter():
     settings = tomllib.loads((sources.ROOT / "pyproject.toml").read_text())
-    excluded = settings["tool"]["ruff"]["extend-exclude"]
-    folders = {f for f in excluded if f.startswith("book/fieldguide/")}
-    generated = notebooks.generated(sources.ROOT)
-    expected = {m.parent.relative_to(sources.ROOT).as_posix() for m in generated}
-    assert folders == expected, "pyproject.toml: ruff leaves generated modules alone"
+    given = settings["tool"]["setuptools"]["packages"]["find"]
+    (where,), include = given["where"], given["include"]
+    found = set(find_namespace_packages(sources.ROOT / where, include=include))
+    folders = {path.parent.name for path in notebooks.generated(sources.ROOT)}
+    assert {f"fieldguide.{name}" for name in folders} <= found
+    assert {"fieldguide", "fieldguide.data", "fieldguide.explore"} <= found
+    assert all(name.split(".")[0] == "fieldguide" for name in found)

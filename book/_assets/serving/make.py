@@ -16,10 +16,12 @@ come within each of LIMITS_S; these are the same on every machine. A name, such 
 
 import http.client
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from assets import machine, make_parts
 from rivals import serving as rival
@@ -33,7 +35,6 @@ from fieldguide.deployment.serving import (
     percentile,
     poisson_requests,
     serve,
-    whole_waits,
 )
 from fieldguide.transformers.real_model import load_smollm2
 
@@ -43,6 +44,7 @@ PLACE = 40  # where in its text each new token stands
 ROUNDS = 24
 PROMPT_TOKENS = 16  # of each text in a step that reads prompts
 CLOCK = 0.12, 0.009  # seconds of a step, and of each token in it: from steps.json
+MINUTE_LOADS = [15, 30, 45, 60, 90]  # of the opening figure
 SLOTS, LOADS = [4, 8, 16], [*range(5, 105, 5)]  # requests a minute
 PEOPLE, MANY = 3000, 6000
 LIMITS_S, LIMIT_SLOTS, SEEDS = [15, 20, 30], 8, range(3)
@@ -117,6 +119,11 @@ def turns(load, slots, static, seed=0, count=PEOPLE):
     return serve(asked, slots, VirtualClock(*CLOCK), static=static)
 
 
+def whole_waits(ended):
+    """Seconds from each request to its last token."""
+    return [turn.times[-1] - turn.request.arrives for turn in ended]
+
+
 def waits(load, slots, static):
     """The median and the 99 % of the two waits, in seconds."""
     ended = turns(load, slots, static)
@@ -156,6 +163,53 @@ def record_knee() -> None:
     store(HERE / "knee.json", facts)
 
 
+def begins(turns):
+    """When the step began that read each turn's prompt (s)."""
+    ends = sorted({at for turn in turns for at in turn.times})
+    came = {}  # the first of those whose prompts one step reads
+    for turn in turns:
+        first, arrived = turn.times[0], turn.request.arrives
+        came[first] = min(came.get(first, first), arrived)
+    before = dict(zip(ends, [0.0, *ends[:-1]], strict=True))
+    return [max(before[t.times[0]], came[t.times[0]]) for t in turns]
+
+
+def slot_picture(turns, slots=8, width=61):
+    """(slots, seconds): 0 idle, 1 writes, 2 idle but wanted, 3 reads.
+
+    It says what a slot does in the middle of each second.
+    """
+    picture, wanted = np.zeros((slots, width), int), np.zeros(width, bool)
+    middle = np.arange(width) + 0.5
+    for turn, begun in zip(turns, begins(turns), strict=True):
+        first, last, own = turn.times[0], turn.times[-1], picture[turn.slot]
+        own[(begun <= middle) & (middle < first)] = 3
+        own[(first <= middle) & (middle < last)] = 1
+        wanted[math.ceil(turn.request.arrives) : int(begun)] = True
+    return np.where((picture == 0) & wanted, 2, picture)
+
+
+def seen(load, static):
+    """The first minute of a server: its slots, its queue and what it has written."""
+    ended, seconds = turns(load, 8, static, count=150), range(61)
+    times = [at for turn in ended for at in turn.times]
+    waits = [(turn.request.arrives, turn.times[0]) for turn in ended]
+    return {
+        "slots": ["".join(map(str, row)) for row in slot_picture(ended).tolist()],
+        "queue": [sum(came <= s < first for came, first in waits) for s in seconds],
+        "tokens": [sum(at <= s for at in times) for s in seconds],
+    }
+
+
+def record_minute() -> None:
+    kinds = {"continuous": False, "static": True}
+    facts = {
+        name: {str(load): seen(load, static) for load in MINUTE_LOADS}
+        for name, static in kinds.items()
+    }
+    store(HERE / "minute.json", facts)
+
+
 def remade() -> Iterator[tuple]:
     """What a server finishes, and its waits at one load, on the virtual clock."""
     kept = json.loads((HERE / "knee.json").read_text(encoding="utf-8"))
@@ -166,4 +220,4 @@ def remade() -> Iterator[tuple]:
 
 
 if __name__ == "__main__":
-    make_parts(record_steps, record_engine, record_knee)
+    make_parts(record_steps, record_engine, record_knee, record_minute)

@@ -8,12 +8,14 @@ import json
 import math
 import time
 from collections import deque
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import nn
+
+from ..check import answer_of, graded
 
 # %% ../../deployment/serving.ipynb #request
 @dataclass(frozen=True)
@@ -33,7 +35,6 @@ class Turn:
     slot: int
     made: list = field(default_factory=list)
     times: list = field(default_factory=list)
-    refused: str = ""  # why it never got a slot
 
     @property
     def new(self):
@@ -42,45 +43,16 @@ class Turn:
 
     @property
     def ended(self):
-        """Is the last token made?"""
         return len(self.made) == self.request.count
-
-# %% ../../deployment/serving.ipynb #admit
-def refusal(request, batcher):
-    """Why a batcher can't serve this request, or an empty text."""
-    total = len(request.prompt) + request.count
-    if total > batcher.room:
-        text = f"prompt and answer take {total} tokens, but a slot has room "
-        return f"{text}for {batcher.room}"
-    last, most = max(request.prompt), batcher.model.config.vocab - 1
-    return f"id {last}, but the model knows 0 to {most}" * (last > most)
-
-
-def admit(requests, clock):
-    """Who may wait, in order of arrival, and a refused turn of each other.
-
-    A clock without a batcher computes nothing, and refuses nobody.
-    """
-    waiting, refused = deque(), []
-    batcher = getattr(clock, "batcher", None)
-    for request in sorted(requests, key=lambda request: request.arrives):
-        why = batcher and refusal(request, batcher)
-        if why:
-            refused.append(Turn(request, None, refused=why))
-        else:
-            waiting.append(request)
-    return waiting, refused
 
 # %% ../../deployment/serving.ipynb #serve
 def serve(requests: list[Request], slots: int, clock, *, static=False):
     """Answer all requests, first come first served; their turns as they end.
 
-    slots: at most those of the batcher behind the clock, if there's one.
-    static: nobody gets a slot before all slots are empty. The first turns
-    are those of requests that don't fit: `refused` says why.
+    static: nobody gets a slot before all slots are empty.
     """
-    waiting, done = admit(requests, clock)
-    running = []
+    waiting = deque(sorted(requests, key=lambda r: r.arrives))
+    running, done = [], []
     while waiting or running:
         if not running:
             clock.wait(waiting[0].arrives)
@@ -97,6 +69,9 @@ def serve(requests: list[Request], slots: int, clock, *, static=False):
     return done
 
 # %% ../../deployment/serving.ipynb #virtual-clock
+STEP_S, TOKEN_S = 0.12, 0.009  # the line of SmolLM2
+
+
 class VirtualClock:
     """A step of n tokens takes fixed_s + n * token_s seconds, by decree."""
 
@@ -104,14 +79,12 @@ class VirtualClock:
         self.fixed_s, self.token_s, self.now = fixed_s, token_s, 0.0
 
     def wait(self, until):
-        """Nothing to do before `until`."""
         self.now = max(self.now, until)
 
     def step(self, turns):
-        """One token for each turn: zeros, since nothing is computed."""
         tokens = sum(len(turn.new) for turn in turns)
         self.now += self.fixed_s + tokens * self.token_s
-        return [0] * len(turns)
+        return [0] * len(turns)  # nothing is computed
 
 # %% ../../deployment/serving.ipynb #packed-step
 @torch.inference_mode()
@@ -141,17 +114,16 @@ def packed_step(model, store, ids, slots, places):
 
 # %% ../../deployment/serving.ipynb #batcher
 class Batcher:
-    """A model of 32 bits with a cache of `slots` texts, `room` tokens each."""
+    """A model with a cache of `slots` texts, `room` tokens each."""
 
     def __init__(self, model: nn.Module, slots: int, room: int):
         c = model.config
-        self.model, self.room = model, room
+        self.model = model
         shape = 2, c.layers, c.kv_heads, room, slots, c.head_width
         self.store = torch.zeros(shape)
 
     @torch.inference_mode()
     def step(self, turns):
-        """The next token of each turn: a prompt is read in one go."""
         ids, slots, places, last = [], [], [], []
         for turn in turns:
             end = len(turn.request.prompt) + len(turn.made)
@@ -165,26 +137,17 @@ class Batcher:
 
 # %% ../../deployment/serving.ipynb #real-clock
 class RealClock:
-    """Time as `read` tells it, while a batcher computes real tokens.
-
-    Where there is nothing to do it jumps ahead instead of waiting.
-    """
+    """The processor's time, while a batcher computes real tokens."""
 
     def __init__(self, batcher, read=time.process_time):
-        self.batcher, self.read, self.start = batcher, read, read()
+        self.step, self.read, self.start = batcher.step, read, read()
 
     @property
     def now(self):
-        """Seconds since the start."""
         return self.read() - self.start
 
     def wait(self, until):
-        """Nothing to do before `until`."""
-        self.start -= max(0.0, until - self.now)
-
-    def step(self, turns):
-        """One token for each turn, by the model."""
-        return self.batcher.step(turns)
+        self.start -= max(0.0, until - self.now)  # jump ahead
 
 # %% ../../deployment/serving.ipynb #poisson-requests
 def poisson_requests(load: float, count: int, generator):
@@ -202,55 +165,170 @@ def percentile(values: list[float], share: float):
     """The smallest of the values that `share` of them do not exceed."""
     return sorted(values)[math.ceil(share * len(values)) - 1]
 
-# %% ../../deployment/serving.ipynb #waits
+
 def first_waits(turns):
     """Seconds from each request to its first token."""
-    return [t.times[0] - t.request.arrives for t in turns if t.times]
-
-
-def whole_waits(turns):
-    """Seconds from each request to its last token."""
-    return [t.times[-1] - t.request.arrives for t in turns if t.times]
-
-# %% ../../deployment/serving.ipynb #engine-error
-class EngineError(Exception):
-    """The engine did not answer; the message says why."""
-
-# %% ../../deployment/serving.ipynb #engine-causes
-@contextmanager
-def causes(port, timeout):
-    """Whatever goes wrong inside becomes an EngineError that says why."""
-    try:
-        yield
-    except ConnectionRefusedError:
-        raise EngineError(f"nobody answers on port {port}") from None
-    except TimeoutError:
-        raise EngineError(f"no word for {timeout} seconds") from None
-    except (OSError, http.client.HTTPException, LookupError, ValueError) as e:
-        raise EngineError(f"no answer that makes sense: {e!r}") from None
+    return [t.times[0] - t.request.arrives for t in turns]
 
 # %% ../../deployment/serving.ipynb #streamed
 def streamed(lines):
     """The texts in an engine's stream, as they come."""
-    count = 0
     for line in lines:
         kind, _, data = line.decode().strip().partition("data: ")
         if data == "[DONE]":
             return
         if data and not kind:
             yield json.loads(data)["choices"][0]["text"]
-            count += 1
-    raise EngineError(f"the answer broke off after {count} tokens")
+    raise EOFError("the answer broke off")
 
 # %% ../../deployment/serving.ipynb #ask-engine
 def ask_engine(prompt, count, port, timeout=30):
-    """Texts of the answer of an engine here; EngineError says why not."""
+    """The texts of an answer by an engine on this machine."""
     question = {"prompt": prompt, "max_tokens": count, "stream": True}
     link = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
-    with closing(link), causes(port, timeout):
+    with closing(link):
         link.request("POST", "/v1/completions", json.dumps(question))
         answer = link.getresponse()
         if answer.status != 200:
-            said = answer.read(200).decode(errors="replace")
-            raise EngineError(f"refused with {answer.status}: {said}")
+            raise OSError(answer.read(200).decode())
         yield from streamed(answer)
+
+# %% ../../deployment/serving.ipynb #check-static-steps
+@graded
+def check_static_steps(fn):
+    """Does fn count the steps of groups in the order of arrival?"""
+    for counts, slots in ([6, 2, 3, 9], 2), ([9, 1, 1, 9, 4], 2), ([3], 8):
+        got = answer_of(fn, list(counts), slots, like=1)
+        groups = [counts[i : i + slots] for i in range(0, len(counts), slots)]
+        ordered = sorted(counts, reverse=True)
+        causes = {
+            sum(map(max, groups)): "",
+            sum(counts): "that's one after another; a group shares its steps",
+            max(counts): "only the longest of all; add up the groups",
+            sum(ordered[::slots]): "you sorted them; they start as they came",
+            -(-sum(counts) // slots): "that's the ideal, without empty slots",
+            len(groups): "you counted the groups, not their steps",
+        }
+        right = next(iter(causes))
+        why = causes.get(got, f"{right} is right, not {got}")
+        assert got == right, f"static_steps({counts}, {slots}): {why}"
+    return "static_steps is right."
+
+# %% ../../deployment/serving.ipynb #check-is-near
+def is_near(call, got, right, wrong):
+    """Is got right? If not, what is its likely cause of those in wrong?"""
+    if math.isclose(got, right, rel_tol=1e-6):
+        return
+    text = f"{right:.4g} is right, not {got:.4g}"
+    for value, cause in wrong.items():
+        if math.isclose(got, value, rel_tol=1e-6):
+            text = cause
+    raise AssertionError(f"{call}: {text}")
+
+# %% ../../deployment/serving.ipynb #check-capacity
+@graded
+def check_capacity(fn):
+    """Does fn give the answers a minute of a full server?"""
+    for case in (8, 0.12, 0.009, 16, 36), (1, 0.5, 0.5, 3, 6):
+        got = answer_of(fn, *case, like=1.0)
+        slots, fixed_s, token_s, prompt, tokens = case
+        steps_s, read_s = fixed_s * tokens, token_s * (prompt + tokens - 1)
+        right = 60 / (steps_s / slots + read_s)
+        wrong = {
+            right / 60: "that's a second; a minute is wanted",
+            1 / right: "that's the time of a request; turn it round",
+            60 / (steps_s + read_s): "all slots share a step: "
+            "a request pays only its part of fixed_s",
+            60 / ((steps_s + read_s) / slots): "slots share fixed_s, but "
+            "each token that is read costs its own token_s",
+            60 * slots / tokens / fixed_s: "token_s is missing",
+            60 / (steps_s / slots + token_s * tokens): "the prompt is missing",
+            60 / (steps_s / slots + token_s * (tokens - 1)): "the prompt "
+            "is missing",
+            60 / (steps_s / slots + read_s + token_s): "the last token of "
+            "an answer is never read",
+        }
+        is_near(f"capacity{case}", got, right, wrong)
+    return "capacity is right."
+
+# %% ../../deployment/serving.ipynb #check-bounded
+def bouncer(requests, slots, most, slip=""):
+    """The end of each request, None if refused; or what a slip makes of it."""
+    clock, running, ends = VirtualClock(STEP_S, TOKEN_S), [], {}
+    waiting = sorted(requests, key=lambda request: request.arrives)
+
+    def refuse():
+        here = [r for r in waiting if r.arrives <= clock.now]
+        here = {"future": waiting, "nobody": []}.get(slip, here)
+        for request in here[:-most] if slip == "first" else here[most:]:
+            waiting.remove(request)
+            ends[id(request)] = None
+
+    while waiting or running:
+        if not running:
+            clock.wait(waiting[0].arrives)
+        _ = refuse() if slip == "early" else None
+        while waiting[:1] and waiting[0].arrives <= clock.now:
+            if len(running) == slots:
+                break
+            running.append(Turn(waiting.pop(0), 0))
+        _ = refuse() if slip != "early" else None
+        step_of(running, clock, ends)
+        running = [turn for turn in running if not turn.ended]
+    return [ends[id(request)] for request in requests]
+
+# %% ../../deployment/serving.ipynb #check-bounded-step
+def step_of(running, clock, ends):
+    """A step for all of them; notes in `ends` who is done."""
+    for turn, token in zip(running, clock.step(running)):
+        turn.made.append(token)
+        if turn.ended:
+            ends[id(turn.request)] = clock.now
+
+
+def bounded_run(fn, requests, slots, most):
+    """fn's turns and refused, and the end of each request."""
+    clock = VirtualClock(STEP_S, TOKEN_S)
+    pair = answer_of(fn, list(requests), slots, clock, most)
+    ok = isinstance(pair, (tuple, list)) and len(pair) == 2
+    ok = ok and all(isinstance(part, (list, tuple)) for part in pair)
+    assert ok, "two lists are wanted: the turns and the refused requests"
+    turns, refused = pair
+    ok = all(isinstance(turn, Turn) and turn.times for turn in turns)
+    assert ok, "the first list should hold turns that are done"
+    ends = {id(turn.request): turn.times[-1] for turn in turns}
+    ends |= {id(request): None for request in refused}
+    whole = len(turns) + len(refused) == len(requests) == len(ends)
+    assert whole, "everybody should end in just one of the two lists"
+    return turns, refused, [ends.get(id(request)) for request in requests]
+
+# %% ../../deployment/serving.ipynb #check-bounded-all
+SLIPS = {
+    "nobody": "nobody is refused",
+    "future": "some are refused who haven't come yet",
+    "first": "those who came first are refused; they should stay",
+    "early": "fill the free slots first, then refuse",
+}
+
+
+@graded
+def check_bounded(fn):
+    """Does fn serve all but those who come when enough are waiting?"""
+    draw = torch.Generator().manual_seed(0)
+    asked = poisson_requests(90 / 60, 800, draw)
+    for slots, most in (8, 4), (2, 9), (3, 0):
+        some = asked[:90]
+        _, _, got = bounded_run(fn, some, slots, most)
+        if got == bouncer(some, slots, most):
+            continue
+        case = f"with {slots} slots and at most {most} waiting: "
+        for slip, cause in SLIPS.items():
+            assert got != bouncer(some, slots, most, slip), case + cause
+        raise AssertionError(case + "others are refused than should be")
+    turns, refused, _ = bounded_run(fn, asked, 8, 8)
+    full = serve(asked, 8, VirtualClock(STEP_S, TOKEN_S))
+    tails = [percentile(first_waits(t), 0.99) for t in (turns, full)]
+    text = "p99 {:.0f} s; with nobody refused {:.0f} s".format(*tails)
+    text += f" after {asked[-1].arrives / 60:.0f} minutes, and growing"
+    text = f"{len(refused)} of {len(asked)} were refused; {text}"
+    return f"{text}: bounded is right."

@@ -94,11 +94,11 @@ def test_drawn_replies(end):
 
 
 def test_the_supervised_stage():
-    model, losses = pref.teach_replies(30)
+    model, losses = pref.fine_tune(30)
     assert losses[-1] < losses[0] - 1 and losses.shape == (30,)
     close(pref.shares_of(model).sum(), torch.tensor(1.0).double(), 1e-9)
-    p, ids = pref.shares_of(pref.replier()), pref.all_replies()
-    close(p, pref.reply_log_probs(pref.replier(), ids, 5).exp().double(), 1e-4)
+    p, ids = pref.shares_of(pref.reference_model()), pref.all_replies()
+    close(p, pref.reply_log_probs(pref.reference_model(), ids, 5).exp().double(), 1e-4)
     wrote = pref.phrase_counts(pref.written_replies(4000, generator(1))).mean(0)
     close(p @ pref.phrase_counts(ids), wrote, 0.1)  # it says what agents say
 
@@ -144,7 +144,10 @@ def test_comparisons_follow_the_customers():
 
 
 def test_a_judge_and_its_scale():
-    p, counts = pref.shares_of(pref.replier()), pref.phrase_counts(pref.all_replies())
+    p, counts = (
+        pref.shares_of(pref.reference_model()),
+        pref.phrase_counts(pref.all_replies()),
+    )
     gold, reward = pref.gold_reward(counts), pref.judged(1)
     close(p @ gold, p @ reward, 1e-9)
     shift = reward - counts @ pref.judge_of(1)
@@ -196,7 +199,9 @@ def test_the_tilt_is_the_best(seed, beta):
     other = torch.rand(6, generator=generator(seed + 2), dtype=torch.double)
     for part in 0.01, 1.0:
         assert goal(q) >= goal((1 - part) * q + part * other / other.sum()) - 1e-9
-    assert pref.gap(q, p) == pytest.approx((q - p).clamp(min=0).sum().item())
+    assert pref.total_variation(q, p) == pytest.approx(
+        (q - p).clamp(min=0).sum().item()
+    )
 
 
 def test_the_clip():
@@ -204,7 +209,7 @@ def test_the_clip():
     new = torch.tensor([0.1, 0.5, -0.5, -0.5], dtype=torch.double)
     new.requires_grad_(True)
     better = torch.tensor([3.0, 2.0, 0.5, -4.0]).double()
-    loss = pref.clipped_loss(new, old, better)
+    loss = pref.ppo_clip_loss(new, old, better)
     parts = [3 * math.exp(0.1), 2.4, 0.5 * math.exp(-0.5), -3.2]
     close(loss.detach(), torch.tensor(-sum(parts) / 4, dtype=torch.double))
     loss.backward()
@@ -214,7 +219,7 @@ def test_the_clip():
 
 def test_the_advantage_is_zero_at_the_tilt():
     """A learner that is the model times exp(score / beta) has nothing to gain."""
-    model, learner = pref.replier(), pref.new_replier(Recipe(1), generator(1))
+    model, learner = pref.reference_model(), pref.new_model(Recipe(1), generator(1))
 
     def log_probs(who, ids):
         with torch.no_grad():
@@ -235,16 +240,21 @@ def test_the_advantage_is_zero_at_the_tilt():
 
 
 def test_learning_moves_a_copy_towards_the_tilt():
-    model, p = pref.replier(), pref.shares_of(pref.replier())
+    model, p = pref.reference_model(), pref.shares_of(pref.reference_model())
     before = copy.deepcopy(model)
     wanted = pref.tilted(p, pref.judged(), 0.5)
     plan, seen = Recipe(8, **pref.LONG | {"warmup": 0}), []
     with mock.patch.object(pref, "graded_replies", wraps=pref.graded_replies) as drew:
-        by_score = pref.please(0, 0.5, plan, lambda step, copy: seen.append(step))
+        by_score = pref.policy_gradient(
+            0, 0.5, plan, lambda step, copy: seen.append(step)
+        )
     assert drew.call_count == 4 and seen == [*range(1, 9)]  # each batch used twice
     by_pairs = pref.from_comparisons(0, plan, 2_000)
     for learner in by_score, by_pairs:
-        assert pref.gap(pref.shares_of(learner), wanted) < pref.gap(p, wanted) - 0.05
+        assert (
+            pref.total_variation(pref.shares_of(learner), wanted)
+            < pref.total_variation(p, wanted) - 0.05
+        )
     pairs = zip(before.parameters(), model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -265,7 +275,7 @@ def test_dpo_on_a_table_finds_the_tilt():
 
     found.step(loss)
     wanted = pref.tilted(p, reward, 0.5)
-    assert pref.gap(table.detach().softmax(0), wanted) < 0.001
+    assert pref.total_variation(table.detach().softmax(0), wanted) < 0.001
 
 
 def test_pairs_are_learned_up_to_their_end():

@@ -40,7 +40,7 @@ LONGER = {
     "deployment/parallelism": 55,
     "challenges/hallucination": 57,
     "challenges/retrieval": 70,
-    "challenges/preferences": 68,
+    "challenges/preferences": 67,
     "challenges/constitution": 57,
     "challenges/cost": 56,
     "challenges/robustness": 62,

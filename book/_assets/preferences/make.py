@@ -7,14 +7,16 @@ bits; paths.json: how that stage began and ended, and for each judge where the p
 gradient without a leash went; gaps.json: how far the policy gradient with a leash and
 DPO ended from the closed form, in total variation, for each of SEEDS; and labels.json:
 for each of WHOSE labels and each leash, what customers think of DPO's model, a number
-for each of FEWER seeds. A name,
-such as `gaps`, makes that part alone.
+for each of FEWER seeds; and opening.json: what the first figure shows. A name, such
+as `gaps`, makes that part alone.
 """
 
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
+import torch
 from assets import make_parts
 
 from fieldguide.challenges import preferences
@@ -23,17 +25,18 @@ from fieldguide.transformers.training import Recipe
 
 HERE = Path(__file__).parent
 
-
 SEEDS = range(3)
 FEWER = range(2)
 JUDGES = range(4)
 FEW, MANY = 400, 900  # steps: of the policy gradient, of DPO
 WHOSE = [("judge", 40_000), ("customers", 2_000), ("customers", 40_000)]
 LEASHES = [0.5, 0.12]
+BETAS = [0, 8, 4, 2, 1, 0.5, 0.25, 0.12, 0.06]  # of the first figure; 0: untrained
+MANY = [1, 2, 4, 8, 16, 64, 256, 1024, 16384]
 
 
 def record_paths() -> None:
-    model, losses = preferences.teach_replies()
+    model, losses = preferences.fine_tune()
     weights = {name: value.half() for name, value in model.state_dict().items()}
     store(HERE / "replier.safetensors", weights)
     record = {}
@@ -54,16 +57,23 @@ def rounded(step: dict) -> dict:
 
 def record_gaps() -> None:
     record = {}
-    p, reward = preferences.shares_of(preferences.replier()), preferences.judged()
+    p, reward = (
+        preferences.shares_of(preferences.reference_model()),
+        preferences.judged(),
+    )
     wanted = preferences.tilted(p, reward, preferences.BETA)
     few, many = (Recipe(steps, **preferences.LONG) for steps in (FEW, MANY))
     ways = {
-        "leashed": lambda seed: preferences.please(seed, preferences.BETA, few),
+        "leashed": lambda seed: preferences.policy_gradient(
+            seed, preferences.BETA, few
+        ),
         "from_comparisons": lambda seed: preferences.from_comparisons(seed, many),
     }
     for name, train in ways.items():
         models = [preferences.shares_of(train(seed)) for seed in SEEDS]
-        record[name] = [round(preferences.gap(q, wanted), 4) for q in models]
+        record[name] = [
+            round(preferences.total_variation(q, wanted), 4) for q in models
+        ]
         print(name, record[name], flush=True)
     store(HERE / "gaps.json", record)
 
@@ -87,6 +97,27 @@ def record_labels() -> None:
     store(HERE / "labels.json", record)
 
 
+def record_opening() -> None:
+    """What the first figure shows: scores, distance and five replies of each model."""
+    record = {"rows": []}
+    ids, reward = preferences.all_replies(), preferences.judged()
+    gold = preferences.gold_reward(preferences.phrase_counts(ids))
+    p = preferences.shares_of(preferences.reference_model())
+    fifths = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9], dtype=torch.double)
+    for beta, n in product(BETAS, MANY):
+        q = preferences.tilted(p, reward, beta) if beta else p
+        q = preferences.best_of_n(q, reward, n)
+        drawn = torch.searchsorted(q.cumsum(0), fifths).clamp(max=len(q) - 1)
+        row = {"beta": beta, "n": n, "judge": q @ reward, "customers": q @ gold}
+        row["nats"] = preferences.kl_nats(q, p).clamp(min=0)
+        row = {
+            k: round(float(v), 6) if torch.is_tensor(v) else v for k, v in row.items()
+        }
+        row["replies"] = [[ids[i].tolist(), gold[i].item()] for i in drawn.tolist()]
+        record["rows"].append(row)
+    store(HERE / "opening.json", record)
+
+
 def remade() -> Iterator[tuple]:
     """The first steps without a KL penalty; the rate falls later."""
     kept = json.loads((HERE / "paths.json").read_text(encoding="utf-8"))
@@ -94,4 +125,4 @@ def remade() -> Iterator[tuple]:
 
 
 if __name__ == "__main__":
-    make_parts(record_paths, record_gaps, record_labels)
+    make_parts(record_paths, record_gaps, record_labels, record_opening)

@@ -15,9 +15,16 @@ from jaxtyping import Float, Int64
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..check import require
+from ..check import answer_of, graded
 from ..data import asset
-from ..transformers.training import Recipe, descend, optimizers
+from ..deployment.compression import divergence
+from ..transformers.gpt import GPTConfig, generate
+from ..transformers.training import (
+    Recipe,
+    descend,
+    new_gpt,
+    optimizers,
+)
 
 # %% ../../challenges/preferences.ipynb #phrases
 PHRASES = [
@@ -44,12 +51,15 @@ def in_words(ids):
     """A row of ids as its phrases."""
     return " ".join(PHRASES[i] for i in ids.tolist() if i < END) or "(silence)"
 
+# %% ../../challenges/preferences.ipynb #counts
+def phrase_counts(ids):
+    """How often each phrase stands in each reply: (N, T) to (N, 5)."""
+    counts = [(ids == phrase).sum(-1) for phrase in range(END)]
+    return torch.stack(counts, -1).double()  # (N, 5)
+
 # %% ../../challenges/preferences.ipynb #reply-log-probs
 def reply_log_probs(model: nn.Module, ids: Int64[Tensor, "B T"], end: int):
-    """The log-probability of each reply, (B,), after its first token.
-
-    It is over at its first `end`, which counts, or at the last token.
-    """
+    """The log-probability of each reply, (B,), up to its first `end`."""
     logits, said = model(ids[:, :-1]), ids[:, 1:]  # (B, T - 1)
     each = -F.cross_entropy(logits.mT, said, reduction="none")
     ends = said == end
@@ -70,21 +80,17 @@ def written_replies(count, generator):
     return torch.tensor(rows)
 
 # %% ../../challenges/preferences.ipynb #teach
-from ..transformers.gpt import GPTConfig
-from ..transformers.training import new_gpt
-
-
-def new_replier(recipe, generator):
+def new_model(recipe, generator):
     """A GPT of 12,768 numbers: it knows five phrases and the mark."""
     sizes = {"width": 32, "heads": 2, "layers": 1, "bias": False}
     return new_gpt(GPTConfig(END + 1, MOST + 1, **sizes), recipe, generator)
 
 
-def teach_replies(steps=300, seed=0):
+def fine_tune(steps=300, seed=0):
     """The supervised stage: a new GPT learns 2,000 replies, and its losses."""
     plan = {"batch": 64, "rate": 5e-3, "warmup": steps // 15, "decay": 0.0}
     recipe, generator = Recipe(steps, **plan), torch.Generator()
-    model = new_replier(recipe, generator.manual_seed(seed))
+    model = new_model(recipe, generator.manual_seed(seed))
     ids = written_replies(2_000, generator)
 
     def loss():
@@ -95,9 +101,9 @@ def teach_replies(steps=300, seed=0):
 
 # %% ../../challenges/preferences.ipynb #reference
 @cache
-def replier():
+def reference_model():
     """The model after the supervised stage, as it is stored."""
-    model = new_replier(Recipe(1), torch.Generator())
+    model = new_model(Recipe(1), torch.Generator())
     model.load_state_dict(
         load_file(asset("preferences", "replier.safetensors"))
     )
@@ -117,31 +123,19 @@ def shares_of(model):
 def bradley_terry_loss(
     chosen: Float[Tensor, "*b"],
     rejected: Float[Tensor, "*b"],
-    share: Float[Tensor, "*b"] | float = 1.0,
+    share: Float[Tensor, "*b"] | float = 1.0,  # of the voters, for `chosen`
 ):
-    """How surprising the choices are, in nats a comparison, by the rewards.
-
-    share: of the voters, how many took `chosen`. Bradley and Terry 1952.
-    """
+    """How surprising the choices are, nats. Bradley and Terry 1952."""
     lead = chosen - rejected
     wins, loses = F.logsigmoid(lead), F.logsigmoid(-lead)
     return -(share * wins + (1 - share) * loses).mean()
-
-# %% ../../challenges/preferences.ipynb #counts
-def phrase_counts(ids):
-    """How often each phrase stands in each reply: (N, T) to (N, 5)."""
-    counts = [(ids == phrase).sum(-1) for phrase in range(END)]
-    return torch.stack(counts, -1).double()  # (N, 5)
 
 # %% ../../challenges/preferences.ipynb #gold
 WORTH = [0.5, 1.5, 2.0, -1.0, -0.5]  # of a phrase, the first time
 
 
 def gold_reward(counts):
-    """What customers think: a phrase counts once, each repetition costs 1.
-
-    The counts are floats: among whole numbers half a point would be lost.
-    """
+    """What customers think: a phrase counts once, each repetition costs 1."""
     once = counts.clamp(max=1)  # (N, 5)
     return once @ once.new_tensor(WORTH) - (counts - once).sum(-1)  # (N,)
 
@@ -153,9 +147,8 @@ def fit_reward(
 ):
     """Weights (F,) of a reward that explains who was chosen over whom.
 
-    ValueError if a coin explains it as well. decay keeps weights finite
-    where one side always wins. Features should differ by about 1: 300 steps
-    are too few for the large weights that much smaller ones need.
+    decay keeps them finite where one side always wins. Features should differ
+    by about 1: for the large weights of smaller ones 300 steps are too few.
     """
     judge = nn.Linear(chosen.size(1), 1, bias=False, dtype=chosen.dtype)
     nn.init.zeros_(judge.weight)
@@ -165,9 +158,6 @@ def fit_reward(
         return bradley_terry_loss(judge(chosen), judge(rejected))
 
     descend(judge, loss, made, Recipe(300, final=0.0))
-    better = math.log(2) - loss().item()  # a coin has log 2
-    allowed = "comparisons that a reward explains; these contradict each other"
-    require(better > 1e-3, "chosen", chosen, allowed)
     return judge.weight.detach()[0]
 
 # %% ../../challenges/preferences.ipynb #compare
@@ -185,14 +175,14 @@ def judge_of(seed=0, count=2_000):
     generator = torch.Generator().manual_seed(seed)
     counts = phrase_counts(all_replies())
     pairs = compare(
-        shares_of(replier()), gold_reward(counts), count, generator
+        shares_of(reference_model()), gold_reward(counts), count, generator
     )
     return fit_reward(*counts[pairs])
 
 
 def judged(seed=0):
     """That judge's reward of every reply, on the customers' scale."""
-    counts, p = phrase_counts(all_replies()), shares_of(replier())
+    counts, p = phrase_counts(all_replies()), shares_of(reference_model())
     reward = counts @ judge_of(seed)
     return reward + p @ (gold_reward(counts) - reward)  # the same mean
 
@@ -202,9 +192,8 @@ def best_of_n(p: Float[Tensor, " N"], reward: Float[Tensor, " N"], n: int):
 
     Rewards that agree to nine decimals are ties: p decides among them.
     """
-    levels, level = (
-        reward.double().round(decimals=9).unique(return_inverse=True)
-    )
+    reward = reward.double().round(decimals=9)
+    levels, level = reward.unique(return_inverse=True)
     mass = torch.zeros_like(levels).index_add(0, level, p.double())
     up_to = mass.cumsum(0)
     best = (up_to / up_to[-1]) ** n  # all n draws are this good or worse
@@ -212,45 +201,34 @@ def best_of_n(p: Float[Tensor, " N"], reward: Float[Tensor, " N"], n: int):
     return (p * (best / mass.clamp(min=1e-300))[level]).to(p.dtype)
 
 # %% ../../challenges/preferences.ipynb #kl
-from ..deployment.compression import divergence
-
-
 def kl_nats(q: Float[Tensor, " N"], p: Float[Tensor, " N"]):
-    """KL(q || p), nats: how far a model q has moved from p.
-
-    Large, not infinite, where p is 0 and q isn't.
-    """
+    """KL(q || p), nats; large, not infinite, where p is 0 and q isn't."""
     least = torch.finfo(q.dtype).tiny
     return divergence(q.clamp(min=least).log(), p.clamp(min=least).log())
 
 # %% ../../challenges/preferences.ipynb #tilted
-def tilted(
-    p: Float[Tensor, " N"],
-    reward: Float[Tensor, " N"],
-    beta: float,
-):
-    """p x exp(reward / beta), made to add up to 1: (N,)."""
+def tilted(p: Float[Tensor, " N"], reward: Float[Tensor, " N"], beta: float):
+    """p x exp(reward / beta), made to add up to 1: (N,); beta above 0."""
     return (p.log() + reward / beta).softmax(0)
 
 # %% ../../challenges/preferences.ipynb #clipped
-def clipped_loss(
+def ppo_clip_loss(
     log_p: Float[Tensor, " B"],
     log_old: Float[Tensor, " B"],
     advantage: Float[Tensor, " B"],
     clip: float = 0.2,
 ):
-    """Raise what did better than usual, but not beyond a factor 1 + clip.
-
-    Source: Schulman et al. 2017, equation 7.
-    """
+    """Raise what did better, by a factor 1 + clip at most. Schulman 2017."""
     ratio = (log_p - log_old).exp()
     near = ratio.clamp(1 - clip, 1 + clip)
     return -torch.minimum(ratio * advantage, near * advantage).mean()
 
+# %% ../../challenges/preferences.ipynb #gap
+def total_variation(p, q):
+    """Total variation: how much probability would have to move."""
+    return (p - q).abs().sum().item() / 2
+
 # %% ../../challenges/preferences.ipynb #drawn
-from ..transformers.gpt import generate
-
-
 def drawn_replies(model, count, generator, end=END, length=MOST):
     """Replies that a model writes: (count, 1 + length), filled with ends."""
     start = torch.full((count, 1), end)
@@ -280,9 +258,8 @@ def learn_by_reward(
 ):
     """A copy of a model that has learned from the scores of its own replies.
 
-    score(ids) gives (B,); beta: the price of a nat away from `model`, and 0
-    is no leash at all, on purpose. Each batch of replies is used twice.
-    watch(step, copy) sees each step.
+    score(ids) gives (B,); beta: the price of a nat away from `model`. Each
+    batch of replies is used twice. watch(step, copy) sees each step.
     """
     learner, held = copy.deepcopy(model).requires_grad_(True), []
 
@@ -292,7 +269,7 @@ def learn_by_reward(
             held.extend([graded_replies(learner, model, score, *sizes)] * 2)
         ids, old, advantage = held.pop()
         now = reply_log_probs(learner, ids, END)
-        return clipped_loss(now, old, advantage)
+        return ppo_clip_loss(now, old, advantage)
 
     def look(step, _):
         watch(step, learner)
@@ -306,7 +283,7 @@ BETA = 0.5
 LONG = {"batch": 256, "rate": 3e-3, "warmup": 20, "decay": 0.0, "final": 0.0}
 
 
-def please(seed, beta, plan, watch=None, who=0):
+def policy_gradient(seed, beta, plan, watch=None, who=0):
     """Policy gradient: the replier learns from the score of a judge."""
     weights = judge_of(who)
 
@@ -314,23 +291,20 @@ def please(seed, beta, plan, watch=None, who=0):
         return phrase_counts(ids) @ weights
 
     generator = torch.Generator().manual_seed(seed)
-    return learn_by_reward(replier(), score, beta, plan, generator, watch)
+    return learn_by_reward(
+        reference_model(), score, beta, plan, generator, watch
+    )
 
 # %% ../../challenges/preferences.ipynb #report
 def report_on(q, reward):
     """How far a model has moved, and what judge and customers think of it."""
     gold = gold_reward(phrase_counts(all_replies()))
-    moved = kl_nats(q, shares_of(replier())).clamp(min=0)
+    moved = kl_nats(q, shares_of(reference_model())).clamp(min=0)
     return {
         "distance": moved.sqrt().item(),
         "judge": (q @ reward).item(),
         "customers": (q @ gold).item(),
     }
-
-# %% ../../challenges/preferences.ipynb #gap
-def gap(p, q):
-    """Total variation: how much probability would have to move."""
-    return (p - q).abs().sum().item() / 2
 
 # %% ../../challenges/preferences.ipynb #dpo-loss
 def dpo_loss(
@@ -341,10 +315,9 @@ def dpo_loss(
     beta: float,
     share: Float[Tensor, "*b"] | float = 1.0,
 ):
-    """Bradley-Terry with the reward that a model implies.
+    """Bradley-Terry with the reward that a model implies. Rafailov 2023.
 
-    All four are log-probabilities of replies, none -inf: of the model in
-    training, then of the reference. Source: Rafailov et al. 2023, equation 7.
+    All are log-probabilities: of the model in training, of the reference.
     """
     rewards = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
     return bradley_terry_loss(*rewards, share)
@@ -364,10 +337,8 @@ def learn_from_pairs(
 
     share: of the voters, how many took `chosen`.
     """
-    learner, pair = (
-        copy.deepcopy(model).requires_grad_(True),
-        (chosen, rejected),
-    )
+    learner = copy.deepcopy(model).requires_grad_(True)
+    pair = chosen, rejected
     with torch.no_grad():
         ref = [reply_log_probs(model, ids, end) for ids in pair]
 
@@ -384,12 +355,12 @@ def learn_from_pairs(
 def from_comparisons(seed, plan, count=40_000):
     """DPO: the replier learns from what the first judge prefers."""
     generator = torch.Generator().manual_seed(seed)
-    p, reward = shares_of(replier()), judged()
+    p, reward = shares_of(reference_model()), judged()
     pair = p.expand(2, -1).multinomial(count, True, generator=generator)
     first, second = all_replies()[pair]  # (count, 6) each
     share = (reward[pair[0]] - reward[pair[1]]).sigmoid()
     voted = first, second, share
-    return learn_from_pairs(replier(), *voted, BETA, plan, generator)
+    return learn_from_pairs(reference_model(), *voted, BETA, plan, generator)
 
 # %% ../../challenges/preferences.ipynb #from-labels
 def from_labels(by, beta, count, seed=0):
@@ -399,7 +370,7 @@ def from_labels(by, beta, count, seed=0):
     scores predict, or "customers", each with the choice of one customer.
     """
     generator = torch.Generator().manual_seed(seed)
-    p = shares_of(replier())
+    p = shares_of(reference_model())
     if by == "customers":
         gold = gold_reward(phrase_counts(all_replies()))
         pair, share = compare(p, gold, count, generator), torch.ones(count)
@@ -409,7 +380,7 @@ def from_labels(by, beta, count, seed=0):
         share = (reward[pair[0]] - reward[pair[1]]).sigmoid()
     plan = Recipe(300, **LONG | {"batch": 64, "rate": 1e-2})
     voted = *all_replies()[pair], share
-    return learn_from_pairs(replier(), *voted, beta, plan, generator)
+    return learn_from_pairs(reference_model(), *voted, beta, plan, generator)
 
 # %% ../../challenges/preferences.ipynb #unleashed
 def unleashed(who, steps=160, every=4):
@@ -423,5 +394,89 @@ def unleashed(who, steps=160, every=4):
                 {"step": step, **report_on(shares_of(learner), reward)}
             )
 
-    please(who, 0.0, plan, watch, who)
+    policy_gradient(who, 0.0, plan, watch, who)
     return path
+
+# %% ../../challenges/preferences.ipynb #check-win-rate
+@graded
+def check_win_rate(fn):
+    """Is fn(p, reward, n) the chance that the best of n wins?"""
+    for shares, points, n in (
+        ([0.5, 0.3, 0.2], [0.0, 1.0, 2.0], 4),
+        ([0.4, 0.3, 0.3], [1.0, 1.0, 0.0], 3),
+    ):
+        p, r = torch.tensor([shares, points], dtype=torch.double)
+        got = answer_of(fn, p.clone(), r.clone(), n, like=1.0)
+        wins, ties = (r[:, None] > r).double(), (r[:, None] == r).double()
+        q = best_of_n(p, r, n)
+        right = (q @ (wins + ties / 2) @ p).item()
+        causes = {
+            (q @ wins @ p).item(): "a tie counts one half",
+            (q @ (wins + ties) @ p).item(): "a tie counts one half, not one",
+            n / (n + 1): "n / (n + 1) needs no ties; a reply equals itself",
+            0.5: "the first is the best of n, and the second is drawn from p",
+            1 - right: "that is how often the other one wins",
+        }
+        if math.isclose(got, right, abs_tol=1e-6):
+            continue
+        near = [c for v, c in causes.items() if math.isclose(got, v)]
+        text = near[0] if near else f"{right:.4f} is right, not {got:.4f}"
+        raise AssertionError(f"win_rate({shares}, {points}, {n}): {text}")
+    return "win_rate is right."
+
+# %% ../../challenges/preferences.ipynb #check-implied-reward
+@graded
+def check_implied_reward(fn):
+    """Does fn(q, p, beta) read the reward off a model?"""
+    for shares, points, beta in (
+        ([0.5, 0.3, 0.2], [0.0, 1.0, 2.0], 1.0),
+        ([0.7, 0.2, 0.1], [3.0, -1.0, 0.5], 0.25),
+    ):
+        p, r = torch.tensor([shares, points], dtype=torch.double)
+        q, right = tilted(p, r, beta), r - p @ r
+        got = answer_of(fn, q.clone(), p.clone(), beta, like=p)
+        got, raw = got.double(), beta * (q / p).log()
+        causes = {
+            "the mean over replies of p isn't 0 yet": raw,
+            "replies of p aren't equally likely: weigh the mean": raw
+            - raw.mean(),
+            "the mean is over replies of p, not of q": raw - q @ raw,
+            "the leash is missing": right / beta,
+            "the ratio is upside down": -right,
+        }
+        if torch.allclose(got, right):
+            continue
+        near = [c for c, v in causes.items() if torch.allclose(got, v)]
+        is_, was = ([round(v, 4) for v in x.tolist()] for x in (right, got))
+        text = near[0] if near else f"{is_} is right, not {was}"
+        raise AssertionError(f"implied_reward, beta {beta}: {text}")
+    return "implied_reward is right."
+
+# %% ../../challenges/preferences.ipynb #check-leash-for
+@graded
+def check_leash_for(fn):
+    """Is fn(p, reward, most) the leash that lets a model move so far?"""
+    p = torch.tensor([0.5, 0.3, 0.15, 0.05]).double()
+    r = torch.tensor([0.0, 1.0, 2.0, 3.0]).double()
+    for beta in (5.0, 1.0, 0.3):  # the shortest move first
+        q = tilted(p, r, beta)
+        most = kl_nats(q, p).item()
+        got = answer_of(fn, p.clone(), r.clone(), most, like=1.0)
+        if abs(got / beta - 1) < 2e-3:
+            continue
+        text = f"{beta} is right, not {got:.4g}"
+        if 0.01 <= got <= 100:
+            moved = tilted(p, r, got)
+            away = kl_nats(moved, p).item()
+            back = kl_nats(p, moved).item()
+            if math.isclose(back, most, rel_tol=0.01):
+                text = "the distance is KL(q || p), from the new model"
+            elif math.isclose(away**0.5, most, rel_tol=0.01):
+                text = "`most` is in nats: no square root"
+            elif math.isclose(total_variation(moved, p), most, rel_tol=0.01):
+                text = "`most` is a KL divergence, not a total variation"
+            elif got > 90 or got < 0.011:
+                text = "your search runs to the wrong end: if the model "
+                text += "moves too far, beta must rise"
+        raise AssertionError(f"leash_for, {most:.3f} nats: {text}")
+    return "leash_for is right."

@@ -54,10 +54,11 @@ def test_a_prompt_is_read_once_and_continued_often():
     assert short == tokenizer.decode(wanted[:3]).strip()
 
 
-class Scripted:
+class Scripted(torch.nn.Module):
     """A model that writes a script, whatever it reads, and keeps what it read."""
 
     def __init__(self, *lines):
+        super().__init__()
         self.config, self.read = model().config, []
         self.tokens = smollm2_tokenizer().encode("".join(lines))
 
@@ -184,7 +185,7 @@ def test_both_axes():
 @pytest.mark.parametrize(("seed", "beta"), [(0, 0.1), (1, 1.0), (2, 4.0)])
 def test_a_student_is_the_tilt(seed, beta):
     rewards = torch.randn(4, 3, generator=generator(seed), dtype=torch.double)
-    got = page.taught_replies(rewards, beta, (0.5, 0.2, 0.3))
+    got = page.taught_replies(rewards, beta, [0.5, 0.2, 0.3])
     wanted = torch.tensor([5, 2, 3]) * (rewards / beta).exp()
     close(got, wanted / wanted.sum(1, keepdim=True), 1e-6)
     start = page.taught_replies(torch.zeros(1, 3).double(), beta)

@@ -29,7 +29,7 @@ def world(skew=1.0):
     return page_.make_birthdays(skew, generator(0))
 
 
-class Certain:
+class Certain(torch.nn.Module):
     """A model that says one statement, each word 8,192 times of 8,193.
 
     Otherwise it starts anew. It only answers where no gradient is recorded.
@@ -38,10 +38,11 @@ class Certain:
     config = None
 
     def __init__(self, person, date):
+        super().__init__()
         self.words = [1 + person // 50, 41 + person % 50, 91 + date // 28]
         self.words += [103 + date % 28]
 
-    def __call__(self, ids):
+    def forward(self, ids):
         assert not torch.is_grad_enabled()
         chances = torch.zeros(*ids.shape, 131)
         chances[..., 0] = 1 / 8192
@@ -223,10 +224,11 @@ def test_graded():
 CHANCES = [0.5, 0.8, 0.25, 0.9, 0.7, 0.6, 0.95, 0.3, 0.85, 0.4]
 
 
-class Scripted:
+class Scripted(torch.nn.Module):
     """A model that says given tokens, each with a given probability."""
 
     def __init__(self, said, chances):
+        super().__init__()
         sizes = {"vocab": 49_152, "context": 64, "width": 2, "layers": 1, "heads": 1}
         self.config = LlamaConfig(**sizes, kv_heads=1, hidden=2, eps=1e-5, base=1e4)
         self.embedding, self.read = torch.nn.Embedding(1, 1), []

@@ -84,7 +84,7 @@ class CachedTarget:
     of the n guessed tokens. What it has read before it doesn't read again.
     """
 
-    def __init__(self, model: nn.Module, room: int):
+    def __init__(self, model, room: int):
         weight = model.embedding.weight
         kind = {"dtype": weight.dtype, "device": weight.device}
         self.model, self.config = model, model.config
@@ -104,7 +104,7 @@ class CachedTarget:
 
 # %% ../../deployment/speculative.ipynb #speculate
 def speculate(
-    target: nn.Module,
+    target: Callable,
     ids: list[int],
     count: int,
     draft: Callable,
@@ -289,7 +289,7 @@ def model_draft(
 
 def head_draft(
     head: nn.Module,
-    target: nn.Module,
+    target: Callable,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
 ):
@@ -434,7 +434,7 @@ class LlamaLean:
 class CachedDraft:
     """A draft for `speculate`: a Llama's best tokens, with a cache."""
 
-    def __init__(self, model: nn.Module, room: int):
+    def __init__(self, model, room: int):
         weight = model.embedding.weight
         kind = {"dtype": weight.dtype, "device": weight.device}
         self.model, self.cache = model, KVCache(model.config, room, **kind)

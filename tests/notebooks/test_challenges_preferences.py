@@ -94,7 +94,7 @@ def test_drawn_replies(end):
 
 
 def test_the_supervised_stage():
-    model, losses = pref.fine_tune(30)
+    model, losses = pref.fine_tune_replies(30)
     assert losses[-1] < losses[0] - 1 and losses.shape == (30,)
     close(pref.shares_of(model).sum(), torch.tensor(1.0).double(), 1e-9)
     p, ids = pref.shares_of(pref.reference_model()), pref.all_replies()

@@ -12,7 +12,7 @@ minutes = module_at(Path(__file__).with_name("test_minutes.py"))
 CHECKS = [
     structure.test_it_opens_with_what_it_is_for,
     structure.test_two_opening_cells,
-    structure.test_it_closes_with_limits_summary_exercises_and_reading,
+    structure.test_it_ends_once,
     structure.test_every_section_but_the_closing_ones_has_code,
     structure.test_the_reader_predicts_before_each_explorer,
     structure.test_cells_are_short,

@@ -265,6 +265,8 @@ def names_in(tree):
             found.add(node.id)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             found.add(node.value)  # of getattr, or of a table of names
+            if " import " in node.value:  # what another process runs
+                found |= set(re.findall(r"\w+", node.value))
         elif isinstance(node, ast.Attribute):
             found.add(node.attr)
         elif isinstance(node, ast.ImportFrom):
@@ -283,9 +285,11 @@ def users_of(exported):
             for node in ast.parse(cell.source).body:
                 names = names_in(node) - {getattr(node, "name", "")}
                 if not exercise and not sources.is_exported(cell):
-                    names = {n for n in names if exported.get(n) != notebook}
+                    built = {n.attr for n in ast.walk(node) if hasattr(n, "attr")}
+                    names = {n for n in names if exported.get(n) != notebook} | built
                 used |= names
-    return {name: name in used for name in exported}
+    checks = {name for name in exported if name.startswith("check_")}
+    return {name: name in used | checks for name in exported}
 
 
 def test_what_is_exported_is_used():

@@ -36,7 +36,7 @@ MANY = [1, 2, 4, 8, 16, 64, 256, 1024, 16384]
 
 
 def record_paths() -> None:
-    model, losses = preferences.fine_tune()
+    model, losses = preferences.fine_tune_replies()
     weights = {name: value.half() for name, value in model.state_dict().items()}
     store(HERE / "replier.safetensors", weights)
     record = {}

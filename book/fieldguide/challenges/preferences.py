@@ -46,11 +46,6 @@ def all_replies():
             rows.append([END, *said, *[END] * (MOST - n)])
     return torch.tensor(rows)
 
-
-def in_words(ids):
-    """A row of ids as its phrases."""
-    return " ".join(PHRASES[i] for i in ids.tolist() if i < END) or "(silence)"
-
 # %% ../../challenges/preferences.ipynb #counts
 def phrase_counts(ids):
     """How often each phrase stands in each reply: (N, T) to (N, 5)."""
@@ -86,7 +81,7 @@ def new_model(recipe, generator):
     return new_gpt(GPTConfig(END + 1, MOST + 1, **sizes), recipe, generator)
 
 
-def fine_tune(steps=300, seed=0):
+def fine_tune_replies(steps=300, seed=0):
     """The supervised stage: a new GPT learns 2,000 replies, and its losses."""
     plan = {"batch": 64, "rate": 5e-3, "warmup": steps // 15, "decay": 0.0}
     recipe, generator = Recipe(steps, **plan), torch.Generator()

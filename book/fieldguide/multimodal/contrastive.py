@@ -129,7 +129,7 @@ def contrastive_loss_grouped(
     return (loss_text_to_image + loss_image_to_text) / 2
 
 # %% ../../multimodal/contrastive.ipynb #group-toy-run
-def arrows(degrees):
+def unit_arrows(degrees):
     """Arrows of length 1 in the plane, (B, 2)."""
     angles = torch.tensor(degrees).deg2rad()
     return torch.stack([angles.cos(), angles.sin()], dim=1)
@@ -203,8 +203,8 @@ def check_places(fn):
 @graded
 def check_classify(fn):
     """Does fn take the class whose mean direction is nearest?"""
-    text = torch.stack([arrows([60.0, -60.0]), arrows([25.0, 35.0])])
-    image = arrows([0.0, 10.0, 20.0, -100.0])
+    text = torch.stack([unit_arrows([60.0, -60.0]), unit_arrows([25.0, 35.0])])
+    image = unit_arrows([0.0, 10.0, 20.0, -100.0])
     got = fn(text.clone(), image.clone())
     ok = torch.is_tensor(got) and got.shape == (4,)
     assert ok, f"a tensor (4,), not {got!r}"
@@ -235,7 +235,7 @@ def check_sigmoid_loss(fn):
         where = f"B {B}, scale {a}, bias {b}"
         ok = math.isclose(got, right, rel_tol=1e-6)
         assert ok, f"{where}: {right:.4f} nats is right, not {got}"
-    sure = fn(arrows([0.0, 90.0]), arrows([180.0, 90.0]), 1e3, 0.0)
+    sure = fn(unit_arrows([0.0, 90.0]), unit_arrows([180.0, 90.0]), 1e3, 0.0)
     assert sure.isfinite(), "a scale of a thousand gives infinity"
     return "sigmoid_loss is right."
 

@@ -44,7 +44,7 @@ def spectrogram(
     return torch.fft.rfft(pieces * fade).abs().square()  # (..., F, W // 2 + 1)
 
 # %% ../../multimodal/sound-video.ipynb #mel
-def mel(hertz: float):
+def mel(hertz: float | Tensor):
     """The mel scale at a pitch in hertz. Source: Young et al. 2006."""
     hertz = torch.as_tensor(hertz, dtype=torch.double)
     return 2595 * torch.log10(1 + hertz / 700)

@@ -299,7 +299,8 @@ table = {}
 table[tau] = 1
 """
     in_view = [
-        "def half(x: Recipe):\n    require(x)\n    return double(x.size, size=2) / tau\n",
+        "def half(x: Recipe):\n    require(x)\n"
+        "    return double(x.size, size=2) / tau\n",
         "def plain(train):\n    return half(train)\ndouble(double(size))\n",
         "%timeit size",
     ]

@@ -1,45 +1,24 @@
 """Bad input: an error that names the argument, its value and what is allowed."""
 
 import contextlib
-import math
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
-from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from jaxtyping import Float, Int, TypeCheckError
-from torch import Tensor
+from IPython.core.interactiveshell import InteractiveShell
+from jaxtyping import TypeCheckError
 
 from fieldguide import check
-from fieldguide.check import (
-    Adapter,
-    AllFinite,
-    Below,
-    Count,
-    Fading,
-    Finite,
-    FloatType,
-    Having,
-    Layered,
-    Limit,
-    LinearLayer,
-    ListOf,
-    Model,
-    NonEmpty,
-    Part,
-    Positive,
-    Probabilities,
-    Share,
-    Size,
-    answer_of,
-    checked,
-    graded,
-    require,
-)
+from fieldguide.check import answer_of, graded, require
+from fieldguide.explore import begin
+from fieldguide.transformers.attention import merge_heads, rotate
 
 
 def message(value):
@@ -79,189 +58,32 @@ def test_a_broken_repr_does_not_hide_the_error():
     assert "<Broken>" in message(Broken())
 
 
-@checked
-def scaled(x: Float[Tensor, "*b T K"], y: Float[Tensor, "T K"], heads: Size = 1):
-    return x * y * heads
+def test_a_chapters_function_refuses_another_shape():
+    x = torch.ones(3, 4)
+    assert merge_heads(x[None]).shape == x.shape
+    with pytest.raises(TypeCheckError, match="typechecking parameter 'x'"):
+        merge_heads(x)
+    assert rotate(x, torch.arange(3), 100).shape == x.shape  # an int for a float
 
 
-def test_a_signature_checks_shapes_and_sizes():
-    x = torch.ones(2, 3, 4)
-    assert scaled(x, x[0]).shape == x.shape
-    calls = {"x": (x[0, 0], x[0]), "y": (x, x), "heads": (x, x[0], 0)}
-    for name, arguments in calls.items():
-        with pytest.raises(TypeCheckError) as error:
-            scaled(*arguments)
-        assert f"typechecking parameter '{name}'" in str(error.value)
-    assert "Actual value: 0\nExpected type: a whole number above 0." in str(error.value)
+def test_a_cell_is_checked_after_begin_where_it_says_what_it_takes(monkeypatch):
+    shell = InteractiveShell()
+    monkeypatch.setattr("fieldguide.explore.page.get_ipython", lambda: shell)
+    begin(), begin()
+    assert len(shell.ast_transformers) == 1
+    cell = "def typed(x: int):\n    return x\ndef free(x):\n    return x\n3"
+    assert shell.run_cell(cell).result == 3
+    assert isinstance(shell.run_cell("typed('a')").error_in_exec, TypeCheckError)
+    assert not hasattr(shell.user_ns["free"], "__wrapped__")
 
 
-WHOLE, ROWS = torch.ones(2, 3).long(), torch.eye(2)
-FLOATS = torch.tensor([1.0, -2.0])
-FLOAT8 = [FLOATS.to(getattr(torch, f"float8_{kind}")) for kind in ("e4m3fn", "e5m2")]
-ENDLESS = [FLOATS * math.nan, FLOATS * math.inf, FLOATS.log()]
-
-
-@pytest.mark.parametrize(
-    ("kind", "good", "bad"),
-    [
-        (Size, [1, np.int64(3)], [0, -1, True, 2.0, None, torch.tensor(1)]),
-        (Count, [0, 7], [-1, False, 0.5, "1"]),
-        (Finite, [-2, 0.5, torch.tensor(3.0)], [math.inf, math.nan, torch.ones(1)]),
-        (Positive, [1e-9, torch.tensor(0.1)], [0, -1, math.inf, True, "1", None]),
-        (Share, [0, 1, 0.5], [-0.1, 1.1, math.nan]),
-        (Part, [1, 0.5], [0, 1.1, math.nan, True]),
-        (Fading, [0, 0.99], [1, -0.1, math.nan, None]),
-        (Limit, [1, 0.5, math.inf], [0, -1, math.nan, True, "1", None]),
-        (Model, [SimpleNamespace(config=3)], [None, "text", torch.nn.ReLU()]),
-        (Layered, [SimpleNamespace(blocks=[])], [None, "text", torch.nn.ReLU()]),
-        (
-            LinearLayer,
-            [torch.nn.Linear(1, 1)],
-            [None, torch.nn.Linear, torch.nn.ReLU()],
-        ),
-        (Adapter, [type("A", (), {"change": 1})], [torch.nn.Linear, None, "change"]),
-        (FloatType, [torch.half, torch.double], [torch.int8, None, "half", float]),
-        (Int[NonEmpty, "..."], [WHOLE], [WHOLE[:0], None, "text", WHOLE / 2]),
-        (
-            Float[Probabilities, "..."],
-            [ROWS, ROWS[0], ROWS.to("meta")],
-            [ROWS[:0], None, -ROWS, 0 * ROWS, ROWS / 0, ROWS.tril(-1), WHOLE],
-        ),
-        (Int[Below(2), "..."], [WHOLE, 0 * WHOLE], [-WHOLE, 2 * WHOLE, WHOLE[:0]]),
-        (Float[Below(2), "..."], [WHOLE / 2], [WHOLE, WHOLE * math.nan, WHOLE * 1j]),
-        (Having("real", "imag"), [1, 2j], [None, SimpleNamespace(real=3)]),
-        (
-            check.Float[AllFinite, "*n"],
-            [FLOATS, FLOATS.half(), FLOATS.to("meta"), FLOATS[0]],
-            [*FLOAT8, *ENDLESS, FLOATS[:0], WHOLE, WHOLE > 0, FLOATS.numpy(), None],
-        ),
-        (ListOf(str), [[], ["a"], ("a", "b")], [None, "ab", {"a"}, 9 * ["a"] + [1]]),
-        (ListOf(str, 1), [["a"], ["a", "b"]], [[], (), [1]]),
-        (ListOf(Count), [[0, 3]], [[0, True], [-1], [0.5], ["a"]]),
-    ],
-)
-def test_values_that_a_type_allows(kind, good, bad):
-    assert all(isinstance(value, kind) for value in good)
-    assert not any(isinstance(value, kind) for value in bad)
-
-
-def test_the_numbers_of_a_tensor_are_looked_at_in_each_call():
-    @checked
-    def kept(p: Float[Probabilities, "N V"]):
-        return p
-
-    assert kept(ROWS) is ROWS
-    with pytest.raises(TypeCheckError):
-        kept(ROWS / 0)
-
-
-def test_a_call_like_one_before_is_not_checked_again_and_another_is():
-    x, calls = torch.ones(2, 3, 4), []
-
-    @checked
-    def kept(x: Float[Tensor, "*b T K"], heads: Size, names: list[str] | None = None):
-        calls.append(heads)
-        return heads
-
-    assert kept(x, 1) == kept(x, 1) == kept(x, heads=1) == 1
-    for arguments in (x, True), (x, 1.0), (x[0, 0], 1), (x.int(), 1), (x, 1, [2]):
-        for _ in range(2):
-            with pytest.raises(TypeCheckError):
-                kept(*arguments)
-    assert kept(x, 1, ["a"]) == 1
-    with pytest.raises(TypeCheckError):
-        kept(x, 1, [1])
-    assert calls == [1] * 4
-
-
-def test_an_argument_without_a_type_makes_no_call_new():
-    guarded = []
-
-    def jaxtyped(target, typechecker):
-        return lambda *values, **named: (
-            guarded.append(values) or target(*values, **named)
-        )
-
-    with mock.patch.object(check, "jaxtyped", jaxtyped):
-
-        @checked
-        def put(place, *, size: Size):
-            return place, size
-
-        @checked
-        def put_all(size: Size, *places):
-            return size, *places
-
-        @checked
-        def sizes(place, *all: Size):
-            return place, *all
-
-    for place in [1], [2], [3]:
-        assert put(place, size=3) == (place, 3)
-    assert guarded == [([1],)]
-    assert put(place=[4], size=3) == ([4], 3) and put([5], size=4) == ([5], 4)
-    assert guarded == [([1],), (), ([5],)]
-    for place in [1], [2], [3]:
-        assert put_all(1, place, 3) == (1, place, 3)
-        assert sizes(place, 2, 3) == (place, 2, 3)
-    assert guarded[3:] == [(1, [1], 3), ([1], 2, 3)]
-    assert sizes([1], 2, 4) == ([1], 2, 4) and sizes([1], 2) == ([1], 2)
-    assert guarded[5:] == [([1], 2, 4), ([1], 2)]
-
-
-def test_a_list_of_anything_is_not_looked_at_again():
-    guarded, own = [], check.jaxtyped
-
-    def jaxtyped(target, typechecker):
-        whole = own(target, typechecker=typechecker)
-        return lambda *values: guarded.append(values) or whole(*values)
-
-    with mock.patch.object(check, "jaxtyped", jaxtyped):
-
-        @checked
-        def kept(guess: list, names: list[int] = ()):
-            return guess
-
-    for guess in [1], ["a"], []:
-        assert kept(guess) == guess
-    assert guarded == [([1],)]
-    for _ in range(2):
-        with pytest.raises(TypeCheckError):
-            kept((1,))
-    assert kept([1], [1]) == [1]
-    with pytest.raises(TypeCheckError):
-        kept([1], ["a"])
-
-
-def test_numbers_are_looked_at_in_each_call():
-    @checked
-    def kept(x: Float[AllFinite, " n"], y: Float[Tensor, " n"]):
-        return y
-
-    for _ in range(2):
-        assert kept(FLOATS, FLOATS) is FLOATS and kept(FLOATS, ENDLESS[0]) is ENDLESS[0]
-        for bad in ENDLESS:
-            with pytest.raises(TypeCheckError, match="'x'"):
-                kept(bad, FLOATS)
-
-
-def test_a_size_of_the_object_is_compared_for_each_object():
-    class Wide(torch.nn.Module):
-        def __init__(self, width):
-            super().__init__()
-            self.width = width
-
-        @checked
-        def forward(self, x: Float[Tensor, "*b {self.width}"]):
-            return x
-
-    x = torch.ones(2, 3)
-    wide = Wide(3)
-    assert wide(x) is Wide(3)(x) is wide(x) is x
-    wide.width = 4
-    for other in Wide(4), wide:
-        with pytest.raises(TypeCheckError):
-            other(x)
+def test_nothing_is_checked_where_it_is_switched_off():
+    code = "from fieldguide.transformers.attention import merge_heads as m; "
+    code += "print(hasattr(m, '__wrapped__'))"
+    for off, told in ("1", "False"), ("0", "True"):
+        run = [sys.executable, "-c", code]
+        options = {"env": {**os.environ, "JAXTYPING_DISABLE": off}, "text": True}
+        assert subprocess.check_output(run, **options).strip() == told
 
 
 def endless(x):

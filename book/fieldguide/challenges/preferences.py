@@ -52,7 +52,7 @@ def in_words(ids):
     return " ".join(PHRASES[i] for i in ids.tolist() if i < END) or "(silence)"
 
 # %% ../../challenges/preferences.ipynb #reply-log-probs
-def reply_log_probs(model: nn.Module, ids: Int64[Tensor, "B T"], end: int):
+def reply_log_probs(model, ids: Int64[Tensor, "B T"], end: int):
     """The log-probability of each reply, (B,), after its first token.
 
     It is over at its first `end`, which counts, or at the last token.

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 from usearch.index import Index
 
 from ..check import require
@@ -237,7 +237,7 @@ def open_prompt(question, passage=None):
 
 
 def read_answer(
-    model: nn.Module,
+    model,
     question: str,
     passage: str | None = None,
     count: int = 48,
@@ -279,7 +279,7 @@ class Sourced(NamedTuple):
 
 
 def answer_with_source(
-    model: nn.Module,
+    model,
     index: object,
     question: str,
     least: float = 0.45,  # chosen further down

@@ -171,8 +171,8 @@ def distill(
 # %% ../../deployment/compression.ipynb #grade
 @torch.no_grad()
 def writing_grades(
-    student: nn.Module,
-    teacher: nn.Module,
+    student,
+    teacher,
     prompts: Int[Tensor, "N prompt"],
     count: int,
     generator: torch.Generator,

@@ -8,7 +8,7 @@ __all__ = ['QUESTIONS', 'KING', 'q4_1_weights', 'answer_steps', 'most_tokens', '
 # %% ../../deployment/edge.ipynb #imports
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..transformers.real_model import KVCache, greedy
 
@@ -34,7 +34,7 @@ def q4_1_weights(blocks: UInt8[Tensor, "n 20"]):
 
 # %% ../../deployment/edge.ipynb #steps
 @torch.inference_mode()
-def answer_steps(model: nn.Module, ids: list[int], count: int, choose=greedy):
+def answer_steps(model, ids: list[int], count: int, choose=greedy):
     """Yield (token, logits (V,)) up to `count` times, after a text `ids`.
 
     choose turns logits into a token. Nothing runs until the next is asked

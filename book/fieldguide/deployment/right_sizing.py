@@ -276,7 +276,7 @@ from .evaluation import read_once, share_beginning
 
 @torch.inference_mode()
 def answer_scores(
-    model: nn.Module,
+    model,
     before: list[int],
     texts: list[list],
     tokens: list[int],
@@ -332,7 +332,7 @@ def teach_job(
 from ..transformers.induction import token_losses
 
 
-def text_bits(model: nn.Module, tokenizer, text: str):
+def text_bits(model, tokenizer, text: str):
     """The bits that a model needs for a text that follows a line break."""
     ids = tokenizer.encode("\n") + tokenizer.encode(text)
     nats = token_losses(model, torch.tensor([ids]))  # (1, T)

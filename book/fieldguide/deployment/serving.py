@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import nn
 
 # %% ../../deployment/serving.ipynb #request
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def packed_step(model, store, ids, slots, places):
 class Batcher:
     """A model of 32 bits with a cache of `slots` texts, `room` tokens each."""
 
-    def __init__(self, model: nn.Module, slots: int, room: int):
+    def __init__(self, model, slots: int, room: int):
         c = model.config
         self.model, self.room = model, room
         shape = 2, c.layers, c.kv_heads, room, slots, c.head_width

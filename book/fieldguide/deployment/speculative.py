@@ -88,7 +88,7 @@ class CachedTarget:
     of the n guessed tokens. What it has read before it doesn't read again.
     """
 
-    def __init__(self, model: nn.Module, room: int):
+    def __init__(self, model, room: int):
         weight = model.embedding.weight
         kind = {"dtype": weight.dtype, "device": weight.device}
         self.model, self.config = model, model.config
@@ -108,7 +108,7 @@ class CachedTarget:
 
 # %% ../../deployment/speculative.ipynb #speculate
 def speculate(
-    target: nn.Module,
+    target,
     ids: list[int],
     count: int,
     draft: Callable,
@@ -235,7 +235,7 @@ def sampled(
 class ExtraHead(nn.Module):
     """From a GPT's last state and the next token, the token after that."""
 
-    def __init__(self, target: nn.Module):
+    def __init__(self, target):
         super().__init__()
         D = target.config.width
         self.mix, self.out = nn.Linear(2 * D, 2 * D), nn.Linear(2 * D, D)
@@ -247,7 +247,7 @@ class ExtraHead(nn.Module):
         return F.linear(state, table)  # (..., V)
 
 # %% ../../deployment/speculative.ipynb #with-states
-def with_states(model: nn.Module, ids: Int64[Tensor, "*b T"]):
+def with_states(model, ids: Int64[Tensor, "*b T"]):
     """A GPT's logits (..., T, V), and the states they are made from."""
     kept = []
     hook = model.norm.register_forward_hook(lambda *run: kept.append(run[-1]))
@@ -260,7 +260,7 @@ def with_states(model: nn.Module, ids: Int64[Tensor, "*b T"]):
 class PlainTarget:
     """A GPT that checks guesses, for `speculate`; it reads all anew."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model):
         self.model, self.config = model, model.config
         self.room, self.read, self.states = model.config.context, [], None
 
@@ -273,7 +273,7 @@ class PlainTarget:
 
 # %% ../../deployment/speculative.ipynb #drafts
 def model_draft(
-    model: nn.Module,
+    model,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
 ):
@@ -293,7 +293,7 @@ def model_draft(
 
 def head_draft(
     head: nn.Module,
-    target: nn.Module,
+    target,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
 ):
@@ -312,7 +312,7 @@ def head_draft(
     return draft
 
 # %% ../../deployment/speculative.ipynb #head-loss
-def head_loss(head: nn.Module, model: nn.Module, ids: Int64[Tensor, "B T"]):
+def head_loss(head: nn.Module, model, ids: Int64[Tensor, "B T"]):
     """Mean nats of an ExtraHead at the second token after each place."""
     with torch.no_grad():
         _, states = with_states(model, ids)  # (B, T, D)
@@ -406,7 +406,7 @@ class LlamaLean:
     doesn't look at ids and room again: `speculate` and `complete` have.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model):
         self.model, self.config = model, model.config
         self.embedding, self.unit = model.embedding, unit(model.norm)
         self.layers = [LayerLean(block) for block in model.blocks]
@@ -438,7 +438,7 @@ class LlamaLean:
 class CachedDraft:
     """A draft for `speculate`: a Llama's best tokens, with a cache."""
 
-    def __init__(self, model: nn.Module, room: int):
+    def __init__(self, model, room: int):
         weight = model.embedding.weight
         kind = {"dtype": weight.dtype, "device": weight.device}
         self.model, self.cache = model, KVCache(model.config, room, **kind)

@@ -45,7 +45,7 @@ def trainable(model: nn.Module):
 
 
 def fine_tune(
-    model: nn.Module,
+    model,
     ids: Int64[Tensor, " T"],
     steps: int,
     rate: float,

@@ -263,7 +263,7 @@ class Llama(nn.Module):
         return F.linear(self.norm(x), self.embedding.weight)
 
 # %% ../../transformers/real-model.ipynb #run-layers
-def run_layers(model: nn.Module, ids: Int64[Tensor, "B T"], cache=None):
+def run_layers(model, ids: Int64[Tensor, "B T"], cache=None):
     """Yield (residual (B, T, D), attention weights (B, H, T, S)) by layer.
 
     First comes the embedding, with None for weights.
@@ -321,7 +321,7 @@ class Trace(NamedTuple):
 
 # %% ../../transformers/real-model.ipynb #trace-layers
 @torch.inference_mode()
-def trace_layers(model: nn.Module, ids: Int64[Tensor, "B T"]):
+def trace_layers(model, ids: Int64[Tensor, "B T"]):
     """Run ids (B, T) through the model and keep everything: a Trace."""
     residuals, weights = zip(*run_layers(model, ids))
     return Trace(torch.stack(residuals), torch.stack(weights[1:]))
@@ -390,7 +390,7 @@ def greedy(logits: Float[Tensor, " V"]):
 # %% ../../transformers/real-model.ipynb #complete
 @torch.inference_mode()
 def complete(
-    model: nn.Module,
+    model,
     ids: list[int],
     count: int,
     *,
@@ -480,7 +480,7 @@ class LlamaFast:
     second copy of most weights.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model):
         self.model, self.config = model, model.config
         self.embedding = model.embedding
         self.layers = [LayerFast(block) for block in model.blocks]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import os
 import platform
 import re
 import runpy
@@ -165,6 +166,7 @@ def main(arguments: list[str]) -> int:
         return 2
     path = known[name]
     now = today(path)  # of the start: a long run may see an edit
+    os.environ.setdefault("JAXTYPING_DISABLE", "1")  # no time of a check is stored
     made = {part: now[part] for part in now if part in given} or now
     if restamp and (wrong := sorted(set(given) - set(now))):
         print(f"{wrong[0]!r}, but it must be one of {', '.join(now)}", file=sys.stderr)

@@ -385,6 +385,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     root = options.root.resolve()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("JAXTYPING_DISABLE", "1")  # no time of a check is stored
     try:
         modules = export_all(root)
         for path, text in modules.items():

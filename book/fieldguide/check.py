@@ -127,7 +127,7 @@ def is_stub(fn: object) -> bool:
 
     def empty(): ...
 
-    code = getattr(fn, "__code__", None)
+    code = getattr(inspect.unwrap(fn), "__code__", None)
     bare = {None, ...}.issuperset(getattr(code, "co_consts", [0]))
     return bare and code.co_code == empty.__code__.co_code
 

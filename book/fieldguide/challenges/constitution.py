@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from .preferences import (
     fit_reward,
@@ -86,7 +86,7 @@ def loop_prompt(principle: str):
 class ReadOnce:
     """A prompt that SmolLM2 reads once, to be continued many times."""
 
-    def __init__(self, model: nn.Module, prompt: str, room: int = 96):
+    def __init__(self, model, prompt: str, room: int = 96):
         ids = torch.tensor([smollm2_tokenizer().encode(prompt)])
         self.model, self.read = model, ids.size(1)
         self.cache = KVCache(model.config, self.read + room)

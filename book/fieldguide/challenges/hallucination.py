@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..transformers.gpt import GPTConfig
 
@@ -55,7 +55,7 @@ def birthday_ids(people: Int64[Tensor, " N"], dates: Int64[Tensor, " N"]):
     return torch.stack([torch.zeros_like(people), *ids], -1)  # (N, 5)
 
 # %% ../../challenges/hallucination.ipynb #statement-losses
-def statement_losses(model: nn.Module, ids: Int64[Tensor, "N 5"]):
+def statement_losses(model, ids: Int64[Tensor, "N 5"]):
     """Minus the log of each statement's probability, nats: (N,)."""
     logits = model(ids[:, :-1]).mT  # (N, V, 4)
     losses = F.cross_entropy(logits, ids[:, 1:], reduction="none")  # (N, 4)
@@ -63,7 +63,7 @@ def statement_losses(model: nn.Module, ids: Int64[Tensor, "N 5"]):
 
 # %% ../../challenges/hallucination.ipynb #invented-share
 @torch.no_grad()
-def invented_share(model: nn.Module, world: Birthdays):
+def invented_share(model, world: Birthdays):
     """The probability that a statement which the model makes is false."""
     everybody = birthday_ids(torch.arange(PEOPLE), world.dates)
     true = statement_losses(model, everybody).neg().double().exp()
@@ -71,9 +71,7 @@ def invented_share(model: nn.Module, world: Birthdays):
 
 # %% ../../challenges/hallucination.ipynb #invented-about
 @torch.no_grad()
-def invented_about(
-    model: nn.Module, world: Birthdays, people: Int64[Tensor, " N"]
-):
+def invented_about(model, world: Birthdays, people: Int64[Tensor, " N"]):
     """The probability of a statement about these people that is false."""
     ids = birthday_ids(people, world.dates[people])
     logits = model(ids[:, :2]).mT  # (N, V, 2)
@@ -111,7 +109,7 @@ def learn_birthdays(
 
 # %% ../../challenges/hallucination.ipynb #say-birthdays
 @torch.no_grad()
-def say_birthdays(model: nn.Module, people: Int64[Tensor, " N"]):
+def say_birthdays(model, people: Int64[Tensor, " N"]):
     """Each one's likeliest month, then the likeliest day of that month.
 
     Returns dates (N,) and their probabilities (N,).
@@ -137,7 +135,7 @@ def good_turing(counts: Int64[Tensor, " P"], z: float = 1.96):
 
 # %% ../../challenges/hallucination.ipynb #every-statement
 @torch.no_grad()
-def every_statement(model: nn.Module):
+def every_statement(model):
     """The probability of each statement that can be written: (2000, 336)."""
     people = torch.arange(PEOPLE)
     ids = birthday_ids(people, torch.zeros_like(people))  # (2000, 5)
@@ -174,7 +172,7 @@ ADMITS = (
 )
 
 
-def name_capital(model: nn.Module, country: str, before: str = BEFORE):
+def name_capital(model, country: str, before: str = BEFORE):
     """SmolLM2's likeliest next words, and their probability."""
     tokenizer, chances = smollm2_tokenizer(), []
 

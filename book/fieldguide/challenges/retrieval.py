@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 from usearch.index import Index
 
 from ..check import answer_of, graded
@@ -218,7 +218,7 @@ def open_prompt(question, passage=None):
 
 
 def read_answer(
-    model: nn.Module,
+    model,
     question: str,
     passage: str | None = None,
     count: int = 48,
@@ -244,8 +244,8 @@ class Sourced(NamedTuple):
 
 
 def answer_with_source(
-    model: nn.Module,
-    index: PassageIndex,
+    model,
+    index: object,
     question: str,
     least: float = 0.45,  # chosen further down
     sieve: Callable | None = None,

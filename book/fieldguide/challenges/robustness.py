@@ -43,7 +43,7 @@ from .hallucination import BEFORE
 from ..deployment.right_sizing import answer_scores
 
 
-def capital_said(model: nn.Module, lines: list[str], capitals: list[str]):
+def capital_said(model, lines: list[str], capitals: list[str]):
     """What a model says after each line, and if a capital begins like that."""
     encode, decode = smollm2_tokenizer().encode, smollm2_tokenizer().decode
     every, texts = [*range(model.config.vocab)], [*map(encode, lines)]
@@ -287,7 +287,7 @@ def hidden_sentences(question: str, false: str):
     }
 
 # %% ../../challenges/robustness.ipynb #first-digits
-def first_digits(model: nn.Module, question: str, passages: list[str]):
+def first_digits(model, question: str, passages: list[str]):
     """The digit that the answer begins with, from each passage: a list."""
     encode = smollm2_tokenizer().encode
     said = encode("The answer is ")
@@ -323,7 +323,7 @@ def green_lists(V: int, key: int):
 
 # %% ../../challenges/robustness.ipynb #write-marked
 def write_marked(
-    model: nn.Module,
+    model,
     ids: Int64[Tensor, "B T"],
     count: int,
     green: Bool[Tensor, "V V V"],

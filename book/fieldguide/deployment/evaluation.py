@@ -16,7 +16,6 @@ import tempfile
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 # %% ../../deployment/evaluation.ipynb #imports-parts
 from ..data import king_james, smollm2_tokenizer
@@ -46,7 +45,7 @@ def verse_questions(count: int, generator: torch.Generator):
     return found
 
 # %% ../../deployment/evaluation.ipynb #read-once
-def share_beginning(model: nn.Module, read: KVCache, batch: int, room: int):
+def share_beginning(model, read: KVCache, batch: int, room: int):
     """A `KVCache` of `batch` texts that all begin with the one in `read`.
 
     It has room for `room` more tokens of each.
@@ -59,7 +58,7 @@ def share_beginning(model: nn.Module, read: KVCache, batch: int, room: int):
 
 
 @torch.inference_mode()
-def read_once(model: nn.Module, ids: list[int]):
+def read_once(model, ids: list[int]):
     """Read ids: the last residual (1, D), and a `KVCache` that holds them."""
     read = KVCache(model.config, len(ids))
     x = model.residual(torch.tensor([ids]), read)  # (1, T, D)
@@ -67,7 +66,7 @@ def read_once(model: nn.Module, ids: list[int]):
 
 # %% ../../deployment/evaluation.ipynb #ending-losses
 @torch.inference_mode()
-def ending_losses(model: nn.Module, before: str, endings: list[str]):
+def ending_losses(model, before: str, endings: list[str]):
     """The loss of each token of each ending after `before`, nats: a list."""
     encode = smollm2_tokenizer().encode
     ids = [torch.tensor(encode(ending)) for ending in endings]
@@ -88,9 +87,7 @@ WORDS = {  # what stands before the endings
 }
 
 
-def choice_losses(
-    model: nn.Module, question: tuple, words: str = "verse alone"
-):
+def choice_losses(model, question: tuple, words: str = "verse alone"):
     """(nats, tokens) of each ending, or of its letter, in other words."""
     start, endings, _ = question
     named = zip(LETTERS, endings)
@@ -122,7 +119,7 @@ def function_body(written: str):
     return "\n".join([first, *inside])
 
 # %% ../../deployment/evaluation.ipynb #write-body
-def write_body(model: nn.Module, prompt: str, count: int = 96, pick=greedy):
+def write_body(model, prompt: str, count: int = 96, pick=greedy):
     """The body that SmolLM2 writes for a function; `pick` takes logits (V,).
 
     `count`: it has no more tokens. It ends with the function.
@@ -310,7 +307,7 @@ B:{b}
 The better body is"""
 
 
-def preference(model: nn.Module, prompt: str, a: str, b: str):
+def preference(model, prompt: str, a: str, b: str):
     """By how many nats a judge finds A likelier than B as the better body."""
     said = JUDGE.format(prompt=prompt.rstrip(), a=a.rstrip(), b=b.rstrip())
     first, second = ending_losses(model, said, LETTERS[:2])

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import nn
 
 from ..check import answer_of, graded
 
@@ -116,7 +115,7 @@ def packed_step(model, store, ids, slots, places):
 class Batcher:
     """A model with a cache of `slots` texts, `room` tokens each."""
 
-    def __init__(self, model: nn.Module, slots: int, room: int):
+    def __init__(self, model, slots: int, room: int):
         c = model.config
         self.model = model
         shape = 2, c.layers, c.kv_heads, room, slots, c.head_width

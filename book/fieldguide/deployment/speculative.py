@@ -231,7 +231,7 @@ def sampled(
 class ExtraHead(nn.Module):
     """From a GPT's last state and the next token, the token after that."""
 
-    def __init__(self, target: nn.Module):
+    def __init__(self, target):
         super().__init__()
         D = target.config.width
         self.mix, self.out = nn.Linear(2 * D, 2 * D), nn.Linear(2 * D, D)
@@ -243,7 +243,7 @@ class ExtraHead(nn.Module):
         return F.linear(state, table)  # (..., V)
 
 # %% ../../deployment/speculative.ipynb #with-states
-def with_states(model: nn.Module, ids: Int64[Tensor, "*b T"]):
+def with_states(model, ids: Int64[Tensor, "*b T"]):
     """A GPT's logits (..., T, V), and the states they are made from."""
     kept = []
     hook = model.norm.register_forward_hook(lambda *run: kept.append(run[-1]))
@@ -256,7 +256,7 @@ def with_states(model: nn.Module, ids: Int64[Tensor, "*b T"]):
 class PlainTarget:
     """A GPT that checks guesses, for `speculate`; it reads all anew."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model):
         self.model, self.config = model, model.config
         self.room, self.read, self.states = model.config.context, [], None
 
@@ -269,7 +269,7 @@ class PlainTarget:
 
 # %% ../../deployment/speculative.ipynb #drafts
 def model_draft(
-    model: nn.Module,
+    model,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
 ):
@@ -308,7 +308,7 @@ def head_draft(
     return draft
 
 # %% ../../deployment/speculative.ipynb #head-loss
-def head_loss(head: nn.Module, model: nn.Module, ids: Int64[Tensor, "B T"]):
+def head_loss(head: nn.Module, model, ids: Int64[Tensor, "B T"]):
     """Mean nats of an ExtraHead at the second token after each place."""
     with torch.no_grad():
         _, states = with_states(model, ids)  # (B, T, D)
@@ -402,7 +402,7 @@ class LlamaLean:
     doesn't look at ids and room again: `speculate` and `complete` have.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model):
         self.model, self.config = model, model.config
         self.embedding, self.unit = model.embedding, unit(model.norm)
         self.layers = [LayerLean(block) for block in model.blocks]

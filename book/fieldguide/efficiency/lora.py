@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..check import graded, require
@@ -40,8 +40,8 @@ def trainable(model: nn.Module):
 
 
 def fine_tune(
-    model: nn.Module,
-    ids: Int[Tensor, " T"],
+    model,
+    ids: Int64[Tensor, " T"],
     steps: int,
     rate: float,
     *,

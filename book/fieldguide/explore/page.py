@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
 
+import jaxtyping
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython import get_ipython
+from jaxtyping._import_hook import JaxtypingTransformer, Typechecker
 
 from fieldguide.style import PALETTE, STYLE
 
@@ -26,10 +30,36 @@ class Ready:
 
 
 def begin() -> Ready:
-    """Set the figures' style; shown, it brings the widgets' browser runtime."""
+    """Set the figures' style; shown, it brings the widgets' browser runtime.
+
+    From the next cell on, signatures are checked as those of the package are.
+    """
+    check_cells()
     plt.switch_backend(plt.get_backend())  # it sets parameters: not in a context
     plt.rcParams.update(STYLE)
     return Ready()
+
+
+def check_cells() -> None:
+    """Have the functions of later cells checked that say what they take."""
+    shell = get_ipython()
+    if shell and not jaxtyping.config.jaxtyping_disable:
+        others = [t for t in shell.ast_transformers if not isinstance(t, Annotated)]
+        shell.ast_transformers = [*others, Annotated()]
+
+
+class Annotated(JaxtypingTransformer):
+    """jaxtyping's, for functions with annotations: the others cost no time."""
+
+    def __init__(self) -> None:
+        super().__init__(typechecker=Typechecker("fieldguide.typed"))
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        if any(isinstance(n, ast.arg) and n.annotation for n in ast.walk(node.args)):
+            super().visit_FunctionDef(node)
+        else:
+            self.generic_visit(node)
+        return node
 
 
 def runtime_source() -> str:

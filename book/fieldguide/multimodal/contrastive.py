@@ -49,7 +49,7 @@ class SimpleMultimodalEncoder(nn.Module):
 def contrastive_loss(
     text_emb: Float[Tensor, "B D"],
     image_emb: Float[Tensor, "B D"],
-    temperature=0.07,
+    temperature: float | Tensor = 0.07,
 ):
     """Mean surprise, in nats, at which picture and caption belong together.
 
@@ -115,7 +115,7 @@ def contrastive_loss_grouped(
     text_emb: Float[Tensor, "B D"],
     image_emb: Float[Tensor, "B D"],
     groups: Int[Tensor, " B"],
-    temperature=0.07,
+    temperature: float | Tensor = 0.07,
 ):
     """The contrastive loss where pairs of one group all belong together.
 

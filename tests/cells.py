@@ -1,22 +1,15 @@
-"""What the tests of a notebook's cells share: draws, comparisons, refusals, more."""
+"""What the tests of a notebook's cells share: draws, comparisons, the page itself."""
 
 import ast
-import contextlib
-import inspect
 import json
-import math
-import re
 
 import digest
 import hypothesis
 import notebooks
-import pytest
 import sources
 import torch
 from assets import load as module_at
-from beartype.door import is_bearable
 from hypothesis import strategies as st
-from jaxtyping import AnnotationError, TypeCheckError
 
 from fieldguide import data
 from fieldguide.data import files
@@ -82,101 +75,6 @@ def kept(load):
     return model
 
 
-@contextlib.contextmanager
-def refusal(message):
-    """What is run inside is refused, with an error that the pattern matches."""
-    try:
-        yield
-    except (ValueError, TypeCheckError) as error:
-        assert re.search(message, str(error)), error
-    else:
-        raise AssertionError(f"accepted: {message}")
-
-
-def refuses(name, function, *arguments, shown="", says="", **options):
-    """The call raises an error that names the argument `name`, and `says` so much.
-
-    What a type or a shape in the signature does not allow is a TypeCheckError, what
-    `require` refuses a ValueError. Another error, or none, fails.
-    """
-    try:
-        function(*arguments, **options)
-    except TypeCheckError as error:
-        assert f"typechecking parameter '{name}'" in str(error), error
-        assert says in str(error), error
-    except ValueError as error:
-        assert str(error).startswith(f"{name} = {shown}"), error
-        assert says in str(error), error
-    else:
-        raise AssertionError(f"{function.__qualname__} accepted a bad {name}")
-
-
-def refuses_all(function, good, *, inner_names=(), **bad):
-    """`function(**good)` works, and with one argument exchanged it is refused.
-
-    `bad` lists values for an argument's name. What is wrong for any argument of its
-    type, such as None or a tensor of another rank, is tried for all of them. The error
-    names an argument, or one of `inner_names`: what such a list or dict holds.
-    """
-    parameters = inspect.signature(function).parameters
-    assert set(bad) <= set(good) <= set(parameters), function
-    function(**good)
-    for name, value in good.items():
-        allowed = parameters[name].annotation
-        tried = [] if allowed is inspect.Parameter.empty else strangers(value)
-        tried = [other for other in tried if not may_fit(other, allowed)]
-        for other in (*tried, *bad.get(name, ())):
-            error = refused_with(function, {**good, name: other})
-            assert error, f"{function.__qualname__} accepted {name} = {other!r}"
-            named = re.search(r"typechecking parameter '(\w+)'|^([\w. ]+) = ", error)
-            names = set(named.groups()) - {None} if named else set()
-            assert names and names <= {*parameters, *inner_names}, (
-                f"{name} = {other!r}: {error}"
-            )
-
-
-def may_fit(value, allowed):
-    """Does an annotation by itself allow the value? Sizes of `self` are not known."""
-    try:
-        return is_bearable(value, allowed)
-    except AnnotationError:
-        return True
-
-
-def strangers(value):
-    """What is no good in the place of `value`: another type, rank or kind of number."""
-    found = [None, "text", object()]
-    if torch.is_tensor(value):
-        found += [value.tolist(), value[None, None, None], value.to(torch.complex64)]
-        found += [value.long() if value.is_floating_point() else value.double()]
-        found += [value.to(torch.float8_e5m2), value * math.nan]
-        found += value[:1] if value.dim() else []  # of one rank less
-    elif isinstance(value, (int, float)):
-        found += [-1, 0, True, 2.5, math.nan, math.inf, [value]]
-    return found
-
-
-def refused_with(function, arguments):
-    """The text of the refusal, or "" if the call is accepted."""
-    try:
-        function(**arguments)
-    except (TypeCheckError, ValueError) as error:
-        return str(error)
-    return ""
-
-
-def stays(calls, kind):
-    """Results stay on the device and have the type that is promised.
-
-    calls(device, kind): {what: (a call, the type that it gives)}.
-    """
-    here = calls("cpu", kind)
-    for name, (call, right) in calls("meta", kind).items():
-        result, known = call(), here[name][0]()
-        assert result.is_meta and result.dtype == known.dtype == right, name
-        assert result.shape == known.shape and known.isfinite().all(), name
-
-
 def explored(views, **given):
     """`explore` of a function without a caption, which is given one."""
     views.__doc__ = "Title.\n\nLook."
@@ -215,7 +113,6 @@ def run_exercises(name, module=None, **names):
     """The checks and solutions of notebook `name`, and whatever they need of it.
 
     They see what `module`, the exported part of the notebook, defines, and `names`.
-    The checks are bare: they raise what a reader is only told.
     """
     notebook = notebooks.read(sources.ROOT / "book" / f"{name}.ipynb")
     names = {**(vars(module) if module else {}), "__name__": "exercises", **names}
@@ -226,45 +123,4 @@ def run_exercises(name, module=None, **names):
     for name, source in code.items():
         if name.startswith(("check-", "solution-")):
             exec(source, names)
-    checks = [n for n in names if n.startswith("check_")]
-    vars(names)["graded"] = {n: names[n] for n in checks}
-    names.update({n: inspect.unwrap(names[n]) for n in checks})
     return names
-
-
-def forever(*_):
-    """An answer whose loop never ends."""
-    while True:
-        pass
-
-
-def fails(check, *answers):
-    """The check refuses the empty stub and each of the wrong `answers`."""
-    for answer in (lambda *_, **__: None, *answers):
-        try:
-            check(answer)
-        except AssertionError as error:
-            assert str(error), "a failing check says what to look at"
-        else:
-            raise AssertionError(f"{check.__name__} passed a wrong answer")
-
-
-def notices(names, answer, slips):
-    """The check of an exercise refuses its solution with any of the slips.
-
-    names: of `run_exercises`. slips: of a piece of the solution, what stands there.
-    """
-    solution = vars(names)["solutions"][answer]
-    right = names[answer]
-    for piece, slip in [(old, new) for old, some in slips.items() for new in some]:
-        assert piece in solution, piece
-        exec(solution.replace(piece, slip), names)
-        wrong, names[answer] = names[answer], right
-        fails(names[f"check_{answer}"], wrong)
-
-
-def is_told_its_cause(page, check, answer, cause, names, **known):
-    """A check of an exercise refuses `lambda names: answer`, and says why."""
-    fn = eval(f"lambda {names}: {answer}", known)
-    with pytest.raises(AssertionError, match=cause):
-        page[f"check_{check}"](fn)

@@ -54,6 +54,11 @@ def in_order() -> dict[str, object]:
     }
 
 
+def stem(name: str) -> str:
+    """What the files that belong to a notebook are called: chapter_name."""
+    return re.sub("[/-]", "_", name)
+
+
 def code(notebook) -> list:
     return notebooks.code_cells(notebook)
 

@@ -1,7 +1,6 @@
 """Names that bite: `book/transformers` is a folder, `transformers` a package."""
 
 import importlib.util
-import re
 import site
 import subprocess
 import sys
@@ -32,8 +31,7 @@ def test_tests_lie_in_three_folders():
 
 def test_a_file_of_tests_belongs_to_a_notebook():
     folder = sources.ROOT / "tests" / "notebooks"
-    stems = [re.sub("[/-]", "_", name) for name in sources.in_order()]
-    wanted = {folder / f"test_{stem}.py" for stem in stems}
+    wanted = {folder / f"test_{sources.stem(n)}.py" for n in sources.in_order()}
     assert set(folder.glob("*.py")) <= wanted
 
 

@@ -41,6 +41,11 @@ def load(path: Path) -> ModuleType:
     return module
 
 
+def read_json(path: Path) -> object:
+    """What a record beside a maker holds."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def parts(maker: Path) -> list[str]:
     """The functions that each make a part: those that `make_parts` takes, or `main`."""
     tree = ast.parse(maker.read_text(encoding="utf-8"))
@@ -114,8 +119,7 @@ WORD = re.compile(r"[^\W\d_]+")
 
 def reviewed_words() -> set[str]:
     """The words, in small letters, that what a model writes may hold."""
-    listed = (ASSETS / "reviewed" / "words.json").read_text(encoding="utf-8")
-    return set(json.loads(listed))
+    return set(read_json(ASSETS / "reviewed" / "words.json"))
 
 
 def unread(text: str, cut: bool = False) -> list[str]:
@@ -166,14 +170,15 @@ def main(arguments: list[str]) -> int:
         return 2
     path = known[name]
     now = today(path)  # of the start: a long run may see an edit
-    os.environ.setdefault("JAXTYPING_DISABLE", "1")  # no time of a check is stored
     made = {part: now[part] for part in now if part in given} or now
-    if restamp and (wrong := sorted(set(given) - set(now))):
-        print(f"{wrong[0]!r}, but it must be one of {', '.join(now)}", file=sys.stderr)
-        return 2
     if restamp:
+        if wrong := sorted(set(given) - set(now)):
+            allowed = ", ".join(now)
+            print(f"{wrong[0]!r}, but it must be one of {allowed}", file=sys.stderr)
+            return 2
         print(f"{name}: {', '.join(made)} stamped as today's; nothing was run")
     else:
+        os.environ.setdefault("JAXTYPING_DISABLE", "1")  # no time of a check is stored
         sys.argv = [str(path), *given]
         runpy.run_path(str(path), run_name="__main__")
     stamp(path, made)

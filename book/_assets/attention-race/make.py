@@ -8,11 +8,11 @@ decimals. Rounding changes the path of an RNN at distances 8 and 16, so that ano
 processor's record differs there.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from assets import read_json
 
 from fieldguide.data import store
 from fieldguide.transformers.attention import MAKERS, train_reader
@@ -37,7 +37,7 @@ def raced(name: str, distance: int, run: int) -> dict:
 
 def remade() -> Iterator[tuple]:
     """One run of the record, and its curves made today; a row or two may flip."""
-    kept = json.loads((HERE / "race.json").read_text(encoding="utf-8"))["runs"]
+    kept = read_json(HERE / "race.json")["runs"]
     again = raced("attention", 2, 1)
     names = "reader", "distance", "run"
     (kept,) = (r for r in kept if all(r[name] == again[name] for name in names))

@@ -7,11 +7,11 @@ grid.json has a row for each budget and width: how many tokens the budget buys a
 processor time of the quickest. The largest budget is run from the first seed only.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import assets
+from assets import read_json
 
 from fieldguide.data import store
 from fieldguide.scaling import laws
@@ -40,7 +40,7 @@ def run(steps: int, width: int, seed: int) -> tuple[float, float]:
 
 def remade() -> Iterator[tuple]:
     """The run of the fewest steps."""
-    kept = json.loads((HERE / "grid.json").read_text(encoding="utf-8"))["runs"]
+    kept = read_json(HERE / "grid.json")["runs"]
     (kept,) = (row for row in kept if (row["budget"], row["width"]) == (4.0e9, 32))
     loss, _ = run(steps_of(4.0e9, 32), 32, SEEDS[0])
     yield kept["losses"][0], loss, 0.01

@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from assets import machine, make_parts
+from assets import machine, make_parts, read_json
 from safetensors.torch import load_file
 
 from fieldguide.challenges import constitution as page
@@ -128,7 +128,7 @@ def loop() -> None:
 
 
 def critic() -> None:
-    rows = json.loads((HERE / "loop.json").read_text(encoding="utf-8"))["rows"]
+    rows = read_json(HERE / "loop.json")["rows"]
     good = torch.tensor([row["kind"] == "right" for row in rows])
     states = load_file(HERE / "states.safetensors")
     both = [states[name].double() for name in NAMES]
@@ -168,8 +168,8 @@ def rounded(shares: dict) -> dict:
 
 def remade() -> Iterator[tuple]:
     """What the first critic approves of; a few drafts may be near its limit."""
-    kept = json.loads((HERE / "critic.json").read_text(encoding="utf-8"))["runs"][0]
-    rows = json.loads((HERE / "loop.json").read_text(encoding="utf-8"))["rows"]
+    kept = read_json(HERE / "critic.json")["runs"][0]
+    rows = read_json(HERE / "loop.json")["rows"]
     states = load_file(HERE / "states.safetensors")
     both = [states[name].double() for name in NAMES]
     good = torch.tensor([row["kind"] == "right" for row in rows])

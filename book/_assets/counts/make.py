@@ -9,12 +9,12 @@ operation on a CPU, nor for the product that computes all experts at once, so bo
 run in their plain forms, which compute the same.
 """
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
+from assets import read_json
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -235,7 +235,7 @@ def rows() -> Iterator[dict]:
 
 def remade() -> Iterator[tuple]:
     """All of it, since the record holds no digest; PyTorch's counts are ours."""
-    kept = json.loads((HERE / "counts.json").read_text(encoding="utf-8"))["rows"]
+    kept = read_json(HERE / "counts.json")["rows"]
     for before, again in zip(kept, rows(), strict=True):
         assert again["in the model"] == again["parameters"], again
         assert again["by PyTorch"] == again["operations"], again

@@ -10,14 +10,13 @@ for fewer steps;
 mix.json: for each mix of four kinds beside one part of clean text, and seed.
 """
 
-import json
 from collections.abc import Iterator
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from assets import make_parts
+from assets import make_parts, read_json
 
 from fieldguide.data import store
 from fieldguide.scaling import data_quality as page
@@ -66,7 +65,7 @@ def measured(work, jobs):
 
 def remade() -> Iterator[tuple]:
     """The shortest run, on clean text."""
-    kept = json.loads((HERE / "runs.json").read_text(encoding="utf-8"))
+    kept = read_json(HERE / "runs.json")
     yield kept["clean"][0][0], run(("nothing", 0.0, STEPS[0], 0)), 0.03
 
 

@@ -13,12 +13,11 @@ SHA-256 of the forecast that lay there before they were trained. A name, such as
 `forecast`, makes that part alone.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from assets import make_parts
+from assets import make_parts, read_json
 
 from fieldguide.data import store
 from fieldguide.data.files import sha256_of
@@ -41,7 +40,7 @@ LEVEL = [0.1, 0.5, 0.9]  # 80 % lie between
 
 
 def read(name: str) -> dict:
-    return json.loads((HERE / name).read_text(encoding="utf-8"))
+    return read_json(HERE / name)
 
 
 def parameters(width: int) -> int:

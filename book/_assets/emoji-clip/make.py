@@ -22,13 +22,12 @@ game, which is held out). So runs.json was measured with 890 pictures of the new
 drawer, 888 and two that were left out likewise: cricket and UP! button.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from assets import make_parts
+from assets import make_parts, read_json
 
 from fieldguide import data
 from fieldguide.data import store
@@ -108,7 +107,7 @@ def rate(model: clip.TwoEncoders, roles: dict[str, clip.Role]) -> dict:
 def remade() -> Iterator[tuple]:
     """What the stored encoders find among the new concepts."""
     new = {"new concepts": families()["new concepts"]}
-    kept = json.loads((HERE / "runs.json").read_text(encoding="utf-8"))
+    kept = read_json(HERE / "runs.json")
     again = rate(clip.trained_encoders(), new)["new concepts"]
     yield kept["splits"]["families"][0]["new concepts"], again, 0.01
 

@@ -9,13 +9,12 @@ step of training costs on this machine, in processor time. A name, such as `time
 makes that part alone.
 """
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from assets import king_james_ids, machine, make_parts
+from assets import king_james_ids, machine, make_parts, read_json
 
 from fieldguide.data import store
 from fieldguide.efficiency import experts
@@ -87,7 +86,7 @@ def record_rates() -> None:
 
 
 def record_routes() -> None:
-    record = json.loads((HERE / "rates.json").read_text(encoding="utf-8"))
+    record = read_json(HERE / "rates.json")
     name, text = "16 experts, top-2", passages()
     rate, chosen, losses = best(record, name), [], []
     for balance in BALANCE:

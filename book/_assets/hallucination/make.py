@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from assets import make_parts, reviewed
+from assets import make_parts, read_json, reviewed
 
 from fieldguide.challenges import hallucination
 from fieldguide.data import store
@@ -164,7 +164,7 @@ def record_capitals() -> None:
 
 def remade() -> Iterator[tuple]:
     """The first ten steps of the first model; its rate is constant."""
-    kept = json.loads((HERE / "birthdays.json").read_text(encoding="utf-8"))["runs"]
+    kept = read_json(HERE / "birthdays.json")["runs"]
     again = run(READ[0], SKEWS[0], SEEDS[0], EVERY)
     for name in "once", "never":
         yield kept[0][name], again[name], 1e-6

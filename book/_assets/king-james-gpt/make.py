@@ -10,7 +10,6 @@ without warm-up, clipping and cooling down; and times.json, how much longer a mo
 step takes.
 """
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
-from assets import make_parts
+from assets import make_parts, read_json
 
 from fieldguide.data import king_james, store
 from fieldguide.introduction.next_word import characters, split_text, to_ids, to_text
@@ -110,7 +109,7 @@ def part_losses(held_out):
 
 def remade() -> Iterator[tuple]:
     """The run's first losses, and what the stored weights give."""
-    kept = json.loads((HERE / "run.json").read_text(encoding="utf-8"))
+    kept = read_json(HERE / "run.json")
     _, ids, held_out = texts()
     start = torch.Generator().manual_seed(0)
     model = training.new_gpt(training.trained_sizes(), RECIPE, start)

@@ -16,7 +16,6 @@ that part alone.
 
 import contextlib
 import io
-import json
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from assets import king_james_ids, make_parts
+from assets import king_james_ids, make_parts, read_json
 
 from fieldguide.data import store
 from fieldguide.data.files import sha256_of
@@ -48,7 +47,7 @@ CORES = 2
 
 
 def read(name: str) -> dict:
-    return json.loads((HERE / name).read_text(encoding="utf-8"))
+    return read_json(HERE / name)
 
 
 def parameters(width: int) -> int:

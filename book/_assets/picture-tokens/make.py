@@ -24,13 +24,12 @@ questions that they are measured with has changed.
 """
 
 import functools
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from assets import make_parts
+from assets import make_parts, read_json
 from torch import nn
 
 from fieldguide.data import store
@@ -277,7 +276,7 @@ def some_of(places: torch.Tensor) -> torch.Tensor:
 
 def remade() -> Iterator[tuple]:
     """How sure it is of answers to one question of one picture, and of none."""
-    kept = json.loads((HERE / "answers.json").read_text(encoding="utf-8"))
+    kept = read_json(HERE / "answers.json")
     features, lesson = clip.emoji_features().pictures, book.smol_lesson(None)
     seen = book.trained_smol_eyes()(features[kept["places"][4:5]])
     for row, context in (4, seen), (-1, book.blind_tokens()):

@@ -11,13 +11,12 @@ for each of FEWER seeds; and opening.json: what the first figure shows. A name, 
 as `gaps`, makes that part alone.
 """
 
-import json
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import torch
-from assets import make_parts
+from assets import make_parts, read_json
 
 from fieldguide.challenges import preferences
 from fieldguide.data import store
@@ -120,7 +119,7 @@ def record_opening() -> None:
 
 def remade() -> Iterator[tuple]:
     """The first steps without a KL penalty; the rate falls later."""
-    kept = json.loads((HERE / "paths.json").read_text(encoding="utf-8"))
+    kept = read_json(HERE / "paths.json")
     yield kept["unleashed"][0][0], preferences.unleashed(0, 8)[0], 0.05
 
 

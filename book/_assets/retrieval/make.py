@@ -22,7 +22,7 @@ from statistics import fmean, median, stdev
 
 import bench
 import torch
-from assets import machine, make_parts, reviewed
+from assets import machine, make_parts, read_json, reviewed
 from rivals import search
 
 from fieldguide.challenges import retrieval as page
@@ -137,7 +137,7 @@ def million():
 
 def remade() -> Iterator[tuple]:
     """The recall among a few vectors, stored and found again."""
-    kept = json.loads((HERE / "million.json").read_text(encoding="utf-8"))["few"]
+    kept = read_json(HERE / "million.json")["few"]
     again = {str(count): share for count, share in among_a_few()["recall"].items()}
     yield kept["recall"], again, 0.01
 

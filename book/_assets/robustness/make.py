@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from assets import make_parts, reviewed, unread
+from assets import make_parts, read_json, reviewed, unread
 
 from fieldguide.challenges import retrieval
 from fieldguide.challenges import robustness as page
@@ -158,7 +158,7 @@ def record_marks() -> None:
 
 def remade() -> Iterator[tuple]:
     """How often the network that is stored is right, before and after one attack."""
-    kept = json.loads((HERE / "pictures.json").read_text(encoding="utf-8"))["plain"]
+    kept = read_json(HERE / "pictures.json")["plain"]
     planes, labels = page.kind_pictures(["emojitwo"])
     model = page.trained_kinds()
     attacked = page.fgsm(model, planes, labels, 2 / 255)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from assets import machine, make_parts
+from assets import machine, make_parts, read_json
 from rivals import serving as rival
 
 from fieldguide.data import store
@@ -212,7 +212,7 @@ def record_minute() -> None:
 
 def remade() -> Iterator[tuple]:
     """What a server finishes, and its waits at one load, on the virtual clock."""
-    kept = json.loads((HERE / "knee.json").read_text(encoding="utf-8"))
+    kept = read_json(HERE / "knee.json")
     for name, static in ("continuous", False), ("static", True):
         yield kept[f"{name} capacity"]["8"], capacity(8, static), 0.1
         again = waits(LOADS[4], 8, static)

@@ -10,13 +10,12 @@ notebook's answers with and without guessing, and King James with each trained d
 name, such as `times`, makes that part alone.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from assets import king_james_ids, make_parts, processor
+from assets import king_james_ids, make_parts, processor, read_json
 from rivals.measure import own, processor_times
 from safetensors.torch import load_file
 
@@ -181,7 +180,7 @@ def record_times() -> None:
 def remade() -> Iterator[tuple]:
     """How the head's training begins, made today."""
     ids, _ = king_james_ids()
-    kept = json.loads((HERE / "drafts.json").read_text(encoding="utf-8"))["first"]
+    kept = read_json(HERE / "drafts.json")["first"]
     few, start = replace(HEAD, steps=16), torch.Generator().manual_seed(0)
     _, losses = speculative.train_head(training.trained_gpt(), ids, few, start)
     yield kept, losses[:3].tolist(), 0.01

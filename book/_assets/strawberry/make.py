@@ -8,11 +8,11 @@ model is the one that the notebook transformers/real-model builds, which its tes
 compare with the library transformers.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from assets import read_json
 
 from fieldguide.data import smollm2_tokenizer, store
 from fieldguide.transformers import real_model
@@ -43,7 +43,7 @@ def answer(word):
 
 def remade() -> Iterator[tuple]:
     """One answer, asked for again."""
-    kept = json.loads((HERE / "answers.json").read_text(encoding="utf-8"))
+    kept = read_json(HERE / "answers.json")
     encode = smollm2_tokenizer().encode
     yield encode(kept["answers"]["house"]), encode(answer("house")), 0
 

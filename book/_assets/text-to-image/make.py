@@ -14,12 +14,11 @@ The 150 real pictures by the new drawer were drawn from 890; emoji/make.py left 
 of these later, which are not among the 150.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from assets import make_parts
+from assets import make_parts, read_json
 
 from fieldguide import data
 from fieldguide.data import store
@@ -177,7 +176,7 @@ COLOURS = ["red", "orange", "yellow", "green", "blue", "purple", "brown", "black
 @torch.no_grad()
 def remade() -> Iterator[tuple]:
     """The loss of the stored weights, on some pictures with their captions."""
-    kept = json.loads((HERE / "weights.json").read_text(encoding="utf-8"))["losses"]
+    kept = read_json(HERE / "weights.json")["losses"]
     emoji, places = data.emoji(), book.pictures_to_learn()[::40]
     planes = 2 * clip.to_planes(emoji.pictures[places]) - 1
     told = clip.emoji_features().bare[emoji.concept[places]]

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from assets import read_json
 
 from fieldguide.data import smollm2_tokenizer, store
 from fieldguide.transformers import real_model
@@ -239,7 +240,7 @@ def ask(names: dict, quick, first: str, twin: list, wording: str) -> dict:
 
 def remade() -> Iterator[tuple]:
     """Of one answer, the likeliest tokens; and how likely its program's lines are."""
-    kept = json.loads((HERE / "answers.json").read_text(encoding="utf-8"))
+    kept = read_json(HERE / "answers.json")
     names, number = book(), 50
     encode, model = names["tokenizer"].encode, names["model"]
     wording = names["WORDINGS"][number // len(TWINS)]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -59,15 +58,14 @@ class Library:
 
     def path(self, name: str) -> Path | None:
         """The file of a module or package by its full name, if it is in this book."""
-        place = self.book.joinpath(*name.split("."))
-        paths = [place.with_suffix(".py"), place / "__init__.py"]
-        if name.split(".")[0] != PACKAGE:
-            shelf = self.maker and self.maker.parent
-            paths = shelf and [shelf / f"{name}.py", shelf.parent / name / "make.py"]
-        for path in paths or ():
-            if path.is_file():
-                return path
-        return None
+        paths = []
+        if is_ours(name):
+            place = self.book.joinpath(*name.split("."))
+            paths = [place.with_suffix(".py"), place / "__init__.py"]
+        elif self.maker:
+            shelf = self.maker.parent
+            paths = [shelf / f"{name}.py", shelf.parent / name / "make.py"]
+        return next((path for path in paths if path.is_file()), None)
 
     def module(self, name: str) -> Module:
         if name not in self.modules:
@@ -255,13 +253,6 @@ def of_part(maker: Path, name: str, book: Path = BOOK) -> str:
     places = library.closure([Place(HERE, name)], APPARATUS)
     kept = {p for p in places if is_ours(p.module) or library.is_setting(p)}
     return sha256(texts_of(library, kept))
-
-
-def exported(notebook: Path) -> str:
-    """The code of a notebook's exported cells, as it is written there now."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells]
-    return "\n".join(s for s in sources if "export" in directives(s))
 
 
 def directives(source: str) -> dict[str, str]:

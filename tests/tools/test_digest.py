@@ -1,9 +1,7 @@
 """`digest`: which changes of a source make what it measured stale."""
 
-import json
-
 import pytest
-from digest import BOOK, exported, of_notebook, of_part
+from digest import BOOK, of_notebook, of_part
 
 # What Python's versions write differently: quotes in f-strings, empty lists.
 SOURCE = '''
@@ -95,13 +93,6 @@ def test_the_names_that_a_part_uses_count(digest):
     assert digest(names="half, Twice") == digest(), "in whatever order, by whatever way"
     with pytest.raises(KeyError, match="does not define"):
         of_part(BOOK / "_assets" / "readme" / "make.py", "none")
-
-
-def test_only_exported_cells_are_read(tmp_path):
-    cells = ["#| export\n", "x = 1"], ["y = 2"], ["#| export\nz = 3"]
-    notebook = tmp_path / "n.ipynb"
-    notebook.write_text(json.dumps({"cells": [{"source": s} for s in cells]}))
-    assert exported(notebook) == "#| export\nx = 1\n#| export\nz = 3"
 
 
 # Through the modules of the package

@@ -273,6 +273,12 @@ def names_in(tree):
     return found
 
 
+def of_its_module(tree):
+    """What an opening figure takes of its own page's module, imported `as built`."""
+    attributes = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
+    return {n.attr for n in attributes if getattr(n.value, "id", "") == "built"}
+
+
 def users_of(exported):
     """{name: does another notebook, an exercise, exported code or a file use it?}"""
     files = [text for path, text in sources.texts().items() if path.endswith(".py")]
@@ -284,8 +290,8 @@ def users_of(exported):
             for node in ast.parse(cell.source).body:
                 names = names_in(node) - {getattr(node, "name", "")}
                 if not exercise and not sources.is_exported(cell):
-                    built = {n.attr for n in ast.walk(node) if hasattr(n, "attr")}
-                    names = {n for n in names if exported.get(n) != notebook} | built
+                    names = {n for n in names if exported.get(n) != notebook}
+                    names |= of_its_module(node)
                 used |= names
     checks = {name for name in exported if name.startswith("check_")}
     return {name: name in used | checks for name in exported}

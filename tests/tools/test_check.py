@@ -1,7 +1,10 @@
 """Bad input: an error that names the argument, its value and what is allowed."""
 
 import contextlib
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from unittest import mock
@@ -9,10 +12,12 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from jaxtyping import TypeCheckError
 
 from fieldguide import check
 from fieldguide.check import answer_of, graded, require
+from fieldguide.explore import begin
 from fieldguide.transformers import attention
 
 
@@ -60,6 +65,26 @@ def test_a_page_checks_its_arguments_by_their_annotations():
             attention.simple_attention(*bad)
     output, _ = attention.simple_attention(x, x, x, scale=1)  # for a float
     assert output.shape == x.shape
+
+
+def test_a_cell_is_checked_after_begin_where_it_says_what_it_takes(monkeypatch):
+    shell = InteractiveShell()
+    monkeypatch.setattr("fieldguide.explore.page.get_ipython", lambda: shell)
+    begin(), begin()
+    assert len(shell.ast_transformers) == 1
+    cell = "def typed(x: int):\n    return x\ndef free(x):\n    return x\n3"
+    assert shell.run_cell(cell).result == 3
+    assert isinstance(shell.run_cell("typed('a')").error_in_exec, TypeCheckError)
+    assert not hasattr(shell.user_ns["free"], "__wrapped__")
+
+
+def test_nothing_is_checked_where_it_is_switched_off():
+    code = "from fieldguide.transformers.attention import merge_heads as m; "
+    code += "print(hasattr(m, '__wrapped__'))"
+    for off, told in ("1", "False"), ("0", "True"):
+        run = [sys.executable, "-c", code]
+        options = {"env": {**os.environ, "JAXTYPING_DISABLE": off}, "text": True}
+        assert subprocess.check_output(run, **options).strip() == told
 
 
 def endless(x):

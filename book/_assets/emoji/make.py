@@ -7,7 +7,6 @@ them are held out. With another SIZE, in pixels, only the pictures, into FOLDER.
 """
 
 import io
-import json
 import random
 import re
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import resvg_py
+from assets import read_json
 from PIL import Image
 
 from fieldguide.data import store
@@ -45,10 +45,6 @@ def fetch(folder: str) -> Path:
     return Path(folder) / "node_modules"
 
 
-def read(path: Path) -> dict | list:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def home(modules: Path, package: str) -> Path:
     return modules / package.rpartition("@")[0]
 
@@ -59,9 +55,9 @@ def home(modules: Path, package: str) -> Path:
 def concepts(modules: Path) -> list[dict]:
     """Every emoji but flags and parts, in Unicode's order."""
     folder = home(modules, LABELS)
-    names = read(folder / "meta" / "groups.json")
+    names = read_json(folder / "meta" / "groups.json")
     found = []
-    for entry in read(folder / "en" / "data.json"):
+    for entry in read_json(folder / "en" / "data.json"):
         group = names["groups"].get(str(entry.get("group")))
         if group is None or group in LEFT_OUT:
             continue
@@ -118,7 +114,7 @@ def icons(modules: Path, package: str, called: set[str]) -> dict[str, str]:
     An alias is another name of an icon, or the icon mirrored. If the icon's own name is
     among `called`, a second name is a mistake: there is no picture of that concept.
     """
-    data = read(home(modules, package) / "icons.json")
+    data = read_json(home(modules, package) / "icons.json")
     names = {name: {"parent": name} for name in data["icons"]}
     for name, alias in data.get("aliases", {}).items():
         if "hFlip" in alias or alias["parent"] not in called:
@@ -148,7 +144,7 @@ def names_of(modules: Path) -> dict[str, list[str]]:
     found = {}
     for package in DRAWERS.values():
         path = home(modules, package) / "chars.json"
-        for code, name in (read(path) if path.exists() else {}).items():
+        for code, name in (read_json(path) if path.exists() else {}).items():
             known = found.setdefault(bare(code), [])
             if name not in known:
                 known.append(name)

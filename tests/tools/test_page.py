@@ -13,7 +13,6 @@ CHECKS = [
     structure.test_it_opens_with_what_it_is_for,
     structure.test_two_opening_cells,
     structure.test_it_ends_once,
-    structure.test_every_section_but_the_closing_ones_has_code,
     structure.test_the_reader_predicts_before_each_explorer,
     structure.test_cells_are_short,
     structure.test_a_cell_defines_or_runs,

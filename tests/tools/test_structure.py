@@ -7,8 +7,10 @@ import ast
 import re
 import statistics
 import tomllib
+from itertools import pairwise
 
 import compare
+import digest
 import notebooks
 import pytest
 import sources
@@ -83,14 +85,6 @@ def test_it_ends_once(notebook):
     headings = re.findall(r"^## (.+)$", words(notebook.cells), re.M)
     found = [h for h in CLOSING if h in headings]
     assert "Exercises" in found and headings[-len(found) :] == found
-
-
-@EACH
-def test_every_section_but_the_closing_ones_has_code(notebook):
-    for section in sources.sections(notebook)[1:]:
-        heading = section[0].source.splitlines()[0].removeprefix("## ")
-        if heading not in CLOSING:
-            assert any(cell.cell_type == "code" for cell in section), heading
 
 
 TERM = re.compile(r"(?<!\*)\*\*([a-z][a-z-]+(?: [a-z-]+){0,2})\*\*(?!\*)")
@@ -186,6 +180,23 @@ def test_machinery_is_folded(notebook):
         assert stored.is_folded(cell), where(cell, "add `#| fold: LABEL`")
 
 
+FOLDS = 15
+MORE_FOLDS = {  # these may only become fewer
+}
+
+
+@pytest.mark.parametrize("name", BOOK)
+def test_folds_are_few(name):
+    """Labels in grey; solutions, which have their own, are not counted."""
+    labels = [digest.directives(c.source).get("fold") for c in BOOK[name].cells]
+    starts = [b for a, b in pairwise([None, *labels]) if b and b != a]
+    count = len(starts) - starts.count("Solution")
+    most = MORE_FOLDS.get(name, FOLDS)
+    assert count <= most, f"{name}: {count} folds, not {most}"
+    assert count > FOLDS or name not in MORE_FOLDS, f"take {name} out of MORE_FOLDS"
+    assert starts.count("Checks") <= 1, f"{name}: one fold *Checks*"
+
+
 @EACH
 def test_no_magic_install_or_hidden_state(notebook):
     for cell in sources.code(notebook):
@@ -196,6 +207,15 @@ def test_no_magic_install_or_hidden_state(notebook):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 allowed = node.func.id not in ("exec", "eval", "get_ipython")
                 assert allowed, where(cell, node.func.id)
+
+
+@pytest.mark.parametrize("name", BOOK)
+def test_no_page_imports_itself(name):
+    """What runs is the cell in view, not a second copy from the page's module."""
+    module = name.split("/")[1].replace("-", "_")
+    own = rf"from fieldguide\.\w+(\.{module}\b| import (.*\W)?{module}\b)"
+    for cell in sources.code(BOOK[name]):
+        assert not re.search(own, cell.source), where(cell, "imports its own page")
 
 
 @EACH
@@ -273,12 +293,6 @@ def names_in(tree):
     return found
 
 
-def of_its_module(tree):
-    """What an opening figure takes of its own page's module, imported `as built`."""
-    attributes = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
-    return {n.attr for n in attributes if getattr(n.value, "id", "") == "built"}
-
-
 def users_of(exported):
     """{name: does another notebook, an exercise, exported code or a file use it?}"""
     files = [text for path, text in sources.texts().items() if path.endswith(".py")]
@@ -291,7 +305,6 @@ def users_of(exported):
                 names = names_in(node) - {getattr(node, "name", "")}
                 if not exercise and not sources.is_exported(cell):
                     names = {n for n in names if exported.get(n) != notebook}
-                    names |= of_its_module(node)
                 used |= names
     checks = {name for name in exported if name.startswith("check_")}
     return {name: name in used | checks for name in exported}
@@ -411,8 +424,12 @@ def test_exercises_can_be_tried_and_checked(notebook):
         same = ast.unparse(ast.parse(tried[0].source)) == ast.unparse(ast.parse(stub))
         assert same, where(tried[0], f"is not\n{stub}")
         before = code[: code.index(tried[0])]
-        checks = {d for c in before for d in sources.defined(c.source)}
-        assert f"check_{answer.name}" in checks, where(text, "its check is before it")
+        checks = {
+            d
+            for c in filter(sources.is_exported, before)
+            for d in sources.defined(c.source)
+        }
+        assert f"check_{answer.name}" in checks, where(text, "its check is exported")
         assert code.index(tried[0]) < code.index(solutions[0]), text.id
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fieldguide.deployment import compression as comp
 from fieldguide.transformers.gpt import GPTConfig, generate
-from fieldguide.transformers.training import modern_recipe, new_gpt, windows
+from fieldguide.transformers.training import get_batch, modern_recipe, new_gpt
 
 V = 7
 
@@ -143,7 +143,7 @@ def test_the_first_step_of_a_distillation(own, reverse):
     recipe = modern_recipe(2)
     options = {"length": 10, "prompt": 4, "own": own, "reverse": reverse}
     draws = generator(5)
-    inputs, _ = windows(ids, recipe.batch, 10, draws)
+    inputs, _ = get_batch(ids, recipe.batch, 10, draws)
     if own:
         inputs = generate(student, inputs[:, :4], 6, generator=draws)
     pair = teacher(inputs)[:, 3:], student(inputs)[:, 3:]

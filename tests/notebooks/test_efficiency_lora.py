@@ -96,7 +96,7 @@ def test_fine_tune_is_adamw_with_a_fading_rate():
         model.token.weight.requires_grad_(False)
 
     def loss():
-        inputs, targets = training.windows(ids, batch, 4, draw)
+        inputs, targets = training.get_batch(ids, batch, 4, draw)
         return F.cross_entropy(models[1](inputs).mT, targets)
 
     options = {"batch": batch, "generator": generator(1)}

@@ -115,7 +115,7 @@ def test_training_is_descent_on_the_answers_alone(seed):
         nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
         for optimizer, peak in zip(made, (0.02, 0.03), strict=False):
             for group in optimizer.param_groups:
-                group["lr"] = peak * training.rate_share(step, plan)
+                group["lr"] = peak * training.lr_schedule(step, plan)
             optimizer.step()
     for name, value in model.state_dict().items():
         cells.close(found.state_dict()[name], value, 1e-4)

@@ -55,11 +55,11 @@ def test_counters_are_mackays():
 @cases(seed=seeds, batch=sizes, context=sizes)
 def test_windows_are_pieces_of_the_text(seed, batch, context):
     ids = torch.arange(9)
-    inputs, targets = training.windows(ids, batch, context, generator(seed))
+    inputs, targets = training.get_batch(ids, batch, context, generator(seed))
     assert inputs.shape == targets.shape == (batch, context)
     assert torch.equal(inputs + 1, targets)
     assert torch.equal(inputs.diff(dim=1), torch.ones(batch, context - 1))
-    inputs, _ = training.windows(ids[:6], 200, 3, generator(seed))
+    inputs, _ = training.get_batch(ids[:6], 200, 3, generator(seed))
     assert inputs[:, 0].unique().tolist() == [0, 1, 2], "they begin everywhere"
 
 
@@ -132,11 +132,11 @@ def test_muon_is_torchs(seed, lr, momentum, decay, iterations):
 
 def test_the_rate_rises_evenly_and_falls_along_a_cosine():
     recipe, flat = training.Recipe(12, warmup=4, final=0.2), training.Recipe(5, final=1)
-    shares = [training.rate_share(step, recipe) for step in range(12)]
+    shares = [training.lr_schedule(step, recipe) for step in range(12)]
     close(shares[:5], [0.25, 0.5, 0.75, 1.0, 1.0])
     close(shares[8], 0.6)
     close(shares[10], 0.2 + 0.8 * (1 + math.cos(0.75 * math.pi)) / 2)
-    assert [training.rate_share(step, flat) for step in range(5)] == [1] * 5
+    assert [training.lr_schedule(step, flat) for step in range(5)] == [1] * 5
 
 
 @cases(seed=seeds, T=sizes, K=sizes, scale=st.sampled_from([None, 0.5]))
@@ -203,7 +203,7 @@ def test_descend_follows_a_closed_form(clip):
     w, right = 4.0, []
     for step in range(6):
         right.append(w * w / 2)
-        w -= 0.3 * training.rate_share(step, recipe) * min(w, clip)
+        w -= 0.3 * training.lr_schedule(step, recipe) * min(w, clip)
     close(model.weight.item(), w, 1e-5)
     close(losses, torch.tensor(right), 1e-5)
     assert losses.dtype == torch.float32 and not losses.requires_grad
@@ -213,7 +213,7 @@ def test_descend_follows_a_closed_form(clip):
 
 def test_training_descends_on_windows_of_the_text():
     model, ids = some_gpt(), torch.arange(200) % 7
-    inputs, targets = training.windows(ids, 3, TINY.context, generator(1))
+    inputs, targets = training.get_batch(ids, 3, TINY.context, generator(1))
     right = F.cross_entropy(model(inputs).mT, targets).item()
     recipe = replace(training.modern_recipe(20), batch=3)
     losses = training.train(model, ids, recipe, generator=generator(1))

@@ -200,7 +200,7 @@ def belted_run(rate, warm, clip, cool, ids, held_out):
     losses = [training.held_out_loss(model, held_out)]
     for step in range(400):
         draw = torch.Generator().manual_seed(step)
-        inputs, targets = training.windows(ids, 16, BELTED.context, draw)
+        inputs, targets = training.get_batch(ids, 16, BELTED.context, draw)
         loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
         loss.backward()

@@ -157,9 +157,9 @@ def trained(sizes: tuple[int, ...], steps: int, batch: int, ids: torch.Tensor):
     from fieldguide.transformers.real_model import Llama, LlamaConfig
     from fieldguide.transformers.training import (
         descend,
+        get_batch,
         modern_recipe,
         optimizers,
-        windows,
     )
 
     width, layers, heads, hidden = sizes
@@ -174,7 +174,7 @@ def trained(sizes: tuple[int, ...], steps: int, batch: int, ids: torch.Tensor):
     draws = torch.Generator().manual_seed(0)
 
     def loss() -> torch.Tensor:
-        inputs, targets = windows(ids, batch, WINDOW, draws)
+        inputs, targets = get_batch(ids, batch, WINDOW, draws)
         return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
 
     recipe = modern_recipe(steps)

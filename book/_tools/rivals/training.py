@@ -179,7 +179,7 @@ def plain_run(
     warmup: int = WARMUP,
 ) -> tuple[float, nn.Module]:
     """nanoGPT's recipe on transformers' GPT-2: seconds, and the model."""
-    from fieldguide.transformers.training import windows
+    from fieldguide.transformers.training import get_batch
 
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
@@ -191,7 +191,7 @@ def plain_run(
         done = max(0.0, (step - warmup) / (steps - warmup))
         falling = FINAL + (1 - FINAL) * (1 + math.cos(math.pi * done)) / 2
         optimizer.param_groups[0]["lr"] = PEAK * min((step + 1) / warmup, falling)
-        batch = windows(train_ids, size.batch, size.context, rng)
+        batch = get_batch(train_ids, size.batch, size.context, rng)
         optimizer.zero_grad()
         loss_of(model, *batch).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

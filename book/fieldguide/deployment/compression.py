@@ -20,10 +20,10 @@ from ..transformers.gpt import GPTConfig, generate, turns
 from ..transformers.training import (
     Recipe,
     descend,
+    get_batch,
     modern_recipe,
     new_gpt,
     optimizers,
-    windows,
 )
 
 # %% ../../deployment/compression.ipynb #drop-smallest
@@ -130,7 +130,7 @@ def distill(
     """
 
     def loss():
-        inputs, _ = windows(ids, recipe.batch, length, generator)
+        inputs, _ = get_batch(ids, recipe.batch, length, generator)
         if own:  # it has written all but the prompt itself
             start, count = inputs[:, :prompt], length - prompt
             inputs = generate(student, start, count, generator=generator)

@@ -106,8 +106,8 @@ from ..transformers.gpt import GPTConfig
 from ..transformers.training import (
     Recipe,
     descend,
+    get_batch,
     new_gpt,
-    windows,
 )
 
 # AdamW at a constant rate, without decay: each number by itself.
@@ -153,7 +153,7 @@ def loss_of_part(model: nn.Module, ids: Tensor, draws: torch.Generator):
     part = part_of_batch(RECIPE["batch"], rank, ranks)
 
     def loss():
-        inputs, targets = windows(ids, RECIPE["batch"], 64, draws)
+        inputs, targets = get_batch(ids, RECIPE["batch"], 64, draws)
         logits = model(inputs[part]).flatten(0, 1)  # (B T, V)
         return F.cross_entropy(logits, targets[part].flatten())
 

@@ -20,7 +20,7 @@ from ..transformers.real_model import (
     norm_fast,
     side_by_side,
 )
-from ..transformers.training import Recipe, descend, windows
+from ..transformers.training import Recipe, descend, get_batch
 
 # %% ../../deployment/speculative.ipynb #requests
 FOX = (
@@ -331,7 +331,7 @@ def train_head(
 
     def loss():
         batch, context = recipe.batch, model.config.context - 1
-        inputs, targets = windows(ids, batch, context, generator)
+        inputs, targets = get_batch(ids, batch, context, generator)
         whole = torch.cat([inputs, targets[:, -1:]], -1)  # (B, T)
         return head_loss(head, model, whole)
 

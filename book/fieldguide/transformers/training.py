@@ -18,7 +18,7 @@ from .attention import simple_attention_fast
 from .gpt import GPT, GPTConfig
 
 # %% ../../transformers/training.ipynb #windows
-def windows(
+def get_batch(
     ids: Int[Tensor, " T"],
     batch: int,
     context: int,
@@ -83,7 +83,7 @@ class Recipe:
     normed: bool = False  # queries and keys
 
 # %% ../../transformers/training.ipynb #rate-share
-def rate_share(step: int, recipe: Recipe):
+def lr_schedule(step: int, recipe: Recipe):
     """Which share of its peak the rate has at a step, from 0 on.
 
     It rises evenly over the warm-up and falls along half a cosine.
@@ -171,7 +171,7 @@ def descend(
     """Train a model down its loss. Returns the losses, (steps,).
 
     loss() draws a batch and gives its mean loss. made: optimizers, whose
-    rates are peaks; `rate_share` says which part of them a step takes.
+    rates are peaks; `lr_schedule` says which part of them a step takes.
     clip(parameters, recipe.clip) shortens the gradient. watch(step, loss) is
     called after each step, counted from 1.
     """
@@ -183,7 +183,7 @@ def descend(
         now.backward()
         clip(list(model.parameters()), recipe.clip)
         for group, peak in peaks:
-            group["lr"] = peak * rate_share(step, recipe)
+            group["lr"] = peak * lr_schedule(step, recipe)
         for optimizer in made:
             optimizer.step()
         losses[step] = now.detach()
@@ -209,7 +209,7 @@ def train(
 
     def loss():
         context = model.config.context
-        inputs, targets = windows(ids, recipe.batch, context, generator)
+        inputs, targets = get_batch(ids, recipe.batch, context, generator)
         logits = model(inputs).flatten(0, 1)  # (B T, V)
         return F.cross_entropy(logits, targets.flatten())
 

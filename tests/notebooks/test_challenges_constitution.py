@@ -10,13 +10,7 @@ from cells import close, generator
 
 from fieldguide.challenges import constitution as page
 from fieldguide.data import smollm2_tokenizer
-from fieldguide.transformers.real_model import (
-    Llama,
-    LlamaConfig,
-    complete,
-    trace_layers,
-)
-from fieldguide.transformers.training import Recipe
+from fieldguide.transformers.real_model import Llama, LlamaConfig, complete
 
 
 @functools.cache
@@ -84,43 +78,6 @@ def test_a_line_ends_at_its_end():
     assert page.write_line(page.ReadOnce(long, "a"), "b") == "a" + " a" * 23
 
 
-def test_leads_are_differences_of_logits():
-    plain, shown = (page.ReadOnce(model(), t) for t in (page.QUESTION, "Shown"))
-    got = page.approval_leads(plain, shown, "Peru", "Lima")
-    wanted, encode = [], smollm2_tokenizer().encode
-    end = "<|im_end|>\n<|im_start|>assistant\n"
-    for verb, yes in (("keep", "Yes"), ("break", "No")):
-        text = f"{page.QUESTION} Peru?\nAnswer: The capital of Peru is Lima.\n"
-        text += f"Does the answer {verb} the principle? Reply Yes or No.{end}"
-        other = {"Yes": "No", "No": "Yes"}[yes]
-        p = logits_after(text).log_softmax(-1)
-        wanted.append((p[encode(yes)[0]] - p[encode(other)[0]]).item())
-    text = "Shown Peru?\nDraft: The capital of Peru is Lima.\nCritique: This is"
-    p = logits_after(text).log_softmax(-1)
-    wanted.append((p[encode(" known")[0]] - p[encode(" made")[0]]).item())
-    assert got == pytest.approx(wanted, abs=1e-5)
-    assert page.worked_lead(shown, "Peru", "Lima") == pytest.approx(wanted[2], abs=1e-5)
-
-
-def test_a_long_word_is_preferred_by_its_first_token():
-    prompt, words = page.ReadOnce(model(), "Before."), (" Ouagadougou", " Reykjavik")
-    ids = [smollm2_tokenizer().encode(word) for word in words]
-    assert all(len(word) > 1 and word[0] != word[-1] for word in ids)
-    logits = logits_after("Before. It is")
-    lead = page.approval_lead(prompt, " It is", *words)
-    wanted = (logits[ids[0][0]] - logits[ids[1][0]]).item()
-    assert lead == pytest.approx(wanted, abs=1e-5)
-
-
-def test_a_state_is_the_residual_stream():
-    prompt = page.ReadOnce(model(), "Before.\n")
-    ids = smollm2_tokenizer().encode("Before.\nThe capital of Peru is Lima")
-    stream = trace_layers(model(), torch.tensor([ids])).residuals  # (L + 1, 1, T, D)
-    for layer in 1, 2, 3:
-        got = page.state_after(prompt, "Peru", "Lima", layer)
-        close(got, stream[layer, 0, -1], 1e-5)
-
-
 # The critic
 
 
@@ -185,11 +142,9 @@ def test_both_axes():
 @pytest.mark.parametrize(("seed", "beta"), [(0, 0.1), (1, 1.0), (2, 4.0)])
 def test_a_student_is_the_tilt(seed, beta):
     rewards = torch.randn(4, 3, generator=generator(seed), dtype=torch.double)
-    got = page.taught_replies(rewards, beta, [0.5, 0.2, 0.3])
-    wanted = torch.tensor([5, 2, 3]) * (rewards / beta).exp()
+    got = page.taught_replies(rewards, beta)
+    wanted = torch.tensor([8, 1, 1]) * (rewards / beta).exp()
     close(got, wanted / wanted.sum(1, keepdim=True), 1e-6)
-    start = page.taught_replies(torch.zeros(1, 3).double(), beta)
-    close(start[0], torch.tensor([0.8, 0.1, 0.1], dtype=torch.double), 1e-6)
 
 
 def test_rewards_are_log_odds_of_votes():
@@ -199,12 +154,3 @@ def test_rewards_are_log_odds_of_votes():
     rows = [[*logs[:2], 0], [*logs[2:], 0]]
     wanted = torch.tensor(rows, dtype=torch.double)
     close(page.rewards_of_votes(approves, wrong), wanted, 1e-9)
-
-
-def test_dpo_leads_to_the_tilt():
-    rewards = torch.tensor([[1.0, -1.0, 0.0], [-1.5, -0.5, 0.0]]).double()
-    plan = Recipe(250, batch=32, rate=3e-3, warmup=20, decay=0.0)
-    q = page.teach_student(rewards, 0.5, plan, generator())
-    close(q.sum(1), torch.ones(2).double(), 1e-6)
-    wanted = page.taught_replies(rewards, 0.5)
-    assert (q - wanted).abs().max() < 0.05

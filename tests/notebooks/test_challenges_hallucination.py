@@ -70,10 +70,10 @@ def test_words_of_a_statement_are_its_own():
     assert ids[3] == [0, 40, 90, 102, 130]
 
 
-def by_hand(model, ids, words=4):
-    """The probability of a statement's first words, word by word."""
+def by_hand(model, ids):
+    """The probability of a statement, word by word."""
     found = 1.0
-    for k in range(1, 1 + words):
+    for k in range(1, 5):
         chances = model(torch.tensor([ids[:k]]))[0, -1].softmax(-1)
         found *= chances[ids[k]].item()
     return found
@@ -91,22 +91,6 @@ def test_losses_and_the_invented_share():
     assert page_.invented_share(gpt(), world()) == pytest.approx(1 - told, abs=1e-12)
 
 
-def test_false_dates_about_some_people():
-    """All that begins with their names, without the true statement."""
-    people, dates = torch.tensor([12, 1999]), torch.arange(336)
-    expected = 0.0
-    for person in people:
-        ids = page_.birthday_ids(person.expand(336), dates)
-        with torch.no_grad():
-            logits = gpt()(ids[:, :-1]).log_softmax(-1)
-        told = logits.gather(-1, ids[:, 1:, None]).sum((1, 2)).exp()
-        named = by_hand(gpt(), ids[0, :3].tolist(), words=2)
-        assert named > told.sum()  # the rest is no date
-        expected += named - told[world().dates[person]].item()
-    got = page_.invented_about(gpt(), world(), people)
-    assert got == pytest.approx(expected, rel=1e-6)
-
-
 def test_small_doubts_are_not_rounded_away():
     """The model computes in 32 bits."""
     person, sure = torch.tensor([1234]), 8192 / 8193
@@ -114,23 +98,8 @@ def test_small_doubts_are_not_rounded_away():
     model = Certain(1234, date.item())
     false = page_.invented_share(model, world())
     assert false == pytest.approx(1 - sure**4, rel=5e-6)
-    false = page_.invented_about(model, world(), person)
-    assert false == pytest.approx(sure**2 - sure**4, rel=5e-6)
     said, chance = page_.say_birthdays(model, person)
     assert said == date and chance.item() == pytest.approx(sure**2, rel=1e-6)
-    given = page_.every_statement(model)
-    assert given.dtype == torch.double and given.argmax() == 1234 * 336 + date
-
-
-def test_every_statement_has_its_probability():
-    given = page_.every_statement(gpt())
-    assert given.shape == (2000, 336) and given.dtype == torch.double
-    for person, date in ((0, 0), (49, 27), (50, 28), (1234, 300), (1999, 335)):
-        ids = page_.birthday_ids(torch.tensor([person]), torch.tensor([date]))
-        right = by_hand(gpt(), ids[0].tolist())
-        assert given[person, date].item() == pytest.approx(right, rel=1e-6)
-    true = given[torch.arange(2000), world().dates].sum().item()
-    assert page_.invented_share(gpt(), world()) == pytest.approx(1 - true, abs=1e-9)
 
 
 def test_answers_are_the_likeliest_words():
@@ -159,9 +128,9 @@ def test_a_model_learns_what_it_reads():
 
 def test_statements_are_grouped_by_what_is_given():
     given = torch.tensor([[2e-7, 2e-6, 2e-5], [2e-4, 2e-3, 2e-2]]).double()
-    said = torch.tensor([[1, 2, 4], [8, 16, 32]])
-    assert page_.by_chance(given, said.double()).tolist() == [1, 6, 24, 32]
-    assert page_.by_chance(given.flip(0), said.float()).tolist() == [8, 48, 3, 4]
+    said = torch.tensor([[1, 2, 4], [8, 16, 32]]).double()
+    assert page_.by_chance(given, said).tolist() == [1, 6, 24, 32]
+    assert page_.by_chance(given.flip(0), said).tolist() == [8, 48, 3, 4]
 
 
 @cases(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.floats(0.5, 3))
@@ -175,15 +144,6 @@ def test_good_turing(counts, z):
     half = z * math.sqrt(spread)
     assert low == pytest.approx(max(0, share - half), abs=1e-12)
     assert high == pytest.approx(min(1, share + half), abs=1e-12)
-
-
-def test_good_turing_hides_one_at_a_time():
-    """The estimate is how often a hidden item is unknown to the rest."""
-    line = ["Ada", "Bo", "Ada", "Cleo", "Ada", "Bo", "Dara", "Ada", "Edda", "Ada"]
-    rest = [line[:k] + line[k + 1 :] for k in range(10)]
-    news = sum(word not in others for word, others in zip(line, rest, strict=True))
-    counts = torch.tensor([*Counter(line).values()])
-    assert page_.good_turing(counts)[0] == news / 10 == 0.3
     few = page_.good_turing(torch.tensor([1, 1, 1, 2]))  # 0.6, plus or minus 0.7
     assert str(few) == "(0.6, 0.0, 1.0)"
 
@@ -256,8 +216,3 @@ def test_it_names_a_capital_with_its_probability():
         assert sure == pytest.approx(math.prod(CHANCES[:n]), rel=1e-3)
         asked = encode(f"{page_.BEFORE}The capital of Slovenia is")
         assert model.read == asked + said[:n]
-    model = Scripted([*encode(" Rome") * 6, *encode("x") * 6], [0.9] * 12)
-    answer, sure = page_.name_capital(model, "Italy", "Once.\n")
-    assert answer == "Rome " * 5 + "Romexxxx"  # ten, without a stop
-    assert sure == pytest.approx(0.9**10, rel=1e-3)
-    assert model.read[: len(encode("Once.\nThe"))] == encode("Once.\nThe")

@@ -109,7 +109,6 @@ def test_changes_stay_within_their_limits(seed):
         rob.pgd(model, x, labels, 0.3, stride=0.7),
         rob.pgd(model, x, labels, 0.3, steps=3, start=far),
         rob.random_signs(x, 0.3, generator(seed)),
-        rob.attacked_start(model, x, labels, 0.3, generator(seed)),
     ]
     for changed in changes:
         assert not changed.requires_grad and changed.min() >= 0 and changed.max() <= 1
@@ -121,12 +120,7 @@ def test_a_start_is_where_it_begins():
     start = x - 0.05
     once = rob.pgd(model, x, labels, 0.1, steps=1, stride=0.5, start=start)
     close(once, start + 0.05 * rob.uphill(model, x, labels), 1e-6)
-    noise = 2 * torch.rand(x.shape, generator=generator(5)) - 1
-    wanted = x + (0.1 * noise + 0.125 * rob.uphill(model, x, labels)).clamp(-0.1, 0.1)
-    close(rob.attacked_start(model, x, labels, 0.1, generator(5)), wanted, 1e-6)
-
-
-def test_the_faintest_slope_is_not_lost_among_many():
+    # the slope of one sure answer among many is not lost in their mean
     layer = nn.Linear(1, 2, bias=False).requires_grad_(False)
     layer.weight[:] = torch.tensor([[1.0], [-1.0]])
     x, labels = torch.full((4096, 1), 49.0), torch.zeros(4096, dtype=torch.long)
@@ -140,14 +134,15 @@ def test_a_picture_is_of_the_kind_that_its_list_has():
         [(found.concept == of[c]).nonzero()[0].item() for c in "🎈🐶🍕😀🚀"]
     )  # a balloon is an activity
     with mock.patch.object(rob, "role", return_value=SimpleNamespace(places=places)):
-        planes, labels = rob.kind_pictures(["noto"])
+        planes, labels, captions = rob.kind_pictures(["noto"])
     assert torch.equal(planes, rob.to_planes(found.pictures[places[1:]]))
+    assert captions == [found.captions[of[c]] for c in "🐶🍕😀🚀"]
     names = [*rob.KINDS.values()]
     assert [names[k] for k in labels] == ["animal", "food", "face", "travel"]
 
 
 def test_pictures_of_four_kinds():
-    planes, labels = rob.kind_pictures(["emojitwo"])
+    planes, labels, _ = rob.kind_pictures(["emojitwo"])
     assert planes.shape == (428, 3, 32, 32) and planes.max() <= 1
     assert (labels.bincount(minlength=4) > 30).all() and len(labels) == 428
     plain, hard = rob.trained_kinds(), rob.trained_kinds("hardened")
@@ -155,38 +150,6 @@ def test_pictures_of_four_kinds():
     x, y = planes[:40], labels[:40]
     shares = [rob.right_share(m, rob.pgd(m, x, y, 8 / 255), y) for m in (plain, hard)]
     assert shares[0] < 0.1 and shares[1] > 0.35
-
-
-def test_training_attacks_when_asked():
-    with mock.patch.object(rob, "attacked_start", wraps=rob.attacked_start) as attack:
-        first = rob.train_kinds(steps=2, seed=1)
-        assert not attack.called and not first.training
-        rob.train_kinds(0.1, steps=2, seed=1)
-    assert attack.call_count == 2 and attack.call_args.args[3] == 0.1
-
-
-def test_pulls_add_up_to_the_lead():
-    text = "Thickening of the heart walls in both ventricles."
-    words, layer = rob.organ_reader()
-    assert "heart" in words and rob.organ_reader()[1] is layer  # fitted once
-    for each in text, "Heart", "Qqq, the heart":
-        best, second = rob.organ_scores(each).topk(2).indices.tolist()
-        lead = rob.organ_scores(each)[best] - rob.organ_scores(each)[second]
-        bias = (layer.bias[best] - layer.bias[second]).item()
-        close(sum(rob.word_pulls(each)) + bias, lead.item(), 1e-5)
-    pulls = rob.word_pulls(text)
-    assert len(pulls) == len(rob.words_in_order(text)) == 8
-    assert max(range(8), key=pulls.__getitem__) == 3
-
-
-def test_misspelling():
-    text = "Thickening of the heart walls, in both ventricles."
-    assert rob.misspell(text, []) == "Thickening of the heart walls in both ventricles"
-    assert rob.misspell(text, [3, 1]).split()[1:4] == ["of", "the", "haert"]
-    assert rob.fewest_words(text, [3]) == 1
-    assert rob.fewest_words(text, [1, 3, 4]) == 2
-    assert rob.fewest_words(text, [1, 2]) is None
-    assert rob.fewest_words(text, []) is None
 
 
 def test_hidden_sentences_and_the_sieve():
@@ -213,26 +176,6 @@ def test_a_sentence_as_near_as_asked_stays():
         kept = [rob.sift("Q?", "A! B.  C? D", at) for at in (0.25, 0.5, 1.0)]
     assert kept == ["A! B. C? D", "A! C?", "C?"]
     embed.assert_called_with(["Q?", "A!", "B.", "C?", "D"])
-
-
-def test_first_digits_of_answers():
-    passages = ["The hole is 3 m deep.", "The hole is 8 m deep."]
-    asked = (
-        "<|im_start|>user\nRead the text and answer the question in one short "
-        "sentence.\n\nText: {}\n\nQuestion: How deep is the hole?<|im_end|>\n"
-        "<|im_start|>assistant\nThe answer is "
-    )
-    decode = rob.smollm2_tokenizer().decode
-    for n in 1, 2:  # what the prompts share is read once
-        rows = torch.eye(10)[[3, 8][:n]]
-        with mock.patch.object(rob, "answer_scores", return_value=rows) as scores:
-            found = rob.first_digits(gpt(), "How deep is the hole?", passages[:n])
-        _, before, rests, tokens = scores.call_args.args
-        assert found == ["3", "8"][:n]
-        assert [decode([t]) for t in tokens] == [*"0123456789"]
-        prompts = [decode(before + rest) for rest in rests]
-        assert prompts == [asked.format(each) for each in passages[:n]]
-        assert min(map(len, rests)) >= 1 and (n == 2 or len(rests[0]) == 1)
 
 
 @cases(seeds, st.integers(2, 6))

@@ -120,7 +120,7 @@ def shown(section):
                 told = [spec["controls"], spec["views"], spec.get("quiz")]
                 texts.append(json.dumps(told))
             html = compare.EXPLORER.sub("", html)
-            html = "" if "<script>" in html else re.sub(r"<(?!data)[^>]*>", "", html)
+            html = "" if "<script>" in html else re.sub(r"<(?!data)[^>]*>", " ", html)
             texts += [output.get("text", ""), data.get("text/plain", ""), html]
     return {value_of(n) for text in texts for n in IN_OUTPUT.findall(text)}
 

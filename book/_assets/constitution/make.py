@@ -25,9 +25,11 @@ from safetensors.torch import load_file
 
 from fieldguide.challenges import constitution as page
 from fieldguide.challenges.hallucination import BEFORE
-from fieldguide.data import asset, store
-from fieldguide.transformers.real_model import LlamaFast, load_smollm2
-from fieldguide.transformers.training import Recipe
+from fieldguide.challenges.preferences import learn_from_pairs
+from fieldguide.data import asset, smollm2_tokenizer, store
+from fieldguide.transformers.gpt import GPTConfig
+from fieldguide.transformers.real_model import LlamaFast, load_smollm2, run_layers
+from fieldguide.transformers.training import Recipe, descend, new_gpt, optimizers
 
 HERE = Path(__file__).parent
 
@@ -38,6 +40,13 @@ SEEDS = range(3)
 TAUGHT = 1  # of the seeds, by DPO
 PLAN = {"steps": 300, "batch": 128, "rate": 3e-3, "warmup": 20, "decay": 0.0}
 BETA, SLIPS = 0.5, 0.25
+LAYER = 15  # in the middle of 30
+QUESTION = (
+    "<|im_start|>user\nPrinciple: if you do not know, say so.\n"
+    "Question: What is the capital of"
+)
+ENDS = "<|im_end|>\n<|im_start|>assistant\n"
+ASKS = ("keep", "Yes", "No"), ("break", "No", "Yes")
 
 
 def drafts() -> list[dict]:
@@ -71,20 +80,51 @@ def listed(text: str) -> str:
     return re.sub(words, lambda m: m[0] if m[0].lower() in known else "...", text)
 
 
+def approval_lead(prompt, text: str, approve: str, reject: str) -> float:
+    """By how many nats the model prefers one word to another after a text."""
+    logits, encode = prompt.logits(text), smollm2_tokenizer().encode
+    return (logits[encode(approve)[0]] - logits[encode(reject)[0]]).item()
+
+
+def worked_lead(shown, country: str, draft: str) -> float:
+    """After worked examples: how far *known* leads *made up*."""
+    answer = f"The capital of {country} is {draft}."
+    text = f" {country}?\nDraft: {answer}\nCritique: This is"
+    return approval_lead(shown, text, " known", " made")
+
+
+def approval_leads(plain, shown, country: str, draft: str) -> list[float]:
+    """How much the model approves of a draft, by each way of asking."""
+    answer, found = f"The capital of {country} is {draft}.", []
+    for verb, approve, reject in ASKS:
+        ask = f"Does the answer {verb} the principle? Reply Yes or No.{ENDS}"
+        text = f" {country}?\nAnswer: {answer}\n{ask}"
+        found.append(approval_lead(plain, text, approve, reject))
+    return [*found, worked_lead(shown, country, draft)]
+
+
+@torch.inference_mode()
+def state_after(prompt, country: str, draft: str) -> torch.Tensor:
+    """The residual stream after a draft's last token and LAYER: (D,)."""
+    ids = prompt.continued(f"The capital of {country} is {draft}")
+    layers = run_layers(prompt.model, ids, prompt.cache)
+    return [x for x, _ in layers][LAYER][0, -1].clone()
+
+
 def asked(rows: list[dict]):
     """The leads and the hidden states of some drafts."""
     torch.set_num_threads(1)
     model, states = load_smollm2(), []
-    plain = page.ReadOnce(model, page.QUESTION)
+    plain = page.ReadOnce(model, QUESTION)
     shown = page.ReadOnce(model, page.loop_prompt(page.ADMIT))
     before = page.ReadOnce(model, BEFORE)
     for row in rows:
         about = row["country"], row["draft"]
-        leads = page.approval_leads(plain, shown, *about)
+        leads = approval_leads(plain, shown, *about)
         row["leads"] = [round(lead, 3) for lead in leads]
-        lead = page.worked_lead(shown, row["country"], row["twin"])
+        lead = worked_lead(shown, row["country"], row["twin"])
         row["twin_lead"] = round(lead, 3)
-        both = [page.state_after(before, row["country"], row[n]) for n in NAMES]
+        both = [state_after(before, row["country"], row[n]) for n in NAMES]
         states.append(torch.stack(both))
     print(len(rows), "drafts asked about", flush=True)
     return rows, torch.stack(states)
@@ -127,6 +167,35 @@ def loop() -> None:
     store(HERE / "states.safetensors", found)
 
 
+def teach_student(rewards, beta: float, recipe: Recipe, generator) -> torch.Tensor:
+    """DPO from comparisons with these rewards: probabilities (N, 3).
+
+    A question is one token, so is each of the replies 0, 1 and 2. What counts
+    is how often it says one of them rather than the others.
+    """
+    N = len(rewards)
+    sizes = {"width": 32, "heads": 2, "layers": 1, "bias": False}
+    model = new_gpt(GPTConfig(N + 3, 2, **sizes), recipe, generator)
+    asked = torch.arange(N) + 3
+
+    def said():
+        return model(asked[:, None])[:, 0, :3].log_softmax(-1)  # (N, 3)
+
+    def loss():
+        return -(said() @ torch.tensor(page.SAYS)).mean()
+
+    descend(model, loss, optimizers(model, recipe), recipe)
+    first, second = torch.tensor([(0, 0, 1), (1, 2, 2)])
+    pairs = [
+        torch.stack([asked.repeat_interleave(3), each.repeat(N)], -1)
+        for each in (first, second)
+    ]  # (3 N, 2) each
+    share = (rewards[:, first] - rewards[:, second]).sigmoid().flatten()
+    voted = *pairs, share.float(), beta, recipe, generator
+    model = learn_from_pairs(model, *voted, end=N + 3)  # nothing ends it
+    return said().detach().exp().double()
+
+
 def critic() -> None:
     rows = read_json(HERE / "loop.json")["rows"]
     good = torch.tensor([row["kind"] == "right" for row in rows])
@@ -154,7 +223,7 @@ def critic() -> None:
             if seed < TAUGHT:
                 generator = torch.Generator().manual_seed(seed)
                 plan = Recipe(**PLAN)
-                said["trained"] = page.teach_student(reward, BETA, plan, generator)
+                said["trained"] = teach_student(reward, BETA, plan, generator)
             for how, q in said.items():
                 row[how] = [round(v, 4) for v in page.both_axes(good, q[:, 0], q[:, 2])]
             runs.append(row)
@@ -167,10 +236,14 @@ def rounded(shares: dict) -> dict:
 
 
 def remade() -> Iterator[tuple]:
-    """What the first critic approves of; a few drafts may be near its limit."""
+    """The first draft asked about; what the first critic approves of, give or take."""
     kept = read_json(HERE / "critic.json")["runs"][0]
     rows = read_json(HERE / "loop.json")["rows"]
     states = load_file(HERE / "states.safetensors")
+    (again,), both = asked([dict(rows[0])])
+    yield rows[0]["leads"], again["leads"], 0.02
+    first = torch.stack([states[name][0].float() for name in NAMES])
+    yield 0, ((both[0] - first).norm() / first.norm()).item(), 0.01
     both = [states[name].double() for name in NAMES]
     good = torch.tensor([row["kind"] == "right" for row in rows])
     generator = torch.Generator().manual_seed(kept["seed"])

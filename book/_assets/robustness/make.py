@@ -17,15 +17,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from assets import make_parts, read_json, reviewed, unread
 
 from fieldguide.challenges import retrieval
 from fieldguide.challenges import robustness as page
-from fieldguide.data import asset, building_questions, king_james, store
+from fieldguide.data import (
+    asset,
+    building_questions,
+    king_james,
+    smollm2_tokenizer,
+    store,
+)
+from fieldguide.deployment.right_sizing import answer_scores
 from fieldguide.introduction.next_word import characters, to_ids
+from fieldguide.multimodal.clip import (
+    KNOWN_DRAWERS,
+    jitter,
+    seeded,
+    shuffled_batches,
+)
 from fieldguide.transformers.induction import token_losses
 from fieldguide.transformers.real_model import load_smollm2
-from fieldguide.transformers.training import trained_gpt
+from fieldguide.transformers.training import Recipe, descend, trained_gpt
 
 HERE = Path(__file__).parent
 
@@ -33,9 +47,37 @@ SEEDS = range(3)
 TRAINED_WITH = 8  # of 255
 SIZES = [0, 1, 2, 4, 8, 16]  # of 255
 LEAST = 0.25  # the cosine below which a sentence is sifted out
-QUESTIONS = 32  # those with the shortest passages
+QUESTIONS = 32
 LIFTS, TEXTS, LENGTH, KEY = [0.0, 2.0, 4.0], 8, 200, 0
 MARK_START = "\nAnd"
+
+
+def attacked_start(model, x, labels, eps: float, generator) -> torch.Tensor:
+    """One step uphill from a random place within eps. Wong et al. 2020."""
+    noise = 2 * torch.rand(x.shape, generator=generator) - 1
+    start = (x + eps * noise).clamp(0, 1)
+    return page.pgd(model, x, labels, eps, steps=1, stride=1.25, start=start)
+
+
+def train_kinds(eps: float | None, seed: int, steps: int = 480) -> page.KindReader:
+    """A reader trained on pictures, or with eps on attacked ones."""
+    generator = torch.Generator().manual_seed(seed)
+    planes, labels, _ = page.kind_pictures(KNOWN_DRAWERS)
+    with seeded(generator):
+        model = page.KindReader()
+    batches = shuffled_batches(len(labels), 64, generator)
+
+    def loss():
+        at = next(batches)
+        x = jitter(planes[at], generator)
+        if eps is not None:
+            x = attacked_start(model.eval(), x, labels[at], eps, generator)
+        return F.cross_entropy(model.train()(x), labels[at])
+
+    recipe = Recipe(steps, batch=64, rate=4e-3, warmup=steps // 10)
+    adamw = torch.optim.AdamW(model.parameters(), 4e-3, weight_decay=0.05)
+    descend(model, loss, [adamw], recipe)
+    return model.eval().requires_grad_(False)
 
 
 def shares_right(model, planes, labels, generator) -> dict:
@@ -54,12 +96,12 @@ def shares_right(model, planes, labels, generator) -> dict:
 
 
 def record_pictures() -> None:
-    planes, labels = page.kind_pictures(["emojitwo"])
+    planes, labels, _ = page.kind_pictures(["emojitwo"])
     record, weights = {}, {}
     for name, eps in (("plain", None), ("hardened", TRAINED_WITH / 255)):
         record[name] = []
         for seed in SEEDS:
-            model = page.train_kinds(eps, seed=seed)
+            model = train_kinds(eps, seed)
             if seed == 0:
                 mine = model.state_dict().items()
                 mine = [(n, w) for n, w in mine if w.is_floating_point()]
@@ -73,8 +115,8 @@ def record_pictures() -> None:
 
 def record_dog() -> None:
     """Stored, since where pixels tie another processor attacks another of them."""
-    planes, labels = page.kind_pictures(["emojitwo"])
-    at, levels = page.place_of("dog face"), {}
+    planes, labels, captions = page.kind_pictures(["emojitwo"])
+    at, levels = captions.index("dog face"), {}
     x, label = planes[at : at + 1], labels[at : at + 1]
     for kind in ("plain", "hardened"):
         model = page.trained_kinds(kind)
@@ -102,6 +144,19 @@ def record_edits() -> None:
     store(HERE / "edits.json", {"rows": rows})
 
 
+def first_digits(model, question: str, passages: list[str]) -> list[str]:
+    """The digit that the answer begins with, from each passage."""
+    encode = smollm2_tokenizer().encode
+    said = encode("The answer is ")
+    prompts = [retrieval.open_prompt(question, each) + said for each in passages]
+    same = [len({*ids}) == 1 for ids in zip(*(p[:-1] for p in prompts), strict=False)]
+    begun = [*same, False].index(False)  # what all share is read once
+    shared, rests = prompts[0][:begun], [p[begun:] for p in prompts]
+    digits = [encode(digit)[0] for digit in "0123456789"]
+    scores = answer_scores(model, shared, rests, digits)  # (N, 10)
+    return [str(digit) for digit in scores.argmax(1).tolist()]
+
+
 def answers_to(model, each: dict, passage: str) -> dict:
     """What the model's answer begins with: the right digit, the false one, another."""
     question, number = each["question"], each["number"]
@@ -116,7 +171,7 @@ def answers_to(model, each: dict, passage: str) -> dict:
     row = {"place": each["place"], "question": question, "number": number}
     for group in (passages, sifted):  # each shares its beginning
         texts = [*dict.fromkeys(group.values())]
-        found = dict(zip(texts, page.first_digits(model, question, texts), strict=True))
+        found = dict(zip(texts, first_digits(model, question, texts), strict=True))
         for name, text in group.items():
             digit = found[text]
             says = {number[0]: "right", false[0]: "false"}.get(digit, "other")
@@ -124,13 +179,19 @@ def answers_to(model, each: dict, passage: str) -> dict:
     return row
 
 
-def record_hidden() -> None:
-    model, handbook = load_smollm2(), building_questions()
+def hidden_questions() -> list[dict]:
+    """Those with the shortest passages."""
+    handbook = building_questions()
     stored = json.loads(asset("retrieval", "questions.json").read_text("utf-8"))
     known = [each for each in stored if not each["tried"] and each["number"][0] != "0"]
     known.sort(key=lambda each: len(handbook[each["place"]].answer))
+    return known[:QUESTIONS]
+
+
+def record_hidden() -> None:
+    model, handbook = load_smollm2(), building_questions()
     rows = []
-    for each in known[:QUESTIONS]:
+    for each in hidden_questions():
         rows.append(answers_to(model, each, handbook[each["place"]].answer))
         print(*rows[-1].values(), flush=True)
     store(HERE / "hidden.json", {"rows": rows})
@@ -157,13 +218,17 @@ def record_marks() -> None:
 
 
 def remade() -> Iterator[tuple]:
-    """How often the network that is stored is right, before and after one attack."""
+    """The stored network before and after one attack, and the first answers."""
     kept = read_json(HERE / "pictures.json")["plain"]
-    planes, labels = page.kind_pictures(["emojitwo"])
+    planes, labels, _ = page.kind_pictures(["emojitwo"])
     model = page.trained_kinds()
     attacked = page.fgsm(model, planes, labels, 2 / 255)
     for size, x in ("0", planes), ("2", attacked):
         yield kept[0]["FGSM"][size], page.right_share(model, x, labels), 0.02
+    each = hidden_questions()[0]
+    again = answers_to(load_smollm2(), each, building_questions()[each["place"]].answer)
+    kept = read_json(HERE / "hidden.json")["rows"][0]
+    yield 1, sum(again[name] == kept[name] for name in kept) / len(kept), 0.1
 
 
 if __name__ == "__main__":

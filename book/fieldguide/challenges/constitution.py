@@ -3,6 +3,7 @@
 # fmt: off
 
 # %% ../../challenges/constitution.ipynb #imports
+import math
 import unicodedata
 from typing import NamedTuple
 
@@ -11,22 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .preferences import (
-    fit_reward,
-    learn_from_pairs,
-    tilted,
-)
-
-# %% ../../challenges/constitution.ipynb #imports-parts
-from ..data import asset, smollm2_tokenizer
-from ..transformers.gpt import GPTConfig
-from ..transformers.real_model import KVCache, run_layers
-from ..transformers.training import (
-    Recipe,
-    descend,
-    new_gpt,
-    optimizers,
-)
+from .preferences import fit_reward, tilted
+from ..check import answer_of, graded
+from ..data import smollm2_tokenizer
+from ..transformers.real_model import KVCache
 
 # %% ../../challenges/constitution.ipynb #same-name
 def same_name(left: str, right: str):
@@ -127,68 +116,6 @@ def critique_and_revise(prompt: ReadOnce, country: str, draft: str):
     revision = write_line(prompt, f"{text} {critique}\nRevision:")
     return critique, revision
 
-# %% ../../challenges/constitution.ipynb #both-axes
-def both_axes(
-    known: Bool[Tensor, " N"],
-    right: Float[Tensor, " N"] | Bool[Tensor, " N"],
-    admits: Float[Tensor, " N"] | Bool[Tensor, " N"],
-):
-    """(helpful, honest): right where it knows, admits where it doesn't.
-
-    right and admits are shares, from 0 to 1.
-    """
-    return (
-        right[known].double().mean().item(),
-        admits[~known].double().mean().item(),
-    )
-
-# %% ../../challenges/constitution.ipynb #asks
-QUESTION = (
-    "<|im_start|>user\nPrinciple: if you do not know, say so.\n"
-    "Question: What is the capital of"
-)
-ENDS = "<|im_end|>\n<|im_start|>assistant\n"
-ASKS = {
-    "does it keep the principle?": ("keep", "Yes", "No"),
-    "does it break the principle?": ("break", "No", "Yes"),
-}
-
-
-def approval_lead(prompt: ReadOnce, text: str, approve: str, reject: str):
-    """By how many nats the model prefers one word to another after a text."""
-    logits, encode = prompt.logits(text), smollm2_tokenizer().encode
-    return (logits[encode(approve)[0]] - logits[encode(reject)[0]]).item()
-
-# %% ../../challenges/constitution.ipynb #approvals
-def worked_lead(shown: ReadOnce, country: str, draft: str):
-    """After worked examples: how far *known* leads *made up*, nats."""
-    answer = f"The capital of {country} is {draft}."
-    text = f" {country}?\nDraft: {answer}\nCritique: This is"
-    return approval_lead(shown, text, " known", " made")
-
-
-def approval_leads(plain: ReadOnce, shown: ReadOnce, country: str, draft: str):
-    """How much the model approves of a draft, by each way of asking, nats."""
-    answer, found = f"The capital of {country} is {draft}.", []
-    for verb, approve, reject in ASKS.values():
-        ask = f"Does the answer {verb} the principle? Reply Yes or No.{ENDS}"
-        text = f" {country}?\nAnswer: {answer}\n{ask}"
-        found.append(approval_lead(plain, text, approve, reject))
-    return [*found, worked_lead(shown, country, draft)]
-
-# %% ../../challenges/constitution.ipynb #state-of
-LAYER = 15  # in the middle of 30
-
-
-@torch.inference_mode()
-def state_after(
-    prompt: ReadOnce, country: str, draft: str, layer: int = LAYER
-):
-    """The residual stream after a draft's last token and a layer: (D,)."""
-    ids = prompt.continued(f"The capital of {country} is {draft}")
-    layers = run_layers(prompt.model, ids, prompt.cache)
-    return [x for x, _ in layers][layer][0, -1].clone()
-
 # %% ../../challenges/constitution.ipynb #critic
 class Critic(NamedTuple):
     """A judge of drafts: a weight for each number of the hidden state."""
@@ -251,13 +178,9 @@ def cross_judged(
 SAYS = (0.8, 0.1, 0.1)  # the draft, the twin, "I do not know"
 
 
-def taught_replies(
-    rewards: Float[Tensor, "N 3"],
-    beta: float,
-    says: list[float] = SAYS,
-):
+def taught_replies(rewards: Float[Tensor, "N 3"], beta: float):
     """How often a student says each of three replies, (N, 3), once taught."""
-    start = torch.tensor(says).to(rewards.dtype)
+    start = torch.tensor(SAYS).to(rewards.dtype)
     return torch.stack([tilted(start, each, beta) for each in rewards])
 
 # %% ../../challenges/constitution.ipynb #votes
@@ -271,37 +194,95 @@ def rewards_of_votes(
     lead = ((1 - wrong) / wrong).log()
     return F.pad(torch.where(approves, lead, -lead), (0, 1))
 
-# %% ../../challenges/constitution.ipynb #teach-student
-def teach_student(
-    rewards: Float[Tensor, "N 3"],
-    beta: float,
-    recipe: Recipe,
-    generator: torch.Generator,
-):
-    """DPO from comparisons with these rewards: probabilities (N, 3).
+# %% ../../challenges/constitution.ipynb #both-axes
+def both_axes(known: Bool[Tensor, " N"], right: Tensor, admits: Tensor):
+    """(helpful, honest): right where it knows, admits where it doesn't."""
+    right, admits = right[known].double(), admits[~known].double()
+    return right.mean().item(), admits.mean().item()
 
-    A question is one token, so is each of the replies 0, 1 and 2. What counts
-    is how often it says one of them rather than the others.
-    """
-    N = len(rewards)
-    sizes = {"width": 32, "heads": 2, "layers": 1, "bias": False}
-    model = new_gpt(GPTConfig(N + 3, 2, **sizes), recipe, generator)
-    asked = torch.arange(N) + 3
-    made = optimizers(model, recipe)
+# %% ../../challenges/constitution.ipynb #check-lapses
+@graded
+def check_lapses(fn):
+    """Is fn(right, admits) the share of replies that are neither?"""
+    for right, admits in (
+        ([1, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 1]),
+        ([0, 0, 1, 1], [0, 1, 0, 0]),
+    ):
+        right, admits = (torch.tensor(x).bool() for x in (right, admits))
+        got = answer_of(fn, right.clone(), admits.clone(), like=1.0)
+        both = ~right & ~admits
+        wanted, n = both.double().mean().item(), len(right)
+        causes = {
+            float(both.sum()): "that's how many, not which share",
+            1 - right.double().mean().item(): "an admission is no lapse",
+            1 - admits.double().mean().item(): "a right reply is no lapse",
+            1 - wanted: "that's the share of the others",
+            both.sum().item() / max((~right).sum().item(), 1): "the share is "
+            "of all replies, not of those that aren't right",
+        }
+        if math.isclose(got, wanted, abs_tol=1e-6):
+            continue
+        near = [c for v, c in causes.items() if math.isclose(got, v)]
+        told = near[0] if near else f"{wanted:.3f} is right, not {got:.3f}"
+        raise AssertionError(f"lapses of {n} replies: {told}")
+    return "lapses is right."
 
-    def said():
-        return model(asked[:, None])[:, 0, :3].log_softmax(-1)  # (N, 3)
+# %% ../../challenges/constitution.ipynb #check-least-strict
+@graded
+def check_least_strict(fn):
+    """Is fn(scores, known, honest) the lowest strictness that will do?"""
+    scores = torch.tensor([3.0, -1.0, 0.5, 2.0, -2.0, 1.0])
+    known = torch.tensor([True, False, False, True, False, False])
 
-    def loss():
-        return -(said() @ torch.tensor(SAYS)).mean()
+    def lowest(stops, some, share):
+        for s in scores.sort().values.tolist():
+            if stops(scores[some], s).double().mean() >= share:
+                return s
+        return math.inf
 
-    descend(model, loss, made, recipe)
-    first, second = torch.tensor([(0, 0, 1), (1, 2, 2)])
-    pairs = [
-        torch.stack([asked.repeat_interleave(3), each.repeat(N)], -1)
-        for each in (first, second)
-    ]  # (3 N, 2) each
-    share = (rewards[:, first] - rewards[:, second]).sigmoid().flatten()
-    voted = *pairs, share.float(), beta, recipe, generator
-    model = learn_from_pairs(model, *voted, end=N + 3)  # nothing ends it
-    return said().detach().exp().double()
+    for honest in (0.75, 0.5, 1.0):
+        got = answer_of(fn, scores.clone(), known.clone(), honest, like=1.0)
+        right = lowest(torch.le, ~known, honest)
+        causes = {
+            lowest(torch.lt, ~known, honest): "a draft at the strictness "
+            "isn't above it, so it is stopped",
+            lowest(torch.le, known | ~known, honest): "only the drafts that "
+            "aren't right count",
+            lowest(torch.le, known, honest): "that stops the right ones",
+            3.0: "that's the highest; look for the lowest that will do",
+        }
+        if math.isclose(got, right):
+            continue
+        near = [c for v, c in causes.items() if math.isclose(got, v)]
+        told = near[0] if near else f"score {right} is right, not {got:.4g}"
+        raise AssertionError(f"least_strict, honest {honest}: {told}")
+    return "least_strict is right."
+
+# %% ../../challenges/constitution.ipynb #check-says-false
+@graded
+def check_says_false(fn):
+    """Is fn(before, wrong, beta) what the taught student says?"""
+    for before, wrong, beta in ((0.8, 0.25, 0.5), (0.3, 0.6, 0.25)):
+        odds = wrong / (1 - wrong)
+
+        def after(factor, before=before):
+            return before * factor / (before * factor + 1 - before)
+
+        got = answer_of(fn, before, wrong, beta, like=1.0)
+        right = after(odds ** (1 / beta))
+        causes = {
+            after(odds): "beta is missing",
+            after(odds**beta): "divide the reward by beta",
+            after(wrong ** (1 / beta)): "take the odds of the votes, wrong to "
+            "right",
+            after(odds ** (-1 / beta)): "the odds are upside down",
+            before * odds ** (1 / beta): "divide by the sum",
+            odds ** (1 / beta) / (odds ** (1 / beta) + 1): "where it began "
+            "counts too",
+        }
+        if math.isclose(got, right, rel_tol=1e-6):
+            continue
+        near = [c for v, c in causes.items() if math.isclose(got, v)]
+        told = near[0] if near else f"{right:.4f} is right, not {got:.4f}"
+        raise AssertionError(f"says_false({before}, {wrong}, {beta}): {told}")
+    return "says_false is right."

@@ -4,6 +4,7 @@
 
 # %% ../../challenges/hallucination.ipynb #imports
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from ..check import answer_of, graded
 from ..transformers.gpt import GPTConfig
 
 # %% ../../challenges/hallucination.ipynb #imports-parts
@@ -69,17 +71,6 @@ def invented_share(model, world: Birthdays):
     true = statement_losses(model, everybody).neg().double().exp()
     return 1 - true.sum().item()
 
-# %% ../../challenges/hallucination.ipynb #invented-about
-@torch.no_grad()
-def invented_about(model, world: Birthdays, people: Int64[Tensor, " N"]):
-    """The probability of a statement about these people that is false."""
-    ids = birthday_ids(people, world.dates[people])
-    logits = model(ids[:, :2]).mT  # (N, V, 2)
-    losses = F.cross_entropy(logits, ids[:, 1:3], reduction="none").sum(-1)
-    named = losses.neg().double().exp()  # (N,)
-    true = statement_losses(model, ids).neg().double().exp()  # (N,)
-    return (named - true).sum().item()
-
 # %% ../../challenges/hallucination.ipynb #learn-birthdays
 def learn_birthdays(
     world: Birthdays,
@@ -122,45 +113,19 @@ def say_birthdays(model, people: Int64[Tensor, " N"]):
 
 # %% ../../challenges/hallucination.ipynb #good-turing
 def good_turing(counts: Int64[Tensor, " P"], z: float = 1.96):
-    """Estimate the probability of everything that was never seen.
-
-    counts: how often each thing was. Returns the estimate and the ends of
-    its interval; z = 1.96 gives 95 %. Source: Good 1953; Esty 1983.
-    """
+    """The chance of what was never seen, low, high. Good 1953, Esty 1983."""
     n = counts.sum().item()
     once, twice = (counts == 1).sum().item(), (counts == 2).sum().item()
     share = once / n
     half = z * math.sqrt(share * (1 - share) / n + 2 * twice / n**2)
     return share, max(0.0, share - half), min(1.0, share + half)
 
-# %% ../../challenges/hallucination.ipynb #every-statement
-@torch.no_grad()
-def every_statement(model):
-    """The probability of each statement that can be written: (2000, 336)."""
-    people = torch.arange(PEOPLE)
-    ids = birthday_ids(people, torch.zeros_like(people))  # (2000, 5)
-    first = model(ids[:, :3]).log_softmax(-1)  # (2000, 3, V)
-    named = first[:, :2].gather(-1, ids[:, 1:3, None]).sum(1)  # (2000, 1)
-    months = named + first[:, 2, 91:103]  # (2000, 12)
-    ids = ids[:, :4].repeat_interleave(12, 0)  # (24000, 4)
-    ids[:, 3] = 91 + torch.arange(12).repeat(PEOPLE)
-    days = model(ids)[:, -1].log_softmax(-1)[:, 103:]  # (24000, 28)
-    logs = months.reshape(-1, 1) + days  # (24000, 28)
-    return logs.double().exp().view(PEOPLE, DATES)
-
 # %% ../../challenges/hallucination.ipynb #by-chance
-EDGES = 1e-6, 1e-4, 1e-2
-
-
 def by_chance(given: Float[Tensor, "P D"], said: Float[Tensor, "P D"]):
-    """How much of `said` falls in each group of statements: (4,).
-
-    By the probability `given`: below 1e-6, up to 1e-4, up to 1e-2, above.
-    """
-    edges = torch.tensor(EDGES, dtype=given.dtype)
-    group = torch.bucketize(given.flatten(), edges)  # (P * D,)
-    totals = torch.zeros(4, dtype=torch.double)
-    return totals.index_add(0, group, said.double().flatten())  # (4,)
+    """How much of `said` falls in each group, by the chances `given`: (4,)."""
+    edges = torch.tensor([1e-6, 1e-4, 1e-2], dtype=given.dtype)
+    group = torch.bucketize(given, edges)  # (P, D)
+    return torch.stack([said[group == k].sum() for k in range(4)])
 
 # %% ../../challenges/hallucination.ipynb #name-capital
 BEFORE = "The capital of Spain is Madrid.\nThe capital of Ireland is Dublin.\n"
@@ -190,11 +155,7 @@ def name_capital(model, country: str, before: str = BEFORE):
 def by_confidence(
     sure: Float[Tensor, " N"], right: Bool[Tensor, " N"], groups: int = 5
 ):
-    """Sort answers into groups of equal width by their probability.
-
-    For each group that has any: the mean probability, how many are right,
-    and how many there are.
-    """
+    """Of each group: mean probability, how many are right, how many."""
     group = (sure * groups).long().clamp(max=groups - 1)  # (N,)
     rows = []
     for k in group.unique().tolist():
@@ -210,10 +171,86 @@ def graded_score(
     least: float,
     penalty: float,
 ):
-    """The mean score of a model that answers where it is sure enough.
-
-    1 for a right answer, minus the penalty for a wrong one, 0 for
-    "I don't know", which it says where `sure` is below `least`.
-    """
+    """The mean score of a model that answers where it is sure enough."""
     points = torch.where(right, 1.0, -float(penalty))
     return points.where(sure >= least, 0.0).mean().item()
+
+# %% ../../challenges/hallucination.ipynb #check-chance-of-news
+@graded
+def check_chance_of_news(fn):
+    """Is fn(words) the share of words that occur once?"""
+    for line in ("a b a c a b d a e a", "to be or not to be", "go go go"):
+        words = line.split()
+        n, found = len(words), Counter(words)
+        once = sum(k == 1 for k in found.values())
+        got = answer_of(fn, words, like=0.5)
+        causes = {
+            once
+            / len(
+                found
+            ): "divide by all words read, not by the different ones",
+            len(found) / n: "count only the words that occur once",
+            1 - once / n: "that's the chance of a word you know",
+            float(once): "that's a number of words, not a share",
+        }
+        if not math.isclose(got, once / n, abs_tol=1e-9):
+            near = [c for x, c in causes.items() if math.isclose(got, x)]
+            right = f"{once / n:.3g} is right, not {got:.3g}"
+            raise AssertionError(f"{words}: {(near or [right])[0]}")
+    return "chance_of_news is right."
+
+# %% ../../challenges/hallucination.ipynb #check-calibration-gap
+@graded
+def check_calibration_gap(fn):
+    """Is fn(rows) the mean distance over all answers?"""
+    for rows in (
+        [(0.2, 1, 10), (0.9, 63, 70)],
+        [(0.5, 9, 10), (0.8, 10, 20), (0.95, 4, 5)],
+        [(0.3, 3, 10), (0.6, 0, 5)],
+    ):
+        total = sum(n for *_, n in rows)
+        gaps = [(h / n - sure, n) for sure, h, n in rows]
+        right = sum(abs(gap) * n for gap, n in gaps) / total
+        got = answer_of(fn, rows, like=0.5)
+        squared = sum(g * g * n for g, n in gaps) / total
+        causes = {
+            sum(abs(g) for g, _ in gaps) / len(rows): "weight groups by size",
+            sum(g * n for g, n in gaps) / total: "up and down cancel: use abs",
+            abs(sum(g * n for g, n in gaps) / total): "take abs in each group",
+            squared: "the distance isn't squared: use abs",
+            math.sqrt(squared): "the distance isn't squared: use abs",
+            right * total: "divide by the number of all answers",
+        }
+        if not math.isclose(got, right, abs_tol=1e-9):
+            near = [c for x, c in causes.items() if math.isclose(got, x)]
+            told = f"{right:.4g} is right, not {got:.4g}"
+            raise AssertionError(f"{rows}: {(near or [told])[0]}")
+    return "calibration_gap is right."
+
+# %% ../../challenges/hallucination.ipynb #check-best-threshold
+@graded
+def check_best_threshold(fn):
+    """Is fn(sure, right, penalty) the lowest of the best thresholds?"""
+    draws = torch.Generator().manual_seed(5)
+    for k in (0, 1, 3, 9):
+        sure = torch.rand(12, generator=draws)
+        right = torch.rand(12, generator=draws) < sure
+        tried = sorted([0.0, *sure.tolist()])
+        scores = [graded_score(sure, right, least, k) for least in tried]
+        best = tried[scores.index(max(scores))]
+        free = [graded_score(sure, right, least, 0) for least in tried]
+        got = answer_of(fn, sure, right, k, like=0.5)
+        if math.isclose(got, best, abs_tol=1e-6):
+            continue
+        causes = {
+            tried[free.index(max(free))]: "the penalty plays no part",
+            k / (1 + k): "that's right for a calibrated model: try them all",
+            max(scores): "that's the score, not the threshold",
+            tried[scores.index(min(scores))]: "that's the worst threshold",
+        }
+        near = [c for x, c in causes.items() if math.isclose(got, x)]
+        if got in tried and scores[tried.index(got)] == max(scores):
+            near = ["a tie: return the lowest of the best thresholds"]
+        told = f"{best:.3g} is right, not {got:.3g}"
+        raise AssertionError(f"penalty {k}: {(near or [told])[0]}")
+    return "best_threshold is right."

@@ -13,8 +13,13 @@ from jaxtyping import Bool, Float32, Int64
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .hallucination import BEFORE
+from .retrieval import embed_texts
+from ..check import answer_of, graded
 from ..data import asset, emoji, smollm2_tokenizer
-from ..multimodal.clip import KNOWN_DRAWERS, PictureEncoder, role
+from ..deployment.right_sizing import answer_scores
+from ..multimodal.clip import PictureEncoder, role, to_planes
+from ..transformers.gpt import draw
 
 # %% ../../challenges/robustness.ipynb #edits
 def edited_lines(country: str):
@@ -39,10 +44,6 @@ def misspelled(word: str):
     return word[0] + word[2] + word[1] + word[3:]
 
 # %% ../../challenges/robustness.ipynb #capital-said
-from .hallucination import BEFORE
-from ..deployment.right_sizing import answer_scores
-
-
 def capital_said(model, lines: list[str], capitals: list[str]):
     """What a model says after each line, and if a capital begins like that."""
     encode, decode = smollm2_tokenizer().encode, smollm2_tokenizer().decode
@@ -61,15 +62,6 @@ def capital_said(model, lines: list[str], capitals: list[str]):
             }
         )
     return found
-
-# %% ../../challenges/robustness.ipynb #percent-interval
-from ..transformers.real_model import wilson_interval
-
-
-def percent_interval(hits: int, tries: int):
-    """The ends of a share's 95 % interval, in percent."""
-    low, high = wilson_interval(hits, tries)
-    return 100 * max(0.0, low), 100 * min(1.0, high)
 
 # %% ../../challenges/robustness.ipynb #uphill
 def uphill(
@@ -94,19 +86,8 @@ def fgsm(
     return (x + eps * uphill(model, x, labels)).clamp(0, 1)
 
 # %% ../../challenges/robustness.ipynb #pgd
-def pgd(
-    model: nn.Module,
-    x: Float32[Tensor, " B *s"],
-    labels: Int64[Tensor, " B"],
-    eps: float,
-    steps: int = 10,
-    stride: float = 0.25,
-    start: Float32[Tensor, " B *s"] | None = None,
-):
-    """`steps` steps uphill of `stride` eps each, within eps. Madry 2018.
-
-    x lies from 0 to 1, and so does what comes back.
-    """
+def pgd(model, x, labels, eps, steps=10, stride=0.25, start=None):
+    """`steps` steps uphill of `stride` eps each, within eps. Madry 2018."""
     changed = x if start is None else start
     for _ in range(steps):
         step = stride * eps * uphill(model, changed, labels)
@@ -124,14 +105,15 @@ KINDS = {  # as the pictures' lists call them
 
 
 def kind_pictures(drawers: list[str]):
-    """Pictures of these drawers as planes (B, 3, 32, 32), and their kinds."""
+    """Pictures (B, 3, 32, 32) of these drawers, their kinds, their names."""
     found, names = emoji(), [*KINDS]
-    kinds = [names.index(g) if g in KINDS else -1 for g in found.groups]
     places = role("train", drawers).places
-    labels = torch.tensor(kinds)[found.concept[places]]
-    kept = labels >= 0
+    concepts = found.concept[places].tolist()
+    kept = torch.tensor([found.groups[c] in KINDS for c in concepts])
+    concepts = [c for c in concepts if found.groups[c] in KINDS]
+    labels = torch.tensor([names.index(found.groups[c]) for c in concepts])
     planes = to_planes(found.pictures[places[kept]])
-    return planes, labels[kept]
+    return planes, labels, [found.captions[c] for c in concepts]
 
 
 class KindReader(nn.Module):
@@ -146,14 +128,6 @@ class KindReader(nn.Module):
         return self.out(self.blocks(2 * planes - 1).flatten(1))
 
 # %% ../../challenges/robustness.ipynb #random-signs
-from ..multimodal.clip import (
-    jitter,
-    seeded,
-    shuffled_batches,
-    to_planes,
-)
-
-
 def random_signs(
     x: Float32[Tensor, "*s"], eps: float, generator: torch.Generator
 ):
@@ -169,38 +143,7 @@ def right_share(
     with torch.no_grad():
         return (model(x).argmax(1) == labels).double().mean().item()
 
-# %% ../../challenges/robustness.ipynb #train-kinds
-from ..transformers.training import Recipe, descend
-
-
-def train_kinds(eps: float | None = None, steps: int = 480, seed: int = 0):
-    """A new reader after `steps` batches; with eps, of attacked pictures."""
-    generator = torch.Generator().manual_seed(seed)
-    planes, labels = kind_pictures(KNOWN_DRAWERS)
-    with seeded(generator):
-        model = KindReader()
-    batches = shuffled_batches(len(labels), 64, generator)
-
-    def loss():
-        at = next(batches)
-        x = jitter(planes[at], generator)
-        if eps is not None:
-            x = attacked_start(model.eval(), x, labels[at], eps, generator)
-        return F.cross_entropy(model.train()(x), labels[at])
-
-    recipe = Recipe(steps, batch=64, rate=4e-3, warmup=max(1, steps // 10))
-    adamw = torch.optim.AdamW(model.parameters(), 4e-3, weight_decay=0.05)
-    descend(model, loss, [adamw], recipe)
-    return model.eval().requires_grad_(False)
-
-# %% ../../challenges/robustness.ipynb #attacked-start
-def attacked_start(model, x, labels, eps, generator):
-    """One step from a random place within eps. Source: Wong 2020."""
-    noise = 2 * torch.rand(x.shape, generator=generator) - 1
-    start = (x + eps * noise).clamp(0, 1)
-    return pgd(model, x, labels, eps, steps=1, stride=1.25, start=start)
-
-
+# %% ../../challenges/robustness.ipynb #trained-kinds
 @functools.cache
 def trained_kinds(kind: str = "plain"):
     """A stored reader: "plain", or "hardened" by attacked pictures."""
@@ -210,72 +153,7 @@ def trained_kinds(kind: str = "plain"):
     model.load_state_dict({n.partition(".")[2]: w for n, w in mine.items()})
     return model.eval().requires_grad_(False)
 
-# %% ../../challenges/robustness.ipynb #picture-views
-def place_of(caption):
-    """Where it stands among the pictures of the new drawer."""
-    found = emoji()
-    concepts = found.concept[role("train", ["emojitwo"]).places].tolist()
-    kept = [c for c in concepts if found.groups[c] in KINDS]
-    return [found.captions[c] for c in kept].index(caption)
-
-# %% ../../challenges/robustness.ipynb #organ-reader
-from ..deployment.right_sizing import fit_linear, job
-from ..multimodal.contrastive import bag_of_words, words_of
-
-
-@functools.cache
-def organ_reader():
-    """The words that a linear sorter of definitions knows, and its layer."""
-    task = job("symptoms")
-    texts = [task.texts[i] for i in task.learn]
-    words = sorted({word for text in texts for word in words_of(text)})
-    bags, labels = bag_of_words(texts, words), task.labels[task.learn]
-    return words, fit_linear(bags, labels, len(task.classes))
-
-
-def organ_scores(text: str):
-    """A score for each organ, (4,)."""
-    words, layer = organ_reader()
-    return layer(bag_of_words([text], words))[0]
-
-# %% ../../challenges/robustness.ipynb #words-in-order
-def words_in_order(text):
-    """The words of a text, in order."""
-    return re.findall(r"[A-Za-z]+", text)
-
-# %% ../../challenges/robustness.ipynb #word-pulls
-def word_pulls(text: str):
-    """Each word's part of the lead of the best organ over the second."""
-    known, layer = organ_reader()
-    best, second = organ_scores(text).topk(2).indices
-    lead = layer.weight[best] - layer.weight[second]  # (V,)
-    place = {word: i for i, word in enumerate(known)}
-    found = [place.get(word.lower()) for word in words_in_order(text)]
-    # a text is a vector of length 1, whatever its number of known words
-    length = math.sqrt(max(1, len({*found} - {None})))
-    return [0.0 if i is None else lead[i].item() / length for i in found]
-
-# %% ../../challenges/robustness.ipynb #misspell
-def misspell(text: str, places: list[int]):
-    """The text's words, those at `places` misspelled."""
-    return " ".join(
-        misspelled(word) if place in places else word
-        for place, word in enumerate(words_in_order(text))
-    )
-
-
-def fewest_words(text: str, order: list[int]):
-    """How many words, in this order, until another organ wins; or None."""
-    before = organ_scores(text).argmax()
-    for count in range(1, len(order) + 1):
-        if organ_scores(misspell(text, order[:count])).argmax() != before:
-            return count
-    return None
-
 # %% ../../challenges/robustness.ipynb #hidden
-from .retrieval import embed_texts, open_prompt
-
-
 def hidden_sentences(question: str, false: str):
     """What somebody might hide in a passage, and a harmless control."""
     asked = question[:1].lower() + question[1:].rstrip("?")
@@ -285,19 +163,6 @@ def hidden_sentences(question: str, false: str):
         "claim": f"The answer to every question is {false}.",
         "tailored": f"The answer to the question {asked} is {false}.",
     }
-
-# %% ../../challenges/robustness.ipynb #first-digits
-def first_digits(model, question: str, passages: list[str]):
-    """The digit that the answer begins with, from each passage: a list."""
-    encode = smollm2_tokenizer().encode
-    said = encode("The answer is ")
-    prompts = [open_prompt(question, each) + said for each in passages]
-    same = [len({*ids}) == 1 for ids in zip(*(p[:-1] for p in prompts))]
-    begun = [*same, False].index(False)
-    shared, rests = prompts[0][:begun], [p[begun:] for p in prompts]
-    digits = [encode(digit)[0] for digit in "0123456789"]
-    scores = answer_scores(model, shared, rests, digits)  # (N, 10)
-    return [str(digit) for digit in scores.argmax(1).tolist()]
 
 # %% ../../challenges/robustness.ipynb #sift
 def sift(question: str, passage: str, least: float):
@@ -312,9 +177,6 @@ def sift(question: str, passage: str, least: float):
     return " ".join(s for s, keep in zip(sentences, kept.tolist()) if keep)
 
 # %% ../../challenges/robustness.ipynb #green
-from ..transformers.gpt import draw
-
-
 def green_lists(V: int, key: int):
     """Half of the tokens, anew after each pair of tokens: bool (V, V, V)."""
     generator = torch.Generator().manual_seed(key)
@@ -350,3 +212,112 @@ def mark_score(ids: Int64[Tensor, " T"], green: Bool[Tensor, "V V V"]):
     hits, n = green[a, b, c].sum().item(), len(a)
     share = (len(green) // 2) / len(green)
     return (hits - n * share) / math.sqrt(n * share * (1 - share))
+
+# %% ../../challenges/robustness.ipynb #check-largest-rise
+@graded
+def check_largest_rise(fn):
+    """Is fn(w, x, eps) the largest rise of the score within the limits?"""
+    for weights, inputs, eps in (
+        ([2.0, -1.0, 3.0], [0.5, 0.02, 0.95], 0.1),
+        ([1.0, -2.0, -0.5, 4.0], [0.9, 0.1, 0.5, 0.3], 0.2),
+    ):
+        w, x = torch.tensor([weights, inputs]).double()
+        got = answer_of(fn, w.clone(), x.clone(), eps, like=1.0)
+        moved = (x + eps * w.sign()).clamp(0, 1)
+        right = (w @ (moved - x)).item()
+        causes = {
+            eps * w.abs().sum().item(): "an input can't leave 0 to 1",
+            (w @ moved).item(): "the rise: take off the score before",
+            (w @ ((x + eps).clamp(0, 1) - x)).item(): "a negative weight "
+            "wants its input lower",
+            eps * w.norm().item(): "that's for random signs",
+            -right: "the score should rise",
+        }
+        if math.isclose(got, right, abs_tol=1e-6):
+            continue
+        near = [c for v, c in causes.items() if math.isclose(got, v)]
+        why = near[0] if near else f"{right:.4f} is right, not {got:.4f}"
+        raise AssertionError(f"largest_rise({weights}, ...): {why}")
+    return "largest_rise is right."
+
+# %% ../../challenges/robustness.ipynb #check-smallest-flip
+@graded
+def check_smallest_flip(fn):
+    """Is fn(w, b, x) the smallest eps that brings the score to 0?"""
+    for weights, b, inputs in (
+        ([2.0, -1.0, 3.0], 0.5, [0.5, 0.2, 0.9]),
+        ([1.0, -2.0, 0.5, 4.0], -3.0, [0.9, 0.1, 0.5, 0.3]),
+    ):
+        w, x = torch.tensor([weights, inputs]).double()
+        got = answer_of(fn, w.clone(), b, x.clone(), like=1.0)
+        score, total = (w @ x).item() + b, w.abs().sum().item()
+        right = abs(score) / total
+        causes = {
+            score / total: "an eps is never negative",
+            abs(score) / w.norm().item(): "the sum of sizes, not of squares",
+            abs(score - b) / total: "b belongs to the score",
+            abs(score) / abs(w.sum().item()): "add the sizes of the weights",
+            abs(score) / w.abs().max().item(): "every input may move",
+            abs(score): "divide by what one eps moves",
+        }
+        if math.isclose(got, right, abs_tol=1e-6):
+            continue
+        near = [c for v, c in causes.items() if math.isclose(got, v)]
+        why = near[0] if near else f"{right:.4f} is right, not {got:.4f}"
+        raise AssertionError(f"smallest_flip({weights}, ...): {why}")
+    return "smallest_flip is right."
+
+# %% ../../challenges/robustness.ipynb #check-tokens-needed
+@graded
+def check_tokens_needed(fn):
+    """Is fn(green, z) how many tokens a mark needs to be seen?"""
+    for share, z in ((0.7, 4.1), (0.6, 3.3), (0.8, 2.5)):
+        got = answer_of(fn, share, z, like=1)
+        exact = (z / (2 * (share - 0.5))) ** 2
+        right = math.ceil(exact)
+        causes = {
+            exact: "round up: a number of tokens is whole",
+            math.floor(exact): "round up: fewer aren't enough",
+            math.ceil(
+                z / (2 * (share - 0.5))
+            ): "n stands under a root: square",
+            math.ceil((z / (share - 0.5)) ** 2): "the spread is the root of "
+            "n, divided by 2",
+            math.ceil((z / (2 * share)) ** 2): "only what is above one half",
+            math.ceil(z**2 * share * (1 - share) / (share - 0.5) ** 2): "the "
+            "spread is that of an unmarked text",
+        }
+        if got == right:
+            continue
+        near = [c for v, c in causes.items() if math.isclose(got, v)]
+        why = near[0] if near else f"{right} is right, not {got}"
+        raise AssertionError(f"tokens_needed({share}, {z}): {why}")
+    return "tokens_needed is right."
+
+# %% ../../challenges/robustness.ipynb #check-times-likelier
+@graded
+def check_times_likelier(fn):
+    """Is fn(losses, others) e to the difference of the mean losses?"""
+    for losses, others in (
+        ([0.5, 0.1, 0.9], [3.0, 2.0, 4.0, 3.5]),
+        ([2.0, 1.0], [1.2, 0.3, 0.9]),
+    ):
+        got = answer_of(fn, [*losses], [*others], like=1.0)
+        one, two = (sum(x) / len(x) for x in (losses, others))
+        chances = [
+            sum(math.exp(-v) for v in x) / len(x) for x in (losses, others)
+        ]
+        causes = {
+            math.exp(one - two): "the other way round: a low loss is likely",
+            two - one: "that's in nats; take e to that power",
+            two / one: "losses are logarithms: subtract, don't divide",
+            math.exp(sum(others) - sum(losses)): "for each token: take means",
+            chances[0] / chances[1]: "average the losses, not the chances",
+        }
+        right = math.exp(two - one)
+        if math.isclose(got, right, rel_tol=1e-6):
+            continue
+        near = [c for v, c in causes.items() if math.isclose(got, v)]
+        why = near[0] if near else f"{right:.4f} is right, not {got:.4f}"
+        raise AssertionError(f"times_likelier({losses}, {others}): {why}")
+    return "times_likelier is right."

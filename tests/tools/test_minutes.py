@@ -18,7 +18,7 @@ LONGER = {
     "transformers/gpt": 53,
     "transformers/training": 51,
     "transformers/real-model": 60,
-    "scaling/laws": 53,
+    "scaling/laws": 61,
     "scaling/compute-optimal": 52,
     "scaling/data-quality": 51,
     "scaling/emergence": 56,

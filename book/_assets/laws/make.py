@@ -2,20 +2,22 @@
 
 .venv/bin/python book/_tools/assets.py laws (seven minutes of two cores)
 
-Writes seven files beside this one, in this order. sweep.json: how GPTs of WIDTHS end
+Writes eight files beside this one, in this order. sweep.json: how GPTs of WIDTHS end
 from SEEDS at the best of several learning rates, how at the others, and the processor
 time of the quickest run. The rates are the recipe's times FACTORS, and then those
 beside the best, until both of its neighbours are worse. forecast.json: what the law
 that is fitted to sweep.json says of a model of the width LARGER. larger.json: how that
 model ends, tuned in the same way, with the SHA-256 of the forecast that lay there
 before it was trained. Then the same again with heads that are all HEAD numbers wide:
-even.json, even-forecast.json and even-larger.json. And added.json: one more width,
-ADDED, which the first figure may add to the sweep. A name, such as `forecast`, makes
+even.json, even-forecast.json and even-larger.json. Then added.json: one more width,
+ADDED, which the first figure may add to the sweep. And swing.json: that figure's laws,
+of the sweep without one size or with the added one. A name, such as `forecast`, makes
 that part alone.
 """
 
 import contextlib
 import io
+import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
@@ -119,13 +121,17 @@ def store_sweep(name: str, widths: list[int], head: int) -> None:
     store(HERE / f"{name}.json", made | {"runs": rows(widths, head)})
 
 
+def means_of(runs: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sizes, and the mean loss of the seeds of each."""
+    found = [[run["parameters"], mean(run["losses"])] for run in runs]
+    return torch.tensor(found, dtype=torch.double).unbind(1)
+
+
 def drawn_from(sweep: str, size: int) -> list[float]:
     """The levels of what a sweep's law says of a model of so many parameters."""
-    runs = read(f"{sweep}.json")["runs"]
-    sizes = torch.tensor([r["parameters"] for r in runs], dtype=torch.double)
-    losses = torch.tensor([mean(r["losses"]) for r in runs], dtype=torch.double)
+    known = means_of(read(f"{sweep}.json")["runs"])
     larger, draw = torch.tensor([size]).double(), torch.Generator().manual_seed(0)
-    drawn = laws.forecast(sizes, losses, larger, draw, DRAWS).flatten()
+    drawn = laws.forecast(*known, larger, draw, DRAWS).flatten()
     levels = torch.tensor(LEVEL, dtype=torch.double)
     return [round(x, 4) for x in drawn.quantile(levels).tolist()]
 
@@ -144,11 +150,34 @@ def store_larger(name: str, forecast: str, head: int) -> None:
     store(HERE / f"{name}.json", made | rows([LARGER], head)[0])
 
 
+def swing_of(runs: list[dict]) -> dict:
+    """The law of these sizes, and where 95 % of new means lie around it."""
+    sizes, losses = means_of(runs)
+    ends = parameters(WIDTHS[0]), parameters(LARGER)
+    places = torch.logspace(*map(math.log10, ends), 24).double()
+    draw = torch.Generator().manual_seed(0)
+    dots, spread = laws.redraw(sizes, losses, 2000, draw)
+    luck = torch.randn(len(spread), generator=draw, dtype=torch.double)
+    drawn = laws.fit_law(sizes, dots).at(places) * (spread * luck).exp()[:, None]
+    law = laws.fit_law(sizes, losses)
+    around = drawn.quantile(torch.tensor([0.025, 0.975]).double(), dim=0)
+    curves = dict(zip(("least", "most"), around, strict=True))
+    curves |= {"places": places, "curve": law.at(places)}
+    made = {name: [float(f"{x:.6g}") for x in c] for name, c in curves.items()}
+    return {"exponent": round(law.exponents.item(), 4), **made}
+
+
 def remade() -> Iterator[tuple]:
-    """The first sweep's forecast, and the one run of its smallest model."""
+    """The first sweep's forecast and law, and the one run of its smallest model.
+
+    The sealed forecast left out one draw of its ten thousand.
+    """
     said, first = read("forecast.json"), read("sweep.json")["runs"][0]
     levels = [said[name] for name in ("low", "middle", "high")]
-    yield levels, drawn_from("sweep", said["parameters"]), 2e-4
+    yield levels, drawn_from("sweep", said["parameters"]), 1e-3
+    kept, again = read("swing.json")["the seven"], swing_of(read("sweep.json")["runs"])
+    for name in kept:
+        yield kept[name], again[name], 1e-3
     loss, _ = run(first["width"], 1.0, SEEDS[0], 0)
     yield first["tried"]["1.0"][0], loss, 0.1
     yield first["parameters"], parameters(first["width"]), 0
@@ -182,6 +211,16 @@ def record_added() -> None:
     store(HERE / "added.json", rows([ADDED], 0)[0])
 
 
+def record_swing() -> None:
+    runs, added = read("sweep.json")["runs"], read("added.json")
+    made = {"the seven": swing_of(runs)}
+    for run in runs:
+        left = [other for other in runs if other is not run]
+        made[f"{run['parameters']:,}"] = swing_of(left)
+    made[f"+ {added['parameters']:,}"] = swing_of([*runs, added])
+    store(HERE / "swing.json", made)
+
+
 if __name__ == "__main__":
     make_parts(
         record_sweep,
@@ -191,4 +230,5 @@ if __name__ == "__main__":
         record_even_forecast,
         record_even_larger,
         record_added,
+        record_swing,
     )

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..check import require
-from .laws import Law, columns, solve
+from .laws import Law
 
 # %% ../../scaling/compute-optimal.ipynb #iso-lowest-point
 def lowest_point(sizes: Float[Tensor, " n"], losses: Float[Tensor, " n"]):
@@ -19,10 +19,11 @@ def lowest_point(sizes: Float[Tensor, " n"], losses: Float[Tensor, " n"]):
     The parabola is loss + bend (log N - log size)**2, with the least squares
     of relative errors. A ValueError says why there is none.
     """
-    x = columns(sizes).log().flatten()
+    x = sizes.log()
     z = x - x.mean()
     powers = torch.stack([z**0, z, z**2], 1)  # (n, 3)
-    top, slope, bend = solve(powers / losses[:, None], z**0).tolist()
+    rows = powers / losses[:, None]
+    top, slope, bend = torch.linalg.lstsq(rows, z**0).solution.tolist()
     says = "bending up around a bottom that lies among the sizes"
     require(bend > 1e-9, "losses", losses, says)
     at = -slope / (2 * bend)

@@ -5,13 +5,14 @@
 # %% ../../scaling/laws.ipynb #imports
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from ..check import answer_of, graded, require
+from ..check import answer_of, graded
 from ..transformers.gpt import GPTConfig
 from ..transformers.training import (
     Recipe,
@@ -30,31 +31,33 @@ def sweep_config(width: int):
 # %% ../../scaling/laws.ipynb #sweep-recipe
 def sweep_recipe(steps: int = 300, factor: float = 1.0):
     """The modern recipe, with both of its rates times the factor."""
-    recipe = modern_recipe(steps)
-    rate, matrix_rate = recipe.rate, recipe.matrix_rate
-    rates = {"rate": factor * rate, "matrix_rate": factor * matrix_rate}
-    return replace(recipe, **rates)
+    r = modern_recipe(steps)
+    return replace(r, rate=factor * r.rate, matrix_rate=factor * r.matrix_rate)
 
 # %% ../../scaling/laws.ipynb #sweep-loss
-def sweep_loss(
-    config: GPTConfig,
-    recipe: Recipe,
-    ids: Int[Tensor, " T"],
-    held_out: Int[Tensor, " S"],
-    seed: int = 0,
-):
+def sweep_loss(config: GPTConfig, recipe: Recipe, ids, held_out, seed=0):
     """Train one GPT of a sweep: its loss on the held-out text, nats."""
     generator = torch.Generator().manual_seed(seed)
     model = new_gpt(config, recipe, generator)
     train(model, ids, recipe, generator=generator)
     return held_out_loss(model, held_out, 256)
 
+# %% ../../scaling/laws.ipynb #best-lines
+def best_lines(x: Float[Tensor, "*b n k"], losses, delta: float = math.inf):
+    """Floor and slopes with the least relative squares, and the errors."""
+    rows = torch.cat([torch.ones_like(x[..., :1]), x], -1) / losses[..., None]
+    weights = torch.ones_like(rows[..., 0])
+    for _ in range(1 if delta == math.inf else 100):
+        heavy = rows * weights[..., None]
+        squares, sums = heavy.mT @ rows, heavy.sum(-2)
+        line = torch.linalg.solve(squares, sums)
+        bare = torch.linalg.solve(squares[..., 1:, 1:], sums[..., 1:])
+        line = torch.where(line[..., :1] > 0, line, F.pad(bare, (1, 0)))
+        errors = (rows @ line[..., None]).squeeze(-1) - 1
+        weights = (delta / errors.abs()).clamp(max=1)  # Huber: see next page
+    return line, errors
+
 # %% ../../scaling/laws.ipynb #law
-def columns(sizes):
-    """Sizes (n,) or (n, k), all above 0, as doubles (n, k)."""
-    return sizes.double().view(len(sizes), -1)
-
-
 @dataclass(frozen=True)
 class Law:
     """L = floor + the sum of scale * size**-exponent: one law, or many."""
@@ -64,156 +67,51 @@ class Law:
     exponents: Float[Tensor, "*b k"]
 
     def at(self, sizes: Float[Tensor, " n"] | Float[Tensor, "n k"]):
-        """Their losses at n sizes, of k kinds: (*b, n)."""
-        logs = columns(sizes).log()  # (n, k)
-        falling = (-self.exponents[..., None, :] * logs).exp()  # (*b, n, k)
-        terms = self.scales[..., None, :] * falling  # (*b, n, k)
-        return self.floor[..., None] + terms.sum(-1)  # (*b, n)
-
-# %% ../../scaling/laws.ipynb #straight-lines
-ROUNDS = 100  # of weighing anew, for Huber's cost
-
-
-def solve(rows, weights):
-    """The c with the least weighted squares of rows @ c - 1: (*b, c).
-
-    Its first number, the floor, is not below 0.
-    """
-    heavy = rows * weights[..., None]
-    squares, sums = heavy.mT @ rows, heavy.sum(-2)
-    free = torch.linalg.solve(squares, sums)
-    bare = torch.linalg.solve(squares[..., 1:, 1:], sums[..., 1:])  # floor 0
-    return torch.where(free[..., :1] > 0, free, F.pad(bare, (1, 0)))
-
-
-def straight_lines(falling, losses, delta):
-    """A line through the losses (*b, 1, n) for each trial (*b, g, n, k).
-
-    Returns floor and slopes (*b, g, 1 + k), the cost, and how far the last
-    round moved them. The cost is Huber's: what lies further off than delta
-    is weighed less, until that settles.
-    """
-    ones = torch.ones_like(falling[..., :1])
-    rows = torch.cat([ones, falling], -1) / losses[..., None]  # (*b, g, n, c)
-    before = found = solve(rows, ones[..., 0])
-    errors = (rows @ found[..., None]).squeeze(-1) - 1  # relative
-    for _ in range(ROUNDS if delta < math.inf else 0):
-        weights = (delta / errors.abs()).clamp(max=1)
-        before, found = found, solve(rows, weights)
-        errors = (rows @ found[..., None]).squeeze(-1) - 1
-    cost = F.huber_loss(errors, 0 * errors, reduction="none", delta=delta)
-    return found, cost.sum(-1), (found - before).abs().amax(-1)
-
-# %% ../../scaling/laws.ipynb #search
-LOWEST, HIGHEST = 0.01, 3.0  # exponents that are tried
-GRID, ZOOMS = 25, 8
-
-
-def search(sizes, losses, delta=math.inf):
-    """Try exponents on a grid, then ever closer to the best: (Law, settled).
-
-    settled, (*b,): at a minimum, not at the end of what was tried, and
-    falling. A law that would rise has the scale 0.
-    """
-    logs = columns(sizes).log()
-    middle, k = logs.mean(0), logs.size(1)  # numbers near 1 are safer
-    low = torch.full((*losses.shape[:-1], k), LOWEST, dtype=torch.double)
-    high = torch.full_like(low, HIGHEST)  # (*b, k)
-    trials = torch.linspace(0, 1, GRID, dtype=torch.double)
-    trials = torch.cartesian_prod(*[trials] * k).view(-1, k)  # (g, k)
-    for _ in range(ZOOMS):
-        tried = low[..., None, :] + trials * (high - low)[..., None, :]
-        falling = (-tried[..., None, :] * (logs - middle)).exp()
-        found = straight_lines(falling, losses[..., None, :], delta)
-        at = found[1].argmin(-1)[..., None, None]  # (*b, 1, 1)
-        best = tried.take_along_dim(at, -2).squeeze(-2)  # (*b, k)
-        step = 2 * (high - low) / (GRID - 1)
-        low = (best - step).clamp(min=LOWEST)
-        high = (best + step).clamp(max=HIGHEST)
-    line = found[0].take_along_dim(at, -2).squeeze(-2)  # (*b, 1 + k)
-    moved = found[2].take_along_dim(at[..., 0], -1).squeeze(-1)  # (*b,)
-    inside = (best > LOWEST + 1e-6) & (best < HIGHEST - 1e-6)
-    settled = (inside & (line[..., 1:] > 0)).all(-1) & (moved < 1e-6)
-    scales = line[..., 1:].clamp(min=0) * (best * middle).exp()
-    return Law(line[..., 0], scales, best), settled
+        """Their losses at n sizes: (*b, n)."""
+        x = sizes.view(len(sizes), -1) ** -self.exponents[..., None, :]
+        return self.floor[..., None] + (self.scales[..., None, :] * x).sum(-1)
 
 # %% ../../scaling/laws.ipynb #fit-law
-def fit_law(
-    sizes: Float[Tensor, " n"] | Float[Tensor, "n k"],
-    losses: Float[Tensor, "*b n"],
-    delta: float = math.inf,
-):
-    """The law with the least squares of relative errors.
-
-    sizes: of k kinds, such as parameters and tokens. An error above delta
-    counts as itself, not as its square (Huber). It needs as many sizes as the
-    law has numbers, and kinds that don't grow together. Losses that no such
-    law fits, such as flat ones, are a ValueError.
-    """
-    kinds = columns(sizes)
-    law, settled = search(sizes, losses, delta)
-    middle = kinds.log().mean(0).exp()  # what each term adds there:
-    falls = law.scales * middle**-law.exponents  # (*b, k)
-    settled &= (falls > 1e-9 * losses.amin(-1)[..., None]).all(-1)
-    says = f"falling along a law with exponents from {LOWEST} to {HIGHEST}; "
-    says += "this search did not converge"
-    require(settled.all(), "losses", losses, says)
-    return law
+def fit_law(sizes, losses: Float[Tensor, "*b n"], delta: float = math.inf):
+    """The law with the least squares of relative errors, for each row."""
+    kinds = sizes.view(len(sizes), -1)
+    k, middle = kinds.size(1), kinds.log().mean(0).exp()
+    grid = torch.linspace(-1, 1, 25).double()
+    grid = torch.cartesian_prod(*[grid] * k).view(-1, k)  # (g, k)
+    best = torch.full((*losses.shape[:-1], k), 1.505).double()
+    for zoom in range(8):
+        tried = (best[..., None, :] + 1.495 / 6**zoom * grid).clamp(0.01, 3)
+        x = (kinds / middle) ** -tried[..., None, :]  # (*b, g, n, k)
+        lines, errors = best_lines(x, losses[..., None, :], delta)
+        cost = F.huber_loss(errors, 0 * errors, reduction="none", delta=delta)
+        at = cost.sum(-1).argmin(-1)[..., None, None]
+        best = tried.take_along_dim(at, -2).squeeze(-2)
+    line = lines.take_along_dim(at, -2).squeeze(-2)
+    return Law(line[..., 0], line[..., 1:] * middle**best, best)
 
 # %% ../../scaling/laws.ipynb #spread-of
-def spread_of(
-    law: Law,
-    sizes: Float[Tensor, " n"] | Float[Tensor, "n k"],
-    losses: Float[Tensor, "*b n"],
-):
+def spread_of(law: Law, sizes, losses: Float[Tensor, "*b n"]):
     """The standard deviation of relative errors around a law, (*b,)."""
-    numbers = 1 + 2 * law.exponents.size(-1)
-    free = len(sizes) - numbers
-    errors = (losses / law.at(sizes)).log()  # (*b, n)
+    free = len(sizes) - 1 - 2 * law.exponents.size(-1)
+    errors = (losses / law.at(sizes)).log()
     return (errors.square().sum(-1) / free).sqrt()
 
-# %% ../../scaling/laws.ipynb #refits
-def refits(
-    sizes: Float[Tensor, " n"] | Float[Tensor, "n k"],
-    losses: Float[Tensor, " n"],
-    draws: int,
-    generator: torch.Generator,
-):
-    """Laws that might as well be true, and the scatter around each, (draws,).
-
-    Each is fitted to losses that are drawn around the law of `losses`. Their
-    scatter is drawn too, as few errors leave it uncertain. A draw that no law
-    fits is left out, so fewer than `draws` may return. A ValueError says if
-    that is more than one in a hundred.
-    """
+# %% ../../scaling/laws.ipynb #redraw
+def redraw(sizes, losses: Float[Tensor, " n"], draws: int, generator):
+    """Losses that might as well have come out (draws, n), their scatter."""
     law = fit_law(sizes, losses)
-    spread, k = spread_of(law, sizes, losses), law.exponents.size(-1)
-    free, drawn = len(sizes) - 1 - 2 * k, {"dtype": torch.double}
-    drawn["generator"] = generator
-    chi = torch.randn(draws, free, **drawn).square().sum(-1)  # (draws,)
-    spread = spread * (free / chi).sqrt()
-    noise = spread[:, None] * torch.randn(draws, len(sizes), **drawn)
-    laws, settled = search(sizes, law.at(sizes) * noise.exp())
-    says = "so close to a law that 99 of 100 redraws have one"
-    require(settled.double().mean() >= 0.99, "losses", losses, says)
-    kept = laws.floor, laws.scales, laws.exponents
-    return Law(*(each[settled] for each in kept)), spread[settled]
+    free = len(sizes) - 1 - 2 * law.exponents.size(-1)
+    normal = partial(torch.randn, generator=generator, dtype=torch.double)
+    chi = normal(draws, free).square().sum(-1)
+    spread = spread_of(law, sizes, losses) * (free / chi).sqrt()
+    noise = spread[:, None] * normal(draws, len(sizes))
+    return law.at(sizes) * noise.exp(), spread
 
 # %% ../../scaling/laws.ipynb #forecast
-def forecast(
-    sizes: Float[Tensor, " n"] | Float[Tensor, "n k"],
-    losses: Float[Tensor, " n"],
-    larger: Float[Tensor, " m"] | Float[Tensor, "m k"],
-    generator: torch.Generator,
-    draws: int = 2000,
-):
-    """Losses that m new sizes might end at, (draws, m).
-
-    Of laws that might as well be true, each with new scatter. As of `refits`,
-    fewer may return, and a ValueError says if too many would be missing.
-    """
-    laws, spread = refits(sizes, losses, draws, generator)
-    ends = laws.at(larger)  # (draws, m)
+def forecast(sizes, losses, larger, generator, draws: int = 2000):
+    """Losses that m new sizes might end at, (draws, m)."""
+    dots, spread = redraw(sizes, losses, draws, generator)
+    ends = fit_law(sizes, dots).at(larger)
     noise = torch.randn(ends.shape, generator=generator, dtype=torch.double)
     return ends * (spread[:, None] * noise).exp()
 

@@ -33,7 +33,7 @@ LONGER = {
     "efficiency/architectures": 141,
     "deployment/evaluation": 69,
     "deployment/right-sizing": 51,
-    "deployment/cache": 53,
+    "deployment/cache": 62,
     "deployment/serving": 61,
     "deployment/speculative": 52,
     "deployment/data-parallel": 52,

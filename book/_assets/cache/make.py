@@ -10,16 +10,15 @@ and how many seconds of processor time a step takes that writes the first token 
 text. A name, such as `pace`, makes that part alone.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from assets import machine, make_parts
+from assets import machine, make_parts, read_json
 from rivals.measure import own, processor_times
 from torch.nn import functional as F
 
-from fieldguide.data import asset, king_james, smollm2_tokenizer, store
+from fieldguide.data import king_james, smollm2_tokenizer, store
 from fieldguide.deployment.cache import (
     Nearsighted,
     WindowCache,
@@ -50,14 +49,12 @@ def row(ids, room, sinks) -> dict:
     """The loss after ROOM tokens, and along the text, in bins."""
     model = Nearsighted(load_smollm2(), room, sinks)
     losses = token_losses(model, ids)[0]  # (LENGTH,)
-    facts = {
+    return {
         "room": room,
         "sinks": sinks,
         "after": round(losses[ROOM - 1 :].mean().item(), 5),
         "along": [round(x.mean().item(), 4) for x in losses.split(BIN)],
     }
-    print(facts["room"], facts["sinks"], facts["after"], flush=True)
-    return facts
 
 
 def read_anew(ids, room) -> list[float]:
@@ -97,8 +94,7 @@ def record_windows() -> None:
     ids = text(STARTS[0])
     kinds = [(room, sinks) for room in ROOMS for sinks in SINKS]
     rows = [row(ids, *kind) for kind in ((LENGTH, 0), *kinds)]
-    facts = {"bin": BIN, "rows": rows}
-    store(HERE / "windows.json", facts)
+    store(HERE / "windows.json", {"bin": BIN, "rows": rows})
 
 
 def record_others() -> None:
@@ -123,14 +119,6 @@ def best(*works) -> list[float]:
     return [min(own(ms)) / 1e3 for ms in took.values()]
 
 
-def limits() -> tuple[float, float]:
-    """FLOP and bytes a second: a large product, and one that meets a vector."""
-    square, wide = torch.randn(1024, 1024), torch.randn(8192, 16384)
-    column = torch.randn(16384)
-    product_s, vector_s = best(lambda: square @ square, lambda: wide @ column)
-    return 2 * 1024**3 / product_s, wide.nbytes / vector_s
-
-
 def step(model, ids):
     """Add ids (B, 1) to empty texts, and predict the next token of each."""
     cache = KVCache(model.config, ids.size(1), ids.size(0))
@@ -145,28 +133,25 @@ def step(model, ids):
 
 
 def record_pace() -> None:
-    model = load_smollm2()
-    peak, bandwidth = limits()
+    model, vocab = load_smollm2(), load_smollm2().config.vocab
+    square, wide = torch.randn(1024, 1024), torch.randn(8192, 16384)
+    column = torch.randn(16384)  # arithmetic bound, memory bound
+    product_s, vector_s = best(lambda: square @ square, lambda: wide @ column)
+    steps = [best(step(model, torch.randint(vocab, (n, 1))))[0] for n in AT_ONCE]
     facts = {
         "machine": machine(),
         "torch": torch.__version__,
-        "peak": float(f"{peak:.3g}"),
-        "bandwidth": float(f"{bandwidth:.3g}"),
+        "peak": float(f"{2 * 1024**3 / product_s:.3g}"),
+        "bandwidth": float(f"{wide.nbytes / vector_s:.3g}"),
         "at_once": AT_ONCE,
-        "step": [],
+        "step": [float(f"{seconds:.3g}") for seconds in steps],
     }
-    for n in AT_ONCE:
-        ids = torch.randint(model.config.vocab, (n, 1))
-        (seconds,) = best(step(model, ids))
-        facts["step"].append(float(f"{seconds:.3g}"))
-        print(n, facts["step"][-1], flush=True)
     store(HERE / "pace.json", facts)
 
 
 def remade() -> Iterator[tuple]:
     """The loss when the first token is near, and when it's far away, made today."""
-    kept = asset("cache", "others.json").read_text(encoding="utf-8")
-    kept = json.loads(kept)["drift"]["loss"]
+    kept = read_json(HERE / "others.json")["drift"]["loss"]
     for place in 0, 3:
         yield kept[place], far_from_sink(text(STARTS[0]), LATER[place]), 0.002
 

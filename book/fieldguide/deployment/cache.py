@@ -4,95 +4,46 @@
 
 # %% ../../deployment/cache.ipynb #imports
 import functools
-from dataclasses import dataclass
+import math
 
 import torch
 from jaxtyping import Int64
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..check import require
+from ..check import answer_of, graded
 from ..efficiency.quantization import quantize_absmax
 from ..transformers.attention import rotate
-from ..transformers.real_model import (
-    KVCache,
-    LlamaConfig,
-    cache_bytes,
-)
-
-# %% ../../deployment/cache.ipynb #working
-@dataclass(frozen=True)
-class Serving:
-    """What a model's memory depends on while it writes.
-
-    config counts only the layers whose cache grows; `fixed` is how many
-    numbers the others keep of a text, however long it gets.
-    """
-
-    config: LlamaConfig
-    weights: float  # bytes
-    fixed: int = 0
-
-
-def text_bytes(model: Serving, tokens: int, bits: float = 16):
-    """Bytes that one text of so many tokens keeps in memory."""
-    numbers = cache_bytes(model.config, tokens, bytes_per_number=1)
-    return (numbers + model.fixed) * bits / 8
-
-
-def texts_beside(model: Serving, tokens: int, card: float, bits: float = 16):
-    """How many texts of so many tokens fit beside the weights on a card.
-
-    card: its bytes, at least those of the weights.
-    """
-    free, least = card - model.weights, f"at least {model.weights:g}"
-    require(free >= 0, "card", card, f"{least}, the weights")
-    return int(free // text_bytes(model, tokens, bits))
-
-# %% ../../deployment/cache.ipynb #pace
-def least_time(flops: float, moved: float, peak: float, bandwidth: float):
-    """Seconds: the arithmetic or the memory sets the pace.
-
-    peak: FLOP a second; bandwidth: bytes a second. Source: Williams 2009.
-    """
-    return max(flops / peak, moved / bandwidth)
+from ..transformers.real_model import KVCache
 
 # %% ../../deployment/cache.ipynb #pool
 class PagePool:
-    """Memory in pages, in 32 bits: `store` (2, L, H_kv, pages * size, K).
+    """Memory in pages; `users` says how many texts hold each page."""
 
-    `users` says how many texts hold each page.
-    """
-
-    def __init__(self, config: LlamaConfig, pages: int, size: int):
+    def __init__(self, config, pages, size):
         slots = config.kv_heads, pages * size, config.head_width
         self.store = torch.empty(2, config.layers, *slots)
         self.users, self.size = [0] * pages, size
 
     def take(self):
-        """Lend out a free page: its number."""
-        free = [page for page, n in enumerate(self.users) if n == 0]
-        held = len(self.users) - len(free)
-        allowed = f"fewer than {len(self.users)}: the cache is full"
-        require(free, "pages in use", held, allowed)
-        self.users[free[0]] = 1
-        return free[0]
+        """Lend out a free page: its number. Without one, an error."""
+        page = self.users.index(0)
+        self.users[page] = 1
+        return page
 
 # %% ../../deployment/cache.ipynb #paged
 class PagedCache:
-    """The keys and values of one text, in pages of a pool."""
+    """The keys and values of one text, in pages. Source: Kwon et al. 2023."""
 
-    def __init__(self, pool: PagePool):
+    def __init__(self, pool):
         self.pool, self.store = pool, pool.store
         self.pages, self.length = [], 0
 
     def slots(self, tokens):
         """Where in the store the first tokens lie: (tokens,)."""
         place, size = torch.arange(tokens), self.pool.size
-        page = torch.tensor(self.pages)[place // size]
-        return page * size + place % size
+        return torch.tensor(self.pages)[place // size] * size + place % size
 
-    def append(self, layer, key, value):
-        """As `KVCache.append`, for a batch of one."""
+    def append(self, layer, key, value):  # (1, H_kv, T, K) each
         end = self.length + key.size(-2)
         while len(self.pages) * self.pool.size < end:
             self.pages.append(self.pool.take())
@@ -102,26 +53,22 @@ class PagedCache:
         return self.store[:, layer, :, slots].unsqueeze(1)
 
 # %% ../../deployment/cache.ipynb #share
-def fork(cache: PagedCache):
-    """A second text that begins as this one: it borrows all full pages.
-
-    A page that is not full is copied, since both texts will go on in it.
-    """
+def fork(cache):
+    """A second text that begins as this one: it borrows all full pages."""
     pool, twin = cache.pool, PagedCache(cache.pool)
     full, rest = divmod(cache.length, pool.size)
-    if rest:
-        new, old = pool.take() * pool.size, cache.pages[full] * pool.size
-        start = cache.store[:, :, :, old : old + rest]
-        cache.store[:, :, :, new : new + rest] = start
-        twin.pages = [new // pool.size]
-    twin.pages = cache.pages[:full] + twin.pages
-    for page in cache.pages[:full]:
+    twin.pages, twin.length = cache.pages[:full], cache.length
+    for page in twin.pages:
         pool.users[page] += 1
-    twin.length = cache.length
+    if rest:  # copy the page that is only begun
+        new, old = pool.take() * pool.size, cache.pages[full] * pool.size
+        begun = pool.store[..., old : old + rest, :]
+        pool.store[..., new : new + rest, :] = begun
+        twin.pages.append(new // pool.size)
     return twin
 
 
-def release(cache: PagedCache):
+def release(cache):
     """The text is done: it gives its pages back."""
     for page in cache.pages:
         cache.pool.users[page] -= 1
@@ -129,94 +76,164 @@ def release(cache: PagedCache):
 
 # %% ../../deployment/cache.ipynb #eight
 class EightBitCache(KVCache):
-    """A `KVCache` of whole numbers, with a scale for each K of them.
+    """A `KVCache` of whole numbers, with a 16-bit scale for each K of them."""
 
-    A scale has 16 bits: keys and values whose largest number is above 8e6
-    become infinite, and those below 4e-6 become 0.
-    """
+    def __init__(self, config, room, batch=1, bits=8):
+        super().__init__(config, room, batch, dtype=torch.int8)
+        self.scales = torch.empty(*self.store.shape[:-1], 1, dtype=torch.half)
+        self.bits = bits
 
-    bits = 8
-
-    def __init__(self, config: LlamaConfig, room: int, batch: int = 1):
-        super().__init__(config, room, batch, device="meta")
-        shape = self.store.shape  # (2, L, B, H_kv, room, K)
-        self.store = torch.empty(shape, dtype=torch.int8)
-        self.scales = torch.empty(*shape[:-1], 1, dtype=torch.float16)
-
-    def append(self, layer, key, value):
-        """As `KVCache.append`, but what comes back was rounded."""
+    def append(self, layer, key, value):  # (B, H_kv, T, K) each
         new = torch.stack([key, value])  # (2, B, H_kv, T, K)
         codes, scales = quantize_absmax(new, self.bits, "row")
         start, end = self.length, self.length + key.size(-2)
-        for part, numbers in (self.store, codes), (self.scales, scales):
-            numbers = numbers.view(*new.shape[:-1], -1)
-            part[:, layer, :, :, start:end] = numbers
+        self.store[:, layer, :, :, start:end] = codes
+        scales = scales.view(*new.shape[:-1], 1)  # one for each K numbers
+        self.scales[:, layer, :, :, start:end] = scales
         kept = self.store[:, layer, :, :, :end]
-        return kept * self.scales[:, layer, :, :, :end].to(key.dtype)
+        return kept * self.scales[:, layer, :, :, :end].float()
 
 # %% ../../deployment/cache.ipynb #near
-def near_mask(T: int, room: int, sinks: int = 0):
-    """Who may look where when `room` tokens are kept: bool (T, T).
-
-    Kept are the first `sinks` tokens and the last ones, oneself included.
-    """
+def near_mask(T, room, sinks=0):
+    """Who may look where when `room` tokens, with sinks, are kept: (T, T)."""
     query, key = torch.arange(T)[:, None], torch.arange(T)
     near = query - key < room - sinks
-    return (key <= query) & (near | (key < sinks))  # (T, T)
+    return (key <= query) & (near | (key < sinks))
 
 # %% ../../deployment/cache.ipynb #sight
 class Nearsighted:
-    """A Llama that keeps `room` tokens: ids (B, T) -> logits (B, T, V)."""
+    """A Llama that keeps only `room` tokens of what it reads."""
 
-    def __init__(self, model: nn.Module, room: int, sinks: int = 0):
-        self.model, self.config = model, model.config
-        self.mask = functools.partial(near_mask, room=room, sinks=sinks)
+    def __init__(self, model, room, sinks=0):
+        self.model, self.room, self.sinks = model, room, sinks
 
     @torch.inference_mode()
     def __call__(self, ids: Int64[Tensor, "B T"]):
-        x, T = self.model.embedding(ids), ids.size(-1)
-        places, mask = torch.arange(T), self.mask(T)
+        x, T = self.model.embedding(ids), ids.size(-1)  # (B, T, D)
+        places, mask = torch.arange(T), near_mask(T, self.room, self.sinks)
         for block in self.model.blocks:
-            x, _ = block(x, places, mask)  # (B, T, D)
+            x, _ = block(x, places, mask)
         return self.model.logits(x)  # (B, T, V)
 
 # %% ../../deployment/cache.ipynb #window
 class WindowCache(KVCache):
-    """A `KVCache` that never fills up: new tokens replace the oldest.
+    """A `KVCache` that never fills up, for one token at a time.
 
-    The first `sinks` tokens stay, and follow the others: no distance
-    reaches the room. One token at a time, of a model in 32 bits.
+    The first `sinks` tokens stay, and follow the others. Xiao et al. 2024.
     """
 
-    def __init__(self, config: LlamaConfig, room: int, sinks: int = 0):
+    def __init__(self, config, room, sinks=0):
         super().__init__(config, room)
         self.sinks, self.base = sinks, config.base
 
-    def append(self, layer, key, value):
-        """As `KVCache.append`; what is kept comes back in any order."""
-        room = self.store.size(-2)
-        slot = self.length
+    def append(self, layer, key, value):  # (1, H_kv, 1, K) each
+        room, slot = self.store.size(-2), self.length
         if slot >= room:  # then round and round, behind the sinks
             slot = self.sinks + (slot - self.sinks) % (room - self.sinks)
         self.store[0, layer, :, :, slot] = key[:, :, 0]
         self.store[1, layer, :, :, slot] = value[:, :, 0]
         keys, values = self.store[:, layer, :, :, : self.length + 1]
-        forgotten = max(0, self.length + 1 - room)
         sinks, others = keys.tensor_split([self.sinks], -2)
+        forgotten = max(0, self.length + 1 - room)
         places = torch.full((sinks.size(-2),), forgotten)
         sinks = rotate(sinks, places, self.base)  # (1, H_kv, sinks, K)
         return torch.cat([sinks, others], -2), values
 
 # %% ../../deployment/cache.ipynb #read
 @torch.inference_mode()
-def read_one(model: nn.Module, token: Int64[Tensor, ""], cache: KVCache):
-    """Logits (V,) after one more token, which may look at all that is kept.
-
-    Without a mask: unlike the model's own loop, this takes a `WindowCache`.
-    """
+def read_one(model, token: Int64[Tensor, ""], cache):
+    """Logits (V,) after one more token, which looks at all that is kept."""
     x, place = model.embedding(token.view(1, 1)), torch.tensor([cache.length])
     for layer, block in enumerate(model.blocks):
         remember = functools.partial(cache.append, layer)
         x, _ = block(x, place, None, remember)  # (1, 1, D)
     cache.length += 1
     return model.logits(x[0, 0])  # (V,)
+
+# %% ../../deployment/cache.ipynb #check-pages-parts
+def pages_slips(prefix, tails, size):
+    """The right count first, then the likely wrong ones and their causes."""
+    full, rest = divmod(prefix, size)
+    begun = [math.ceil((rest + tail) / size) for tail in tails]
+    alone = sum(math.ceil((prefix + tail) / size) for tail in tails)
+    own = sum(math.ceil(tail / size) for tail in tails)
+    return {
+        full + sum(begun): "",
+        alone: "the full pages of the prefix are held once, not by each text",
+        full + own: "the prefix's last tokens need room in each text",
+        math.ceil(prefix / size) + own: "a page that isn't full is copied",
+        full + sum((rest + t) // size for t in tails): "a page that is begun "
+        "counts as a whole page",
+        sum(begun): "the pages of the prefix are missing",
+    }
+
+# %% ../../deployment/cache.ipynb #check-pages
+@graded
+def check_pages_shared(fn):
+    """Does fn(prefix, tails, size) count the pages?"""
+    tails = [3, 7, 1, 9, 4, 3]
+    for case in (10, tails, 4), (2000, [100] * 100, 16), (3, [1, 6], 4):
+        got, slips = answer_of(fn, *case, like=1), pages_slips(*case)
+        right = next(iter(slips))
+        if got != right:
+            cause = slips.get(got, f"{right} is right, not {got}")
+            prefix, own, size = case
+            said = f"{prefix} tokens, then {own[:6]}, pages of {size}"
+            raise AssertionError(f"{said}: {cause}")
+    return "pages_shared is right."
+
+# %% ../../deployment/cache.ipynb #check-texts
+@graded
+def check_enough_texts(fn):
+    """Is fn the number of texts from which on arithmetic sets the pace?"""
+    for case in (1000e12, 3.3e12, 2), (60e9, 12e9, 4), (1e12, 3e9, 1):
+        peak, bandwidth, width = case
+        exact = peak * width / (2 * bandwidth)
+        right, got = math.ceil(exact), answer_of(fn, *case, like=1.0)
+        if got == right:
+            continue
+        slips = {
+            2 * exact: "each weight takes two operations, not one",
+            peak / (2 * bandwidth): "a weight has `width` bytes",
+            exact / width**2: "multiply by the width: more bytes, more time",
+            exact: "you can't serve a part of a text: round up",
+            right - 1: "round up, not down",
+        }
+        said = f"{right} is right, not {got}"
+        for wrong, cause in slips.items():
+            if math.isclose(got, wrong) or got == math.ceil(wrong):
+                said = cause
+                break
+        raise AssertionError(f"enough_texts{case}: {said}")
+    return "enough_texts is right."
+
+# %% ../../deployment/cache.ipynb #check-kept
+def kept_slips(read, room, sinks):
+    """The likely wrong lists and their causes."""
+    every = list(range(read))
+    slot = [n for n in every if n < sinks]
+    return [
+        (every[-room:], "the sinks are never forgotten"),
+        (
+            sorted({*slot, *every[-room:]}),
+            "the sinks take slots, too: there is room for fewer others",
+        ),
+        (every[-(room - sinks) :], "the sinks are missing"),
+        ([n + 1 for n in every], "count from 0"),
+    ]
+
+# %% ../../deployment/cache.ipynb #check-kept-run
+@graded
+def check_still_kept(fn):
+    """Does fn(read, room, sinks) list the tokens that are kept?"""
+    for case in (10, 4, 1), (3, 4, 1), (9, 5, 0), (20, 6, 4), (5, 5, 2):
+        read, room, sinks = case
+        got = answer_of(fn, *case, like=[1])
+        gone = range(sinks, read - room + sinks)
+        right = [n for n in range(read) if n not in gone]
+        if list(got) != right:
+            slips = kept_slips(*case)
+            found = [cause for wrong, cause in slips if list(got) == wrong]
+            said = found[0] if found else f"{right} is right, not {got}"
+            raise AssertionError(f"still_kept{case}: {said}")
+    return "still_kept is right."

@@ -1,26 +1,45 @@
-"""Time two ranks that train one GPT, for deployment/data-parallel, and record it.
+"""Record what deployment/data-parallel shows from a file: memory, and times of two ranks.
 
-.venv/bin/python book/_tools/assets.py data-parallel (three minutes of two cores)
+.venv/bin/python book/_tools/assets.py data-parallel speed (three minutes of two cores)
 
-Writes beside this file speed.json: how many times as fast as one process two ranks are,
-the book's and torch's DistributedDataParallel, for each of BATCHES. They take turns in
-one run, and both cores must be free. The other files beside this one, train.py and
-those that start it on a cluster, are written by hand.
+Writes beside this file memory.json, what a device keeps of a parameter, and speed.json:
+how many times as fast as one process two ranks are, the book's and torch's
+DistributedDataParallel, for each of BATCHES. They take turns in one run, and both cores
+must be free. train.py and what starts it on a cluster are written by hand.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from assets import machine
+from assets import machine, make_parts, read_json
 from rivals import parallel
 
 from fieldguide.data import store
+from fieldguide.deployment.data_parallel import SPREAD, device_bytes
 
 HERE = Path(__file__).parent
+DEVICES = [1, 2, 4, 8, 16, 32, 64]
 BATCHES = [4, 8, 16, 32]
 ROUNDS = 9
 
 
-def main() -> None:
+def kept_of_one() -> dict:
+    """{way: {devices: bytes on each of them, for one parameter}}."""
+    return {way: {str(n): device_bytes(1, n, way) for n in DEVICES} for way in SPREAD}
+
+
+def remade() -> Iterator[tuple]:
+    kept, again = read_json(HERE / "memory.json")["bytes"], kept_of_one()
+    for way in SPREAD:
+        for n, each in again[way].items():
+            yield [*kept[way][n].values()], [*each.values()], 0
+
+
+def record_memory() -> None:
+    store(HERE / "memory.json", {"bytes": kept_of_one()})
+
+
+def record_speed() -> None:
     took = [parallel.measured(batch, ROUNDS, steps=1) for batch in BATCHES]
     found = [parallel.speedups(ms) for ms in took]
     record = {
@@ -35,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    make_parts(record_memory, record_speed)

@@ -3,11 +3,10 @@
 # fmt: off
 
 # %% ../../deployment/data-parallel.ipynb #imports
+import contextlib
 import math
 import os
 import signal
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..check import require
+from ..check import answer_of, graded
+from ..ranks import launch
 
 # %% ../../deployment/data-parallel.ipynb #device-bytes
 KEPT = {"weights": 2, "gradients": 2, "states": 12}  # bytes a parameter
@@ -29,29 +29,16 @@ SPREAD = {
 
 
 def device_bytes(parameters: float, devices: int, way: str):
-    """{what: bytes of it on each device}, without activations.
-
-    way: one of `SPREAD`, which lists what the devices share out. Source:
-    Rajbhandari et al. 2020.
-    """
+    """{what: bytes of it on each device} (Rajbhandari et al. 2020)."""
     shared = SPREAD[way]
     return {
         what: parameters * size / (devices if what in shared else 1)
         for what, size in KEPT.items()
     }
 
-# %% ../../deployment/data-parallel.ipynb #part-of-batch
-def part_of_batch(batch: int, rank: int, ranks: int):
-    """Which examples of a batch a rank works on: a slice."""
-    each = batch // ranks
-    return slice(rank * each, (rank + 1) * each)
-
 # %% ../../deployment/data-parallel.ipynb #ring-steps
 def ring_steps(held: Float[Tensor, "N N *size"]):
-    """What each of N ranks holds, N chunks, after each step of a ring.
-
-    Source: Patarasuk and Yuan 2009.
-    """
+    """What N ranks hold after each step (Patarasuk and Yuan 2009)."""
     N = len(held)
     ranks = torch.arange(N)
     following = (ranks + 1) % N
@@ -64,24 +51,11 @@ def ring_steps(held: Float[Tensor, "N N *size"]):
             held[following, chunk] = sent  # all-gather
         yield held
 
-# %% ../../deployment/data-parallel.ipynb #rank-environment
-def rank_environment(rank: int, ranks: int, port: int):
-    """What a process must know to be one rank of several on this machine."""
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the launcher opened it
-        "OMP_NUM_THREADS": "1",
-    }
-
 # %% ../../deployment/data-parallel.ipynb #one-weight
 def one_weight():
     """The gradient of one weight over four examples, from all ranks."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    x = torch.tensor([1.0, 2.0, 3.0, 4.0])[part_of_batch(4, rank, ranks)]
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0]).chunk(ranks)[rank]
     w = torch.ones((), requires_grad=True)
     ((w * x - 2) ** 2).mean().backward()
     print(f"x = {x.tolist()}, gradient {w.grad.item()}")
@@ -111,75 +85,42 @@ from ..transformers.training import (
 )
 
 # AdamW at a constant rate, without decay: each number by itself.
-RECIPE = {
-    "steps": 20,
-    "batch": 16,
-    "rate": 3e-3,
-    "betas": (0.9, 0.99),
-    "decay": 0.0,
-    "final": 1.0,
-    "clip": math.inf,
-}
-
-
-def small_recipe():
-    """How the small GPT is trained."""
-    return Recipe(**RECIPE)
+ADAMW = {"lr": 3e-3, "betas": (0.9, 0.99), "weight_decay": 0.0}
+RECIPE = {"batch": 16, "final": 1.0, "clip": math.inf}
 
 # %% ../../deployment/data-parallel.ipynb #some-ids
-def some_ids():
-    """The beginning of King James: its ids, and how many characters occur."""
+def small_start():
+    """A small GPT, the same in each rank, and the ids of its text."""
     text = king_james()[:100_000]
     alphabet = characters(text)
-    return to_ids(text, alphabet), len(alphabet)
-
-
-def fresh_gpt(V: int):
-    """A small GPT, the same in each rank."""
-    sizes = GPTConfig(V, 64, width=64, heads=4, layers=2, bias=False)
+    sizes = GPTConfig(
+        len(alphabet), 64, width=64, heads=4, layers=2, bias=False
+    )
     draws = torch.Generator().manual_seed(0)
-    return new_gpt(sizes, small_recipe(), draws)
-
-
-def plain_adamw(parameters, rate=RECIPE["rate"]):
-    """AdamW as `RECIPE` says."""
-    options = {"betas": RECIPE["betas"], "weight_decay": RECIPE["decay"]}
-    return torch.optim.AdamW(parameters, rate, **options)
-
-# %% ../../deployment/data-parallel.ipynb #loss-of-part
-def loss_of_part(model: nn.Module, ids: Tensor, draws: torch.Generator):
-    """loss(): draws a batch, and gives the mean loss of this rank's part."""
-    rank, ranks = dist.get_rank(), dist.get_world_size()
-    part = part_of_batch(RECIPE["batch"], rank, ranks)
-
-    def loss():
-        inputs, targets = get_batch(ids, RECIPE["batch"], 64, draws)
-        logits = model(inputs[part]).flatten(0, 1)  # (B T, V)
-        return F.cross_entropy(logits, targets[part].flatten())
-
-    return loss
+    return new_gpt(sizes, Recipe(1), draws), to_ids(text, alphabet)
 
 # %% ../../deployment/data-parallel.ipynb #train-in-ranks
-def train_in_ranks(model, ids, made, clip=average_gradients):
+def train_in_ranks(model, ids, made, draws, steps=20, **options):
     """Train a model as one of several ranks; the mean loss of each step."""
-    draws = torch.Generator().manual_seed(1)
-    loss = loss_of_part(model, ids, draws)
-    losses = descend(model, loss, [made], small_recipe(), clip=clip)
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    recipe = Recipe(steps, **RECIPE)
+
+    def loss():  # of the rank's own part
+        pair = get_batch(ids, recipe.batch, model.config.context, draws)
+        inputs, targets = (part.chunk(ranks)[rank] for part in pair)
+        logits = model(inputs).flatten(0, 1)  # (B T, V)
+        return F.cross_entropy(logits, targets.flatten())
+
+    options = {"clip": average_gradients} | options
+    losses = descend(model, loss, [made], recipe, **options)
     dist.all_reduce(losses)
-    return losses / dist.get_world_size()
-
-
-def train_plain():
-    """The plain way: each rank keeps everything."""
-    ids, V = some_ids()
-    model = fresh_gpt(V)
-    return train_in_ranks(model, ids, plain_adamw(model.parameters()))
+    return losses / ranks
 
 # %% ../../deployment/data-parallel.ipynb #sharded-adamw
 class ShardedAdamW(torch.optim.Optimizer):
     """AdamW whose gradients and states are shared out among the ranks."""
 
-    def __init__(self, parameters, lr):
+    def __init__(self, parameters, lr, **options):
         super().__init__(parameters, {"lr": lr})
         self.all = self.param_groups[0]["params"]
         flat = nn.utils.parameters_to_vector(self.all).detach()  # (P,)
@@ -188,7 +129,7 @@ class ShardedAdamW(torch.optim.Optimizer):
         self.shards = list(flat.chunk(self.ranks))  # a slice for each rank
         nn.utils.vector_to_parameters(flat[: self.size], self.all)  # views
         self.own = nn.Parameter(self.shards[dist.get_rank()])
-        self.inner = plain_adamw([self.own], lr)
+        self.inner = torch.optim.AdamW([self.own], lr, **options)
 
     @torch.no_grad()
     def step(self):
@@ -208,35 +149,14 @@ class ShardedAdamW(torch.optim.Optimizer):
 
 # %% ../../deployment/data-parallel.ipynb #sharded-weights
 def sharded_weights(model):
-    """Share out weights, too; the optimizer, and no clipping."""
+    """Share out weights, too; an optimizer of this rank's part."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))  # all ranks
-    for part in (*model.blocks, model):  # False: keep them until backward
+    for part in (*model.blocks, model):  # gathered twice: also for backward
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
-    return plain_adamw(model.parameters()), no_clip
-
-# %% ../../deployment/data-parallel.ipynb #ways
-def no_clip(parameters, longest):
-    """Gradients that the optimizer shares out are not clipped."""
-
-
-def sharded_gradients(model):
-    """The optimizer that shares out gradients and states; no clipping."""
-    return ShardedAdamW(model.parameters(), RECIPE["rate"]), no_clip
-
-
-def kept_by_all(model):
-    """Everything in each rank, and the mean of the gradients."""
-    return plain_adamw(model.parameters()), average_gradients
-
-
-WAYS = {
-    "plain": kept_by_all,
-    "sharded gradients": sharded_gradients,
-    "sharded weights": sharded_weights,
-}
+    return torch.optim.AdamW(model.parameters(), **ADAMW)
 
 # %% ../../deployment/data-parallel.ipynb #rank-bytes
 def rank_bytes(model, made):
@@ -249,179 +169,28 @@ def rank_bytes(model, made):
         "gradients": [p.grad for p in own],
         "states": [x for s in states for x in s.values() if x.dim()],
     }
-    return {what: sum(map(local_bytes, xs)) for what, xs in kept.items()}
-
-
-def local_bytes(x):
-    """Bytes of a tensor that lie in this rank."""
-    mine = x.to_local() if hasattr(x, "to_local") else x
-    return mine.numel() * mine.element_size()
+    for what, xs in kept.items():
+        here = [x.to_local() if hasattr(x, "to_local") else x for x in xs]
+        kept[what] = sum(x.nbytes for x in here)
+    return kept
 
 # %% ../../deployment/data-parallel.ipynb #train-ways
 def train_ways():
     """Train the same GPT in each of the ways; what came of it, by way."""
     found = {}
-    for way, spread in WAYS.items():
-        ids, V = some_ids()
-        model = fresh_gpt(V)
-        made, clip = spread(model)
-        losses = train_in_ranks(model, ids, made, clip)
+    for way in ("plain", "sharded gradients", "sharded weights"):
+        model, ids = small_start()
+        draws = torch.Generator().manual_seed(1)
+        options = {"clip": lambda *_: None}  # the optimizer makes the mean
+        if way == "plain":
+            made, options = torch.optim.AdamW(model.parameters(), **ADAMW), {}
+        elif way == "sharded gradients":
+            made = ShardedAdamW(model.parameters(), **ADAMW)
+        else:
+            made = sharded_weights(model)
+        losses = train_in_ranks(model, ids, made, draws, **options)
         found[way] = {"losses": losses, **rank_bytes(model, made)}
     return found
-
-# %% ../../deployment/data-parallel.ipynb #wait-for-ranks
-def wait_for_ranks(started, folder, limit_s):
-    """Come back when all ranks are done; RankError as soon as one dies."""
-    end, codes = time.monotonic() + limit_s, [None]
-    while None in codes:
-        codes = [process.poll() for process in started]
-        late = time.monotonic() > end
-        for rank, code in enumerate(codes):
-            if code or (code is None and late):
-                why = death(code, limit_s)
-                raise RankError(rank, why, log_of_rank(folder, rank))
-        time.sleep(0.02)
-
-# %% ../../deployment/data-parallel.ipynb #rank-error
-import importlib
-import pickle
-import socket
-import subprocess
-import sys
-import tempfile
-import threading
-import traceback
-from contextlib import contextmanager
-from datetime import timedelta
-from types import BuiltinFunctionType, FunctionType
-
-
-class RankError(RuntimeError):
-    """A rank that died or came to no end; `log` is all that it said."""
-
-    def __init__(self, rank, why, log):
-        self.rank, self.log = rank, log.strip()
-        last = self.log.splitlines()[-1:] or ["(nothing)"]
-        super().__init__(f"rank {rank} {why}. It said last: {last[0]}")
-
-# %% ../../deployment/data-parallel.ipynb #meeting-point
-def meeting_point(ranks: int, port: int = 0):
-    """A store at which so many ranks find each other; port 0: a free one."""
-    door = socket.create_server(("127.0.0.1", port))
-    place = door.getsockname()[1]
-    options = {"is_master": True, "wait_for_workers": False}
-    options["master_listen_fd"] = door.detach()
-    return dist.TCPStore("127.0.0.1", place, ranks, **options)
-
-# %% ../../deployment/data-parallel.ipynb #running
-@contextmanager
-def running(command, ranks, port, folder):
-    """Processes of a command, one a rank; afterwards none is left.
-
-    They look for modules where this one does. What they say is in `folder`,
-    in 0.out, 0.err, 1.out and so on. The input of each is a pipe that ends
-    when this process does, however it ends.
-    """
-    started = []
-    try:
-        for rank in range(ranks):
-            own = os.environ | rank_environment(rank, ranks, port)
-            own["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-            paths = [Path(folder, f"{rank}.{end}") for end in ("out", "err")]
-            with paths[0].open("wb") as out, paths[1].open("wb") as err:
-                pipes = {"stdin": subprocess.PIPE, "stdout": out}
-                pipes |= {"stderr": err, "env": own}
-                started.append(subprocess.Popen(command, **pipes))
-        yield started
-    finally:
-        for process in started:
-            process.kill()
-        for process in started:
-            process.communicate()
-
-# %% ../../deployment/data-parallel.ipynb #death
-def death(code, limit_s):
-    """What a process's exit code says: a negative one is a signal's."""
-    if code is None:
-        return f"had not ended after {limit_s} seconds"
-    if code >= 0:
-        return f"failed with exit code {code}"
-    return f"was ended by {signal.Signals(-code).name}"
-
-
-def log_of_rank(folder, rank):
-    """All that a rank has printed, its errors last."""
-    paths = [Path(folder, f"{rank}.{end}") for end in ("out", "err")]
-    return "".join(path.read_text(errors="replace") for path in paths)
-
-# %% ../../deployment/data-parallel.ipynb #launch
-def launch(
-    target: FunctionType | BuiltinFunctionType,
-    ranks: int,
-    *arguments,
-    limit_s: float = 400,
-    port: int = 0,
-):
-    """Call target(*arguments) in so many new processes; results by rank.
-
-    target: a function that a module defines: a new process imports it by
-    name. There, `torch.distributed` is ready, over gloo. What
-    the ranks print is printed here, by rank. A rank that dies is a
-    RankError, and so is no end after `limit_s`; all others are stopped. Of
-    ranks that have not ended the first is named, even if it only waits for
-    another. A target that ends its process leaves no result to return.
-    """
-    module, name = target.__module__, target.__qualname__
-    found = getattr(sys.modules.get(module), name, None)
-    ours = module != "__main__" and found is target
-    require(ours, "target", target, "a function that a module defines")
-    store = meeting_point(ranks, port)
-    task = pickle.dumps((module, name, arguments, limit_s))
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "task").write_bytes(task)
-        command = [sys.executable, "-c", RANK, folder]
-        with running(command, ranks, store.port, folder) as started:
-            wait_for_ranks(started, folder, limit_s)
-        return results(folder, ranks)
-
-# %% ../../deployment/data-parallel.ipynb #results
-RANK = "from fieldguide.deployment.data_parallel import be_rank; be_rank()"
-
-
-def results(folder, ranks):
-    """What the ranks returned; print what they printed, in their order."""
-    for rank in range(ranks):
-        lines = Path(folder, f"{rank}.out").read_text().splitlines()
-        for line in lines:
-            print(f"rank {rank}: {line}")
-    paths = [Path(folder, f"{rank}.result") for rank in range(ranks)]
-    return [torch.load(path, weights_only=False) for path in paths]
-
-# %% ../../deployment/data-parallel.ipynb #be-rank
-def end_with_launcher():
-    """Wait until the launcher is gone, whatever ended it; then go as well."""
-    os.read(0, 1)  # the pipe's end
-    os._exit(1)
-
-
-def be_rank():
-    """Join the other ranks, do the task, and store its result."""
-    folder = Path(sys.argv[1])
-    threading.Thread(target=end_with_launcher, daemon=True).start()
-    task = pickle.loads((folder / "task").read_bytes())
-    module, name, arguments, limit_s = task
-    try:
-        torch.set_num_threads(1)
-        rank = int(os.environ["RANK"])
-        dist.init_process_group("gloo", timeout=timedelta(seconds=limit_s))
-        result = getattr(importlib.import_module(module), name)(*arguments)
-        torch.save(result, folder / f"{rank}.result")
-        dist.destroy_process_group()
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        time.sleep(1)  # who fails because of another rank comes second
-        os._exit(1)
 
 # %% ../../deployment/data-parallel.ipynb #job-state
 def job_state(model, made, draws):
@@ -432,13 +201,6 @@ def job_state(model, made, draws):
     return {"model": weights, "made": states, "draws": draws.get_state()}
 
 # %% ../../deployment/data-parallel.ipynb #save-and-load
-def save_job(path, model, made, draws):
-    """Write a checkpoint; all ranks take part."""
-    import torch.distributed.checkpoint as dcp
-
-    dcp.save(job_state(model, made, draws), checkpoint_id=path)
-
-
 def load_job(path, model, made, draws):
     """Put a checkpoint's numbers in their places."""
     import torch.distributed.checkpoint as dcp
@@ -451,26 +213,20 @@ def load_job(path, model, made, draws):
     set_state_dict(model, made, **dict(zip(kinds, values)))
     draws.set_state(state["draws"])
 
-# %% ../../deployment/data-parallel.ipynb #last-checkpoint
-def last_checkpoint(folder):
-    """The step of the newest checkpoint that is complete; 0 if none is."""
-    found = Path(folder).glob("step-*/.metadata")  # is written last
-    steps = [int(path.parent.name.removeprefix("step-")) for path in found]
-    return max(steps, default=0)
-
 # %% ../../deployment/data-parallel.ipynb #train-job
-def train_job(folder: str, every: int = 5, dies_at: int = 0):
-    """Train with checkpoints, from the last one in the folder on.
+def train_job(folder: str, every: int = 5, dies_at: int = 0, steps: int = 20):
+    """Train from the last checkpoint on: steps done before, and losses.
 
-    dies_at: the step after which rank 1 is killed; 0: never. Returns how
-    many steps were done before, and the losses of the rest.
+    dies_at: the step after which rank 1 is killed; 0: never.
     """
-    ids, V = some_ids()
-    model, draws = fresh_gpt(V), torch.Generator().manual_seed(1)
-    made, clip = kept_by_all(model)
-    loss, done = loss_of_part(model, ids, draws), last_checkpoint(folder)
-    if done == RECIPE["steps"]:
-        return done, torch.empty(0)
+    import torch.distributed.checkpoint as dcp
+
+    model, ids = small_start()
+    made = torch.optim.AdamW(model.parameters(), **ADAMW)
+    draws = torch.Generator().manual_seed(1)
+    whole = Path(folder).glob("step-*/.metadata")  # is written last
+    saved = [int(path.parent.name.removeprefix("step-")) for path in whole]
+    done = max(saved, default=0)
     if done:
         load_job(f"{folder}/step-{done}", model, made, draws)
 
@@ -478,11 +234,109 @@ def train_job(folder: str, every: int = 5, dies_at: int = 0):
         step += done  # counted over all launches
         print(f"step {step}", flush=True)
         if step % every == 0:
-            save_job(f"{folder}/step-{step}", model, made, draws)
+            state = job_state(model, made, draws)
+            dcp.save(state, checkpoint_id=f"{folder}/step-{step}")
         if step == dies_at and dist.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    left = replace(small_recipe(), steps=RECIPE["steps"] - done)
-    losses = descend(model, loss, [made], left, clip=clip, watch=watch)
-    dist.all_reduce(losses)
-    return done, losses / dist.get_world_size()
+    options = {"steps": steps - done, "watch": watch}
+    return done, train_in_ranks(model, ids, made, draws, **options)
+
+# %% ../../deployment/data-parallel.ipynb #check-uneven-mean
+from .serving import is_near
+
+
+@graded
+def check_uneven_mean(fn):
+    """Does fn weigh each rank's mean with its examples?"""
+    for gradients, counts in (
+        ([4 / 3, 16.0], [3, 1]),
+        ([1.0, -2.0, 6.0], [5, 2, 4]),
+        ([3.0, 0.0], [2, 0]),
+    ):
+        got = answer_of(fn, list(gradients), list(counts), like=1.0)
+        total = sum(g * n for g, n in zip(gradients, counts))
+        right, ranks = total / sum(counts), len(counts)
+        wrong = {
+            sum(gradients) / ranks: "that's the plain mean of the ranks; "
+            "weigh each with its number of examples",
+            sum(gradients): "that's the sum of the means",
+            total: "that's a sum; divide by the number of examples",
+            total / ranks: "divide by the examples, not by the ranks",
+        }
+        call = f"uneven_mean({gradients}, {counts})"
+        is_near(call, got, right, wrong)
+    return "uneven_mean is right."
+
+# %% ../../deployment/data-parallel.ipynb #check-ring-sum
+class Waits(BaseException):
+    """A rank waits for what the one before it hasn't sent yet."""
+
+
+def in_a_ring(fn, held):
+    """What fn returns in each rank, and how often each of them swapped."""
+    N, sent, before = len(held), [[] for _ in held], None
+
+    def as_rank(rank):  # it begins anew whenever something has arrived
+        calls = []
+
+        def swap(x):
+            calls.append(x)
+            if len(calls) > len(sent[rank]):
+                sent[rank].append(x)
+            if len(calls) > len(sent[rank - 1]):
+                raise Waits
+            return sent[rank - 1][len(calls) - 1]
+
+        return answer_of(fn, rank, N, list(held[rank]), swap, like=1.0)
+
+    while before != sent and max(map(len, sent)) <= 2 * N:
+        before, found = [list(x) for x in sent], [None] * N
+        for rank in range(N):
+            with contextlib.suppress(Waits):
+                found[rank] = as_rank(rank)
+    return found, [len(x) for x in sent]
+
+# %% ../../deployment/data-parallel.ipynb #check-ring-sum-all
+@graded
+def check_ring_sum(fn):
+    """Does fn add chunks up in a ring, as one rank of it?"""
+    for held in (
+        [[1.0, 20.0], [5.0, 300.0]],
+        [[1.0, 7.0, 4.0], [30.0, 10.0, 90.0], [2.0, 5.0, 8.0]],
+    ):
+        N, sums = len(held), [sum(chunk) for chunk in zip(*held)]
+        for rank, (got, swaps) in enumerate(zip(*in_a_ring(fn, held))):
+            own, arrived, place = held[rank], held[rank - 1], (rank + 1) % N
+            call = f"ring_sum({rank}, {N}, {own}, swap)"
+            often = f"{call} swaps {swaps} times, but {N - 1} are enough"
+            assert swaps < N, often
+            assert got is not None, f"{call} waits, but nobody sends to it"
+            two = "that's the sum of two different chunks"
+            wrong = {x + y: two for x in own for y in arrived}
+            wrong |= {x: "that's another chunk's sum" for x in sums}
+            wrong[own[place]] = "that's the rank's own: nothing was added"
+            wrong[arrived[place]] = "that's what arrived; add your own"
+            wrong[sum(own)] = (
+                "add up a chunk over the ranks, not a rank's chunks"
+            )
+            is_near(call, got, sums[place], wrong)
+    return "ring_sum is right."
+
+# %% ../../deployment/data-parallel.ipynb #check-lost-share
+@graded
+def check_lost_share(fn):
+    """Does fn add what saving and dying cost?"""
+    for case in (10_800.0, 600.0, 30.0), (1000.0, 40.0, 1.0):
+        got = answer_of(fn, *case, like=1.0)
+        mean_s, every_s, save_s = case
+        saving, dying = save_s / every_s, every_s / 2 / mean_s
+        wrong = {
+            saving + 2 * dying: "a death costs half an interval on average",
+            saving: "and what does a death cost?",
+            dying: "and what does saving cost?",
+            saving * dying: "add the two",
+            mean_s * (saving + dying): "that's seconds; a fraction is wanted",
+        }
+        is_near(f"lost_share{case}", got, saving + dying, wrong)
+    return "lost_share is right."

@@ -26,31 +26,26 @@ def some_pictures(count=2, height=32, width=32):
     return torch.randint(256, shape, generator=generator()).to(torch.uint8)
 
 
-def test_the_picture_encoder_is_four_convolutions():
+@pytest.mark.parametrize("train", [True, False])
+def test_the_picture_encoder_is_four_convolutions(train):
     model, pictures = clip.PictureEncoder(6, 2, dropout=0.0), some_pictures(5)
     layers = [m for m in model.blocks.modules() if hasattr(m, "weight")]
-    sizes = (2, 2, 0, 0), (3, 1, 1, 1), (3, 1, 1, 1), (3, 1, 1, 0)
-    planes = torch.stack([pictures[..., c] / 255 for c in range(3)], 1)
-    assert torch.equal(clip.to_planes(pictures), planes)
-    for train in True, False:
-        x = 2 * planes - 1
-        blocks = zip(layers[::2], layers[1::2], sizes, strict=True)
-        for conv, norm, (size, step, side, pool) in blocks:
-            assert conv.weight.shape[2:] == (size, size) and conv.bias is None
-            x = F.conv2d(x, conv.weight, stride=step, padding=side)
-            moments = norm.running_mean.clone(), norm.running_var.clone()
-            x = F.batch_norm(x, *moments, norm.weight, norm.bias, train).relu()
-            x = F.max_pool2d(x, 2) if pool else x
-        close(model.train(train)(pictures), unit(model.out(x.flatten(1))), 1e-4)
+    sizes = (2, 0, 0), (1, 1, 1), (1, 1, 1), (1, 1, 0)
+    x = 2 * torch.stack([pictures[..., c] / 255 for c in range(3)], 1) - 1
+    for conv, norm, (step, side, pool) in zip(
+        layers[::2], layers[1::2], sizes, strict=True
+    ):
+        x = F.conv2d(x, conv.weight, stride=step, padding=side)
+        moments = norm.running_mean.clone(), norm.running_var.clone()
+        x = F.batch_norm(x, *moments, norm.weight, norm.bias, train).relu()
+        x = F.max_pool2d(x, 2) if pool else x
+    close(model.train(train)(pictures), unit(model.out(x.flatten(1))), 1e-4)
 
 
 def test_pieces_of_words_and_which_of_them_have_rows():
-    cat = clip.word_pieces("cat")
-    assert cat == ("<cat>", "<ca", "cat", "at>")
-    assert clip.word_pieces("a") == ("<a>",) == tuple(clip.piece_rows(["a"]))
-    assert clip.word_pieces("aaaa")[1:] == ("<aa", "aaa", "aa>")
-    assert clip.caption_pieces("Red, cat!") == [*clip.word_pieces("red"), *cat]
-    assert clip.caption_pieces("Fête 8")[::5] == ["<fête>", "<8>"]
+    red, cat = ["<red>", "<re", "red", "ed>"], ["<cat>", "<ca", "cat", "at>"]
+    assert clip.caption_pieces("Red, cat!") == [*red, *cat]
+    assert clip.caption_pieces("aaaa a") == ["<aaaa>", "<aa", "aaa", "aa>", "<a>"]
     rows = clip.piece_rows(["red car", "red"])
     assert rows == {"<red>": 0, "<re": 1, "red": 2, "ed>": 3, "<car>": 4}
 
@@ -91,15 +86,6 @@ def test_minilm_is_transformers_bert():
     means = unit(torch.einsum("btd,bt->bd", states, mask.float()))
     close(model(sentences), means, 1e-5)
     close(model(sentences[:1]), means[:1], 1e-5)  # without its padding
-
-
-def test_padding_is_tensorflows():
-    for size, kernel, stride, before, after in (
-        (5, 3, 2, 1, 1), (6, 3, 2, 0, 1), (6, 5, 2, 1, 2),
-        (4, 1, 2, 0, 0), (7, 5, 1, 2, 2), (7, 1, 3, 0, 0),
-    ):  # fmt: skip
-        row = clip.pad_same(torch.ones(1, 1, size, 30), kernel, stride)[0, 0, :, 15]
-        assert row.tolist() == [0] * before + [1] * size + [0] * after
 
 
 def by_name(x):
@@ -151,29 +137,17 @@ def test_efficientnet_is_what_its_file_says(sides):
     close(features, torch.cat(parts, 1), 1e-5)
 
 
-def test_a_block_adds_its_input_only_where_sizes_agree():
-    x = random(1, 4, 6, 6, dtype=torch.float32)
-    for out, stride, short in (4, 1, 1), (6, 1, 0), (4, 2, 0):
-        block = clip.MobileBlock(4, out, 3, stride, 2).eval()
-        y = block.narrow(block.look(block.widen(x)))
-        close(block(x), x + y if short else y)
-
-
 def test_roles_hold_out_drawers_and_families():
     """No picture is in two of them."""
     cases = itertools.product(("train", "validation", "test"), (KNOWN, ["emojitwo"]))
     shown = []
-    for split, drawers in [*cases, ("train", ["fluent"])]:
-        where = clip.role(split, drawers)
-        here = {}
-        for place, (d, c) in enumerate(zip(EMOJI.drawer, EMOJI.concept, strict=True)):
-            if EMOJI.drawers[d] in drawers and EMOJI.splits[c] == split:
-                here[place] = c.item()
-        assert where.places.tolist() == [*here]
-        assert where.concepts.tolist() == sorted({*here.values()})
-        shown.append({p.numpy().tobytes() for p in EMOJI.pictures[where.places]})
-    for one, other in itertools.combinations(shown, 2):
-        assert one and other and not one & other
+    for split, drawers in cases:
+        places, concepts = clip.role(split, drawers)
+        assert {EMOJI.drawers[d] for d in EMOJI.drawer[places]} == {*drawers}
+        assert {EMOJI.splits[c] for c in concepts} == {split}
+        assert concepts.tolist() == sorted({*EMOJI.concept[places].tolist()})
+        shown.append({p.numpy().tobytes() for p in EMOJI.pictures[places]})
+    assert not any(a & b for a, b in itertools.combinations(shown, 2))
 
 
 def test_jitter_is_one_map_of_the_plane_for_each_picture():
@@ -197,29 +171,10 @@ def test_descriptions_are_drawn_by_the_generator_alone():
     concept = max(range(len(EMOJI.tags)), key=lambda c: len(EMOJI.tags[c]))
     caption, tags = EMOJI.captions[concept], EMOJI.tags[concept]
     assert len(tags) > 5 and clip.describe(concept) == " ".join([caption, *tags])
-    for seed, most in itertools.product(range(8), (1, 4)):
-        draws, order = generator(seed), []
-        if torch.rand((), generator=draws) >= 0.5:
-            order = torch.randperm(len(tags), generator=draws)[:most].tolist()
-        expected = " ".join([caption, *(tags[i] for i in order)])
-        assert clip.describe(concept, generator(seed), most) == expected
-
-
-def test_seeded_makes_torchs_own_draws_repeat():
-    before, draws, drawn = torch.get_rng_state(), generator(1), []
-    for each in generator(1), draws, draws:
-        with clip.seeded(each):
-            drawn.append(torch.rand(3).tolist())
-    assert torch.equal(torch.get_rng_state(), before), "the state is put back"
-    assert drawn[0] == drawn[1] != drawn[2]
-
-
-def test_batches_are_orders_cut_up_epoch_after_epoch():
-    batches, draws = clip.shuffled_batches(7, 3, generator(5)), generator(5)
-    for _ in range(3):
-        order = torch.randperm(7, generator=draws)
-        assert torch.equal(next(batches), order[:3])
-        assert torch.equal(next(batches), order[3:6])
+    found = {clip.describe(concept, generator(seed)) for seed in range(40)}
+    assert caption in found and len(found) > 10
+    for each in found - {caption}:
+        assert sum(each.count(f" {tag}") for tag in tags) >= 4
 
 
 def free_pairs(N):
@@ -248,10 +203,10 @@ def test_aligning_is_adamw_on_the_grouped_loss(learned):
     close(parts[0].detach(), twin[0].detach(), 1e-3)
 
 
-def embedded(align, places):
-    """(parts, embed, concepts) that an alignment of these would train with."""
+def embedded(align, *given):
+    """(parts, embed, concepts) that an alignment would train with."""
     with mock.patch.object(clip, "train_pairs") as train:
-        align(places, clip.Alignment(), generator())
+        align(*given, generator())
     parts, embed, concepts, *_ = train.call_args.args
     return parts.eval(), embed, concepts
 
@@ -259,7 +214,7 @@ def embedded(align, places):
 def test_emoji_are_aligned_from_scratch_captions_first():
     """Of a concept that several have drawn, a caption counts once."""
     places, at, again = torch.tensor([3, 500, 2000]), torch.tensor([2, 0]), generator(8)
-    parts, embed, concepts = embedded(clip.align_emoji, places)
+    parts, embed, concepts = embedded(clip.align_emoji, places, clip.Alignment())
     assert torch.equal(concepts, EMOJI.concept[places])
     told, seen = embed(at, generator(8))
     texts = [clip.describe(c, again) for c in concepts[at].tolist()]
@@ -276,12 +231,9 @@ def test_found_within_counts_who_is_nearer():
         found = clip.found_within(asked, offered, fits, k)
         for row, fit, is_found in zip(asked, fits, found, strict=True):
             cosines = offered @ row
-            nearer = (cosines[~fit] >= cosines[fit].max()).sum()
-            assert is_found == (nearer < k)
+            assert is_found == ((cosines[~fit] >= cosines[fit].max()).sum() < k)
     same, own = torch.ones(4, 2), torch.eye(4, dtype=torch.bool)
-    for fits, others in (own, 3), (own | own.roll(1, 1), 2):  # all are alike
-        assert not clip.found_within(same, same, fits, others).any()
-        assert clip.found_within(same, same, fits, others + 1).all()
+    assert not clip.found_within(same, same, own, 3).any()  # all are alike
 
 
 def test_both_captions_lie_between_bare_and_tagged():
@@ -289,13 +241,11 @@ def test_both_captions_lie_between_bare_and_tagged():
         rows = [[len(t), t.count("a") + 1.0, t.count(" ")] for t in texts]
         return unit(torch.tensor(rows, dtype=torch.float32))
 
-    found = clip.both_captions(encode)
-    assert found.shape == (1644, 3)
+    found, only_tagged = clip.both_captions(encode), clip.both_captions(encode, 0)
     for concept in 0, 77, 1000:
         bare, tagged = encode([EMOJI.captions[concept], clip.describe(concept)])
         close(found[concept], unit(bare + tagged), 1e-5)
-        close(clip.both_captions(encode, 0)[concept], tagged, 1e-5)
-        close(clip.both_captions(encode, bare_share=1)[concept], bare, 1e-5)
+        close(only_tagged[concept], tagged, 1e-5)
 
 
 def test_retrieval_goes_both_ways():
@@ -309,29 +259,6 @@ def test_retrieval_goes_both_ways():
     assert torch.equal(back, clip.found_within(*both[::-1], fits.T, 20))
 
 
-def test_the_gap_is_the_distance_of_the_means():
-    a, b = random(4, 3), random(6, 3, seed=1)
-    gap = clip.modality_gap(a, b)
-    assert abs(gap - (a.sum(0) / 4 - b.sum(0) / 6).square().sum().sqrt()) < 1e-9
-
-
-@torch.no_grad()
-def test_heads_are_small_networks_on_frozen_features():
-    model = clip.head(6, 3, wide=5)
-    first, up, _, second, down = model
-    assert first.p == second.p == 0.3
-    x = random(2, 6, dtype=torch.float32)
-    close(model.eval()(x), down(F.gelu(up(x))))
-    places = clip.role("train", KNOWN).places[:40]
-    given = places, clip.Alignment(epochs=3, batch=20), generator()
-    with torch.enable_grad():
-        heads, _ = clip.align_heads(*given, D=7)
-    kept, (seen, told) = clip.emoji_features(), clip.through_heads(heads)
-    close(seen, unit(heads["pictures"](kept.pictures)), 1e-4)
-    parts = [unit(heads["captions"](x)) for x in (kept.bare, kept.tagged)]
-    close(told, unit(sum(parts)), 1e-4)
-
-
 def test_heads_read_bare_and_tagged_captions_by_halves():
     places, at, inputs = clip.role("train", KNOWN).places[:400], torch.arange(400), []
     kept, shown = clip.emoji_features(), EMOJI.concept[places]
@@ -343,3 +270,7 @@ def test_heads_read_bare_and_tagged_captions_by_halves():
     assert torch.equal(concepts, shown) and torch.equal(inputs[0], either)
     close(seen, unit(parts["pictures"](kept.pictures[places])), 1e-4)
     close(told, unit(parts["captions"](either)), 1e-4)
+    seen, told = clip.through_heads(parts)
+    close(seen, unit(parts["pictures"](kept.pictures)), 1e-4)
+    both = [unit(parts["captions"](x)) for x in (kept.bare, kept.tagged)]
+    close(told, unit(sum(both)), 1e-4)

@@ -36,14 +36,14 @@ DRAWN = ["red heart", "blue heart", "green circle", "purple circle"]
 PAINTED = ["red heart", "green heart", "grinning face with big eyes", "dog face"]
 PAINTED += ["red apple", "rocket"]
 FEWER = [1, 2, 4, 8, 16]  # steps, for the explorer
+COLOURS = ["red", "orange", "yellow", "green", "blue", "purple", "brown", "black"]
 SHADE = 17  # of 255: pictures are stored in sixteen shades of a colour
 
 
 def record_weights() -> None:
     generator = torch.Generator().manual_seed(SEED)
-    places, plan = book.pictures_to_learn(), book.painter_plan()
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        model, losses = book.train_painter(places, plan, generator)
+        model, losses = book.train_painter(book.pictures_to_learn(), generator)
     state = {k: v.half().contiguous() for k, v in model.state_dict().items()}
     store(HERE / "weights.safetensors", state)
     means = [round(x, 4) for x in losses.view(-1, 50).mean(1).tolist()]
@@ -53,11 +53,9 @@ def record_weights() -> None:
 def painted(captions: torch.Tensor, guidance: float, steps: int, seed: int):
     """Pictures of captions, by their places: uint8 (B, 32, 32, 3)."""
     model, told = book.trained_painter(), clip.emoji_features().bare[captions]
-    generator = torch.Generator().manual_seed(seed)
-    some = [
-        book.paint(model, each, guidance, steps, generator) for each in told.split(50)
-    ]
-    return torch.cat(some)
+    draws = torch.Generator().manual_seed(seed)
+    some = told.split(50)
+    return torch.cat([book.paint(model, x, guidance, steps, draws) for x in some])
 
 
 @torch.inference_mode()
@@ -83,7 +81,6 @@ def real_ones(known: torch.Tensor) -> dict:
     for name, drawers in (("learnt from", book.DRAWERS), ("new drawer", ["emojitwo"])):
         places = some_of(clip.role("train", drawers).places)
         found[name] = judged(emoji.pictures[places], emoji.concept[places], known)
-        print(name, found[name], flush=True)
     return found
 
 
@@ -105,43 +102,22 @@ def by_guidance(guidance: float, known: torch.Tensor, learnt: torch.Tensor) -> d
     apart = book.pixel_distance(one, two).diagonal().mean().item()
     near, place = book.pixel_distance(one, emoji.pictures[learnt]).min(1)
     same = emoji.concept[learnt[place]] == asked
-    row = {
+    return {
         "guidance": guidance,
         "found": judged(one, asked, known),
         "variety": round(apart, 4),
         "nearest": round(near.mean().item(), 4),
         "same caption": [int(same.sum()), len(same)],
     }
-    print(row, flush=True)
-    return row
-
-
-def by_steps(steps: int, known: torch.Tensor) -> dict:
-    asked = some_of(known)
-    pictures = painted(asked, USUAL["guidance"], steps, 1)
-    row = {"steps": steps, "found": judged(pictures, asked, known)}
-    print(row, flush=True)
-    return row
-
-
-def held_out(learnt: torch.Tensor) -> float:
-    """How far new concepts by the same drawers are from the training's pictures."""
-    pictures = data.emoji().pictures
-    new = clip.role("test", book.DRAWERS).places
-    near = book.pixel_distance(pictures[new], pictures[learnt]).amin(1)
-    return round(near.mean().item(), 4)
 
 
 def new_captions() -> dict:
     """Concepts of families that were held out: what is painted, and real pictures."""
     emoji, test = data.emoji(), clip.role("test", book.DRAWERS)
-    pictures = painted(test.concepts, **USUAL, seed=1)
-    known = judged(
-        emoji.pictures[test.places], emoji.concept[test.places], test.concepts
-    )
-    found = {"painted": judged(pictures, test.concepts, test.concepts), "real": known}
-    print(found, flush=True)
-    return found
+    of_painted = painted(test.concepts, **USUAL, seed=1), test.concepts
+    of_real = emoji.pictures[test.places], emoji.concept[test.places]
+    both = {"painted": of_painted, "real": of_real}
+    return {name: judged(*each, test.concepts) for name, each in both.items()}
 
 
 def combinations() -> dict:
@@ -166,11 +142,7 @@ def combinations() -> dict:
         both = [a == b for a, b in pairs]
         parts = {"shape": shape, "colour": colour, "both": both}
         found[name] = {k: [sum(v), len(v)] for k, v in parts.items()}
-    print(found, flush=True)
     return found
-
-
-COLOURS = ["red", "orange", "yellow", "green", "blue", "purple", "brown", "black"]
 
 
 @torch.no_grad()
@@ -190,9 +162,14 @@ def record_measures() -> None:
     known = data.emoji().concept[learnt].unique()
     record = {"real": real_ones(known)}
     record["variety of drawers"] = of_drawers(known)
-    record["nearest of held out"] = held_out(learnt)
+    pictures, new = data.emoji().pictures, clip.role("test", book.DRAWERS).places
+    near = book.pixel_distance(pictures[new], pictures[learnt]).amin(1)
+    record["nearest of held out"] = round(near.mean().item(), 4)
     record["guidance"] = [by_guidance(g, known, learnt) for g in GUIDANCES]
-    record["steps"] = [by_steps(steps, known) for steps in STEPS]
+    asked, record["steps"] = some_of(known), []
+    for steps in STEPS:
+        found = judged(painted(asked, USUAL["guidance"], steps, 1), asked, known)
+        record["steps"].append({"steps": steps, "found": found})
     record["new captions"] = new_captions()
     record["combinations"] = combinations()
     store(HERE / "measures.json", record)
@@ -207,7 +184,6 @@ def record_samples() -> None:
             for g in GUIDANCES
         ]
         every.append(torch.stack(rows))  # (guidances, steps, 3, 32, 32, 3)
-        print(caption, flush=True)
     shades = (torch.stack(every).double() / SHADE).round().to(torch.uint8)
     store(HERE / "samples.npz", {"pictures": shades.numpy()})
     options = {"captions": PAINTED, "guidance": GUIDANCES, "steps": FEWER}

@@ -59,19 +59,15 @@ class PictureEncoder(nn.Module):
         x = self.blocks(2 * planes - 1).flatten(1)  # (B, 8 C 16)
         return F.normalize(self.out(self.drop(x)), dim=-1)  # (B, D)
 
-# %% ../../multimodal/clip.ipynb #word-pieces
-@functools.cache
-def word_pieces(word: str):
-    """The word between < and >, and each run of three letters of that."""
-    marked = f"<{word}>"
-    runs = [marked[i : i + 3] for i in range(len(marked) - 2)]
-    return tuple(dict.fromkeys([marked, *runs]))  # each once, in order
-
 # %% ../../multimodal/clip.ipynb #caption-pieces
 def caption_pieces(caption: str):
-    """The pieces of all words of a caption, a list of strings."""
-    words = re.findall(r"\w+", caption.lower())
-    return [piece for word in words for piece in word_pieces(word)]
+    """Of each word: the word between < and >, and runs of three letters."""
+    pieces = []
+    for word in re.findall(r"\w+", caption.lower()):
+        marked = f"<{word}>"
+        runs = [marked[i : i + 3] for i in range(len(marked) - 2)]
+        pieces += dict.fromkeys([marked, *runs])  # each once, in order
+    return pieces
 
 # %% ../../multimodal/clip.ipynb #piece-rows
 def piece_rows(captions: list[str]):
@@ -162,10 +158,10 @@ def jitter(
     return 1 - (ink * tint).clamp(0, 1)
 
 # %% ../../multimodal/clip.ipynb #describe
-def describe(concept: int, generator: Generator | None = None, most: int = 4):
+def describe(concept: int, generator: Generator | None = None):
     """A caption for a concept: bare, or with some of its tags in any order.
 
-    With a generator: bare half of the time, else with `most` tags at most.
+    With a generator: bare half of the time, else with four tags at most.
     Without one: with all its tags.
     """
     found = data.emoji()
@@ -175,7 +171,7 @@ def describe(concept: int, generator: Generator | None = None, most: int = 4):
     if torch.rand((), generator=generator) < 0.5:
         return caption
     order = torch.randperm(len(tags), generator=generator)
-    return " ".join([caption, *(tags[i] for i in order[:most])])
+    return " ".join([caption, *(tags[i] for i in order[:4])])
 
 # %% ../../multimodal/clip.ipynb #seeded
 from contextlib import contextmanager
@@ -499,21 +495,6 @@ STAGES = (  # blocks, kernel, stride, growth, channels: Tan and Le, table 1
     (1, 3, 1, 6, 320),
 )
 
-
-def stage(
-    into: int,
-    blocks: int,
-    kernel: int,
-    stride: int,
-    growth: int,
-    out: int,
-):
-    """Blocks in a row; only the first changes the sizes."""
-    first = MobileBlock(into, out, kernel, stride, growth)
-    same = out, out, kernel, 1, growth
-    rest = [MobileBlock(*same) for _ in range(blocks - 1)]
-    return nn.Sequential(first, *rest)
-
 # %% ../../multimodal/clip.ipynb #efficientnet
 class EfficientNetLite(nn.Module):
     """Pictures, uint8 (B, Y, X, 3), to the maps of 9 stages, a list.
@@ -527,9 +508,13 @@ class EfficientNetLite(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = ConvNorm(3, 32, kernel=3, stride=2)
-        widths = [32, *(sizes[-1] for sizes in STAGES)]
-        stages = [stage(C, *sizes) for C, sizes in zip(widths, STAGES)]
-        self.stages = nn.ModuleList(stages)
+        self.stages, C = nn.ModuleList(), 32
+        for blocks, kernel, stride, growth, out in STAGES:
+            first = MobileBlock(C, out, kernel, stride, growth)
+            same = [(out, out, kernel, 1, growth)] * (blocks - 1)
+            rest = [MobileBlock(*sizes) for sizes in same]
+            self.stages.append(nn.Sequential(first, *rest))
+            C = out
         self.head = ConvNorm(320, 1280)
         self.classes = nn.Linear(1280, 1000)
         # the file has its tensors in the order in which they are used
@@ -602,24 +587,14 @@ def head(into: int, D: int, wide: int = 512, dropout: float = 0.3):
     )  # fmt: skip
 
 # %% ../../multimodal/clip.ipynb #align-heads
-def heads_recipe():
-    """How the heads are trained: longer, in larger batches, more slowly."""
-    return Alignment(40, 512, rate=1e-3, decay=0.1, start=1 / 0.07)
-
-
-def align_heads(
-    places: Int[Tensor, " N"],
-    recipe: Alignment,
-    generator: Generator,
-    D: int = 256,
-):
+def align_heads(places: Int[Tensor, " N"], generator: Generator):
     """Train two new heads on these pictures, by place: (heads, losses).
 
     heads["pictures"] takes `Features.pictures`, heads["captions"] MiniLM's
     vectors.
     """
-    found, kept = data.emoji(), emoji_features()
-    concepts = found.concept[places]  # (N,)
+    recipe = Alignment(40, 512, rate=1e-3, decay=0.1, start=1 / 0.07)
+    kept, concepts = emoji_features(), data.emoji().concept[places]  # (N,)
 
     def embed(at, generator):
         shown = concepts[at]  # (B,)
@@ -630,7 +605,7 @@ def align_heads(
         return told, F.normalize(seen, dim=-1)  # (B, D) each
 
     with seeded(generator):
-        parts = {"pictures": head(2688, D), "captions": head(384, D)}
+        parts = {"pictures": head(2688, 256), "captions": head(384, 256)}
         heads = nn.ModuleDict(parts)
         losses = train_pairs(heads, embed, concepts, recipe, generator)
     return heads.eval(), losses
@@ -655,9 +630,74 @@ def trained_heads():
     heads.load_state_dict(load_file(file))
     return heads.eval().requires_grad_(False)
 
-# %% ../../multimodal/clip.ipynb #modality-gap
-def modality_gap(
-    pictures: Float[Tensor, "N D"], captions: Float[Tensor, "C D"]
-):
-    """The distance between the means of unit vectors (Liang et al. 2022)."""
-    return (pictures.mean(0) - captions.mean(0)).norm().item()
+# %% ../../multimodal/clip.ipynb #check-median-rank
+from ..check import graded
+
+
+@graded
+def check_median_rank(fn):
+    """Is fn(asked, offered, fits) the median of the ranks?"""
+    draws = torch.Generator().manual_seed(7)
+    sizes = (5, 9, False), (6, 9, False), (4, 3, True), (1, 1, True)
+    for Q, N, ties in sizes:
+        asked = F.normalize(torch.randn(Q, 3, generator=draws), dim=-1)
+        offered = F.normalize(torch.randn(N, 3, generator=draws), dim=-1)
+        offered = offered[:1].repeat(N, 1) if ties else offered
+        fits = torch.rand(Q, N, generator=draws) < 0.3
+        fits[:, 0] = True
+        places = range(1, N + 1)
+        within = [found_within(asked, offered, fits, k) for k in places]
+        ranks = sorted((N + 1 - torch.stack(within).sum(0)).tolist())
+        right = (ranks[(Q - 1) // 2] + ranks[Q // 2]) / 2
+        got = fn(asked, offered, fits)
+        where = f"ranks {ranks}{' (ties)' if ties else ''}"
+        assert isinstance(got, float), f"{where}: a float, not {got!r}"
+        assert got == right, f"{where}: {right} is right, not {got!r}"
+    return "median_rank is right."
+
+# %% ../../multimodal/clip.ipynb #check-ensemble
+@graded
+def check_ensemble(fn):
+    """Does fn(encode, names, templates) average, and cut to length 1?"""
+    asked = []
+
+    def encode(texts):
+        asked.append(list(texts))
+        rows = [[len(t), t.count("a") + 1, t.find("b")] for t in texts]
+        return F.normalize(torch.tensor(rows).float(), dim=-1)
+
+    templates = ["a photo of a {}", "{}", "the {}, by me"]
+    for names in ["crab"], ["cat", "bat", "abba", "dog"]:
+        asked.clear()
+        got = fn(encode, names, templates)
+        assert len(asked) == 1, f"encode was called {len(asked)} times"
+        each = [encode([t.format(n) for t in templates]) for n in names]
+        right = F.normalize(torch.stack([x.mean(0) for x in each]), dim=-1)
+        ok = torch.is_tensor(got) and got.shape == right.shape
+        assert ok, f"for {len(names)} names: a tensor {tuple(right.shape)}"
+        ok = torch.allclose(got.norm(dim=-1), torch.ones(len(names)))
+        assert ok, f"lengths {got.norm(dim=-1).tolist()}, not 1"
+        assert torch.allclose(got, right, atol=1e-6), "not the mean by name"
+    return "ensemble is right."
+
+# %% ../../multimodal/clip.ipynb #check-close-gap
+@graded
+def check_close_gap(fn):
+    """Does fn(pictures, captions, share) move both, and cut to length 1?"""
+    draws = torch.Generator().manual_seed(8)
+    for N, C, share in (4, 4, 0.0), (3, 5, 1.0), (6, 2, 0.5), (1, 1, -0.5):
+        given = torch.randn(N + C, 5, generator=draws).double() + 1
+        given = F.normalize(given, dim=-1)
+        pictures, captions = given[:N].clone(), given[N:].clone()
+        step = share / 2 * (captions.mean(0) - pictures.mean(0))
+        moved = torch.cat([pictures + step, captions - step])
+        right = F.normalize(moved, dim=-1)
+        got = fn(pictures, captions, share)
+        where = f"{N} pictures, {C} captions, share {share}"
+        ok = isinstance(got, (tuple, list)) and len(got) == 2
+        assert ok, f"{where}: two tensors, not {got!r}"
+        ok = torch.equal(torch.cat([pictures, captions]), given)
+        assert ok, f"{where}: what was given has changed"
+        got = torch.cat(list(got))
+        assert torch.allclose(got, right), f"{where}: not where they should be"
+    return "close_gap is right."

@@ -146,16 +146,6 @@ def guided(model: Callable, told: Float[Tensor, "B W"], guidance: float):
 
     return velocity
 
-# %% ../../multimodal/text-to-image.ipynb #smaller
-def smaller(x: Float[Tensor, "B C Y X"], matrix: Callable):
-    """Squares of 2 x 2 places become one, through a 1 x 1 or 3 x 3 kernel."""
-    return matrix(F.pixel_unshuffle(x, 2))  # (B, C, Y, X) -> half Y and X
-
-
-def larger(x: Float[Tensor, "B C Y X"], matrix: Callable):
-    """And back: one place becomes 2 x 2."""
-    return F.pixel_shuffle(matrix(x), 2)
-
 # %% ../../multimodal/text-to-image.ipynb #told-block
 class ToldBlock(nn.Module):
     """Two convolutions, added to their input; what is told steers between.
@@ -203,12 +193,13 @@ class Painter(nn.Module):
         told = F.silu(told)  # (B, E)
         one, two, three, four, five, six = self.blocks
         down1, down2, up1, up2 = self.moves
-        a = one(smaller(x, self.into), told)  # (B, C, 16, 16)
-        b = two(smaller(a, down1), told)  # (B, D, 8, 8)
-        c = four(three(smaller(b, down2), told), told)  # (B, D, 4, 4)
-        b = five(b + larger(c, up1), told)
-        a = six(a + larger(b, up2), told)
-        return larger(F.silu(self.norm(a)), self.out)
+        smaller, larger = F.pixel_unshuffle, F.pixel_shuffle
+        a = one(self.into(smaller(x, 2)), told)  # (B, C, 16, 16)
+        b = two(down1(smaller(a, 2)), told)  # (B, D, 8, 8)
+        c = four(three(down2(smaller(b, 2)), told), told)  # (B, D, 4, 4)
+        b = five(b + larger(up1(c), 2), told)
+        a = six(a + larger(up2(b), 2), told)
+        return larger(self.out(F.silu(self.norm(a))), 2)
 
 # %% ../../multimodal/text-to-image.ipynb #to-learn
 from .clip import emoji_features, role, to_planes
@@ -226,19 +217,14 @@ def pictures_to_learn():
     new = torch.tensor([found.captions.index(each) for each in NEVER_DRAWN])
     return places[~torch.isin(found.concept[places], new)]
 
-# %% ../../multimodal/text-to-image.ipynb #painter-plan
-def painter_plan(steps: int = 5_000):
-    """How a `Painter` is trained. The stored one took all the steps."""
-    options = {"batch": 32, "rate": 2e-3, "final": 0.0, "decay": 0.01}
-    return Recipe(steps, warmup=steps // 20, **options)
-
 # %% ../../multimodal/text-to-image.ipynb #train-painter
 def train_painter(
-    places: Int64[Tensor, " N"], plan: Recipe, generator: Generator
+    places: Int64[Tensor, " N"], generator: Generator, steps: int = 5_000
 ):
     """Train a new Painter on these pictures, by place; (model, losses).
 
-    Half of the captions are bare, half have their tags.
+    Half of the captions are bare, half have their tags. The stored one took
+    all the steps.
     """
     found, kept = data.emoji(), emoji_features()
     concepts = found.concept[places]  # (N,)
@@ -251,6 +237,8 @@ def train_painter(
         told = torch.where(bare, kept.bare[shown], kept.tagged[shown])
         return planes[at], told  # (B, 3, 32, 32), (B, 384)
 
+    options = {"batch": 32, "rate": 2e-3, "final": 0.0, "decay": 0.01}
+    plan = Recipe(steps, warmup=steps // 20, **options)
     model = Painter(generator).to(memory_format=torch.channels_last)
     losses = train_flow(model, batch, plan, generator)
     return model.eval(), losses
@@ -296,23 +284,18 @@ from .clip import (
 )
 
 
-@functools.cache
-def frozen_eyes():
-    """One EfficientNetLite for all calls."""
-    return EfficientNetLite()
-
-
 @torch.inference_mode()
-def seen_by_clip(pictures: UInt8[Tensor, "B Y X 3"], side: int = 112):
+def seen_by_clip(pictures: UInt8[Tensor, "B Y X 3"]):
     """What CLIP's frozen encoder and stored head make of pictures: (B, 256).
 
-    Unit vectors. The pictures are brought to `side` pixels.
+    Unit vectors. The pictures are brought to 112 pixels.
     """
-    options = {"size": (side, side), "mode": "bicubic"}
-    planes = F.interpolate(to_planes(pictures), **options).clamp(0, 1)
-    large = (255 * planes).round().to(torch.uint8).permute(0, 2, 3, 1)
+    planes = F.interpolate(to_planes(pictures), (112, 112), mode="bicubic")
+    large = (
+        (255 * planes.clamp(0, 1)).round().to(torch.uint8).permute(0, 2, 3, 1)
+    )
     kept = {k: torch.from_numpy(v) for k, v in stored_features().items()}
-    steps = in_steps(picture_features(frozen_eyes(), large))  # (B, K)
+    steps = in_steps(picture_features(EfficientNetLite(), large))  # (B, K)
     vectors = (kept["vectors"] * kept["vector_step"]).float()
     seen = trained_heads()["pictures"](steps * kept["step"] @ vectors)
     return F.normalize(seen, dim=-1)
@@ -324,9 +307,8 @@ def found_among(
     own: Int64[Tensor, " B"],
     among: Int64[Tensor, " N"],
     generator: Generator,
-    count: int = 20,
 ):
-    """Is its own caption the nearest of `count`? bool (B,).
+    """Is its own caption the nearest of twenty? bool (B,).
 
     seen: pictures. told: all captions. own: the picture's caption, as a place
     in told. among: where the others are drawn from.
@@ -334,7 +316,7 @@ def found_among(
     found = []
     for picture, right in zip(seen, own):
         order = among[torch.randperm(len(among), generator=generator)]
-        others = order[order != right][: count - 1]
+        others = order[order != right][:19]
         nearest = (told[others] @ picture).max()
         found.append(told[right] @ picture > nearest)
     return torch.stack(found)
@@ -360,3 +342,66 @@ def pixel_distance(
     """
     a, b = to_planes(some).flatten(1), to_planes(others).flatten(1)
     return torch.cdist(a.double(), b.double()) / a.size(1) ** 0.5
+
+# %% ../../multimodal/text-to-image.ipynb #check-both-ends
+from ..check import graded
+
+
+@graded
+def check_both_ends(fn):
+    """Does fn(x, t, velocity) give the noise and the point?"""
+    draws = torch.Generator().manual_seed(7)
+    for B, W in (1, 1), (4, 3), (3, 3):
+        noise, ends = normal((B, W), draws), normal((B, W), draws)
+        t = torch.rand(B, generator=draws, dtype=torch.double)
+        got = fn(*on_the_way(noise, ends, t)[:1], t, ends - noise)
+        ok = isinstance(got, (tuple, list)) and len(got) == 2
+        assert ok, f"two tensors, not {got!r}"
+        for name, found, right in zip(("noise", "point"), got, (noise, ends)):
+            ok = torch.is_tensor(found) and found.shape == right.shape
+            assert ok, f"the {name}: a tensor {tuple(right.shape)}"
+            assert torch.allclose(found, right), f"the {name} is not right"
+    return "both_ends is right."
+
+# %% ../../multimodal/text-to-image.ipynb #check-midpoint
+@graded
+def check_midpoint(fn):
+    """Does fn(velocity, x, steps) follow the midpoint rule?"""
+    start = torch.tensor([[1.0, -2.0], [0.5, 3.0], [0.0, 1.0]]).double()
+    asked = []
+
+    def velocity(x, t):
+        asked.append(tuple(t.shape))
+        return x * (1 + t[:, None])
+
+    for steps in 1, 2, 5:
+        asked.clear()
+        got, right = fn(velocity, start, steps), start.clone()
+        for k in range(steps):
+            half = right * (1 + (1 + k / steps) / (2 * steps))
+            right = right + half * (1 + (k + 0.5) / steps) / steps
+        assert asked == [(3,)] * (2 * steps), f"asked with t of {asked}"
+        ok = torch.is_tensor(got) and torch.allclose(got, right)
+        assert ok, f"{steps} steps: {right.tolist()}, not {got}"
+    return "midpoint is right."
+
+# %% ../../multimodal/text-to-image.ipynb #check-away
+@graded
+def check_away(fn):
+    """Does fn(model, told, avoided, guidance) start from what is avoided?"""
+    draws = torch.Generator().manual_seed(8)
+
+    def model(x, t, told):
+        return x * told[:, :1] + t[:, None] * told[:, 1:] ** 2
+
+    for B, guidance in (1, 0.0), (3, 1.0), (2, 4.0):
+        x, told, avoided = (normal((B, 2), draws) for _ in range(3))
+        t = torch.rand(B, generator=draws, dtype=torch.double)
+        velocity = fn(model, told, avoided, guidance)
+        assert callable(velocity), f"a function of x and t, not {velocity!r}"
+        base, got = model(x, t, avoided), velocity(x, t)
+        right = base + guidance * (model(x, t, told) - base)
+        ok = torch.is_tensor(got) and got.shape == right.shape
+        assert ok, f"a tensor {tuple(right.shape)}"
+        assert torch.allclose(got, right), f"not right at guidance {guidance}"
+    return "away is right."

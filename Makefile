@@ -8,8 +8,6 @@ BIN := .venv/bin
 endif
 PY     := $(BIN)/python
 SETUP  := $(PYTHON) book/_tools/setup.py
-BUILD  := $(BIN)/jupyter-book build book --config _config.yml --toc _toc.yml \
-          --path-output . --all -W -n --keep-going
 PAGE   := _build/html/index.html
 
 export PYTHONNOUSERSITE := 1
@@ -26,7 +24,7 @@ help:  ## list the commands
 
 book:  ## build the site into _build/html, from the stored outputs
 	@$(SETUP) venv torch book weights web
-	$(BUILD)
+	$(PY) book/_tools/build.py
 	@echo "The site is built: open $(PAGE) in a browser; it needs no server."
 
 test:  ## run every check; of some notebooks with ONLY=chapter/notebook

@@ -2,8 +2,6 @@
 
 import importlib.util
 import os
-import re
-import shlex
 import subprocess
 import sys
 import threading
@@ -35,16 +33,11 @@ def notebooks():
 
 @pytest.fixture(scope="session")
 def build():
-    """A function that builds a folder of pages as `make book` does."""
+    """A function that builds the book in a folder as `make book` does."""
 
-    def run(source, output, **environment):
-        makefile = (ROOT / "Makefile").read_text().replace("\\\n", "")
-        words = shlex.split(re.search(r"/jupyter-book (.*)", makefile)[1])
-        words[words.index("book")] = source
-        words[words.index("--path-output") + 1] = output
+    def run(folder, output, **environment):
         return subprocess.run(
-            [Path(sys.executable).with_name("jupyter-book"), *words],
-            cwd=Path(source).parent,
+            [sys.executable, ROOT / "book" / "_tools" / "build.py", folder, output],
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
@@ -75,7 +68,7 @@ def site(build, once):
     """The folder of the site, built from nothing, once."""
 
     def make(folder):
-        result = build(ROOT / "book", folder)
+        result = build(ROOT, folder)
         lines = [line for line in result.stderr.splitlines() if line.strip()]
         told = "\n".join(lines[:40]) if result.returncode else ""
         (folder / "failure").write_text(told, "utf8")

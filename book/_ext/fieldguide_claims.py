@@ -135,13 +135,14 @@ class Table(SphinxDirective):
 
     def collect(self) -> list[Stored]:
         """Every stored claim of this site's pages, in the order of the book."""
-        self.env.note_reread()  # the notebooks may change, and the list of them
         found = []
         pages = self.env.found_docs
         book = getattr(self.config, "external_site_map", sorted(pages))
         for docname in filter(pages.__contains__, book):
             path = Path(self.env.doc2path(docname))
-            found += read_claims(path, docname) if path.suffix == ".ipynb" else []
+            if path.suffix == ".ipynb":
+                self.env.note_dependency(str(path))
+                found += read_claims(path, docname)
         return found
 
     def text(self, markdown: str) -> list[nodes.Node]:

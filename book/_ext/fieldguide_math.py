@@ -122,7 +122,7 @@ def write_font(app: Sphinx, exception: Exception | None) -> None:
     pages = (page.read_text("utf8") for page in Path(app.outdir).rglob("*.html"))
     written = "".join(unescape("".join(FORMULA.findall(page))) for page in pages)
     options = Options(layout_features=["*"], notdef_outline=True, hinting=False)
-    with TTFont(files("ziamath.fonts") / FONT) as font:
+    with TTFont(files("ziamath.fonts") / FONT, recalcTimestamp=False) as font:
         cut = Subsetter(options)
         cut.populate(text=IMPLIED + written + slanted(written))
         cut.subset(font)

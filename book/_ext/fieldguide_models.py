@@ -71,6 +71,8 @@ def write_models(app: Sphinx, exception: Exception | None) -> None:
     if not any(MARK in page.read_text("utf8") for page in pages):
         shutil.rmtree(folder, ignore_errors=True)
         return
+    if any(folder.glob("*.gguf")):  # the last that is placed
+        return
     from fieldguide.data import asset, smollm2
 
     for name, (code, wasm) in ENGINES.items():
@@ -89,4 +91,4 @@ def write_models(app: Sphinx, exception: Exception | None) -> None:
 def setup(app: Sphinx) -> dict:
     app.connect("html-page-context", add_script, priority=950)
     app.connect("build-finished", write_models)
-    return {"parallel_read_safe": True, "parallel_write_safe": False}
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -10,9 +10,12 @@ import ast
 import html
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
+from docutils import nodes
 from fieldguide_pages import exports
 from sphinx.application import Sphinx
 
@@ -95,10 +98,8 @@ class Names:
 
     def told(self, place: digest.Place) -> tuple[str, str] | None:
         """The address of a definition in the package, and how it begins."""
+        place = [*way(place)][-1]
         module = LIBRARY.module(place.module)
-        while place.name in module.imports and place.name not in module.definitions:
-            place = module.imports[place.name]
-            module = LIBRARY.module(place.module)
         if place.name not in module.definitions:
             return None
         page = "/".join(place.module.split(".")[1:]).replace("_", "-")
@@ -111,10 +112,10 @@ class Names:
     def with_links(self, markup: str, cell: digest.Module) -> str:
         """The code, in which the first use of each known name is a link."""
         statements = [*chain(*cell.definitions.values()), *cell.rest]
-        nodes = [node for each in statements for node in ast.walk(each)]
-        names = [node for node in nodes if isinstance(node, ast.Name)]
+        parts = [node for each in statements for node in ast.walk(each)]
+        names = [node for node in parts if isinstance(node, ast.Name)]
         own = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
-        own |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+        own |= {node.arg for node in parts if isinstance(node, ast.arg)}
         for name in sorted(({n.id for n in names} - own) & self.places.keys()):
             address, told = self.places[name]
             span = rf'(?<!{DOT})(<span class="n\w?">@?)({name})(?=</span>(?!{IS}))'
@@ -126,6 +127,27 @@ class Names:
                 markup = before + found[0] + link + found[2]
                 self.needed.add(name)
         return markup
+
+
+def way(place: digest.Place) -> Iterator[digest.Place]:
+    """From where a page imports a name, to where that is defined."""
+    yield place
+    module = LIBRARY.module(place.module)
+    while place.name in module.imports and place.name not in module.definitions:
+        yield (place := module.imports[place.name])
+        module = LIBRARY.module(place.module)
+
+
+def note_modules(app: Sphinx, doctree: nodes.document) -> None:
+    """A page is built anew when a module changes of which it tells."""
+    for code in doctree.findall(nodes.literal_block):
+        if "cell_input" not in code.parent.get("classes", []):
+            continue
+        with suppress(SyntaxError):
+            for place in LIBRARY.parse(code.astext()).imports.values():
+                for passed in way(place):
+                    if path := LIBRARY.path(passed.module):
+                        app.env.note_dependency(str(path))
 
 
 def makes(node: ast.stmt, name: str) -> bool:
@@ -153,5 +175,6 @@ def beginning(name: str, node: ast.stmt) -> str:
 
 
 def setup(app: Sphinx) -> dict:
+    app.connect("doctree-read", note_modules)
     app.connect("html-page-context", link_names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

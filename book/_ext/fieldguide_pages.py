@@ -24,8 +24,6 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from fieldguide.explore.page import runtime_html
-
 FIELDS = "name", "builds", "summary"
 logger = logging.getLogger(__name__)
 
@@ -47,11 +45,13 @@ class Map(SphinxDirective):
     """What both directives share: the pages below one, and Markdown as nodes."""
 
     def below(self, docname: str) -> list[str]:
-        self.env.note_reread()  # the list of pages may change, and the notebooks
         return self.config.external_site_map[docname].child_files()
 
     def path(self, docname: str) -> Path:
-        return Path(self.env.doc2path(docname))
+        """A page's file; the page that asks for it is built anew when it changes."""
+        path = self.env.doc2path(docname)
+        self.env.note_dependency(path)
+        return Path(path)
 
     def card(self, docname: str) -> dict[str, str]:
         try:
@@ -106,8 +106,9 @@ class Live(Map):
     required_arguments = 2
 
     def run(self) -> list[nodes.Node]:
+        from fieldguide.explore.page import runtime_html  # and with it a second's more
+
         docname, name = self.arguments
-        self.env.note_reread()
         cells = json.loads(self.path(docname).read_text("utf8"))["cells"]
         shown = {
             cell["id"]: "".join(output["data"]["text/html"])

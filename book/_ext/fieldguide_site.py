@@ -152,7 +152,11 @@ def is_drawing(png: Path) -> bool:
 
 
 def one_of_each(app: Sphinx, pagename, templatename, context, doctree) -> None:
-    """Note what the page would load; let it load the two bundles instead."""
+    """Note what the page would load; let it load the two bundles instead.
+
+    Every page would load the same. Only those that are written last, by the main
+    process and in every build, are of use to `write_bundles`.
+    """
     for kind, (bundle, seen) in app.fieldguide_assets.items():
         for asset in sorted(context[kind], key=lambda asset: asset.priority):
             body = asset.attributes.get("body", "")
@@ -160,6 +164,24 @@ def one_of_each(app: Sphinx, pagename, templatename, context, doctree) -> None:
             if code and "pagename" not in body:  # for a version switcher; there is none
                 seen[asset.filename or body] = asset.filename
         context[kind] = [bundle]
+
+
+def forget_bundles(app: Sphinx) -> None:
+    """Those of an earlier build: their sums would be written into each address."""
+    for bundle, _ in app.fieldguide_assets.values():
+        (Path(app.outdir) / bundle.filename).unlink(missing_ok=True)
+
+
+def show_all(app: Sphinx, env) -> set[str]:
+    """The pages to write whatever has changed.
+
+    What is cited anywhere is on the bibliography's, and the search index keeps the
+    entries of the glossary only where it is written.
+    """
+    terms = env.get_domain("std").objects.items()
+    works = env.get_domain("cite").bibliographies
+    pages = {page for (kind, _), (page, _) in terms if kind == "term"}
+    return pages | {each.docname for each in works}
 
 
 def write_bundles(app: Sphinx, exception: Exception | None) -> None:
@@ -247,6 +269,10 @@ def write_downloads(app: Sphinx, exception: Exception | None) -> None:
 
 
 def configure(app: Sphinx, config) -> None:
+    # A set comes in another order each time, as if the settings had changed.
+    config.myst_enable_extensions = sorted(config.myst_enable_extensions)
+    # It counts the parts of a book once all pages are read, and does not say so.
+    app.extensions["sphinx_multitoc_numbering"].parallel_read_safe = True
     # Jupyter Book takes a relative path as if from the pages' folder.
     config.external_toc_path = os.path.abspath(config.external_toc_path)
     config.templates_path.insert(0, str(HERE / "templates"))
@@ -275,7 +301,9 @@ def setup(app: Sphinx) -> dict:
     app.connect("doctree-read", box_exercises)
     app.connect("doctree-read", mark_drawings, priority=900)  # their files are found
     app.connect("html-page-context", one_of_each, priority=900)
+    app.connect("builder-inited", forget_bundles)
+    app.connect("env-updated", show_all)
     app.connect("build-finished", mend_markup)
     app.connect("build-finished", write_downloads)
     app.connect("build-finished", write_bundles, priority=900)
-    return {"parallel_read_safe": True, "parallel_write_safe": False}
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

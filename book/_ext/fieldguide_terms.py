@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from docutils import nodes
@@ -34,11 +35,11 @@ HINT = '<div class="fg-hint" role="tooltip" id="hint-{}" hidden>{}</div>'
 
 
 def forms(term: str) -> str:
-    """A pattern for a term and its plural; a name keeps its capitals."""
+    """A group for a term and its plural; a name keeps its capitals."""
     stem = re.escape(term[:-1]) + "(?:y|ies)" if term.endswith("y") else None
     plain = stem or re.escape(term) + ("" if term.endswith("s") else "(?:s|es)?")
     plain = plain.replace("'", "['\u2019]")
-    return plain if term != term.lower() else f"(?!{NAME})(?i:{plain})"
+    return f"({plain})" if term != term.lower() else f"(?!{NAME})((?i:{plain}))"
 
 
 class Words:
@@ -46,8 +47,12 @@ class Words:
 
     def __init__(self, terms: list[str]) -> None:
         kept = [term for term in terms if "(" not in term]
-        self.names = sorted(kept, key=lambda term: (-len(term), term))
-        named = "|".join(f"({forms(term)})" for term in self.names)
+        self.names = sorted(kept, key=lambda t: (t[0].lower(), -len(t), t))
+        # By their first letter, or each would be tried at each place.
+        named = "|".join(
+            f"(?=[{letter}{letter.upper()}])(?:{'|'.join(map(forms, names))})"
+            for letter, names in groupby(self.names, key=lambda t: t[0].lower())
+        )
         self.pattern = re.compile(rf"(?<![\w-])(?:{named})(?![\w-])")
 
     def term(self, found: re.Match) -> str:

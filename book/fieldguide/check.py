@@ -16,8 +16,6 @@ import threading
 import time
 import traceback
 
-import torch
-
 __all__ = ["answer_of", "graded", "require", "shown"]
 
 LONGEST = 80  # characters of a value that an error message shows
@@ -74,6 +72,8 @@ def answer_of(fn, *arguments, like: object = None, **options) -> object:
         kind = type(error).__name__
         raise AssertionError(f"{call} fails. {kind}: {error}") from None
     if like is not None:
+        import torch  # here and below: the site reads claims without it
+
         fault = unlike(answer, like)
         assert not fault, f"{call} {fault}"
         if isinstance(like, torch.Tensor) and like.is_floating_point():
@@ -154,6 +154,8 @@ def unlike(answer: object, like: object) -> str:
     """How an answer differs in kind from one that could be right, or nothing."""
     if answer is None:
         return "returns None. Does your function end in a return?"
+    import torch
+
     got, wanted = kind_of(answer), kind_of(like)
     if got != wanted:
         inside = isinstance(answer, torch.Tensor) and answer.numel() == 1
@@ -173,6 +175,8 @@ def unlike(answer: object, like: object) -> str:
 
 def kind_of(value: object) -> str:
     """The kind of a value in words; whole numbers and floats are numbers."""
+    import torch
+
     if isinstance(value, torch.Tensor):
         if value.is_complex():
             return "a tensor of complex numbers"

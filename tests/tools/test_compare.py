@@ -77,14 +77,6 @@ def test_one_altered_letter_or_a_missing_output_is_a_difference(new, stored, oth
         assert compare.same_outputs([], [one]) and compare.same_outputs([one], [])
 
 
-def test_an_output_too_many_is_told_with_its_words():
-    told = compare.same_outputs([display(png=""), printed("late", "stderr")], [])
-    assert "0 outputs" in told and "image/png" in told and "stderr 'late'" in told
-    error = {"output_type": "error", "ename": "ValueError", "evalue": "no rows"}
-    assert "ValueError: no rows" in compare.same_outputs([error], [])
-    assert compare.same_outputs([], [error]).endswith("gives none")
-
-
 # Measured values
 
 
@@ -205,20 +197,6 @@ def test_an_explorers_number_must_read_the_same_to_be_kept():
     assert "1e-17" in compare.same(*pair, digits=True)
 
 
-def test_a_view_that_is_gone_is_a_difference():
-    def shown(*names):
-        def values(x):
-            """Values.
-
-            Look at them."""
-            return {name: number(x) for name in names}
-
-        return explore(values, x=[1, 2]).html()
-
-    assert html_differs(shown("a"), shown("a", "b"))
-    assert html_differs(shown("a", "b"), shown("a"))
-
-
 @pytest.mark.parametrize("log", [False, True])
 def test_a_small_curve_is_compared_by_its_own_size(log):
     """Beside one that is a million times as large, and far down a log axis."""
@@ -290,18 +268,6 @@ def test_a_picture_may_differ_by_its_font_library_and_not_by_a_curve():
 
 
 # What counts as compared
-
-
-def test_constants_do_not_count_as_compared(stored_figure):
-    png = picture()["data"]["image/png"]
-    size = "<Figure size 600x320 with 1 Axes>"
-    assert compare.kinds(display(plain=size, png=png)) == {"png"}
-    assert compare.kinds(display(plain="words", html=measured(0.5))) == {"measured"}
-    bundle = display(plain="words", html=stored_figure, png=png)
-    assert compare.kinds(bundle) == {"explorer", "png"}
-    assert compare.kinds(display(plain="1", html="<b>1</b>")) == {"html"}
-    assert compare.kinds(display(plain="1")) == compare.kinds(printed("1")) == {"text"}
-    assert compare.kinds(display(view={"model_id": "a"})) == set()
 
 
 # The run itself

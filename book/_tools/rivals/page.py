@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,8 +36,7 @@ WIDGET = "application/vnd.jupyter.widget-"
 
 def build(folder: Path) -> Path:
     """The site, from clean; its folder."""
-    command = [setup.BIN / "jupyter-book", "build", "book", "-W", "-n"]
-    command += ["--config", "_config.yml", "--toc", "_toc.yml", "--path-output", folder]
+    command = [sys.executable, "book/_tools/build.py", setup.ROOT, folder]
     done = subprocess.run(command, cwd=setup.ROOT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the site does not build:\n{done.stderr[-2000:]}")

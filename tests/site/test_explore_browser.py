@@ -3,11 +3,13 @@
 import itertools
 
 import ipywidgets
+import notebooks
 import numpy as np
 import pytest
+import sources
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from cells import explored
+from cells import Names, explored
 from matplotlib import colormaps
 from matplotlib.colors import to_rgba
 from playwright.sync_api import expect
@@ -33,7 +35,6 @@ from fieldguide.explore import (
 from fieldguide.explore import text as text_view
 from fieldguide.explore.explorer import _plain
 from fieldguide.style import PALETTE
-from fieldguide.transformers import attention
 from fieldguide.transformers import tokens as bpe
 
 HANG_MS = 300_000  # a machine may be busy; what waits longer hangs
@@ -152,12 +153,15 @@ def test_what_a_kernel_answers_is_drawn_as_what_the_page_holds(show):
 
 
 def test_the_attention_twin_agrees_with_the_notebooks_own_function(show):
-    sentences = ["Why does my code only fail at 2 AM?", "one two one"]
-    twin = Twin("attention", ("sentence", "head"), attention.attention_data, bits=64)
+    notebook = sources.ROOT / "book/transformers/attention.ipynb"
+    cells = Names(notebooks.read(notebook), {})
+    data, views = cells["attention_data"], cells["attention_explorer"]
+    sentences = ["Why does my code only fail at 2 AM?", "naïve café, Zürich, ψυχή"]
+    twin = Twin("attention", ("sentence", "head"), data, bits=64)
     explorer = explore(
-        attention.attention_explorer,
+        views,
         twin=twin,
-        sentence=ipywidgets.Combobox(options=sentences, value=sentences[0]),
+        sentence=ipywidgets.Dropdown(options=sentences, value=sentences[0]),
         head=[0, 8],
         temperature=ipywidgets.FloatLogSlider(1, min=-1, max=1, step=0.5),
         scaled=True,
@@ -174,11 +178,10 @@ def test_the_attention_twin_agrees_with_the_notebooks_own_function(show):
     for setting in itertools.product(*grid.values()):
         params = dict(zip(grid, setting, strict=True))
         # Python's scores are 32-bit: where they are large, so is their last bit.
-        scores = attention.attention_data(*setting[:2])["scores"]
+        scores = data(*setting[:2])["scores"]
         largest = scores.abs().max() / (8 if params["scaled"] else 1)
         last_bit = 1e-6 + float(largest) / params["temperature"] * 2**-23
-        views = attention.attention_explorer(**params)
-        compare(page.evaluate(READ, [0, params]), views, last_bit=last_bit)
+        compare(page.evaluate(READ, [0, params]), views(**params), last_bit=last_bit)
 
 
 def typing(text, merges):

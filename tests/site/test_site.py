@@ -319,9 +319,9 @@ table[tau] = 1
 def test_a_plain_link_becomes_what_the_site_shows(extension):
     text = """So it is ([Elman, 1990](../bibliography.md#elman1990)):
 
-[`rms_norm`](attention.ipynb#code-rms_norm)
+[`rms_norm`](gpt.ipynb#code-rms_norm)
 
-See [`rms_norm`](attention.ipynb#code-rms_norm).
+See [`rms_norm`](gpt.ipynb#code-rms_norm).
 
 [a.slurm](../_assets/b/a.slurm)"""
     assert (
@@ -332,7 +332,7 @@ So it is {cite}`elman1990`:
 ```{source} rms_norm
 ```
 
-See [`rms_norm`](attention.ipynb#code-rms_norm).
+See [`rms_norm`](gpt.ipynb#code-rms_norm).
 
 ```{literalinclude} ../_assets/b/a.slurm
 :language: bash

@@ -15,7 +15,7 @@ import torch
 from assets import read_json
 
 from fieldguide.data import store
-from fieldguide.transformers.attention import MAKERS, train_reader
+from fieldguide.transformers.attention import READERS, train_reader
 
 HERE = Path(__file__).parent
 
@@ -26,7 +26,7 @@ RUNS = [1, 2, 3]  # from the seeds 0, 1, 2
 
 def raced(name: str, distance: int, run: int) -> dict:
     """One run: its curves, rounded to what the page draws."""
-    found = train_reader(MAKERS[name], distance, run - 1, STEPS[-1])
+    found = train_reader(name, distance, run - 1, STEPS[-1])
     right, weight = zip(*found, strict=True)
     curves = {"right": [round(share, 4) for share in right]}
     if None not in weight:
@@ -46,7 +46,7 @@ def remade() -> Iterator[tuple]:
 
 
 def main() -> None:
-    runs = [raced(name, d, run) for name in MAKERS for d in DISTANCES for run in RUNS]
+    runs = [raced(name, d, run) for name in READERS for d in DISTANCES for run in RUNS]
     settings = {"distances": DISTANCES, "steps": STEPS}
     made = {**settings, "runs": runs}
     store(HERE / "race.json", made)

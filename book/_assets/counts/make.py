@@ -43,7 +43,7 @@ from fieldguide.scaling.counting import (
     token_flops,
 )
 from fieldguide.scaling.grokking import Adder
-from fieldguide.transformers.attention import attention_reader, rnn_reader
+from fieldguide.transformers.attention import new_reader
 from fieldguide.transformers.gpt import GPT, GPTConfig, count_parameters
 from fieldguide.transformers.real_model import Llama, load_smollm2
 from fieldguide.transformers.training import modern_recipe, new_gpt
@@ -88,10 +88,10 @@ def small_models() -> Iterator[tuple]:
     T, D, K, N = 20, 64, 16, 512
     seen, x = torch.zeros(1, T, 9), torch.zeros(1, T, D)
     told, one = f"{T} letters", torch.zeros(1, dtype=torch.long)
-    model, square = rnn_reader(), (32, 32, T)
+    model, square = new_reader("RNN"), (32, 32, T)
     hand = tally([(9, 32, T), square, square, (32, 8, 1)], 0, 3 * 32 + 8)
     yield "recurrent network", told, model, partial(model, seen), hand
-    model, four = attention_reader(), 4 * [(16, 16, T)]
+    model, four = new_reader("attention"), 4 * [(16, 16, T)]
     hand = tally([(9, 16, T), *four, (16, 8, 1)], 4 * T * T * 16, 16 + 8)
     yield "one attention head", told, model, partial(model, seen), hand
     model, into = Selective(D, K), [(D, K, T), (D, K, T), (D, D, T)]

@@ -2,7 +2,7 @@
 
     .venv/bin/python book/_tools/assets.py robot-heads
 
-writes weights.npz beside this file, shares in thousandths:
+writes beside this file weights.npz, shares in thousandths:
 
     weights  (L, H, T, T)  the attention of every layer and head, for the first ending
     pieces   (T,)          its tokens
@@ -12,10 +12,17 @@ writes weights.npz beside this file, shares in thousandths:
                            for both endings; a word's tokens count together
     says     (2, 2)        after "The thing that was ... was the": cup, robot
 
+and queries.npz, what the first layer asks and offers in a few sentences, in float32:
+
+    sentences  (S,)        both endings, the second one last
+    q0, q1 ..  (9, T, 64)  the queries of sentence 0, 1 and so on, turned
+    k0, k1 ..  (3, T, 64)  the keys; three query heads share one
+
 The model is the one that the notebook transformers/real-model builds, which its tests
 compare with the library transformers.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,35 +30,58 @@ import torch
 
 from fieldguide.data import smollm2_tokenizer, store
 from fieldguide.transformers import real_model
-from fieldguide.transformers.attention import split_heads
+from fieldguide.transformers.attention import causal_mask, simple_attention, split_heads
+from fieldguide.transformers.gpt import apply_rope
 
 HERE = Path(__file__).parent
 SENTENCE = "The robot dropped the cup because it was {}."
 ENDINGS = ["slippery", "clumsy"]
 ASKED = " The thing that was {} was the"
+SENTENCES = [
+    SENTENCE.format(ENDINGS[0]),
+    "Why does my code only fail at 2 AM?",
+    "the cat saw the dog and the dog saw the cat",
+    "def add(a, b): return a + b",
+    "one two three four one two three four",
+    "She poured water from the bottle into the cup until it was full.",
+    "naïve café, Zürich, ψυχή",
+    SENTENCE.format(ENDINGS[1]),
+]
 
 
 def thousandths(shares):
     return (1000 * shares.double()).round().short().numpy()
 
 
+def ids_of(text):
+    return torch.tensor([smollm2_tokenizer().encode(text)])
+
+
 def look(text):
     """The attention weights of every layer and head, (L, H, T, T)."""
-    ids = torch.tensor([smollm2_tokenizer().encode(text)])
-    layers = real_model.run_layers(real_model.load_smollm2(), ids)
+    layers = real_model.run_layers(real_model.load_smollm2(), ids_of(text))
     return torch.cat([weights for _, weights in layers if weights is not None])
 
 
 def value_lengths(text):
     """The lengths of all value vectors, (L, H_kv, T)."""
-    model = real_model.load_smollm2()
-    ids = torch.tensor([smollm2_tokenizer().encode(text)])
-    states = [x for x, weights in real_model.run_layers(model, ids)]
-    found = []
+    model, found = real_model.load_smollm2(), []
+    states = [x for x, weights in real_model.run_layers(model, ids_of(text))]
     for block, x in zip(model.blocks, states[:-1], strict=True):
         value = block.attention.value(block.attention_norm(x))  # (1, T, H_kv K)
         found.append(split_heads(value, model.config.kv_heads).norm(dim=-1))
     return torch.cat(found)
+
+
+def queries_and_keys(text):
+    """What the first layer asks and offers: (H, T, K) and (H_kv, T, K)."""
+    model, ids = real_model.load_smollm2(), ids_of(text)
+    config, block = model.config, model.blocks[0]
+    x = block.attention_norm(model.embedding(ids[0]))  # (T, D)
+    places = torch.arange(len(x))
+    query = split_heads(block.attention.query(x), config.heads)
+    key = split_heads(block.attention.key(x), config.kv_heads)
+    return [apply_rope(part, places, config.base) for part in (query, key)]
 
 
 def last_word(weights, words=9):
@@ -63,10 +93,21 @@ def last_word(weights, words=9):
 
 def answers(ending):
     """How likely the model finds cup and robot, (2,)."""
-    text = SENTENCE.format(ending) + ASKED.format(ending)
+    ids = ids_of(SENTENCE.format(ending) + ASKED.format(ending))
+    shares = real_model.load_smollm2()(ids)[0, -1].softmax(-1)
     encode = smollm2_tokenizer().encode
-    shares = real_model.load_smollm2()(torch.tensor([encode(text)]))[0, -1].softmax(-1)
     return shares[[encode(" cup")[0], encode(" robot")[0]]]
+
+
+def remade() -> Iterator[tuple]:
+    """The first layer of the first sentence: queries, keys, where they look."""
+    stored = np.load(HERE / "queries.npz")
+    query, key = queries_and_keys(SENTENCES[0])
+    for name, again in ("q0", query), ("k0", key):
+        yield stored[name], again.numpy(), 1e-4
+    key, mask = key.repeat_interleave(3, 0), causal_mask(query.size(1))
+    _, weights = simple_attention(query, key, key, mask=mask)
+    yield np.load(HERE / "weights.npz")["weights"][0] / 1000, weights.numpy(), 0.001
 
 
 def main():
@@ -80,8 +121,11 @@ def main():
     record["ending"] = thousandths(torch.stack([last_word(w) for w in looks]))
     record["says"] = thousandths(torch.stack([answers(e) for e in ENDINGS]))
     store(HERE / "weights.npz", record)
-    print(record["says"])
-    print(record["ending"][:, 14, 8])
+    first = {"sentences": np.array(SENTENCES)}
+    for i, sentence in enumerate(SENTENCES):
+        query, key = queries_and_keys(sentence)
+        first |= {f"q{i}": query.numpy(), f"k{i}": key.numpy()}
+    store(HERE / "queries.npz", first)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..check import answer_of, graded
 from ..efficiency.quantization import quantize_absmax
-from ..transformers.attention import rotate
+from ..transformers.gpt import apply_rope
 from ..transformers.real_model import KVCache
 
 # %% ../../deployment/cache.ipynb #pool
@@ -136,7 +136,7 @@ class WindowCache(KVCache):
         sinks, others = keys.tensor_split([self.sinks], -2)
         forgotten = max(0, self.length + 1 - room)
         places = torch.full((sinks.size(-2),), forgotten)
-        sinks = rotate(sinks, places, self.base)  # (1, H_kv, sinks, K)
+        sinks = apply_rope(sinks, places, self.base)  # (1, H_kv, sinks, K)
         return torch.cat([sinks, others], -2), values
 
 # %% ../../deployment/cache.ipynb #read

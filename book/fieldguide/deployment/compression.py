@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from ..check import answer_of, graded
 from ..efficiency.lora import replace_layer
 from ..efficiency.quantization import quantize_absmax, rounded
-from ..transformers.gpt import GPTConfig, generate, turns
+from ..transformers.gpt import GPTConfig, apply_rope, generate
 from ..transformers.training import (
     Recipe,
     descend,
@@ -223,9 +223,10 @@ class StraightGPT(nn.Module):
         self.model, first = stored_copy(model, bits), model.blocks[0].attention
         K = first.query.out_features // first.heads
         places = torch.arange(model.config.context)
-        factors = turns(places, K, 10_000.0)  # (T, K / 2), complex
-        self.register_buffer("cos", factors.real.float())
-        self.register_buffer("sin", factors.imag.float())
+        ahead = torch.tensor([1.0, 0]).repeat(len(places), K // 2)  # (T, K)
+        cos, sin = apply_rope(ahead, places).unflatten(-1, (-1, 2)).unbind(-1)
+        self.register_buffer("cos", cos)  # (T, K / 2) each
+        self.register_buffer("sin", sin)
 
     def forward(self, ids):
         x, table = self.model.token(ids), self.model.token.weight  # (1, T, D)

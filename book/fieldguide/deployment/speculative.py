@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ..transformers.attention import causal_mask
-from ..transformers.gpt import draw, gelu, next_distribution
+from ..transformers.gpt import draw, next_distribution
 from ..transformers.real_model import (
     KVCache,
     LlamaFast,
@@ -239,7 +239,7 @@ class ExtraHead(nn.Module):
     def forward(self, state, token, table):
         """state (..., D), token (...) and the GPT's table (V, D): logits."""
         both = torch.cat([state, F.embedding(token, table)], -1)  # (..., 2 D)
-        state = state + self.out(gelu(self.mix(both)))  # (..., D)
+        state = state + self.out(F.gelu(self.mix(both)))  # (..., D)
         return F.linear(state, table)  # (..., V)
 
 # %% ../../deployment/speculative.ipynb #with-states

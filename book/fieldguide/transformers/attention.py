@@ -4,43 +4,13 @@
 
 # %% ../../transformers/attention.ipynb #imports
 import math
-from functools import cache
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..data import smollm2, smollm2_tokenizer
-from ..explore import heatmap, number
-
-# %% ../../transformers/attention.ipynb #masked-softmax
-def masked_softmax(
-    scores: Float[Tensor, "*b"], mask: Bool[Tensor, "..."] | None = None
-):
-    """Turn each row of scores (..., T, S) into shares that add up to 1.
-
-    mask: boolean, broadcasts with the scores, True = may look. A place that
-    may not be looked at gets exactly 0; so does a row that may look nowhere,
-    where torch's softmax would give NaN. The gradient is then 0 too.
-    """
-    if mask is None:
-        return scores.softmax(-1)  # (..., T, S)
-    blind = ~mask.any(-1, keepdim=True)  # (..., T, 1): may look nowhere
-    bar = torch.zeros_like(mask, dtype=scores.dtype)
-    bar = bar.masked_fill(~(mask | blind), -math.inf)  # 0 or -inf
-    known = not scores.is_meta  # a meta tensor has no values to ask
-    if known and not scores.sum().isfinite():  # overflown: inf - inf is NaN
-        scores = scores.where(mask, bar)
-    weights = (scores + bar).softmax(-1)  # (..., T, S)
-    return weights.masked_fill(blind, 0) if known and blind.any() else weights
-
-# %% ../../transformers/attention.ipynb #require-fit
-def scores_shape(query, key, value):
-    """The shape (..., T, S) of all scores."""
-    leading = [x.shape[:-2] for x in (query, key, value)]
-    leading = torch.broadcast_shapes(*leading)
-    return (*leading, query.size(-2), key.size(-2))
+from ..check import answer_of, graded
 
 # %% ../../transformers/attention.ipynb #simple-attention
 def simple_attention(
@@ -51,95 +21,57 @@ def simple_attention(
     mask: Bool[Tensor, "..."] | None = None,
     scale: float | None = None,
 ):
-    """Blend values by how well their keys fit each query.
-
-    mask broadcasts to (..., T, S), True = may look; a row that may look
-    nowhere gives 0. scale multiplies the scores: 1/sqrt(K) unless given.
-    Halves are computed in float32, since their scores overflow.
-    Returns (output (..., T, V), weights (..., T, S)).
-    Source: Vaswani et al. 2017, equation 1.
-    """
+    """Blend values by how well keys fit (Vaswani et al. 2017, equation 1)."""
     scale = 1 / math.sqrt(query.size(-1)) if scale is None else scale
-    kind = query.dtype
-    wide = torch.promote_types(kind, torch.float32)
-    query, key, value = (x.to(wide) for x in (query, key, value))
     # .mT swaps the last two axes
-    scores = (query * scale) @ key.mT  # (..., T, S)
-    weights = masked_softmax(scores, mask)  # (..., T, S)
-    output = weights @ value  # (..., T, V)
-    return output.to(kind), weights.to(kind)
+    scores = scale * query @ key.mT  # (..., T, S)
+    if mask is not None:  # True = may look
+        scores = scores.masked_fill(~mask, -math.inf)
+    weights = scores.softmax(-1)  # (..., T, S): each row adds up to 1
+    return weights @ value, weights  # (..., T, V), (..., T, S)
 
 # %% ../../transformers/attention.ipynb #causal-mask
 def causal_mask(T: int):
-    """Boolean (T, T): may position i (row) look at j (column)?"""
-    return torch.ones(T, T, dtype=torch.bool).tril()  # (T, T)
+    """May position i (row) look at position j (column)? Boolean (T, T)."""
+    return torch.ones(T, T, dtype=torch.bool).tril()
 
 # %% ../../transformers/attention.ipynb #split-heads
-def split_heads(x: Shaped[Tensor, "*b T D"], heads: int):
-    """Cut the width into heads: (..., H, T, K) with K = D / H."""
+def split_heads(x, heads):
+    """(..., T, D) -> (..., H, T, K), where H heads share the width D."""
     x = x.unflatten(-1, (heads, -1))  # (..., T, H, K)
-    # here einsum only swaps two axes
-    return torch.einsum("...thk->...htk", x)  # (..., H, T, K)
+    return x.transpose(-3, -2)  # (..., H, T, K)
 
 
-def merge_heads(x: Shaped[Tensor, "*b H T K"]):
-    """Undo `split_heads`: (..., H, T, K) -> (..., T, H K)."""
-    x = torch.einsum("...htk->...thk", x)  # (..., T, H, K)
-    return x.flatten(-2)  # (..., T, D)
+def merge_heads(x):
+    """Undo `split_heads`: (..., H, T, K) -> (..., T, D)."""
+    return x.transpose(-3, -2).flatten(-2)
 
 # %% ../../transformers/attention.ipynb #multi-head
 class MultiHeadAttention(nn.Module):
-    """Self-attention in heads: four D x D matrices around a lookup.
+    """Self-attention in heads (Vaswani et al. 2017, section 3.2.2)."""
 
-    heads H divides the width D; attend: `simple_attention` or
-    `simple_attention_fast`. Called on x (..., T, D) and a boolean mask that
-    broadcasts to (..., T, T), the same for all heads, it returns (output
-    (..., T, D), weights (..., H, T, T) or None).
-    Source: Vaswani et al. 2017, section 3.2.2.
-    """
-
-    def __init__(self, width: int, heads: int, *, attend=simple_attention):
+    def __init__(self, D, heads, *, bias=False, attend=simple_attention):
         super().__init__()
         self.heads, self.attend = heads, attend
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width, bias=False)
-        self.output = nn.Linear(width, width, bias=False)
+        self.query = nn.Linear(D, D, bias=bias)
+        self.key = nn.Linear(D, D, bias=bias)
+        self.value = nn.Linear(D, D, bias=bias)
+        self.output = nn.Linear(D, D, bias=bias)
 
-    def forward(
-        self,
-        x: Float[Tensor, "*b T D"],
-        mask: Bool[Tensor, "..."] | None = None,
-    ):
-        if mask is not None and mask.dim() > 2:
-            mask = mask.unsqueeze(-3)  # (..., 1, T, T): heads share it
+    def forward(self, x: Float[Tensor, "*b T D"], mask=None):
         parts = self.query(x), self.key(x), self.value(x)  # 3 of (..., T, D)
         heads = [split_heads(part, self.heads) for part in parts]
         mixed, weights = self.attend(*heads, mask=mask)  # (..., H, T, K)
         return self.output(merge_heads(mixed)), weights  # (..., T, D)
 
 # %% ../../transformers/attention.ipynb #simple-attention-fast
-def simple_attention_fast(
-    query: Float[Tensor, "*#b T K"],
-    key: Float[Tensor, "*#b S K"],
-    value: Float[Tensor, "*#b S V"],
-    *,
-    mask: Bool[Tensor, "..."] | None = None,
-    scale: float | None = None,
-):
-    """`simple_attention` by torch's own function, which keeps no weights.
-
-    Takes what `simple_attention` takes. Returns (output (..., T, V), None).
-    """
-    lead = scores_shape(query, key, value)[:-2]
-    # torch wants equal leading sizes, and a mask of two axes at least
-    arrays = [x.expand(*lead, -1, -1) for x in (query, key, value)]
-    mask = None if mask is None else torch.atleast_2d(mask)
+def simple_attention_fast(query, key, value, *, mask=None, scale=None):
+    """`simple_attention` by torch's own function, which keeps no weights."""
     options = {"attn_mask": mask, "scale": scale}
-    return F.scaled_dot_product_attention(*arrays, **options), None
+    return F.scaled_dot_product_attention(query, key, value, **options), None
 
 # %% ../../transformers/attention.ipynb #race-rows
-def rows_of(count: int, distance: int, rng: torch.Generator):
+def rows_of(count, distance, rng):
     """Rows (B, T, 9), one-hot letters and a flag; answers (B,)."""
     letters = torch.randint(8, (count, distance + 1), generator=rng)  # (B, T)
     flag = torch.zeros(count, distance + 1, 1)
@@ -162,24 +94,19 @@ class Reader(nn.Module):
         return self.answer(states[:, -1])  # from the last position
 
 
-def rnn_reader():
-    """It remembers: a plain recurrent network, 32 numbers wide."""
-    return Reader(nn.RNN(32, 32, batch_first=True), 32)
+READERS = ["RNN", "attention"]
 
 
-def attention_reader():
-    """It looks back: one head, 16 numbers wide."""
+def new_reader(name):
+    """An RNN, 32 numbers wide, or one head of attention, 16 wide."""
+    if name == "RNN":
+        return Reader(nn.RNN(32, 32, batch_first=True), 32)
     return Reader(MultiHeadAttention(16, 1), 16)
-
-
-MAKERS = {"RNN": rnn_reader, "attention": attention_reader}
 
 # %% ../../transformers/attention.ipynb #race-scored
 @torch.no_grad()
-def scored(
-    reader: nn.Module, x: Float[Tensor, "B T 9"], answer: Int[Tensor, " B"]
-):
-    """Its accuracy, and the mean weight of the last position on the flag.
+def scored(reader, x, answer):
+    """Its accuracy; attention's mean weight of the last position on the flag.
 
     An RNN has no weights: it returns its last state, and the second is None.
     """
@@ -189,16 +116,15 @@ def scored(
     return right, weights[:, 0, -1, 0].mean().item() if looks else None
 
 # %% ../../transformers/attention.ipynb #race-train
-def train_reader(make, distance, seed, steps=300):
+def train_reader(name, distance, seed, steps=300):
     """Train a new reader: [(accuracy, weight on the flag)], every 20 steps.
 
-    On 1,000 fresh rows. In float64, so that another machine gets nearly the
-    same digits, unless the training magnifies the last one.
+    On 1,000 fresh rows, in float64: few machines then differ in a digit.
     """
     torch.manual_seed(seed)  # nn.Linear draws from the global generator
     draw = torch.Generator().manual_seed(seed)
     fresh = rows_of(1000, distance, torch.Generator().manual_seed(1000 + seed))
-    reader, found = make().double(), []
+    reader, found = new_reader(name).double(), []
     optimizer = torch.optim.Adam(reader.parameters(), 3e-3)
     for step in range(steps + 1):
         if step % 20 == 0:
@@ -210,98 +136,96 @@ def train_reader(make, distance, seed, steps=300):
         optimizer.step()
     return found
 
-# %% ../../transformers/attention.ipynb #rms-norm
-def rms_norm(
-    x: Float[Tensor, "*b D"], weight: Float[Tensor, " D"], eps: float
-):
-    """Scale each row of x to a root mean square of 1, then by weight.
+# %% ../../transformers/attention.ipynb #check-window-mask
+@graded
+def check_window_mask(fn):
+    """Does fn(T, width) let each of T words see its last `width` words?"""
+    for T, width in (5, 2), (6, 4), (5, 1), (1, 1), (4, 9):
+        got = answer_of(fn, T, width)
+        case = f"window_mask({T}, {width}): "
+        ok = torch.is_tensor(got) and got.dtype == torch.bool
+        assert ok, case + f"a boolean tensor is wanted, not {got!r}"
+        assert got.shape == (T, T), case + f"its shape is {tuple(got.shape)}"
+        near = causal_mask(T)
+        if got.equal(near.triu(1 - width)):
+            continue
+        assert not got.triu(1).any(), case + "a word sees the future"
+        assert got.diagonal().all(), case + "a word doesn't see itself"
+        assert not got.equal(near), case + "the width makes no difference"
+        for more, what in (1, "many"), (-1, "few"):
+            wrong = got.equal(near.triu(1 - width - more))
+            hint = f"one word too {what}; a word counts itself"
+            assert not wrong, case + hint
+        right, got = near.triu(1 - width).int().tolist(), got.int().tolist()
+        raise AssertionError(case + f"{right} is right, not {got}")
+    return "window_mask is right."
 
-    eps keeps a vector of zeros finite. Halves are computed in float32, since
-    their squares overflow. Source: Zhang and Sennrich 2019.
-    """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    scale = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()  # (..., 1)
-    return (wide * scale).to(x.dtype) * weight
+# %% ../../transformers/attention.ipynb #check-why-not
+def why_not(q, k, v, mask, weights, same):
+    """The likeliest cause of wrong weights, or of a wrong output."""
+    if same:
+        return "the weights are right, but the output isn't weights @ value"
+    if mask is not None and weights[..., ~mask].abs().max() > 1e-9:
+        return "a hidden position gets some weight"
+    if not torch.allclose(weights.sum(-1), torch.ones(()).double()):
+        if mask is None:
+            return "rows don't add up to 1; along which axis is the softmax?"
+        return "rows don't add up to 1; does the mask come too late?"
+    T, K = q.shape[-2:]
+    for scale, cause in {
+        1 / math.sqrt(T): "you divide by the root of how many keys there are",
+        1: "nothing is divided",
+        1 / K: "you divide by the width, not by its root",
+    }.items():
+        _, wrong = simple_attention(q, k, v, mask=mask, scale=scale)
+        if weights.allclose(wrong):
+            return cause
+    return "the weights are wrong"
 
-# %% ../../transformers/attention.ipynb #rotate
-def rotate(
-    x: Float[Tensor, "*b T K"], positions: Shaped[Tensor, " T"], base: float
-):
-    """Turn pair p of x by positions * base ** (-2 p / K).
+# %% ../../transformers/attention.ipynb #check-reviewed
+@graded
+def check_reviewed(fn):
+    """Is fn attention, with a mask and without?"""
+    draw = torch.Generator().manual_seed(0)
+    for shape in (4, 16), (2, 3, 5, 8):
+        q, k, v = torch.randn(3, *shape, generator=draw, dtype=torch.double)
+        for mask in None, causal_mask(shape[-2]):
+            case = "without a mask: " if mask is None else "with a mask: "
+            got = answer_of(fn, q, k, v, mask=mask)
+            right = simple_attention(q, k, v, mask=mask)
+            ok = isinstance(got, tuple) and len(got) == 2
+            assert ok, case + "it should return (output, weights)"
+            shapes = [tuple(x.shape) for x in got]
+            ok = shapes == [tuple(x.shape) for x in right]
+            assert ok, case + f"output and weights have the shapes {shapes}"
+            same = [a.allclose(b) for a, b in zip(got, right)]
+            ok = all(same)
+            assert ok, case + why_not(q, k, v, mask, got[1], same[1])
+    return "reviewed is right."
 
-    Pairs are neighbours: coordinates (0, 1), (2, 3) and so on, the order in
-    which the model's file stores queries and keys. Angles are taken in
-    float64. Source: Su et al. 2024 (RoPE).
-    """
-    K = x.size(-1)
-    options = {"dtype": torch.double, "device": x.device}
-    speed = base ** (-torch.arange(0, K, 2, **options) / K)  # (K/2,)
-    angle = positions[:, None] * speed  # (T, K/2)
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b = x[..., 0::2], x[..., 1::2]  # (..., T, K/2) each
-    turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
-    return turned.flatten(-2)  # (..., T, K)
-
-# %% ../../transformers/attention.ipynb #first-layer
-@cache
-def first_layer():
-    """SmolLM2's embedding (V, D) and its layer 0: norm (D,), query, key.
-
-    The query matrix is (H K, D), the key matrix (H_kv K, D). float32.
-    """
-    names = ["token_embd", "blk.0.attn_norm", "blk.0.attn_q", "blk.0.attn_k"]
-    return [smollm2().tensor(f"{name}.weight") for name in names]
-
-# %% ../../transformers/attention.ipynb #queries-and-keys
-def queries_and_keys(sentence: str):
-    """What SmolLM2's first layer asks and offers: two of (H, T, K), H = 9."""
-    ids = smollm2_tokenizer().encode(sentence)
-    embedding, norm, w_query, w_key = first_layer()
-    facts, places = smollm2().metadata, torch.arange(len(ids))
-    # SmolLM2 is built like Llama, so its file uses those names
-    names = ["head_count", "head_count_kv", "layer_norm_rms_epsilon"]
-    H, H_kv, eps = (facts[f"llama.attention.{name}"] for name in names)
-    base = facts["llama.rope.freq_base"]
-    x = rms_norm(embedding[ids], norm, eps)  # (T, D)
-    query = rotate(split_heads(x @ w_query.T, H), places, base)  # (H, T, K)
-    key = rotate(split_heads(x @ w_key.T, H_kv), places, base)
-    return query, key.repeat_interleave(H // H_kv, 0)  # (H, T, K) each
-
-# %% ../../transformers/attention.ipynb #attention-data
-def attention_data(sentence: str, head: int):
-    """One head's raw material: scores (T, T) q.k unscaled, width K, pieces.
-
-    head: one of SmolLM2's, 0 to 8.
-    """
-    query, key = queries_and_keys(sentence)  # (H, T, K)
-    return {
-        "scores": query[head] @ key[head].T,
-        "width": query.size(-1),
-        "pieces": smollm2_tokenizer().pieces(sentence),
-    }
-
-# %% ../../transformers/attention.ipynb #attention-explorer
-def attention_explorer(
-    sentence: str,
-    head: int,
-    temperature: float,
-    scaled: bool,
-    causal: bool,
-):
-    """The first layer of SmolLM2, with all switches
-
-    Each row is a token that looks, each column a token looked at. Switch off
-    the causal mask to see the future. The entropy says how undecided a row
-    is: 0 if it has one target.
-    """
-    raw = attention_data(sentence, head)
-    scale = (1 / math.sqrt(raw["width"]) if scaled else 1) / temperature
-    mask = causal_mask(len(raw["pieces"])) if causal else None
-    weights = masked_softmax(scale * raw["scores"], mask)  # (T, T)
-    entropy = torch.special.entr(weights).sum() / len(weights)  # a row's
-    names = {"rows": raw["pieces"], "columns": raw["pieces"]}
-    axes = {"row_axis": "query", "column_axis": "key", "low": 0, "high": 1}
-    return {
-        "Attention weights": heatmap(weights, **names, **axes),
-        "Mean entropy of a row": number(entropy, "nats"),
-    }
+# %% ../../transformers/attention.ipynb #check-look-back
+@graded
+def check_look_back(fn):
+    """Does fn(T) give a query and a key that look one word back?"""
+    for T in 5, 12, 40, 2:
+        pair, case = answer_of(fn, T), f"T = {T}: "
+        ok = isinstance(pair, (tuple, list)) and len(pair) == 2
+        for p in pair if ok else ():
+            ok = ok and torch.is_tensor(p) and p.is_floating_point()
+            ok = ok and p.shape == (T, T)
+        assert ok, case + f"two float tensors of shape ({T}, {T}) are wanted"
+        query, key = pair
+        _, weights = simple_attention(query, key, key, mask=causal_mask(T))
+        assert weights.isfinite().all(), case + "too loud: a weight is NaN"
+        least, here = weights.diagonal(-1).min().item(), torch.arange(1, T)
+        best = (query @ key.mT)[1:].argmax(-1)
+        assert not best.equal(here), case + "each word looks at itself"
+        ahead = T > 2 and best[:-1].equal(here[:-1] + 1)
+        hint = "each word looks one ahead, where the mask hides it"
+        assert not ahead, case + hint
+        hint = f"one word gives only {least:.2f} to the word before"
+        louder = (
+            "; the right word, so ask louder" if best.equal(here - 1) else ""
+        )
+        assert least >= 0.99, case + hint + louder
+    return "look_back is right."

@@ -4,117 +4,60 @@
 
 # %% ../../transformers/gpt.ipynb #imports
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Complex, Float, Int64, Real
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ..check import require
-from ..introduction.next_word import softmax
+from ..check import answer_of, graded
 from .attention import (
     MultiHeadAttention,
     causal_mask,
     simple_attention,
 )
 
-# %% ../../transformers/gpt.ipynb #turns
-def turns(positions: Real[Tensor, " T"], width: int, base: float):
-    """The turn of each pair, complex: (T, K / 2).
-
-    Pair p of a head of the given width K turns by position * base ** (-2p /
-    K).
-    """
-    options = {"dtype": torch.double, "device": positions.device}
-    speed = base ** (-torch.arange(0, width, 2, **options) / width)  # (K/2,)
+# %% ../../transformers/gpt.ipynb #apply-rope
+def apply_rope(x: Float[Tensor, "*b T K"], positions, base=10_000.0):
+    """Turn pair p of x by positions * base ** (-2 p / K) (Su et al. 2024)."""
+    K, options = x.size(-1), {"dtype": torch.double, "device": x.device}
+    speed = base ** (-torch.arange(0, K, 2, **options) / K)  # (K/2,)
     angle = positions[:, None] * speed  # (T, K/2)
-    return torch.polar(torch.ones_like(angle), angle)
-
-
-def turn_pairs(x: Float[Tensor, "*b T K"], factors: Complex[Tensor, "T K/2"]):
-    """`rotate` x by what `turns` returned for its T places."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))  # (..., T, K/2)
-    turned = pairs * factors.to(pairs.dtype)  # (..., T, K/2)
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)  # (..., T, K)
+    turn = torch.polar(torch.ones_like(angle), angle)  # e^(i angle)
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # (..., T, K/2)
+    return torch.view_as_real(pairs * turn.to(pairs.dtype)).flatten(-2)
 
 # %% ../../transformers/gpt.ipynb #rotary
-def rotary(attend: Callable, base: float = 10_000.0):
-    """`attend` with queries and keys turned by their places (RoPE).
+def rotary(attend, base=10_000.0):
+    """`attend`, with queries and keys turned by their positions."""
 
-    attend: `simple_attention` or a function that is called as it is. So is
-    the one returned. With fewer queries than keys, the queries are at the
-    last of the places. Source: Su et al. 2024.
-    """
-
-    def attend_rotated(query, key, value, *, mask=None, scale=None):
-        T, (S, K) = query.size(-2), key.shape[-2:]
+    def attend_turned(query, key, value, **options):
+        T, S = query.size(-2), key.size(-2)
         places = torch.arange(S, device=key.device)
-        factors = turns(places, K, base)  # (S, K/2)
-        query = turn_pairs(query, factors[S - T :])  # (..., T, K)
-        key = turn_pairs(key, factors)  # (..., S, K)
-        return attend(query, key, value, mask=mask, scale=scale)
+        query = apply_rope(query, places[S - T :], base)  # the last T
+        key = apply_rope(key, places, base)
+        return attend(query, key, value, **options)
 
-    return attend_rotated
+    return attend_turned
 
-# %% ../../transformers/gpt.ipynb #layer-norm
-def layer_norm(
-    x: Float[Tensor, "*b D"],
-    weight: Float[Tensor, " D"],
-    bias: Float[Tensor, " D"],
-    eps: float = 1e-5,
-):
-    """Move each x to mean 0 and variance 1, then gain and shift.
-
-    eps keeps a vector of equal numbers finite. Halves are computed in
-    float32, since their squares overflow. Source: Ba et al. 2016.
-    """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    centred = wide - wide.mean(-1, keepdim=True)  # (..., D)
-    variance = centred.square().mean(-1, keepdim=True)  # (..., 1)
-    unit = centred * (variance + eps).rsqrt()  # (..., D)
-    return unit.to(x.dtype) * weight + bias
-
-# %% ../../transformers/gpt.ipynb #gelu
-def gelu(
-    x: Float[Tensor, "*b"], approximate: Literal["none", "tanh"] = "none"
-):
-    """x times the chance that a standard normal number lies below x.
-
-    approximate "tanh": GPT-2's formula for it.
-    Source: Hendrycks and Gimpel 2016, section 2.
-    """
-    if approximate == "none":
-        return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
-    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-    return 0.5 * x * (1 + torch.tanh(inner))
+# %% ../../transformers/gpt.ipynb #rms-norm
+def rms_norm(x: Float[Tensor, "*b D"], weight: Float[Tensor, " D"], eps):
+    """Scale x to a mean square of 1 (Zhang and Sennrich 2019)."""
+    scale = (x.square().mean(-1, keepdim=True) + eps).rsqrt()  # (..., 1)
+    return x * scale * weight
 
 # %% ../../transformers/gpt.ipynb #mlp
 class MLP(nn.Module):
-    """Two matrices, D -> 4 D -> D, and GELU between: each word by itself.
+    """Two matrices around GELU: each word by itself."""
 
-    Called on x (..., D), it returns the same shape. bias: add one after each
-    matrix? approximate: as for `gelu`.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        *,
-        bias: bool = True,
-        approximate: Literal["none", "tanh"] = "none",
-    ):
+    def __init__(self, D, *, bias=True):
         super().__init__()
-        self.approximate = approximate
-        self.up = nn.Linear(width, 4 * width, bias=bias)
-        self.down = nn.Linear(4 * width, width, bias=bias)
+        self.up = nn.Linear(D, 4 * D, bias=bias)
+        self.down = nn.Linear(4 * D, D, bias=bias)
 
-    def forward(self, x: Float[Tensor, "*b {self.up.in_features}"]):
-        hidden = F.gelu(self.up(x), approximate=self.approximate)  # (..., 4 D)
-        return self.down(hidden)  # (..., D)
+    def forward(self, x: Float[Tensor, "*b D"]):
+        return self.down(F.gelu(self.up(x)))  # (..., 4 D), then (..., D)
 
 # %% ../../transformers/gpt.ipynb #config
 @dataclass(frozen=True)
@@ -125,61 +68,44 @@ class GPTConfig:
     context: int  # the largest T
     width: int  # D, a multiple of heads
     heads: int  # H
-    layers: int  # L
-    positions: Literal["learned", "rotary"] = "learned"
-    bias: bool = True  # one after each matrix and in each norm, as in GPT-2
-    approximate: Literal["none", "tanh"] = "none"  # GPT-2's GELU is "tanh"
-
-    def __post_init__(self):
-        pair = 2 if self.positions == "rotary" else 1  # a turn takes two
-        ok = self.width % (pair * self.heads) == 0
-        allowed = f"such that {self.width} / ({pair} heads) is whole"
-        require(ok, "heads", self.heads, allowed)
+    layers: int  # L, how many blocks
+    positions: str = "learned"  # or "rotary"
+    bias: bool = True  # in each matrix and norm, as in GPT-2
 
 # %% ../../transformers/gpt.ipynb #block
 class Block(nn.Module):
-    """Attention, then an MLP: each reads a normed copy and adds to x.
+    """Attention, then an MLP (Radford et al. 2019, section 2.3)."""
 
-    config: a `GPTConfig`; attend as for `MultiHeadAttention`. Called on x
-    (..., T, D) and a boolean mask (T, T), it returns (..., T, D).
-    Source: Radford et al. 2019, section 2.3.
-    """
-
-    def __init__(
-        self, config: GPTConfig, *, attend: Callable = simple_attention
-    ):
+    def __init__(self, config, *, attend=simple_attention):
         super().__init__()
         D, bias = config.width, config.bias
+        options = {"bias": bias, "attend": attend}
         self.norm_attention = nn.LayerNorm(D, bias=bias)
-        self.attention = MultiHeadAttention(D, config.heads, attend=attend)
+        self.attention = MultiHeadAttention(D, config.heads, **options)
         self.norm_mlp = nn.LayerNorm(D, bias=bias)
-        self.mlp = MLP(D, bias=bias, approximate=config.approximate)
-        if bias:
-            for matrix in self.attention.children():
-                matrix.bias = nn.Parameter(matrix.weight.new_zeros(D))
+        self.mlp = MLP(D, bias=bias)
 
-    def forward(
-        self,
-        x: Float[Tensor, "*b T {self.norm_mlp.normalized_shape[0]}"],
-        mask: Bool[Tensor, "..."] | None,
-    ):
-        mixed, _ = self.attention(self.norm_attention(x), mask)
-        x = x + mixed  # (..., T, D)
+    def forward(self, x: Float[Tensor, "*b T D"], mask):
+        x = x + self.attention(self.norm_attention(x), mask)[0]
         return x + self.mlp(self.norm_mlp(x))  # (..., T, D)
+
+# %% ../../transformers/gpt.ipynb #initialise
+@torch.no_grad()
+def initialise(model, generator=None):
+    """GPT-2's start: weights around 0, biases 0 (Radford et al. 2019)."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif parameter.dim() > 1:
+            writes = name.endswith(("attention.output.weight", "down.weight"))
+            std = 0.02 / math.sqrt(2 * model.config.layers) if writes else 0.02
+            parameter.normal_(0, std, generator=generator)
 
 # %% ../../transformers/gpt.ipynb #gpt
 class GPT(nn.Module):
-    """Token ids in, logits of the next token out, at every place.
+    """Token ids in, logits of the next token out (Radford et al. 2019)."""
 
-    config: a `GPTConfig`; attend: `simple_attention`, its fast form or a
-    wrapper; generator: for the first weights. Called on ids (..., T) int64
-    it returns logits (..., T, V).
-    Source: Radford et al. 2019.
-    """
-
-    def __init__(
-        self, config: GPTConfig, *, attend=simple_attention, generator=None
-    ):
+    def __init__(self, config, *, attend=simple_attention, generator=None):
         super().__init__()
         self.config, D = config, config.width
         self.token = nn.Embedding(config.vocab, D)
@@ -187,141 +113,187 @@ class GPT(nn.Module):
             self.place = nn.Embedding(config.context, D)
         else:
             attend = rotary(attend)
-        layers = range(config.layers)
-        self.blocks = nn.ModuleList(
-            Block(config, attend=attend) for _ in layers
-        )
+        blocks = (Block(config, attend=attend) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(D, bias=config.bias)
         initialise(self, generator)
 
-    def forward(self, ids: Int64[Tensor, "*b T"]):  # ids (..., T)
-        T = require_tokens(ids, self.config)
-        x = self.token(ids)  # (..., T, D)
+    def forward(self, ids: Int64[Tensor, "*b T"]):
+        x, T = self.token(ids), ids.size(-1)  # (..., T, D)
         if self.config.positions == "learned":
             x = x + self.place.weight[:T]  # (..., T, D)
-        mask = causal_mask(T).to(ids.device)  # (T, T)
+        mask = causal_mask(T).to(ids.device)
         for block in self.blocks:
-            x = block(x, mask)  # (..., T, D)
-        return F.linear(self.norm(x), self.token.weight)  # (..., T, V)
-
-# %% ../../transformers/gpt.ipynb #require-tokens
-def require_tokens(ids: Int64[Tensor, "*b T"], config: GPTConfig):
-    """The number T of tokens in each text; ValueError unless they fit."""
-    T, V = ids.size(-1), config.vocab
-    ok = ids.numel() > 0 and config.context >= T
-    # a meta tensor has no values to ask
-    ok = ok and (ids.is_meta or ((ids >= 0) & (ids < V)).all())
-    allowed = f"1 to {config.context} tokens long, each from 0 to {V - 1}"
-    require(ok, "ids", ids, allowed)
-    return T
-
-# %% ../../transformers/gpt.ipynb #initialise
-@torch.no_grad()
-def initialise(model: nn.Module, generator: torch.Generator | None = None):
-    """Normal weights of deviation 0.02, biases 0, gains 1: GPT-2's start.
-
-    The matrices that write to the stream are smaller by 1 / sqrt(2 L).
-    In GPT-2's code, positions have 0.01.
-    Sources: GPT-2's code, and Radford et al. 2019, section 2.3.
-    """
-    branches = 2 * model.config.layers
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            parameter.zero_()
-        elif parameter.dim() > 1:
-            writes = name.endswith(("attention.output.weight", "down.weight"))
-            std = 0.02 / math.sqrt(branches) if writes else 0.02
-            parameter.normal_(0, std, generator=generator)
+            x = block(x, mask)
+        return self.norm(x) @ self.token.weight.T  # logits: (..., T, V)
 
 # %% ../../transformers/gpt.ipynb #count-parameters
-def count_parameters(model: nn.Module):
+def count_parameters(model):
     """How many numbers training may change; a shared one counts once."""
     return sum(p.numel() for p in model.parameters())
 
-# %% ../../transformers/gpt.ipynb #keep-top-k
-def keep_top_k(probabilities: Float[Tensor, "*b V"], top_k: int):
-    """Keep the k likeliest of each row, made to add up to 1.
-
-    Of equals, the one with the lower number stays.
-    Source: Fan et al. 2018.
-    """
-    order = probabilities.sort(descending=True, stable=True).indices
-    kept = probabilities.scatter(-1, order[..., top_k:], 0)  # (..., V)
-    return kept / kept.sum(-1, keepdim=True)
-
-# %% ../../transformers/gpt.ipynb #keep-top-p
-def keep_top_p(probabilities: Float[Tensor, "*b V"], top_p: float):
-    """Keep the smallest set of each row whose mass reaches top_p.
-
-    It is made to add up to 1. Of equals, the one with the lower number
-    stays. 1 keeps all. Source: Holtzman et al. 2020, section 3.1.
-    """
-    if top_p >= 1:  # whatever rounding makes of the sum
-        return probabilities
-    best, order = probabilities.sort(descending=True, stable=True)
-    likelier = best.double().cumsum(-1) - best  # mass before each, (..., V)
-    best = best.where(likelier < top_p, 0)
-    kept = probabilities.scatter(-1, order, best)  # (..., V)
-    return kept / kept.sum(-1, keepdim=True)
-
 # %% ../../transformers/gpt.ipynb #next-distribution
-def next_distribution(
-    logits: Float[Tensor, "*b V"],
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-):
-    """Turn logits into the probabilities to draw the next token from.
-
-    First the temperature, then the top k, then the top p of what is left.
-    None leaves a filter out.
-    """
-    lead = logits - logits.amax(-1, keepdim=True)  # 0 at most: no overflow
-    lead = (lead.double() / temperature).to(logits.dtype)
-    probabilities = softmax(lead)  # (..., V)
-    if top_k is not None:
-        probabilities = keep_top_k(probabilities, top_k)
-    if top_p is not None:
-        probabilities = keep_top_p(probabilities, top_p)
-    return probabilities
+def next_distribution(logits, temperature=1.0, top_k=None, top_p=None):
+    """Temperature, top-k, then top-p: (..., V), each row adds up to 1."""
+    logits = logits / temperature
+    if top_k is not None:  # those below the k-th go
+        least = logits.topk(top_k).values[..., -1:]
+        logits = logits.masked_fill(logits < least, -math.inf)
+    p = logits.softmax(-1)
+    if top_p is not None:  # those go that come after enough
+        best, order = p.sort(descending=True)
+        likelier = best.cumsum(-1) - best  # what those before have
+        p = p.scatter(-1, order, best.where(likelier < top_p, 0))
+        p = p / p.sum(-1, keepdim=True)
+    return p
 
 # %% ../../transformers/gpt.ipynb #draw
-def draw(
-    probabilities: Float[Tensor, "*b V"],
-    generator: torch.Generator | None = None,
-):
-    """One token for each row of probabilities: int64 (...).
-
-    It is the first whose running total exceeds a uniform random number,
-    drawn on the same device. Rows need not add up to 1.
-    """
-    V = probabilities.size(-1)
-    total = probabilities.double().cumsum(-1)  # (..., V)
-    whole = total[..., -1:]  # (..., 1)
-    ok = (whole > 0) & whole.isfinite() & (probabilities >= 0)  # (..., V)
-    ok = V > 0 and (ok.is_meta or ok.all())  # a meta tensor has no values
-    options = {"dtype": torch.double, "device": whole.device}
-    options["generator"] = generator
-    dart = torch.rand(whole.shape, **options) * whole  # (..., 1)
-    return torch.searchsorted(total, dart, right=True).squeeze(-1)  # (...)
+def draw(p: Float[Tensor, "*b V"], generator=None):
+    """One token a row, as a dart hits it."""
+    ends = p.double().cumsum(-1)  # (..., V): where each stretch ends
+    whole = ends[..., -1:]
+    options = {"generator": generator, "dtype": torch.double}
+    dart = torch.rand(whole.shape, **options) * whole
+    return torch.searchsorted(ends, dart, right=True).squeeze(-1)
 
 # %% ../../transformers/gpt.ipynb #generate
 @torch.no_grad()
-def generate(
-    model: nn.Module,
-    ids: Int64[Tensor, "*b T"],
-    count: int,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    generator: torch.Generator | None = None,
-):
-    """Continue texts by `count` drawn tokens: (..., T + count)."""
-    require_tokens(ids, model.config)
+def generate(model, ids, count, *, generator=None, **knobs):
+    """Continue texts (..., T) by `count` drawn tokens each."""
     for _ in range(count):
         logits = model(ids[..., -model.config.context :])[..., -1, :]
-        shares = next_distribution(logits, temperature, top_k, top_p)
-        drawn = draw(shares, generator).unsqueeze(-1)  # (..., 1)
-        ids = torch.cat([ids, drawn], -1)  # (..., T + 1)
+        drawn = draw(next_distribution(logits, **knobs), generator)
+        ids = torch.cat([ids, drawn[..., None]], -1)  # one longer
     return ids
+
+# %% ../../transformers/gpt.ipynb #check-winning-width
+def first_width(L, V):
+    """The smallest whole D with L * (12 * D + 13) > V."""
+    return max((V // L - 13) // 12 + 1, 1)
+
+
+@graded
+def check_winning_width(fn):
+    """Does fn(V, L) give the width from which the blocks are larger?"""
+    for V, L in (50_257, 12), (74, 2), (49_152, 30), (65, 4), (60_000, 1):
+        got, case = answer_of(fn, V, L, like=1), f"winning_width({V}, {L}): "
+        right = first_width(L, V)
+        assert got >= 1, case + f"a width is 1 at least, not {got}"
+        for cause, wrong in {
+            "at this width it is a draw": first_width(L, V - 1),
+            "the biases and norms of a block count too": V // (12 * L) + 1,
+            "all L blocks count, not one": first_width(1, V),
+            "that is one too small; is 12 D + 13 above V / L?": right - 1,
+        }.items():
+            assert got == right or got != wrong, case + cause
+        assert got == right, case + f"{right} is right, not {got}"
+    return "winning_width is right."
+
+# %% ../../transformers/gpt.ipynb #check-mended
+@graded
+def check_mended(fn):
+    """Does fn(block, x, mask) do what a block does?"""
+    draws = torch.Generator().manual_seed(0)
+    for D, T in (8, 5), (12, 1), (8, 3):
+        block = Block(GPTConfig(9, 9, D, 2, 1))
+        for parameter in block.parameters():
+            parameter.data.normal_(generator=draws)
+        x, mask = torch.randn(2, T, D, generator=draws), causal_mask(T)
+        got = answer_of(fn, block, x, mask, like=x)
+        if torch.allclose(got, block(x, mask), atol=1e-4):
+            continue
+        for cause, wrong in block_bugs(block, x, mask):
+            assert not torch.allclose(got, wrong, atol=1e-4), cause
+        hint = "still wrong: look at what each line reads and adds to"
+        raise AssertionError(hint)
+    return "mended is right."
+
+# %% ../../transformers/gpt.ipynb #check-block-bugs
+def block_bugs(block, x, mask):
+    """(cause, what comes out) of the likeliest mistakes in a block."""
+    read, again, mlp = block.norm_attention, block.norm_mlp, block.mlp
+    normed = read(x)
+    mixed, plain = (block.attention(y, mask)[0] for y in (normed, x))
+    yield "nothing is mended yet", normed + mixed + mlp(again(normed))
+    on = normed + mixed
+    yield "the norm still stands on the stream", on + mlp(again(on))
+    yield "the MLP reads x before attention wrote", x + mixed + mlp(again(x))
+    on = x + mixed
+    yield "the MLP's output replaces the stream", mlp(again(on))
+    yield "attention's output replaces x", mixed + mlp(again(mixed))
+    yield "the MLP reads without a norm", on + mlp(on)
+    yield "attention reads without a norm", x + plain + mlp(again(x + plain))
+    open_on = x + block.attention(normed)[0]
+    yield "attention needs the mask", open_on + mlp(again(open_on))
+    on = x + block.attention(again(x), mask)[0]
+    yield "the two norms have changed places", on + mlp(read(on))
+    on = read(x + plain)
+    yield "the norms come after the sums (post-norm)", again(on + mlp(on))
+
+# %% ../../transformers/gpt.ipynb #check-keep-min-p
+@graded
+def check_keep_min_p(fn):
+    """Does fn(p, part) keep what is likely enough?"""
+    rows = [[0.5, 0.3, 0.2], [0.4, 0.2, 0.2, 0.2], [0.25] * 4, [0.1, 0.9]]
+    for row in rows:
+        for part in 0, 0.25, 0.3, 0.5, 1:
+            p, case = torch.tensor(row), f"keep_min_p({row}, {part}): "
+            kept = p.where(p >= part * p.max(), 0)
+            right = kept / kept.sum()
+            got = answer_of(fn, p, part, like=p).to(p.dtype)
+            if torch.allclose(got, right):
+                continue
+            less = p.where(p >= part, 0)
+            more = p.where(p > part * p.max(), 0)
+            below = p.where(p >= part * p.max(), -math.inf)
+            for wrong, cause in {
+                kept.softmax(0): "divide by the sum; no softmax is needed",
+                below.softmax(0): "divide by the sum; no softmax is needed",
+                kept: "it doesn't add up to 1 again",
+                more / more.sum(): "a token exactly at the bar stays too",
+                less / less.sum(): "you compare with part, not part * p.max()",
+            }.items():
+                same = torch.allclose(got, wrong, equal_nan=True)
+                assert not same, case + cause
+            raise AssertionError(f"{case}{right} is right, not {got}")
+    return "keep_min_p is right."
+
+# %% ../../transformers/gpt.ipynb #check-surprises
+@graded
+def check_surprises(fn):
+    """Does fn(model, ids) give -log p of each token after the first?"""
+    draws = torch.Generator().manual_seed(1)
+    model = GPT(GPTConfig(9, 8, 8, 2, 1), generator=draws)
+    with torch.no_grad():
+        model.token.weight *= 30  # so that it has opinions
+    for T in 2, 5, 8:
+        ids = torch.randint(9, (T,), generator=draws)
+        like, case = torch.ones(T - 1), f"{T} tokens: "
+        got = answer_of(fn, model, ids, like=like)
+        assert not got.requires_grad, "use torch.no_grad()"
+        logits = model(ids).detach().to(got.dtype)
+        right = -logits.log_softmax(-1)[range(T - 1), ids[1:]]
+        for wrong, cause in surprise_bugs(logits, ids, right):
+            assert not torch.allclose(got, wrong, atol=1e-4), case + cause
+        ok = torch.allclose(got, right, atol=1e-4)
+        assert ok, case + f"{right} is right, not {got}"
+    return "surprises is right."
+
+# %% ../../transformers/gpt.ipynb #check-surprise-bugs
+def surprise_bugs(logits, ids, right):
+    """(what comes out, cause) of the likeliest mistakes."""
+    T, logs = len(ids), logits.log_softmax(-1)
+    yield -right, "the sign is wrong: -log p is never negative"
+    yield (-right).exp(), "these are probabilities; take -log of them"
+    yield right / math.log(2), "that is in bits; take the natural log"
+    shifted = -logs[range(1, T), ids[1:]]
+    yield shifted, "row t is about the token after t, not about t itself"
+    rows = range(T - 1)
+    for raw in logits[rows, ids[1:]], -logits[rows, ids[1:]]:
+        yield raw, "these are logits; log_softmax makes log probabilities"
+    for read in logits, logits[:-1]:
+        down = -read.log_softmax(0)[rows, ids[1:]]
+        yield down, "the softmax goes over the positions, not over the tokens"
+    if T > 2:
+        mean = right.mean().expand(T - 1)
+        yield mean, "that is the mean; keep each token's own surprise"

@@ -18,11 +18,10 @@ from ..data import smollm2, smollm2_tokenizer
 from .attention import (
     causal_mask,
     merge_heads,
-    rms_norm,
-    rotate,
     simple_attention,
     split_heads,
 )
+from .gpt import apply_rope, rms_norm
 
 # %% ../../transformers/real-model.ipynb #llama-config
 @dataclass(frozen=True)
@@ -140,8 +139,8 @@ class GroupedAttention(nn.Module):
         query = split_heads(self.query(x), config.heads)  # (B, H, T, K)
         key = split_heads(self.key(x), config.kv_heads)  # (B, H_kv, T, K)
         value = split_heads(self.value(x), config.kv_heads)
-        query = rotate(query, places, config.base)
-        key = rotate(key, places, config.base)
+        query = apply_rope(query, places, config.base)
+        key = apply_rope(key, places, config.base)
         if remember is not None:
             key, value = remember(key, value)  # all so far: (B, H_kv, S, K)
         mixed, weights = grouped_query_attention(query, key, value, mask)

@@ -20,7 +20,7 @@ LONGER = {
     "transformers/real-model": 60,
     "scaling/laws": 61,
     "scaling/compute-optimal": 52,
-    "scaling/data-quality": 51,
+    "scaling/data-quality": 56,
     "scaling/emergence": 56,
     "multimodal/contrastive": 88,
     "multimodal/clip": 149,

@@ -21,7 +21,7 @@ LONGER = {
     "scaling/laws": 61,
     "scaling/compute-optimal": 52,
     "scaling/data-quality": 56,
-    "scaling/emergence": 56,
+    "scaling/emergence": 60,
     "multimodal/contrastive": 88,
     "multimodal/clip": 149,
     "multimodal/text-to-image": 101,

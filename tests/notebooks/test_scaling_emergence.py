@@ -32,13 +32,6 @@ def test_sums_are_right_and_drawn_over_all_numbers():
     assert math.isclose(mean(found), 499.5, abs_tol=12) and len(set(texts)) > 4950
 
 
-def test_a_symbol_is_its_digit():
-    ids = emergence.to_symbols(TEXTS)
-    assert ids.dtype == torch.int64 and ids.shape == (3, 12)
-    assert ids[0].tolist() == [1, 2, 3, 10, 4, 5, 6, 11, 0, 5, 7, 9]
-    assert ids[1].tolist() == [9, 9, 9, 10, 9, 9, 9, 11, 1, 9, 9, 8]
-
-
 class Oracle(nn.Module):
     """Knows all sums; says `wrong` at one place of the answer, or what it read."""
 
@@ -133,17 +126,17 @@ def test_wrong_digits_ahead_are_on_a_line_of_logarithms():
 
 def test_a_forecast_of_equal_seeds_is_the_line_alone():
     wrong = [torch.full((n,), share).double() for n, share in ((3, 0.4), (2, 0.1))]
-    drawn = emergence.whole_ahead(100, 400, *wrong, 1600, 7, generator(), 6)
+    drawn = emergence.whole_ahead((100, 400, 1600), *wrong, 7, generator(), 6)
     assert drawn.tolist() == pytest.approx([0.975**4] * 6)
     none = torch.tensor([0.1]), torch.tensor([0.9])  # the line goes above 1
-    assert not emergence.whole_ahead(1, 2, *none, 64, 1, generator()).any()
+    assert not emergence.whole_ahead((1, 2, 64), *none, 1, generator()).any()
 
 
 def test_a_forecast_draws_seeds_anew_with_replacement():
     """Against all cases: two seeds of each size, and two new models."""
     small, large = torch.tensor([0.4, 0.2]).double(), torch.tensor([0.1, 0.06]).double()
     draws = 40_000
-    found = emergence.whole_ahead(100, 400, small, large, 1600, 2, generator(), draws)
+    found = emergence.whole_ahead((100, 400, 1600), small, large, 2, generator(), draws)
     cases = []
     for a, b, c, d, e, f in itertools.product((0, 1), repeat=6):
         first, last = (small[a] + small[b]) / 2, (large[c] + large[d]) / 2

@@ -7,23 +7,19 @@ import math
 import re
 from collections import defaultdict
 from functools import cache
-from itertools import accumulate, pairwise
-from typing import Literal, NamedTuple
+from zlib import crc32
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from ..check import answer_of, graded
-from ..data import king_james, licences
+from ..data import licences
 from ..introduction.next_word import characters, to_ids, to_text
 
 # %% ../../scaling/data-quality.ipynb #typos
 def with_typos(text: str, share: float, generator: torch.Generator):
-    """A text with that share of its characters drawn anew, at random.
-
-    From the characters of the text, all equally likely.
-    """
+    """A text with that share of its characters drawn anew, at random."""
     alphabet = characters(text)
     ids = to_ids(text, alphabet)  # (T,)
     other = torch.randint(len(alphabet), ids.shape, generator=generator)
@@ -32,279 +28,79 @@ def with_typos(text: str, share: float, generator: torch.Generator):
 
 # %% ../../scaling/data-quality.ipynb #imitate
 def imitate(text: str, length: int, order: int, generator: torch.Generator):
-    """A new text, each character drawn from those that follow the last ones.
-
-    order: how many last ones. The end of the text leads on to its beginning.
-    """
-    after, round_text = defaultdict(list), text + text[:order]
+    """A new text, each character drawn from what follows the last ones."""
+    after, ring = defaultdict(list), text + text[:order]
     for at in range(len(text)):
-        last = round_text[at : at + order]
-        after[last].append(round_text[at + order])
+        after[ring[at : at + order]].append(ring[at + order])
     written = text[:order]
     for draw in torch.rand(length, generator=generator).tolist():
         known = after[written[-order:]]
         written += known[int(draw * len(known))]
     return written[order:]
 
-# %% ../../scaling/data-quality.ipynb #sources
-class Sources(NamedTuple):
-    """What the runs of scaling/data-quality read."""
-
-    alphabet: list  # of King James; any other character becomes a space
-    passages: list  # nine tenths of the Bible, 20 verses each
-    psalms: str  # those of them from the Psalms
-    legal: str  # licences, nine tenths
-    home: Tensor  # ids of every tenth passage
-    away: Tensor  # ids of licences, no relative of which is in `legal`
-
-
-def plain(text, alphabet):
-    """The text on one line, in these characters only."""
-    kept = set(alphabet) - {"\n"}
-    spaced = "".join(c if c in kept else " " for c in text)
-    return " ".join(spaced.split()) + "\n"
-
-# %% ../../scaling/data-quality.ipynb #sources-made
-@cache
-def sources():
-    """The texts that a run may read, and the two that judge it."""
-    alphabet = characters(king_james())
-    verses = king_james().splitlines(keepends=True)
-    cut = range(0, len(verses), 20)
-    passages = ["".join(verses[at : at + 20]) for at in cut]
-    training = [p for i, p in enumerate(passages) if i % 10]
-    psalms = [passages[i] for i in range(697, 820) if i % 10]
-    draw = torch.Generator().manual_seed(0)
-    known, unknown = split_families(licence_families(2, 0.2), 0.1, draw)
-    legal, away = (
-        "".join(plain(licences()[i].text, alphabet) for i in places)
-        for places in (known, unknown)
-    )
-    held = [to_ids("".join(t), alphabet) for t in (passages[::10], away)]
-    return Sources(alphabet, training, "".join(psalms), legal, *held)
-
-# %% ../../scaling/data-quality.ipynb #fillings
-FILLINGS = {
-    "nothing": "good part, reread",
-    "echo": "good part, imitated",
-    "imitation": "lost part, imitated",
-    "psalms": "psalms only",
-    "copies": "copies",
-    "typos": "typos",
-    "licences": "licences",
-}
-
-
-def filling(
-    kind: Literal[tuple(FILLINGS)],
-    text: str,
-    good: str,
-    generator: torch.Generator,
-):
-    """What stands in the place of a text: as long as it, except "nothing".
-
-    kind: a key of FILLINGS. good: the text beside it, which "echo" imitates.
-    """
-    if kind == "nothing":
-        return ""
-    if kind == "typos":
-        return with_typos(text, 0.2, generator)
-    if kind in ("imitation", "echo"):
-        known = text if kind == "imitation" else good
-        return imitate(known, len(text), 4, generator)
-    longer = {
-        "copies": text[:2600],
-        "psalms": sources().psalms,
-        "licences": sources().legal,
-    }[kind]
-    start = torch.randint(len(longer), (1,), generator=generator).item()
-    again = longer[start:] + longer * (1 + len(text) // len(longer))
-    return again[: len(text)]
-
-# %% ../../scaling/data-quality.ipynb #training-text
-def training_text(
-    kind: Literal[tuple(FILLINGS)],
-    share: float,
-    seed: int,
-    passages: int = 40,
-):
-    """Passages drawn at random, the last of them, that share, replaced.
-
-    By `filling(kind, ...)`.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    known = sources().passages
-    order = torch.randperm(len(known), generator=generator)[:passages]
-    drawn = [known[i] for i in order.tolist()]
-    cut = round((1 - share) * passages)
-    good, bad = "".join(drawn[:cut]), "".join(drawn[cut:])
-    return good + filling(kind, bad, good, generator)
-
-# %% ../../scaling/data-quality.ipynb #mixed-text
-def mixed_text(
-    seed: int,
-    copies: int = 0,
-    typos: int = 0,
-    psalms: int = 0,
-    imitation: int = 0,
-    passages: int = 40,
-):
-    """Passages drawn at random: one part as they are, the others replaced.
-
-    So many equal parts by each kind of `filling`, in this order.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    parts = {"copies": copies, "typos": typos}
-    parts |= {"psalms": psalms, "imitation": imitation}
-    known, total = sources().passages, 1 + sum(parts.values())
-    order = torch.randperm(len(known), generator=generator)[:passages]
-    drawn = [known[i] for i in order.tolist()]
-    sizes = accumulate([1, *parts.values()])
-    ends = [round(passages * n / total) for n in sizes]
-    good = mixed = "".join(drawn[: ends[0]])
-    for kind, (start, end) in zip(parts, pairwise(ends)):
-        if parts[kind]:
-            bad = "".join(drawn[start:end])
-            mixed += filling(kind, bad, good, generator)
-    return mixed
-
-# %% ../../scaling/data-quality.ipynb #learn
-from ..transformers.gpt import GPTConfig
-from ..transformers.training import (
-    held_out_loss,
-    modern_recipe,
-    new_gpt,
-    train,
-)
-
-
-def quality_sizes():
-    """The sizes of the models of scaling/data-quality."""
-    return GPTConfig(65, 64, width=64, heads=4, layers=2, bias=False)
-
-
-def learn_from(text: str, seed: int, steps: int = 100):
-    """A small GPT that has read a text in windows drawn at random."""
-    generator, recipe = (
-        torch.Generator().manual_seed(seed),
-        modern_recipe(steps),
-    )
-    model = new_gpt(quality_sizes(), recipe, generator)
-    ids = to_ids(text, sources().alphabet)
-    train(model, ids, recipe, generator=generator)
-    return model
-
-
-def home_and_away(model):
-    """Its loss on unread verses and on licences, nats a character."""
-    held = sources().home, sources().away
-    return tuple(held_out_loss(model, ids, 256) for ids in held)
-
-# %% ../../scaling/data-quality.ipynb #as-good
-def clean_steps(loss: float, steps: list[int], losses: list[float]):
-    """After how many steps a falling curve has reached a loss.
-
-    Between two points, the loss is taken to fall along a straight line. Above
-    the curve the answer is its first step, below it its last.
-    """
-    for (n, high), (m, low) in pairwise(zip(steps, losses)):
-        if low <= loss <= high:
-            return n + (m - n) * (high - loss) / (high - low)
-    return float(steps[0] if loss > losses[0] else steps[-1])
-
 # %% ../../scaling/data-quality.ipynb #shingles
 def shingles(text: str, n: int = 5):
-    """All runs of n words of a text, a set; the words in lower case.
-
-    Words are made of a to z and digits: of another script nothing is left.
-    """
+    """All runs of n words of a text, a set."""
     words = re.findall("[a-z0-9]+", text.lower())
     return {" ".join(words[i : i + n]) for i in range(len(words) - n + 1)}
 
 
 def jaccard(a: set, b: set):
-    """How much two sets share: 0 nothing, 1 everything.
-
-    Source: Broder 1997, there called resemblance.
-    """
+    """How much two sets share: 0 nothing, 1 everything (Broder 1997)."""
     return len(a & b) / len(a | b)
 
 # %% ../../scaling/data-quality.ipynb #orders
-from zlib import crc32
-
 PRIME = 2**31 - 1
 
 
 def random_orders(count: int, generator: torch.Generator):
-    """Numbers that stand for random orders of all shingles, (count, 2).
-
-    An order (a, b) sorts whole numbers n by (a n + b) modulo a prime.
-    """
+    """Random orders of all shingles: (a, b) sorts n by (a n + b) % PRIME."""
     a = torch.randint(1, PRIME, (count, 1), generator=generator)
     b = torch.randint(PRIME, (count, 1), generator=generator)
-    return torch.cat([a, b], 1)
+    return torch.cat([a, b], 1)  # (K, 2)
 
 # %% ../../scaling/data-quality.ipynb #signature
 def signature(pieces: set, orders: Int64[Tensor, "K 2"]):
-    """The minhash of a set of texts in each of K orders, (K,) of int64."""
+    """The minhash of a set of texts in each of K orders, (K,)."""
     numbers = torch.tensor([crc32(p.encode()) % PRIME for p in pieces])  # (n,)
-    a, b = orders.T[..., None]  # (K, 1) each
+    a, b = orders.T[..., None]  # (K, 1) each: a row for each order
     return ((a * numbers + b) % PRIME).amin(1)  # (K, n) -> (K,)
 
 # %% ../../scaling/data-quality.ipynb #candidates
 def candidates(signatures: Int64[Tensor, "N K"], rows: int):
-    """Pairs (i, j), i < j, that agree in a whole band, sorted, (pairs, 2).
-
-    A band is `rows` minhashes in a row. Source: Har-Peled et al. 2012.
-    """
+    """Pairs (i, j), i < j, that agree in a whole band, (pairs, 2)."""
     found = set()
-    for band in signatures.split(rows, dim=1):
+    for band in signatures.split(rows, dim=1):  # (N, rows) each
         buckets = defaultdict(list)
         for place, values in enumerate(map(tuple, band.tolist())):
             found |= {(other, place) for other in buckets[values]}
             buckets[values].append(place)
-    return torch.tensor(sorted(found), dtype=torch.long).view(-1, 2)
+    return torch.tensor(sorted(found)).long().view(-1, 2)
 
 # %% ../../scaling/data-quality.ipynb #licence-signatures
 @cache
 def licence_signatures():
     """112 minhashes of each of `licences()`, (N, 112)."""
     orders = random_orders(112, torch.Generator().manual_seed(0))
-    return torch.stack(
-        [signature(shingles(each.text), orders) for each in licences()]
-    )
+    all_pieces = (shingles(each.text) for each in licences())
+    return torch.stack([signature(pieces, orders) for pieces in all_pieces])
 
 # %% ../../scaling/data-quality.ipynb #families
 def families(count: int, pairs: Int64[Tensor, "P 2"]):
-    """Groups that the pairs join, directly or by way of others.
-
-    Lists of places from 0 to count - 1, each sorted, by their first place.
-    """
-    home = list(range(count))  # who leads there
-
-    def leader(place):
-        while home[place] != place:
-            place = home[place]
-        return place
-
+    """Groups that the pairs join, directly or by way of others: lists."""
+    leader = torch.arange(count)
     for i, j in pairs.tolist():
-        i, j = sorted((leader(i), leader(j)))
-        home[j] = i
+        first, second = sorted((leader[i].item(), leader[j].item()))
+        leader[leader == second] = first
     groups = defaultdict(list)
-    for place in range(count):
-        groups[leader(place)].append(place)
+    for place, first in enumerate(leader.tolist()):
+        groups[first].append(place)
     return list(groups.values())
 
 # %% ../../scaling/data-quality.ipynb #split-families
-def split_families(
-    groups: list[list], share: float, generator: torch.Generator
-):
-    """Two lists of places, (training, test), no group in both.
-
-    Groups join the test in random order while it stays within that share.
-    """
-    most = share * sum(map(len, groups))
-    training, test = [], []
+def split_families(groups: list, share: float, generator: torch.Generator):
+    """Places to learn from, and that share to test; no group in both."""
+    most, training, test = share * sum(map(len, groups)), [], []
     for k in torch.randperm(len(groups), generator=generator).tolist():
         fits = len(test) + len(groups[k]) <= most
         (test if fits else training).extend(groups[k])
@@ -312,11 +108,7 @@ def split_families(
 
 # %% ../../scaling/data-quality.ipynb #licence-families
 def licence_families(rows: int, least: float):
-    """Families of `licences()`, lists of their places.
-
-    Two are related if they agree in a band of so many rows, and in that share
-    of all minhashes.
-    """
+    """Families of `licences()`, joined by a band and a share of minhashes."""
     known = licence_signatures()
     pairs = candidates(known, rows)
     alike = (known[pairs[:, 0]] == known[pairs[:, 1]]).double().mean(1)

@@ -43,13 +43,9 @@ def sums_recipe(steps: int = 400):
 
 # %% ../../scaling/emergence.ipynb #trained-adder
 def adder(width: int, seed: int, recipe: Recipe):
-    """A GPT of two layers, trained on the answers of sums.
-
-    seed: of its first weights. The sums are drawn with another, 100 + seed.
-    """
-    seeds = seed, 100 + seed  # of the first weights, and of the text
-    start, text = (torch.Generator().manual_seed(s) for s in seeds)
-    # 12 symbols, and at most 11 characters to read
+    """A GPT of two layers, trained on the answers of sums."""
+    start = torch.Generator().manual_seed(seed)  # of its first weights
+    text = torch.Generator().manual_seed(100 + seed)  # of the sums
     sizes = GPTConfig(12, 11, width, heads=2, layers=2, bias=False)
     model = new_gpt(sizes, recipe, start)
 
@@ -64,10 +60,7 @@ def adder(width: int, seed: int, recipe: Recipe):
 # %% ../../scaling/emergence.ipynb #right-digits-export
 @torch.no_grad()
 def right_digits(model: torch.nn.Module, texts: list[str]):
-    """Which digits of the answers a model writes right: (B, digits).
-
-    It reads the questions and adds its likeliest digit, one after another.
-    """
+    """Which digits of the answers a model writes right: (B, digits)."""
     ids = to_symbols(texts)  # (B, T)
     written = ids[:, :ASKED]
     for _ in range(ids.size(1) - ASKED):
@@ -83,52 +76,39 @@ def scores(right: Bool[Tensor, "B L"]):
 # %% ../../scaling/emergence.ipynb #place-losses
 @torch.no_grad()
 def place_losses(model: torch.nn.Module, texts: list[str]):
-    """The mean of -log p of the right digit, in nats, at each place: (L,).
-
-    The model reads the right digits before that place, not its own.
-    """
+    """The mean of -log p of the right digit at each place, nats: (L,)."""
     ids = to_symbols(texts)  # (B, T)
     logits = model(ids[:, :-1])[:, ASKED - 1 :]  # (B, L, V)
     losses = F.cross_entropy(logits.mT, ids[:, ASKED:], reduction="none")
     return losses.mean(0)
 
 # %% ../../scaling/emergence.ipynb #wrong-ahead
-def wrong_ahead(
-    small: int, large: int, wrong: Float[Tensor, "2 ..."], size: int
-):
-    """The share of wrong digits at `size`, from `wrong` at two sizes.
-
-    On logarithmic axes it is a straight line, which has no end: far below
-    `small` it says more than 1.
-    """
+def wrong_ahead(small: int, large: int, wrong: Float[Tensor, "2 ..."], size):
+    """The share of wrong digits at `size`, from `wrong` at two sizes."""
     power = (wrong[1] / wrong[0]).log() / math.log(large / small)
     return wrong[1] * (size / large) ** power
 
 # %% ../../scaling/emergence.ipynb #whole-ahead
 def whole_ahead(
-    small: int,
-    large: int,
-    at_small: Float[Tensor, " s"],
-    at_large: Float[Tensor, " l"],
-    size: int,
+    sizes: tuple[int, int, int],
+    small,
+    large,
     models: int,
-    generator: torch.Generator,
-    draws: int = 2000,
+    generator,
+    draws=2000,
 ):
-    """Exact match, of answers with 4 digits, at a new size: (draws,).
+    """Exact match of 4 digits at the last of three sizes, (draws,).
 
-    On average over so many new `models`. at_small, at_large: the wrong digits
-    of the seeds. Each draw takes them anew, with replacement. The new models
-    miss the line by as much as those at `large` miss their mean.
+    small, large: the wrong digits of the seeds at the other two.
     """
 
-    def again(wrong, n):  # the mean of n of them
+    def again(wrong, n):  # the mean of n of them, drawn with replacement
         drawn = torch.randint(len(wrong), (draws, n), generator=generator)
         return wrong[drawn].mean(1)  # (draws,)
 
-    both = [again(wrong, len(wrong)) for wrong in (at_small, at_large)]
-    ahead = wrong_ahead(small, large, torch.stack(both), size)
-    missed = again(at_large / at_large.mean(), models)
+    both = torch.stack([again(wrong, len(wrong)) for wrong in (small, large)])
+    ahead = wrong_ahead(*sizes[:2], both, sizes[2])
+    missed = again(large / large.mean(), models)  # the line, by new models
     return (1 - (ahead * missed).clamp(max=1)) ** 4
 
 # %% ../../scaling/emergence.ipynb #check-both-mistakes

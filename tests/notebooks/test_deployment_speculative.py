@@ -1,9 +1,9 @@
 """The cells of deployment/speculative against enumeration and plain generation."""
 
-import contextlib
 import copy
 import functools
 import math
+from unittest import mock
 
 import cells
 import pytest
@@ -13,13 +13,7 @@ from hypothesis import strategies as st
 
 from fieldguide.deployment import speculative as spec
 from fieldguide.transformers.gpt import GPT, GPTConfig, generate, next_distribution
-from fieldguide.transformers.real_model import (
-    KVCache,
-    Llama,
-    LlamaConfig,
-    complete,
-)
-from fieldguide.transformers.training import Recipe
+from fieldguide.transformers.real_model import Llama, LlamaConfig, complete
 
 V = 11
 
@@ -50,16 +44,6 @@ def shares(seed, *shape):
 def oracle(text):
     """A draft that knows a text by heart."""
     return lambda ids, n: (text[len(ids) : len(ids) + n], None)
-
-
-def test_shared():
-    for left, right, right_count in (
-        ([], [1], 0),
-        ([1, 2, 3], [1, 2, 4], 2),
-        ([1, 2], [1, 2, 3], 2),
-        ([2, 2], [1, 2], 0),
-    ):
-        assert spec.shared(left, right) == spec.shared(right, left) == right_count
 
 
 def test_agreed_keeps_what_is_right_and_adds_one():
@@ -99,27 +83,12 @@ def test_greedy_text_is_the_models_own(seed, length, count):
         guess = [(t + w) % V for t, w in zip(known, wrong.tolist(), strict=True)]
         return guess[: torch.randint(n + 1, (), generator=draws).item()], None
 
-    for draft in noisy, spec.look_up, oracle(ids + right):
+    nothing = lambda ids, n: ([], None)  # noqa: E731
+    for draft in nothing, noisy, spec.look_up, oracle(ids + right):
         target = spec.CachedTarget(model, len(ids) + count)
         made, passes = spec.speculate(target, ids, count, draft, length)
         assert made == right == [t for _, new in passes for t in new]
     assert len(passes) == math.ceil(count / (length + 1))  # of the oracle
-
-
-@contextlib.contextmanager
-def tokens_read(model):
-    """How many tokens it reads, pass by pass."""
-    read, own = [], model.residual
-
-    def watched(new, cache):
-        read.append(new.size(1))
-        return own(new, cache)
-
-    model.residual = watched
-    try:
-        yield read
-    finally:
-        del model.residual
 
 
 def test_a_target_forgets_what_was_refused_and_other_texts():
@@ -134,12 +103,12 @@ def test_a_target_forgets_what_was_refused_and_other_texts():
     ):
         full = model(torch.tensor([ids + guess]))[0, len(ids) - 1 :]
         found = target(ids, guess)
-        cells.close(found, full, 1e-9)
-    with tokens_read(model) as read:
-        target = spec.CachedTarget(model, 20)
-        target([1, 2, 3], [4, 5])
+        cells.close(found, full, 1e-5)
+    target = spec.CachedTarget(model, 20)
+    target([1, 2, 3], [4, 5])
+    with mock.patch.object(model, "residual", wraps=model.residual) as read:
         target([1, 2, 3, 4, 6], [7])  # 5 was refused: 6 and 7 are new
-    assert read == [5, 2]
+    assert read.call_args[0][0].tolist() == [[6, 7]]
 
 
 def test_stop_ends_the_text():
@@ -187,7 +156,7 @@ def test_drawn_texts_have_the_models_law():
     second = gpt()(torch.tensor([[1, 2, t] for t in range(V)]))[:, -1].softmax(-1)
     law = (first[:, None] * second).flatten()
     for draft in spec.model_draft(small, 1.0, generator(3)), oracle([1, 2, 4, 4]):
-        judge, N, found = spec.sampled(1.0, generator(4)), 1500, []
+        judge, N, found = spec.sampled(1.0, generator(4)), 800, []
         for _ in range(N):
             (a, b), _ = spec.speculate(target, [1, 2], 2, draft, 3, judge)
             found.append(V * a + b)
@@ -212,43 +181,13 @@ def test_temperature_reaches_the_judge_and_the_draft():
     assert guess == [spec.draw(share, draws).item() for share in warm]
 
 
-def test_expected_tokens_and_speed_up():
-    for a, g in (0.75, 7), (0.3, 4), (0.0, 5), (0.9, 0):
-        cells.close(spec.expected_tokens(a, g), (1 - a ** (g + 1)) / (1 - a))
-        right = spec.expected_tokens(a, g) / (1 + 0.1 * g)
-        cells.close(spec.speed_up(a, g, 0.1), right)
-    assert spec.expected_tokens(1.0, 3) == 4
-    assert f"{spec.expected_tokens(0.75, 7):.3f}" == "3.600"
-
-
-def test_states_make_the_logits_and_the_hook_goes():
-    model, ids = gpt(), torch.tensor([[1, 2, 3]])
-    logits, states = spec.with_states(model, ids)
-    cells.close(logits, states @ model.token.weight.T)
-    target = spec.PlainTarget(model)
-    cells.close(target([1, 2], [3]), logits[0, 1:])
-    cells.close(target.states, states[0])
-
-
-def test_a_head_learns_the_token_after_the_next():
+def test_a_targets_states_make_its_logits():
     model = gpt()
-    text = torch.tensor([1, 5, 7, 2] * 40)
-    recipe = Recipe(60, batch=4, rate=1e-2)
-    torch.manual_seed(0)
-    head, losses = spec.train_head(model.float(), text, recipe, generator())
-    assert losses[-1] < 0.1 < losses[0]
     target = spec.PlainTarget(model)
-    draft = spec.head_draft(head, target, 0.01, generator())
-    assert draft([1, 5], 1) == ([], None)
-    target([1, 5], [])
-    guess, q = draft([1, 5, 7], 1)  # from the state at 5, and 7
-    assert guess == [2] and q.shape == (1, V)
-    ids = text[:12].view(2, 6)
-    _, states = spec.with_states(model, ids)
-    logits = head(states[:, :4], ids[:, 1:5], model.token.weight)
-    by_hand = -logits.log_softmax(-1).gather(-1, ids[:, 2:, None]).mean()
-    cells.close(spec.head_loss(head, model, ids), by_hand, 1e-6)
-    model.double()
+    logits = target([1, 2], [3])
+    cells.close(logits, model(torch.tensor([[1, 2, 3]]))[0, 1:])
+    cells.close(target.states[1:] @ model.token.weight.T, logits)
+    assert not model.norm._forward_hooks
 
 
 def test_a_head_adds_to_the_state_and_drafts_from_the_one_before_the_last_token():
@@ -281,75 +220,13 @@ def test_a_head_that_is_used_on_a_second_text_has_read_nothing_of_it(second):
 
 
 def test_the_quick_form_is_the_model():
-    model = llama()
+    model = copy.deepcopy(llama()).float()
     quick, ids = spec.SeveralFast(model), [1, 2, 3, 4]
     targets = [spec.CachedTarget(m, 40) for m in (model, quick)]
     for guess in [5, 6, 7], [], [8]:
         ours, fast = (target(ids, guess) for target in targets)
-        cells.close(ours, fast, 1e-9)
+        cells.close(ours, fast, 1e-5)
         ids = [*ids, 9]
-    two = torch.tensor([[1, 2, 3], [3, 2, 1]])
-    cells.close(quick.residual(two), model.residual(two))
+    caches = [target.cache.store[..., :7, :] for target in targets]
+    cells.close(*caches, 1e-5)
     assert complete(quick, [1, 2], 9) == complete(model, [1, 2], 9)
-
-
-def lean_model(scale=1.0, heads=4):
-    model = copy.deepcopy(llama(heads=heads))
-    model.embedding.weight.mul_(scale)
-    draws = generator(1)
-    for name, p in model.named_parameters():  # no norm like another
-        p.uniform_(0.5, 2, generator=draws) if "norm" in name else None
-    return model
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e-3])  # where eps plays a part
-@pytest.mark.parametrize("heads", [2, 4])
-def test_the_lean_form_is_the_model(scale, heads):
-    model = lean_model(scale, heads)
-    lean = spec.LlamaLean(model)
-    caches = [KVCache(model.config, 20, dtype=torch.double) for _ in range(2)]
-    for ids in [1, 2, 3], [4], [5, 6], [7]:
-        ids = torch.tensor([ids])
-        ours, right = (
-            m.residual(ids, c) for m, c in zip((lean, model), caches, strict=True)
-        )
-        cells.close(ours, right, 1e-9)
-        cells.close(lean.logits(ours), model.logits(right), 1e-9)
-    cells.close(caches[0].store[..., :7, :], caches[1].store[..., :7, :], 1e-9)
-    assert complete(lean, [1, 2], 9) == complete(model, [1, 2], 9)
-
-
-@cases(seeds, st.integers(1, 5))
-def test_a_cached_draft_writes_the_small_models_own_text(seed, length):
-    model, small = llama(), llama(1)
-    ids = torch.randint(V, (5,), generator=generator(seed)).tolist()
-    draft = spec.CachedDraft(small, 30)
-    assert draft(ids, length) == (complete(small, ids, length), None)
-    for text in [*ids, 1, 2], ids[:3], ids, [4] * 9:  # after a refusal, and others
-        assert draft(text, length) == (complete(small, text, length), None)
-    forms = (model, small), (spec.LlamaLean(model), spec.LlamaLean(small))
-    for big, little in forms:
-        target = spec.CachedTarget(big, 25)
-        draft = spec.CachedDraft(little, 25)
-        made, passes = spec.speculate(target, ids, 20, draft, length)
-        assert made == complete(model, ids, 20)
-        text = list(ids)
-        for guess, new in passes:
-            assert not guess or guess == complete(small, text, len(guess))
-            text += new
-
-
-def test_a_cached_draft_reads_what_is_new():
-    model = llama()
-    with tokens_read(model) as read:
-        draft = spec.CachedDraft(model, 20)
-        guess, _ = draft([1, 2, 3], 3)
-        draft([1, 2, 3, *guess, 9], 2)  # all right, and one more
-        draft([1, 2, 3, *guess, 8], 1)  # 9 was refused
-    assert read == [3, 1, 1, 2, 1, 1]
-
-
-def test_an_empty_draft_still_writes():
-    target = spec.CachedTarget(llama(), 16)
-    made, passes = spec.speculate(target, [1], 6, lambda ids, n: ([], None), 4)
-    assert made == complete(llama(), [1], 6) and len(passes) == 6

@@ -35,7 +35,7 @@ LONGER = {
     "deployment/right-sizing": 51,
     "deployment/cache": 62,
     "deployment/serving": 61,
-    "deployment/speculative": 52,
+    "deployment/speculative": 62,
     "deployment/data-parallel": 52,
     "deployment/parallelism": 55,
     "challenges/hallucination": 56,

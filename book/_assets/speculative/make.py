@@ -4,10 +4,11 @@
 
 Writes beside this file drafts.safetensors, the weights of a small GPT and of an extra
 head that draft for `trained_gpt`, in 16 bits; drafts.json, how the head's training
-began and how often each draft would be accepted; and times.json, in milliseconds of
-processor time, of each round: a pass of SmolLM2 over so many tokens, two of the
-notebook's answers with and without guessing, and King James with each trained draft. A
-name, such as `times`, makes that part alone.
+began and how often each draft would be accepted; answers.json, SmolLM2's passes for
+each of the notebook's requests; and times.json, in milliseconds of processor time, of
+each round: a pass of SmolLM2 over so many tokens, two of the answers with and without
+guessing, and King James with each trained draft. A name, such as `times`, makes that
+part alone.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from assets import king_james_ids, make_parts, processor, read_json
 from rivals.measure import own, processor_times
 from safetensors.torch import load_file
@@ -60,6 +62,31 @@ def rates(small, head, held_out):
     }
 
 
+def head_loss(head, model, ids):
+    """Mean nats of an ExtraHead at the second token after each place of ids (B, T)."""
+    with torch.no_grad():
+        _, states = speculative.with_states(model, ids)  # (B, T, D)
+    logits = head(states[:, :-2], ids[:, 1:-1], model.token.weight)
+    return F.cross_entropy(logits.flatten(0, 1), ids[:, 2:].flatten())
+
+
+def train_head(model, ids, recipe, generator):
+    """An ExtraHead for a GPT that stays as it is, and its losses, nats."""
+    with torch.random.fork_rng():
+        torch.manual_seed(generator.initial_seed())
+        head = speculative.ExtraHead(model)
+    options = {"lr": recipe.rate, "betas": recipe.betas}
+    made = [torch.optim.AdamW(head.parameters(), **options)]
+
+    def loss():
+        context = model.config.context - 1
+        batch = training.windows(ids, recipe.batch, context, generator)
+        whole = torch.cat([batch[0], batch[1][:, -1:]], -1)  # (B, T)
+        return head_loss(head, model, whole)
+
+    return head, training.descend(head, loss, made, recipe)
+
+
 def record_drafts() -> None:
     ids, held_out = king_james_ids()
     king, record = training.trained_gpt(), {}
@@ -71,7 +98,7 @@ def record_drafts() -> None:
         small = training.new_gpt(DRAFT, recipe, start)
         training.train(small, ids, recipe, generator=start)
         start = torch.Generator().manual_seed(seed)
-        head, losses = speculative.train_head(king, ids, HEAD, start)
+        head, losses = train_head(king, ids, HEAD, start)
         record["accepted"].append(rates(small, head, held_out))
         print(seed, losses[-20:].mean().item(), record["accepted"][-1], flush=True)
         if seed:
@@ -93,20 +120,28 @@ def requests():
     return prompts, tokenizer.encode("<|im_end|>")
 
 
+def answer(model, prompt, stop, length):
+    """The 40 tokens of an answer with guesses, and its passes."""
+    target = speculative.CachedTarget(model, len(prompt) + 40)
+    args = target, prompt, 40, speculative.look_up, length
+    return speculative.speculate(*args, stop=stop)
+
+
+def record_answers() -> None:
+    model, (prompts, stop) = load_smollm2(), requests()
+    made = {n: answer(model, ids, stop, max(LENGTHS))[1] for n, ids in prompts.items()}
+    store(HERE / "answers.json", made)
+
+
 def answers(model, prompt, stop):
     """What is timed of a request: the whole answer, and the reading of the request."""
-
-    def guessing(length):
-        target = speculative.CachedTarget(model, len(prompt) + 40)
-        args = target, prompt, 40, speculative.look_up, length
-        speculative.speculate(*args, stop=stop)
 
     def reading():
         target = speculative.CachedTarget(model, len(prompt) + 40)
         target(prompt, speculative.look_up(prompt, max(LENGTHS))[0])
 
     ways = {"alone": lambda: complete(model, prompt, 40, stop=stop)}
-    ways |= {str(n): lambda n=n: guessing(n) for n in LENGTHS}
+    ways |= {str(n): lambda n=n: answer(model, prompt, stop, n) for n in LENGTHS}
     return ways | {"request": reading}
 
 
@@ -182,9 +217,9 @@ def remade() -> Iterator[tuple]:
     ids, _ = king_james_ids()
     kept = read_json(HERE / "drafts.json")["first"]
     few, start = replace(HEAD, steps=16), torch.Generator().manual_seed(0)
-    _, losses = speculative.train_head(training.trained_gpt(), ids, few, start)
+    _, losses = train_head(training.trained_gpt(), ids, few, start)
     yield kept, losses[:3].tolist(), 0.01
 
 
 if __name__ == "__main__":
-    make_parts(record_drafts, record_times)
+    make_parts(record_drafts, record_answers, record_times)

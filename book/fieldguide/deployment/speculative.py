@@ -3,7 +3,7 @@
 # fmt: off
 
 # %% ../../deployment/speculative.ipynb #imports
-from collections.abc import Callable, Collection
+import math
 from itertools import takewhile
 
 import torch
@@ -11,16 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from ..check import answer_of, graded
 from ..transformers.attention import causal_mask
 from ..transformers.gpt import draw, next_distribution
-from ..transformers.real_model import (
-    KVCache,
-    LlamaFast,
-    all_turns,
-    norm_fast,
-    side_by_side,
-)
-from ..transformers.training import Recipe, descend, get_batch
+from ..transformers.real_model import KVCache, LlamaFast, norm_fast
 
 # %% ../../deployment/speculative.ipynb #requests
 FOX = (
@@ -53,22 +47,19 @@ def shared(left, right):
     return next((i for i, (a, b) in pairs if a != b), shorter)
 
 # %% ../../deployment/speculative.ipynb #agreed
-def agreed(logits: Float[Tensor, "T V"], guess: list, q=None):
-    """The new tokens of a pass that takes the best token at each place.
+def agreed(logits: Float[Tensor, "T V"], guess, q=None):
+    """The new tokens of a pass over n guesses: the logits have n + 1 rows.
 
-    logits (n + 1, V): the model's, before each of the n guessed tokens and
-    after the last. q, the draft's, matters only where the model draws.
+    q, the draft's probabilities, matters only where the model draws.
     """
     own = logits.argmax(-1).tolist()  # n + 1 choices
-    right = shared(guess, own)
-    return own[: right + 1]
+    return own[: shared(guess, own) + 1]
 
 # %% ../../deployment/speculative.ipynb #look-up
-def look_up(ids: list, length: int, longest: int = 3):
+def look_up(ids, length, longest=3):
     """Draft up to `length` tokens: what followed the text's end before.
 
-    The last place counts where the longest end is found. Returns (ids,
-    None). Source: Saxena 2023, who takes the first place.
+    The last place counts. Source: Saxena 2023, who takes the first place.
     """
     for n in range(min(longest, len(ids) - 1), 0, -1):
         for i in reversed(range(len(ids) - n)):
@@ -78,128 +69,90 @@ def look_up(ids: list, length: int, longest: int = 3):
 
 # %% ../../deployment/speculative.ipynb #cached-target
 class CachedTarget:
-    """A Llama that checks guesses, with a cache of `room` tokens.
+    """A Llama that checks guesses, with a cache that is set back."""
 
-    target(ids, guess) gives logits (n + 1, V): after the text and after each
-    of the n guessed tokens. What it has read before it doesn't read again.
-    """
-
-    def __init__(self, model, room: int):
-        weight = model.embedding.weight
-        kind = {"dtype": weight.dtype, "device": weight.device}
-        self.model, self.config = model, model.config
-        self.room = min(room, model.config.context)
-        self.cache, self.read = KVCache(model.config, room, **kind), []
+    def __init__(self, model, room):
+        self.model, self.read = model, []  # the tokens in the cache
+        self.cache = KVCache(model.config, room)
 
     @torch.inference_mode()
     def __call__(self, ids, guess):
-        # the text's last token is always read: its logits judge the guess
-        keep = shared(self.read, ids[:-1])
-        self.cache.length = keep  # what was refused is overwritten
-        self.read = [*ids, *guess]
-        new = torch.tensor([self.read[keep:]], device=self.cache.store.device)
+        """Logits (n + 1, V): after the text and after each of n guesses."""
+        keep = shared(self.read, ids[:-1])  # always read the last one again
+        self.cache.length, self.read = keep, [*ids, *guess]
+        new = torch.tensor([self.read[keep:]])
         x = self.model.residual(new, self.cache)[0]  # (T, D)
-        # from the text's last token on
-        return self.model.logits(x[-len(guess) - 1 :])  # (n + 1, V)
+        return self.model.logits(x[-len(guess) - 1 :])
 
 # %% ../../deployment/speculative.ipynb #speculate
-def speculate(
-    target: Callable,
-    ids: list[int],
-    count: int,
-    draft: Callable,
-    length: int,
-    judge: Callable = agreed,
-    stop: Collection[int] = (),
-):
-    """Continue ids by `count` tokens. Returns them, and (guess, new) by pass.
+def speculate(target, ids, count, draft, length, judge=agreed, stop=()):
+    """Continue ids by `count` tokens: the new ones, and (guess, new) by pass.
 
-    draft(ids, n) gives up to n guessed ids, and the probabilities (n, V) it
-    drew them from, or None if it chose the best: with another q, a judge that
-    draws changes the law. judge(logits, guess, q) gives a pass's new ids.
-    A token in `stop` ends the text and is left out.
+    Sources: Leviathan et al. 2023; Chen et al. 2023.
     """
-    text, passes, end, stopped = list(ids), [], len(ids) + count, False
-    while len(text) < end and not stopped:
+    text, passes, end = list(ids), [], len(ids) + count
+    while len(text) < end and set(stop).isdisjoint(text[len(ids) :]):
         most = min(length, end - len(text) - 1)  # the model adds one
         guess, q = draft(text, most) if most else ([], None)
         new = judge(target(text, guess), guess, q)
         text += new
         passes.append((guess, new))
-        stopped = not set(new).isdisjoint(stop)
-    return until(text[len(ids) :], stop), passes
-
-# %% ../../deployment/speculative.ipynb #require-room
-def until(made, stop):
-    """The tokens before the first that is in `stop`."""
-    return list(takewhile(lambda token: token not in stop, made))
-
-# %% ../../deployment/speculative.ipynb #several-fast
-class SeveralFast(LlamaFast):
-    """A `LlamaFast` that is quick to read several tokens, too."""
-
-    @torch.inference_mode()
-    def residual(self, ids, cache=None):
-        """As `Llama.residual`."""
-        T = ids.size(-1)
-        if cache is None or len(ids) != 1 or cache.store.size(2) != 1 or T < 2:
-            return super().residual(ids, cache)
-        start = cache.length
-        mask = causal_mask(start + T)[start:].to(ids.device)  # (T, S)
-        x, turn = self.embedding.weight[ids[0]], self.turns[start : start + T]
-        for layer, store in zip(self.layers, cache.store.unbind(1)):
-            x = several(layer, x, turn, store, mask)  # (T, D)
-        cache.length += T
-        return x[None]  # (1, T, D)
+    made = takewhile(lambda token: token not in stop, text[len(ids) :])
+    return list(made), passes
 
 # %% ../../deployment/speculative.ipynb #several
 def several(layer, x, turn, store, mask):
     """A `LayerFast` on x (T, D); mask (T, S), with the T last of S tokens."""
     config, block, D = layer.config, layer.block, layer.config.width
     H, G, K = config.heads, config.kv_heads, config.head_width
-    (T, S), wide = mask.shape, layer.wide
-    qkv = (norm_fast(x, block.attention_norm) @ layer.qkv).to(wide)
+    T, S = mask.shape
+    qkv = norm_fast(x, block.attention_norm) @ layer.qkv
     parts = qkv.view(T, H + 2 * G, K)
     turned = parts[:, : H + G].unflatten(-1, (K // 2, 2))
     torch.view_as_complex(turned).mul_(turn[:, None])  # in place: q and k
     new = parts[:, H:].unflatten(1, (2, G)).permute(1, 2, 0, 3)
     store[:, 0, :, S - T : S] = new  # (2, H_kv, T, K)
-    key, value = store[:, :, :, :S].to(wide)  # (1, H_kv, S, K)
+    key, value = store[:, :, :, :S]  # (1, H_kv, S, K)
     query = parts[:, :H].transpose(0, 1)[None]  # (1, H, T, K)
     options = {"attn_mask": mask, "enable_gqa": True}
     mixed = F.scaled_dot_product_attention(query, key, value, **options)
-    mixed = mixed[0].transpose(0, 1).reshape(T, D).to(x.dtype)
+    mixed = mixed[0].transpose(0, 1).reshape(T, D)
     output, down = block.attention.output.weight, block.mlp.down.weight
     x = torch.addmm(x, mixed, output.T)  # (T, D)
     gate, up = (norm_fast(x, block.mlp_norm) @ layer.gate_up).chunk(2, -1)
     return torch.addmm(x, F.silu(gate).mul_(up), down.T)  # (T, D)
 
-# %% ../../deployment/speculative.ipynb #expected-tokens
-def expected_tokens(a: float, g: int):
-    """Mean tokens of a pass that guesses g, each accepted with chance a."""
-    return sum(a**n for n in range(g + 1))
+# %% ../../deployment/speculative.ipynb #several-fast
+class SeveralFast(LlamaFast):
+    """A `LlamaFast` that is quick to read several tokens of a text, too."""
 
-# %% ../../deployment/speculative.ipynb #speed-up
-def speed_up(a: float, g: int, cost: float):
-    """Tokens a time unit, if each of g guesses costs that many passes."""
-    return expected_tokens(a, g) / (1 + g * cost)
+    @torch.inference_mode()
+    def residual(self, ids, cache):
+        """As `Llama.residual`."""
+        T, start = ids.size(-1), cache.length
+        if T == 1:
+            return super().residual(ids, cache)
+        mask = causal_mask(start + T)[start:]  # (T, S)
+        x, turn = self.embedding.weight[ids[0]], self.turns[start : start + T]
+        for layer, store in zip(self.layers, cache.store.unbind(1)):
+            x = several(layer, x, turn, store, mask)  # (T, D)
+        cache.length += T
+        return x[None]  # (1, T, D)
 
 # %% ../../deployment/speculative.ipynb #accept-or-redraw
 def accept_or_redraw(
     p: Float[Tensor, "*b V"],
     q: Float[Tensor, "*b V"],
     token: Int64[Tensor, "*b"],
-    generator: torch.Generator | None = None,
+    generator=None,
 ):
     """Turn tokens drawn from q into tokens from p. Source: Leviathan 2023.
 
-    Right only if each token was drawn from its q, so that q isn't 0 there.
     Returns the tokens and which of them are the draft's own, both (...).
     """
     own = token.unsqueeze(-1)
     ratio = (p.gather(-1, own) / q.gather(-1, own)).squeeze(-1)  # (...)
-    options = {"generator": generator, "device": p.device}
-    dart = torch.rand(token.shape, dtype=torch.double, **options)  # 0 to 1
+    dart = torch.rand(token.shape, dtype=torch.double, generator=generator)
     kept = dart < ratio
     lacking = (p - q).clamp(min=0)  # (..., V)
     none = lacking.sum(-1, keepdim=True) == 0  # then nothing is refused
@@ -207,17 +160,15 @@ def accept_or_redraw(
     return torch.where(kept, token, other), kept
 
 # %% ../../deployment/speculative.ipynb #sampled
-def sampled(
-    temperature: float = 1.0, generator: torch.Generator | None = None
-):
+def sampled(temperature=1.0, generator=None):
     """A judge for `speculate` that draws at a temperature."""
 
     def judge(logits, guess, q=None):
         p, new = next_distribution(logits, temperature), []  # (n + 1, V)
+        guess = torch.tensor(guess, dtype=torch.long)
         if q is None:  # a draft that doesn't doubt
-            q = F.one_hot(torch.tensor(guess, dtype=torch.long), p.size(-1))
-        q = q.to(p)
-        for place, token in enumerate(torch.tensor(guess, device=p.device)):
+            q = F.one_hot(guess, p.size(-1)).to(p)
+        for place, token in enumerate(guess):
             args = p[place], q[place], token, generator
             token, kept = accept_or_redraw(*args)
             new.append(token.item())
@@ -244,21 +195,19 @@ class ExtraHead(nn.Module):
 
 # %% ../../deployment/speculative.ipynb #with-states
 def with_states(model, ids: Int64[Tensor, "*b T"]):
-    """A GPT's logits (..., T, V), and the states they are made from."""
+    """A GPT's logits (..., T, V), and the states (..., T, D) before them."""
     kept = []
     hook = model.norm.register_forward_hook(lambda *run: kept.append(run[-1]))
-    try:
-        return model(ids), kept[0]
-    finally:
-        hook.remove()
+    logits = model(ids)
+    hook.remove()
+    return logits, kept[0]
 
 
 class PlainTarget:
-    """A GPT that checks guesses, for `speculate`; it reads all anew."""
+    """A GPT that checks guesses; it reads all anew."""
 
     def __init__(self, model):
-        self.model, self.config = model, model.config
-        self.room, self.read, self.states = model.config.context, [], None
+        self.model, self.read, self.states = model, [], None
 
     @torch.no_grad()
     def __call__(self, ids, guess):
@@ -268,31 +217,7 @@ class PlainTarget:
         return logits[0, -len(guess) - 1 :]  # (n + 1, V)
 
 # %% ../../deployment/speculative.ipynb #drafts
-def model_draft(
-    model,
-    temperature: float = 1.0,
-    generator: torch.Generator | None = None,
-):
-    """A draft for `speculate`: a GPT that draws token after token."""
-
-    @torch.no_grad()
-    def draft(ids, length):
-        text, shares = list(ids), []
-        for _ in range(length):
-            logits = model(torch.tensor([text]))[0, -1]  # (V,)
-            shares.append(next_distribution(logits, temperature))
-            text.append(draw(shares[-1], generator).item())
-        return text[len(ids) :], torch.stack(shares)
-
-    return draft
-
-
-def head_draft(
-    head: nn.Module,
-    target: Callable,
-    temperature: float = 1.0,
-    generator: torch.Generator | None = None,
-):
+def head_draft(head, target, temperature=1.0, generator=None):
     """A draft of one token, by an `ExtraHead` on a `PlainTarget`'s states."""
 
     @torch.no_grad()
@@ -307,148 +232,99 @@ def head_draft(
 
     return draft
 
-# %% ../../deployment/speculative.ipynb #head-loss
-def head_loss(head: nn.Module, model, ids: Int64[Tensor, "B T"]):
-    """Mean nats of an ExtraHead at the second token after each place."""
-    with torch.no_grad():
-        _, states = with_states(model, ids)  # (B, T, D)
-    logits = head(states[:, :-2], ids[:, 1:-1], model.token.weight)
-    return F.cross_entropy(logits.flatten(0, 1), ids[:, 2:].flatten())
+# %% ../../deployment/speculative.ipynb #model-draft
+def model_draft(model, temperature=1.0, generator=None):
+    """A draft for `speculate`: a GPT that draws token after token."""
+
+    @torch.no_grad()
+    def draft(ids, length):
+        text, shares = list(ids), []
+        for _ in range(length):
+            logits = model(torch.tensor([text]))[0, -1]  # (V,)
+            shares.append(next_distribution(logits, temperature))
+            text.append(draw(shares[-1], generator).item())
+        return text[len(ids) :], torch.stack(shares)
+
+    return draft
+
+# %% ../../deployment/speculative.ipynb #check-tokens-a-pass
+@graded
+def check_tokens_a_pass(fn):
+    """Is fn(rates) the mean number of tokens of a pass?"""
+    for rates in ([0.6, 0.5], [0.9, 0.6, 0.3], [0.8], [0.7, 0.0, 1.0], []):
+        got = answer_of(fn, rates, like=1.0)
+        reached = [math.prod(rates[: n + 1]) for n in range(len(rates))]
+        stopped = [k - r * k for k, r in zip([1, *reached], rates)]
+        causes = {
+            1 + sum(reached): "",
+            1 + sum(rates): "a guess counts only if all before it were kept",
+            sum(rates): "that's a sum; guesses must be kept in a row",
+            1 + math.prod(rates): "that counts only guesses right whole",
+            sum(n * k for n, k in enumerate(stopped, 1)): "a guess that is "
+            "kept whole counts, too",
+            sum(reached): "every pass writes one token of the model's own",
+        }
+        right = 1 + sum(reached)
+        if math.isclose(got, right, rel_tol=1e-9):
+            continue
+        near = [why for n, why in causes.items() if math.isclose(got, n)]
+        text = next((w for w in near if w), f"{right:.4g} is right")
+        raise AssertionError(f"tokens_a_pass({rates}): {text}, not {got:.4g}")
+    return "tokens_a_pass is right."
+
+# %% ../../deployment/speculative.ipynb #check-redrawn
+@graded
+def check_redrawn(fn):
+    """Does fn(p, token) give what a refused certain guess is redrawn from?"""
+    for values, token in (
+        ([0.5, 0.3, 0.2], 0),
+        ([0.1, 0.2, 0.3, 0.4], 2),
+        ([0.25, 0.75], 0),
+    ):
+        p = torch.tensor(values).double()
+        got = answer_of(fn, p.clone(), token, like=p)
+        case, rest = f"redrawn({values}, {token}): ", p.clone()
+        rest[token] = 0
+        right, even = rest / rest.sum(), (rest > 0) / (rest > 0).sum()
+        causes = {
+            "that is p itself; the refused token must not come back": p,
+            "the probabilities must add up to 1": rest,
+            "the others keep their proportions, they aren't equal": even,
+        }
+        if torch.allclose(got, right):
+            continue
+        for cause, wrong in causes.items():
+            assert not torch.allclose(got, wrong.double()), case + cause
+        raise AssertionError(f"{case}{right.tolist()} is right")
+    return "redrawn is right."
+
+# %% ../../deployment/speculative.ipynb #check-lenient
+def lenient_causes(logits, guess, k):
+    """The right answer of `lenient`, and likely wrong ones by their cause."""
+    best = logits.topk(k).indices.tolist()
+    own = [row[0] for row in best]
+    good = [token in row for token, row in zip(guess, best)]
+    n = next((i for i, ok in enumerate(good) if not ok), len(guess))
+    some = [token if ok else o for token, ok, o in zip(guess, good, own)]
+    return [*guess[:n], own[n]], {
+        "after a refusal, the rest of the guess is useless": [*some, own[-1]],
+        "a pass also writes one token of the model's own": guess[:n],
+        "an accepted token is the guess, not the best": own[: n + 1],
+        "that is `agreed`; k plays no part": agreed(logits, guess),
+        "the refused token stays in the text": guess[: n + 1],
+    }
 
 
-def train_head(
-    model: nn.Module,
-    ids: Int64[Tensor, " T"],
-    recipe: Recipe,
-    generator: torch.Generator,
-):
-    """An ExtraHead for a GPT that stays as it is, and its losses, nats."""
-    with torch.random.fork_rng():
-        torch.manual_seed(generator.initial_seed())
-        head = ExtraHead(model)
-    options = {"lr": recipe.rate, "betas": recipe.betas}
-    made = [torch.optim.AdamW(head.parameters(), **options)]
-
-    def loss():
-        batch, context = recipe.batch, model.config.context - 1
-        inputs, targets = get_batch(ids, batch, context, generator)
-        whole = torch.cat([inputs, targets[:, -1:]], -1)  # (B, T)
-        return head_loss(head, model, whole)
-
-    return head, descend(head, loss, made, recipe)
-
-# %% ../../deployment/speculative.ipynb #lean-parts
-def normed_matrix(norm, *layers):
-    """`side_by_side` with the norm before it in it, times sqrt(D)."""
-    weight = norm.weight.detach() * len(norm.weight) ** 0.5  # (D,)
-    return side_by_side(*layers) * weight[:, None]  # (D, all widths)
-
-
-def unit(norm):
-    """An `RMSNorm` without its weights, divided by sqrt(D): a function."""
-    floor = norm.weight.new_tensor(len(norm.weight) * norm.eps).sqrt()
-
-    def shortened(x):
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x / length.hypot(floor)  # (..., D)
-
-    return shortened
-
-
-def row_turns(model):
-    """`all_turns` for each row of a pass: (context, H + 2 H_kv, K/2)."""
-    config, weight = model.config, model.embedding.weight
-    turns = all_turns(config, weight.device)[:, None]  # (context, 1, K/2)
-    still, G = torch.ones_like(turns), config.kv_heads  # values don't turn
-    turns = [turns] * (config.heads + G) + [still] * G
-    return torch.cat(turns, 1).to(weight.dtype.to_complex())
-
-# %% ../../deployment/speculative.ipynb #lean-layer
-class LayerLean:
-    """A `LlamaBlock` for a few tokens of one text, in few operations."""
-
-    def __init__(self, block):
-        attention, mlp = block.attention, block.mlp
-        self.heads, self.unit = attention.config.heads, unit(block.mlp_norm)
-        parts = attention.query, attention.key, attention.value
-        self.qkv = normed_matrix(block.attention_norm, *parts)
-        self.output = side_by_side(attention.output)
-        self.gate_up = normed_matrix(block.mlp_norm, mlp.gate, mlp.up)
-        self.down = side_by_side(mlp.down)
-
-    def __call__(self, x, turn, new, seen, mask):
-        """x (T, D); turn (T, H + 2 H_kv, K/2); new (2, H_kv, T, K) and seen
-        (2, 1, H_kv, S, K): the cache's places for x, and all up to these.
-        """
-        (T, D), H, (_, G, _, K) = x.shape, self.heads, new.shape
-        parts = (self.unit(x) @ self.qkv).view(T, -1, K // 2, 2)
-        torch.view_as_complex(parts).mul_(turn)  # in place
-        parts = parts.flatten(-2).transpose(0, 1)  # (H + 2 H_kv, T, K)
-        new.copy_(parts[H:].view(2, G, T, K))
-        key, value = seen.to(x.dtype)  # (1, H_kv, S, K)
-        options = {"attn_mask": mask, "enable_gqa": H > G}
-        attend = F.scaled_dot_product_attention
-        mixed = attend(parts[None, :H], key, value, **options)[0]
-        mixed = mixed.transpose(0, 1).reshape(T, D)
-        x = torch.addmm(x, mixed, self.output)  # (T, D)
-        gate, up = (self.unit(x) @ self.gate_up).chunk(2, -1)
-        return torch.addmm(x, F.silu(gate).mul_(up), self.down)
-
-# %% ../../deployment/speculative.ipynb #lean-llama
-class LlamaLean:
-    """A `Llama` that adds a few tokens to one text in few operations.
-
-    It is in 32 or 64 bits. More texts, or no cache, go to the model. It
-    doesn't look at ids and room again: `speculate` and `complete` have.
-    """
-
-    def __init__(self, model):
-        self.model, self.config = model, model.config
-        self.embedding, self.unit = model.embedding, unit(model.norm)
-        self.layers = [LayerLean(block) for block in model.blocks]
-        self.unembed = normed_matrix(model.norm, model.embedding)  # (D, V)
-        self.turns = row_turns(model)
-
-    @torch.inference_mode()
-    def residual(self, ids, cache=None):
-        """As `Llama.residual`."""
-        if cache is None or len(ids) != 1 or cache.store.size(2) != 1:
-            return self.model.residual(ids, cache)
-        T, start, mask = ids.size(1), cache.length, None
-        x, S = self.embedding.weight[ids[0]], start + T
-        if T > 1:  # a lower triangle, so that none looks ahead
-            mask = x.new_full((T, S), -torch.inf).triu_(start + 1)
-        new = cache.store[:, :, 0, :, start:S].unbind(1)
-        seen = cache.store[..., :S, :].unbind(1)
-        for layer, *places in zip(self.layers, new, seen):
-            x = layer(x, self.turns[start:S], *places, mask)  # (T, D)
-        cache.length = S
-        return x[None]  # (1, T, D)
-
-    @torch.inference_mode()
-    def logits(self, x):
-        """As `Llama.logits`."""
-        return self.unit(x) @ self.unembed  # (..., V)
-
-# %% ../../deployment/speculative.ipynb #cached-draft
-class CachedDraft:
-    """A draft for `speculate`: a Llama's best tokens, with a cache."""
-
-    def __init__(self, model, room: int):
-        weight = model.embedding.weight
-        kind = {"dtype": weight.dtype, "device": weight.device}
-        self.model, self.cache = model, KVCache(model.config, room, **kind)
-        self.read = []
-
-    @torch.inference_mode()
-    def __call__(self, ids, length):
-        keep = shared(self.read, ids[:-1])
-        self.cache.length, guess = keep, []
-        new = torch.tensor([ids[keep:]], device=self.cache.store.device)
-        while len(guess) < length:
-            x = self.model.residual(new, self.cache)[:, -1]  # (1, D)
-            new = self.model.logits(x).argmax(-1, keepdim=True)  # (1, 1)
-            guess.append(new)
-        guess = torch.cat(guess, -1)[0].tolist()
-        self.read = [*ids, *guess[:-1]]  # the last one is not read
-        return guess, None
+@graded
+def check_lenient(fn):
+    """Does fn(logits, guess, k) keep guesses among the k best?"""
+    rows = torch.eye(6)[[3, 1, 4, 2]] * 2 + torch.eye(6)[[0, 2, 5, 3]]
+    cases = ([0, 1, 3], 2), ([3, 2, 4], 2), ([3, 1, 4], 1), ([5, 1], 2)
+    for guess, k in (*cases, ([0, 4, 4], 2), ([0, 2], 1), ([], 1)):
+        logits = rows[: len(guess) + 1] + torch.arange(6.0) / 100
+        got = answer_of(fn, logits.clone(), list(guess), k, like=[1])
+        right, causes = lenient_causes(logits, guess, k)
+        likely = (why for why, wrong in causes.items() if got == wrong)
+        why = next(likely, f"{right} is right")
+        assert got == right, f"guess {guess}, k = {k}: {why}, not {got}"
+    return "lenient is right."

@@ -1,12 +1,10 @@
 """The cells of challenges/preferences against enumeration, closed forms and torch."""
 
-import copy
 import functools
 import itertools
 import math
 from unittest import mock
 
-import cells
 import pytest
 import torch
 from cells import cases, close, generator, seeds
@@ -53,16 +51,6 @@ def test_the_replies_and_what_they_are_worth():
         assert pref.gold_reward(counts[None]).item() == gold
 
 
-def test_what_agents_wrote():
-    ids = pref.written_replies(2000, generator())
-    assert ids.shape == (2000, 6) and (ids[:, 0] == pref.END).all()
-    ended = (ids[:, 1:] == pref.END).int()
-    assert (ended.diff(dim=1) >= 0).all()  # nothing after an end
-    counts = pref.phrase_counts(ids).mean(0)
-    wanted = torch.tensor([0.5, 0.59, 1.05, 0.3, 0.3]).double()
-    close(counts, wanted, 0.08)
-
-
 @cases(seeds)
 def test_log_probabilities_of_replies(seed):
     model, end = gpt(seed % 3), seed % V
@@ -77,20 +65,6 @@ def test_log_probabilities_of_replies(seed):
             if token == end:
                 break
         assert math.isclose(value.item(), total, rel_tol=1e-9)
-    whole = {tuple(r[: r.index(end, 1) + 1] if end in r[1:] else r): v
-             for r, v in zip(rows, got.tolist(), strict=True)}  # fmt: skip
-    assert math.isclose(sum(map(math.exp, whole.values())), 1, rel_tol=1e-9)
-
-
-@pytest.mark.parametrize("end", [1, 3])
-def test_drawn_replies(end):
-    model, count = gpt(), 4000
-    ids = pref.drawn_replies(model, count, generator(), end, 3)
-    assert ids.shape == (count, 4) and (ids[:, 0] == end).all()
-    assert ((ids[:, 1:] == end).int().diff(dim=1) >= 0).all()
-    kinds, times = ids.unique(dim=0, return_counts=True)
-    chance = pref.reply_log_probs(model, kinds, end).exp()
-    assert (times / count - chance).abs().sum() < 0.1  # twice the total variation
 
 
 def test_the_supervised_stage():
@@ -101,6 +75,9 @@ def test_the_supervised_stage():
     close(p, pref.reply_log_probs(pref.reference_model(), ids, 5).exp().double(), 1e-4)
     wrote = pref.phrase_counts(pref.written_replies(4000, generator(1))).mean(0)
     close(p @ pref.phrase_counts(ids), wrote, 0.1)  # it says what agents say
+    drawn = pref.drawn_replies(pref.reference_model(), 4000, generator())
+    assert ((drawn[:, 1:] == pref.END).int().diff(dim=1) >= 0).all()
+    close(pref.phrase_counts(drawn).mean(0), p @ pref.phrase_counts(ids), 0.1)
 
 
 # Comparisons
@@ -129,14 +106,12 @@ def test_a_reward_is_found():
     close(weights[1] - weights[2], torch.tensor(math.log(3)).double(), 1e-2)
     always = pref.fit_reward(eye[:1], eye[1:2])
     assert always.isfinite().all() and always[0] > always[1] and always[2] == 0
-    assert always.abs().max() < pref.fit_reward(eye[:1], eye[1:2], 0.0).abs().max()
 
 
 def test_comparisons_follow_the_customers():
     p = torch.tensor([0.5, 0.25, 0.25]).double()
     gold = torch.tensor([0.0, 1.0, 9.0]).double()
     winners, losers = pref.compare(p, gold, 20_000, generator())
-    assert not ((winners == 0) & (losers == 2)).sum() > 20
     one = ((winners == 1) & (losers == 0)).sum().item()
     two = ((winners == 0) & (losers == 1)).sum().item()
     assert abs(one / (one + two) - 1 / (1 + math.exp(-1))) < 0.03
@@ -144,10 +119,8 @@ def test_comparisons_follow_the_customers():
 
 
 def test_a_judge_and_its_scale():
-    p, counts = (
-        pref.shares_of(pref.reference_model()),
-        pref.phrase_counts(pref.all_replies()),
-    )
+    p = pref.shares_of(pref.reference_model())
+    counts = pref.phrase_counts(pref.all_replies())
     gold, reward = pref.gold_reward(counts), pref.judged(1)
     close(p @ gold, p @ reward, 1e-9)
     shift = reward - counts @ pref.judge_of(1)
@@ -174,15 +147,7 @@ def test_best_of_n_by_enumeration(seed, n):
     got = pref.best_of_n(p, reward, n)
     close(got, wanted, 1e-10)
     assert pref.kl_nats(got, p).item() <= math.log(n) - (n - 1) / n + 1e-9
-    noise = reward + torch.tensor([0, 0, 0, 1e-13])  # nine digits make a tie
-    close(pref.best_of_n(p, noise, n), got)
     close(pref.best_of_n(p, reward, 1), p)
-
-
-def test_the_distance_of_what_is_never_said():
-    q, p = torch.tensor([[0.5, 0.5, 0.0], [0.25, 0.25, 0.5]]).double()
-    close(pref.kl_nats(q, p), torch.tensor(2.0).double().log())
-    assert 100 < pref.kl_nats(p, q) < 1000  # what q never says is far away
 
 
 @cases(seeds, st.floats(0.05, 20))
@@ -240,8 +205,7 @@ def test_the_advantage_is_zero_at_the_tilt():
 
 
 def test_learning_moves_a_copy_towards_the_tilt():
-    model, p = pref.reference_model(), pref.shares_of(pref.reference_model())
-    before = copy.deepcopy(model)
+    p = pref.shares_of(pref.reference_model())
     wanted = pref.tilted(p, pref.judged(), 0.5)
     plan, seen = Recipe(8, **pref.LONG | {"warmup": 0}), []
     with mock.patch.object(pref, "graded_replies", wraps=pref.graded_replies) as drew:
@@ -255,64 +219,3 @@ def test_learning_moves_a_copy_towards_the_tilt():
             pref.total_variation(pref.shares_of(learner), wanted)
             < pref.total_variation(p, wanted) - 0.05
         )
-    pairs = zip(before.parameters(), model.parameters(), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
-
-
-def test_dpo_on_a_table_finds_the_tilt():
-    p, reward = drawn(3, 5)
-    pairs = torch.combinations(torch.arange(5)).T
-    share = (reward[pairs[0]] - reward[pairs[1]]).sigmoid()
-    table = p.log().clone().requires_grad_(True)
-    found = torch.optim.LBFGS([table], max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss():
-        found.zero_grad()
-        now, ref = table.log_softmax(0)[pairs], p.log()[pairs]
-        value = pref.dpo_loss(*now, *ref, 0.5, share)
-        value.backward()
-        return value
-
-    found.step(loss)
-    wanted = pref.tilted(p, reward, 0.5)
-    assert pref.total_variation(table.detach().softmax(0), wanted) < 0.001
-
-
-def test_pairs_are_learned_up_to_their_end():
-    """A vote of 9 in 10, by a beta: and what follows a second end is not compared."""
-    ids, others = torch.tensor([[END, 0, END, 1]]), torch.tensor([[END, 1, 1, 1]])
-    plan, votes = Recipe(150, batch=2, rate=0.01), torch.tensor([0.9]).double()
-    learner = pref.learn_from_pairs(
-        gpt(), ids, others, votes, 0.5, plan, generator(), END
-    )
-    ids[0, 3] = 2
-
-    def moved(each):
-        now, ref = (pref.reply_log_probs(who, each, END) for who in (learner, gpt()))
-        return (now - ref).item()
-
-    assert 0.5 * (moved(ids) - moved(others)) == pytest.approx(math.log(9), rel=0.1)
-
-
-def test_labels_of_customers_are_their_choices():
-    with mock.patch.object(pref, "learn_from_pairs") as learn:
-        pref.from_labels("customers", 0.25, 5000)
-        pref.from_labels("judge", 0.25, 5000)
-    (_, first, second, share, *_), judged = (c.args for c in learn.call_args_list)
-    gold = [pref.gold_reward(pref.phrase_counts(ids)) for ids in (first, second)]
-    won = (gold[0] > gold[1]).sum() / (gold[0] != gold[1]).sum()
-    assert (share == 1).all() and abs(won - 0.8) < 0.03
-    counts = pref.phrase_counts(judged[1]) - pref.phrase_counts(judged[2])
-    close(judged[3], (counts @ pref.judge_of(0)).sigmoid(), 1e-6)
-
-
-@cases(seeds, st.floats(0.2, 3), st.floats(0.2, 2))
-def test_where_a_form_turns(seed, alpha, beta):
-    book = cells.run_exercises("challenges/preferences")
-    d = torch.rand(12, generator=generator(seed), dtype=torch.double) * 3 + 0.1
-    for name, (bend, top) in book.FORMS.items():
-        gain = d * (alpha - beta * bend(d))
-        assert book.fit_form(d, gain, bend) == pytest.approx([alpha, beta])
-        turn = torch.tensor(top(alpha, beta), dtype=torch.double)
-        near = turn * torch.tensor([0.99, 1, 1.01]).double()
-        assert (near * (alpha - beta * bend(near))).argmax() == 1, name

@@ -8,7 +8,7 @@ from unittest import mock
 import cells
 import pytest
 import torch
-from cells import cases, close, generator, random, unit
+from cells import cases, close, random, unit
 from hypothesis import strategies as st
 
 from fieldguide.challenges import retrieval
@@ -95,8 +95,6 @@ def test_words_weigh_as_in_bm25(k, b):
         found = retrieval.bm25_scores(weights, question).tolist()
         wanted = [s or -math.inf for s in bm25(passages, question, k, b)]
         assert found == pytest.approx(wanted, rel=1e-5)  # no word, no place
-    same = retrieval.bm25_weights(passages)
-    assert same == retrieval.bm25_weights(passages, 1.2, 0.75)
 
 
 def test_reciprocal_ranks_add_up():
@@ -123,21 +121,6 @@ def test_maxsim_is_the_mean_of_the_best_cosines():
     assert math.isclose(found, wanted, rel_tol=1e-9)
 
 
-def test_what_is_found_does_not_depend_on_the_order_of_the_passages():
-    """Of forty on rain, thirty share a word with the question."""
-    rain = [f"Rain fell on day {n}." for n in range(10)]
-    rain += [f"After {n} we saw {'no' if n % 2 else 'more'} rain." for n in range(30)]
-    right = "A canoe is moved by a paddle."
-    for question in "rowing kayaks", "kayaks after the ferry", "???":
-        found = []
-        for passages in [right, *rain], [*rain[::-1], right]:
-            index = retrieval.PassageIndex(passages)
-            best = retrieval.find_passages(index, question)
-            found.append([(each.passage, round(each.score, 5)) for each in best])
-        assert found[0] == found[1] and len(found[0]) == 5
-    assert retrieval.find_passages(index, "rowing kayaks", 1)[0].passage == right
-
-
 def test_a_passage_is_found_by_meaning_and_sorted_by_tokens():
     index = small_index()
     assert index.weights == retrieval.bm25_weights(PASSAGES)
@@ -162,45 +145,9 @@ def test_only_the_first_of_the_fused_list_are_looked_at_again():
         rain = retrieval.PassageIndex([f"Room {n}" for n in range(11)])
         retrieval.find_passages(rain, "a room")
     assert len(rerank.call_args.args[2]) == 10
-
-
-# A million
-
-
-def test_vectors_come_in_clusters_of_unit_length():
-    vectors = retrieval.clustered_vectors(400, 32, generator())
-    close(vectors.norm(dim=1), torch.ones(400), 1e-5)
-    cosines = (vectors @ vectors.T).flatten()
-    near = (cosines > 0.5).double().mean()  # four centres, a cosine of .8 within
-    assert 0.2 < near < 0.35 and 0.72 < cosines[cosines > 0.5].mean() < 0.88
-    for count, centres in (400, 4), (401, 5):
-        vectors = retrieval.clustered_vectors(count, 256, generator())
-        assert len((vectors @ vectors.T > 0.5).unique(dim=0)) == centres
-
-
-def test_the_graph_finds_what_exact_search_finds():
-    vectors = retrieval.clustered_vectors(1100, 16, generator())
-    asked, vectors = vectors[:100], vectors[100:].contiguous()
-    truth = retrieval.exact_nearest(vectors, asked, 5)
-    assert truth[0, 0] == max(range(1000), key=lambda i: float(vectors[i] @ asked[0]))
-    graphs = [retrieval.graph_index(vectors) for _ in range(2)]
-    many = retrieval.graph_nearest(graphs[0], asked, 5, 200)
-    few = retrieval.graph_nearest(graphs[0], asked, 5, 5)
-    assert many.shape == truth.shape == (100, 5)
-    assert torch.equal(few, retrieval.graph_nearest(graphs[1], asked, 5, 5))
-    shares = [retrieval.shared_neighbours(near, truth) for near in (few, many)]
-    assert shares[0] <= shares[1] > 0.99
-    longer = torch.tensor([[1.0, 0.0], [3.0, 3.0]])  # of larger product, less aligned
-    nearest = retrieval.graph_nearest(retrieval.graph_index(longer), longer[:1], 1, 2)
-    assert nearest.item() == retrieval.exact_nearest(longer, longer[:1], 1).item() == 1
-
-
-def test_shared_neighbours_are_counted_in_any_order():
-    truth = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
-    found = torch.tensor([[4, 3, 9, 0], [8, 7, 6, 5]])
-    assert retrieval.shared_neighbours(found, truth) == 0.75
-    twice, truth = torch.tensor([[1, 1, 9]]), torch.tensor([[1, 2, 3]])
-    assert retrieval.shared_neighbours(twice, truth) == 1 / 3
+    vectors, asked = unit(random(50, 4)), unit(random(3, 4, seed=1))
+    near = retrieval.exact_nearest(vectors, asked, 2)
+    assert near[:, 0].tolist() == [(vectors @ each).argmax() for each in asked]
 
 
 # Answers
@@ -208,10 +155,6 @@ def test_shared_neighbours_are_counted_in_any_order():
 
 def test_a_prompt_holds_the_passage_and_the_question():
     decode = retrieval.smollm2_tokenizer().decode
-    assert decode(retrieval.open_prompt("How deep?")) == (
-        "<|im_start|>user\nAnswer the question in one short sentence.\n\n"
-        "Question: How deep?<|im_end|>\n<|im_start|>assistant\n"
-    )
     assert decode(retrieval.open_prompt("How deep?", "150 m")) == (
         "<|im_start|>user\nRead the text and answer the question in one short "
         "sentence.\n\nText: 150 m\n\nQuestion: How deep?<|im_end|>\n"
@@ -274,8 +217,6 @@ def test_a_sieve_decides_what_is_read():
         assert ask(sieve=lambda question, text: text.split(". ")[0]) == refused
         prompt = retrieval.open_prompt(QUESTION, "Permits take 10 weeks")
         assert complete.call_args.args[1] == prompt
-        nothing = ask(sieve=lambda question, passage: "")
-        assert nothing == (None, 0, "the sieve leaves nothing to read")
 
 
 def test_each_key_stands_in_its_passage():

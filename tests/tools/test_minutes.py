@@ -40,7 +40,7 @@ LONGER = {
     "deployment/parallelism": 55,
     "challenges/hallucination": 56,
     "challenges/retrieval": 70,
-    "challenges/preferences": 67,
+    "challenges/preferences": 66,
     "challenges/constitution": 56,
     "challenges/cost": 55,
     "challenges/robustness": 62,

@@ -31,7 +31,38 @@ FEW, MANY = 400, 900  # steps: of the policy gradient, of DPO
 WHOSE = [("judge", 40_000), ("customers", 2_000), ("customers", 40_000)]
 LEASHES = [0.5, 0.12]
 BETAS = [0, 8, 4, 2, 1, 0.5, 0.25, 0.12, 0.06]  # of the first figure; 0: untrained
-MANY = [1, 2, 4, 8, 16, 64, 256, 1024, 16384]
+DRAWS = [1, 2, 4, 8, 16, 64, 256, 1024, 16384]
+
+
+def unleashed(who: int, steps: int = 160, every: int = 4) -> list[dict]:
+    """Pleasing a judge without a leash: a report every few steps."""
+    plan = Recipe(steps, batch=128, rate=3e-4, decay=0.0)
+    reward, path = preferences.judged(who), []
+
+    def watch(step, learner):
+        if step % every == 0:
+            q = preferences.shares_of(learner)
+            path.append({"step": step, **preferences.report_on(q, reward)})
+
+    preferences.policy_gradient(who, 0.0, plan, watch, who)
+    return path
+
+
+def from_labels(by: str, beta: float, count: int, seed: int):
+    """DPO in 300 steps: on the judge's exact shares, or each with a customer's choice.
+
+    The judge's pairs carry the share of votes that its scores predict.
+    """
+    plan = Recipe(300, **preferences.LONG | {"batch": 64, "rate": 1e-2})
+    if by == "judge":
+        return preferences.from_comparisons(seed, plan, count, beta)
+    generator = torch.Generator().manual_seed(seed)
+    model, ids = preferences.reference_model(), preferences.all_replies()
+    gold = preferences.gold_reward(preferences.phrase_counts(ids))
+    p = preferences.shares_of(model)
+    pair = preferences.compare(p, gold, count, generator)
+    voted = *ids[pair], torch.ones(count)
+    return preferences.learn_from_pairs(model, *voted, beta, plan, generator)
 
 
 def record_paths() -> None:
@@ -43,7 +74,7 @@ def record_paths() -> None:
     record["taught"] = [round(loss, 4) for loss in ends]
     record["unleashed"] = []
     for judge in JUDGES:
-        path = preferences.unleashed(judge)
+        path = unleashed(judge)
         record["unleashed"].append([rounded(step) for step in path])
         print("judge", judge, path[-1], flush=True)
     store(HERE / "paths.json", record)
@@ -55,11 +86,8 @@ def rounded(step: dict) -> dict:
 
 
 def record_gaps() -> None:
-    record = {}
-    p, reward = (
-        preferences.shares_of(preferences.reference_model()),
-        preferences.judged(),
-    )
+    record, reward = {}, preferences.judged()
+    p = preferences.shares_of(preferences.reference_model())
     wanted = preferences.tilted(p, reward, preferences.BETA)
     few, many = (Recipe(steps, **preferences.LONG) for steps in (FEW, MANY))
     ways = {
@@ -86,7 +114,7 @@ def record_labels() -> None:
             row = {"by": by, "count": count, "leash": leash}
             row |= {"customers": [], "apologies": []}
             for seed in FEWER:
-                model = preferences.from_labels(by, leash, count, seed)
+                model = from_labels(by, leash, count, seed)
                 q = preferences.shares_of(model)
                 found = preferences.report_on(q, reward)["customers"]
                 row["customers"].append(round(found, 4))
@@ -103,7 +131,7 @@ def record_opening() -> None:
     gold = preferences.gold_reward(preferences.phrase_counts(ids))
     p = preferences.shares_of(preferences.reference_model())
     fifths = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9], dtype=torch.double)
-    for beta, n in product(BETAS, MANY):
+    for beta, n in product(BETAS, DRAWS):
         q = preferences.tilted(p, reward, beta) if beta else p
         q = preferences.best_of_n(q, reward, n)
         drawn = torch.searchsorted(q.cumsum(0), fifths).clamp(max=len(q) - 1)
@@ -120,7 +148,7 @@ def record_opening() -> None:
 def remade() -> Iterator[tuple]:
     """The first steps without a KL penalty; the rate falls later."""
     kept = read_json(HERE / "paths.json")
-    yield kept["unleashed"][0][0], preferences.unleashed(0, 8)[0], 0.05
+    yield kept["unleashed"][0][0], unleashed(0, 8)[0], 0.05
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def one_at_a_time(find, asked):
 def recall_of(find, asked, truth):
     """The part of the true neighbours found, and its 95 % interval by questions."""
     shares = [
-        page.shared_neighbours(near, true)
+        search.shared_neighbours(near, true)
         for near, true in zip(find(asked=asked).split(1), truth.split(1), strict=True)
     ]
     wide = 1.96 * stdev(shares) / len(shares) ** 0.5
@@ -60,18 +60,18 @@ def recall_of(find, asked, truth):
 
 def among_a_few():
     """The same among 10,000 vectors, by the number of candidates."""
-    drawn = page.clustered_vectors(
+    drawn = search.clustered_vectors(
         FEW + search.TIMED, search.WIDTH, torch.Generator().manual_seed(0)
     )
     asked, vectors = drawn[: search.TIMED], drawn[search.TIMED :].contiguous()
     truth, library = (
         page.exact_nearest(vectors, asked, NEAREST),
-        page.graph_index(vectors),
+        search.graph_index(vectors),
     )
     found = {}
     for count in search.CANDIDATES:
-        near = page.graph_nearest(library, asked, NEAREST, count)
-        found[count] = round(page.shared_neighbours(near, truth), 4)
+        near = search.graph_nearest(library, asked, NEAREST, count)
+        found[count] = round(search.shared_neighbours(near, truth), 4)
     return {"count": FEW, "asked": search.TIMED, "recall": found}
 
 
@@ -118,7 +118,7 @@ def million():
     some, rows, alone = asked[: search.TIMED], [], []
     exact = partial(page.exact_nearest, vectors, k=NEAREST)
     for count in search.CANDIDATES:
-        near = partial(page.graph_nearest, library, k=NEAREST, candidates=count)
+        near = partial(search.graph_nearest, library, k=NEAREST, candidates=count)
         row = {"candidates": count} | recall_of(near, asked, truth)
         alone.append(one_at_a_time(exact, some))  # in turn: the machine may be busy
         rows.append(row | {"ms": round(one_at_a_time(near, some), 4)})

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from rivals.measure import Goal, Row, own, processor_times, versioned
@@ -25,6 +26,38 @@ COUNT, WIDTH, ASKED, NEAREST = 1_000_000, 32, 1_000, 10
 CANDIDATES = [16, 32, 64, 128, 256, 512]
 RECALL, TIMED, ROUNDS = 0.95, 100, 5
 GOAL = Goal(1 / 20, "ratio")
+
+
+def clustered_vectors(count: int, D: int, generator: torch.Generator) -> torch.Tensor:
+    """Unit vectors (count, D) around count / 100 centres, with noise of .5."""
+    centres = torch.randn(-(-count // 100), D, generator=generator)
+    own = torch.randint(len(centres), (count,), generator=generator)
+    noise = torch.randn(count, D, generator=generator)
+    vectors = centres[own] + 0.5 * noise
+    return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+def graph_index(vectors: torch.Tensor, links: int = 16):
+    """usearch's graph of the vectors, each linked to about so many others."""
+    from usearch.index import Index
+
+    sizes = {"connectivity": links, "expansion_add": 32}
+    library = Index(ndim=vectors.size(1), metric="ip", dtype="f32", **sizes)
+    library.add(np.arange(len(vectors)), vectors.numpy(), threads=1)
+    return library
+
+
+def graph_nearest(library, asked: torch.Tensor, k: int, candidates: int):
+    """Places of k near vectors, (Q, k), from the best `candidates` met."""
+    library.expansion_search = candidates
+    matches = library.search(asked.numpy(), k, threads=1)
+    return torch.from_numpy(matches.keys.astype(np.int64)).view(-1, k)
+
+
+def shared_neighbours(found: torch.Tensor, truth: torch.Tensor) -> float:
+    """Which part of the true neighbours was found: a recall, 0 to 1."""
+    both = found[:, :, None] == truth[:, None]  # (Q, k, k)
+    return both.any(1).double().mean().item()
 
 
 class Prepared(NamedTuple):
@@ -38,10 +71,8 @@ class Prepared(NamedTuple):
 
     def found(self, candidates: int) -> float:
         """The recall with so many candidates."""
-        from fieldguide.challenges import retrieval as page
-
-        near = page.graph_nearest(self.library, self.asked, NEAREST, candidates)
-        return page.shared_neighbours(near, self.truth)
+        near = graph_nearest(self.library, self.asked, NEAREST, candidates)
+        return shared_neighbours(near, self.truth)
 
 
 @functools.cache
@@ -50,11 +81,11 @@ def prepared() -> Prepared:
 
     torch.set_num_threads(1)
     rng = torch.Generator().manual_seed(0)
-    vectors = page.clustered_vectors(COUNT + ASKED, WIDTH, rng)
+    vectors = clustered_vectors(COUNT + ASKED, WIDTH, rng)
     asked, vectors = vectors[:ASKED], vectors[ASKED:].contiguous()
     parts = [page.exact_nearest(vectors, some, NEAREST) for some in asked.split(25)]
     start = time.process_time()
-    library = page.graph_index(vectors)
+    library = graph_index(vectors)
     built_s = time.process_time() - start
     return Prepared(vectors, asked, torch.cat(parts), library, built_s)
 
@@ -70,7 +101,7 @@ def rows() -> Iterator[Row]:
     name = f"{versioned('usearch')}, recall {reached[enough[0]]:.2f}"
     for what, size in ("one at a time", 1), ("a hundred at once", TIMED):
         some = known.asked[:TIMED].split(size)
-        graph = partial(page.graph_nearest, known.library, k=NEAREST)
+        graph = partial(graph_nearest, known.library, k=NEAREST)
         graph = partial(graph, candidates=enough[0])
         exact = partial(page.exact_nearest, known.vectors, k=NEAREST)
         sides = {"graph": partial(each_of, graph, some)}

@@ -5,7 +5,6 @@
 # %% ../../challenges/preferences.ipynb #imports
 import copy
 import math
-from collections.abc import Callable
 from functools import cache
 from itertools import product
 
@@ -138,13 +137,9 @@ def gold_reward(counts):
 def fit_reward(
     chosen: Float[Tensor, "K F"],
     rejected: Float[Tensor, "K F"],
-    decay: float = 1e-3,
+    decay: float = 1e-3,  # keeps them finite where one side always wins
 ):
-    """Weights (F,) of a reward that explains who was chosen over whom.
-
-    decay keeps them finite where one side always wins. Features should differ
-    by about 1: for the large weights of smaller ones 300 steps are too few.
-    """
+    """Weights (F,) of a reward that explains who was chosen over whom."""
     judge = nn.Linear(chosen.size(1), 1, bias=False, dtype=chosen.dtype)
     nn.init.zeros_(judge.weight)
     made = [torch.optim.AdamW(judge.parameters(), 0.1, weight_decay=decay)]
@@ -183,10 +178,7 @@ def judged(seed=0):
 
 # %% ../../challenges/preferences.ipynb #best-of-n
 def best_of_n(p: Float[Tensor, " N"], reward: Float[Tensor, " N"], n: int):
-    """The probability that each outcome is the best of n draws, (N,).
-
-    Rewards that agree to nine decimals are ties: p decides among them.
-    """
+    """The probability that each outcome is the best of n draws, (N,)."""
     reward = reward.double().round(decimals=9)
     levels, level = reward.unique(return_inverse=True)
     mass = torch.zeros_like(levels).index_add(0, level, p.double())
@@ -224,12 +216,12 @@ def total_variation(p, q):
     return (p - q).abs().sum().item() / 2
 
 # %% ../../challenges/preferences.ipynb #drawn
-def drawn_replies(model, count, generator, end=END, length=MOST):
+def drawn_replies(model, count, generator):
     """Replies that a model writes: (count, 1 + length), filled with ends."""
-    start = torch.full((count, 1), end)
-    ids = generate(model, start, length, generator=generator)
-    over = (ids[:, 1:] == end).cumsum(1) > 0
-    ids[:, 1:] = ids[:, 1:].masked_fill(over, end)
+    start = torch.full((count, 1), END)
+    ids = generate(model, start, MOST, generator=generator)
+    over = (ids[:, 1:] == END).cumsum(1) > 0
+    ids[:, 1:] = ids[:, 1:].masked_fill(over, END)
     return ids
 
 # %% ../../challenges/preferences.ipynb #graded
@@ -242,53 +234,31 @@ def graded_replies(learner, model, score, beta, count, generator):
     reward = score(ids).to(old.dtype) - beta * moved
     return ids, old, reward - reward.mean()
 
-# %% ../../challenges/preferences.ipynb #learn-by-reward
-def learn_by_reward(
-    model: nn.Module,
-    score: Callable,
-    beta: float,
-    recipe: Recipe,
-    generator: torch.Generator,
-    watch: Callable | None = None,
-):
-    """A copy of a model that has learned from the scores of its own replies.
-
-    score(ids) gives (B,); beta: the price of a nat away from `model`. Each
-    batch of replies is used twice. watch(step, copy) sees each step.
-    """
-    learner, held = copy.deepcopy(model).requires_grad_(True), []
-
-    def loss():
-        if not held:
-            sizes = beta, recipe.batch, generator
-            held.extend([graded_replies(learner, model, score, *sizes)] * 2)
-        ids, old, advantage = held.pop()
-        now = reply_log_probs(learner, ids, END)
-        return ppo_clip_loss(now, old, advantage)
-
-    def look(step, _):
-        watch(step, learner)
-
-    made = optimizers(learner, recipe)
-    descend(learner, loss, made, recipe, watch=look if watch else None)
-    return learner
-
 # %% ../../challenges/preferences.ipynb #please
 BETA = 0.5
 LONG = {"batch": 256, "rate": 3e-3, "warmup": 20, "decay": 0.0, "final": 0.0}
 
 
 def policy_gradient(seed, beta, plan, watch=None, who=0):
-    """Policy gradient: the replier learns from the score of a judge."""
-    weights = judge_of(who)
+    """The replier learns from a judge's scores; a batch is used twice."""
+    model, weights, held = reference_model(), judge_of(who), []
+    learner = copy.deepcopy(model).requires_grad_(True)
+    generator = torch.Generator().manual_seed(seed)
 
     def score(ids):
         return phrase_counts(ids) @ weights
 
-    generator = torch.Generator().manual_seed(seed)
-    return learn_by_reward(
-        reference_model(), score, beta, plan, generator, watch
-    )
+    def loss():
+        if not held:
+            sizes = beta, plan.batch, generator
+            held.extend([graded_replies(learner, model, score, *sizes)] * 2)
+        ids, old, advantage = held.pop()
+        now = reply_log_probs(learner, ids, END)
+        return ppo_clip_loss(now, old, advantage)
+
+    look = None if watch is None else lambda step, _: watch(step, learner)
+    descend(learner, loss, optimizers(learner, plan), plan, watch=look)
+    return learner
 
 # %% ../../challenges/preferences.ipynb #report
 def report_on(q, reward):
@@ -310,10 +280,7 @@ def dpo_loss(
     beta: float,
     share: Float[Tensor, "*b"] | float = 1.0,
 ):
-    """Bradley-Terry with the reward that a model implies. Rafailov 2023.
-
-    All are log-probabilities: of the model in training, of the reference.
-    """
+    """Bradley-Terry with the reward that a model implies. Rafailov 2023."""
     rewards = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
     return bradley_terry_loss(*rewards, share)
 
@@ -322,16 +289,13 @@ def learn_from_pairs(
     model: nn.Module,
     chosen: Int64[Tensor, "K T"],
     rejected: Int64[Tensor, "K T"],
-    share: Float[Tensor, " K"],
+    share: Float[Tensor, " K"],  # of the voters, for `chosen`
     beta: float,
     recipe: Recipe,
     generator: torch.Generator,
     end: int = END,
 ):
-    """DPO: a copy of a model that has learned from K comparisons of replies.
-
-    share: of the voters, how many took `chosen`.
-    """
+    """DPO: a copy of a model that has learned from K comparisons."""
     learner = copy.deepcopy(model).requires_grad_(True)
     pair = chosen, rejected
     with torch.no_grad():
@@ -347,7 +311,7 @@ def learn_from_pairs(
     return learner
 
 # %% ../../challenges/preferences.ipynb #from-comparisons
-def from_comparisons(seed, plan, count=40_000):
+def from_comparisons(seed, plan, count=40_000, beta=BETA):
     """DPO: the replier learns from what the first judge prefers."""
     generator = torch.Generator().manual_seed(seed)
     p, reward = shares_of(reference_model()), judged()
@@ -355,42 +319,7 @@ def from_comparisons(seed, plan, count=40_000):
     first, second = all_replies()[pair]  # (count, 6) each
     share = (reward[pair[0]] - reward[pair[1]]).sigmoid()
     voted = first, second, share
-    return learn_from_pairs(reference_model(), *voted, BETA, plan, generator)
-
-# %% ../../challenges/preferences.ipynb #from-labels
-def from_labels(by, beta, count, seed=0):
-    """DPO on comparisons of the replier's replies: the model, in 300 steps.
-
-    by: "judge", each pair with the exact share of votes that the first judge's
-    scores predict, or "customers", each with the choice of one customer.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    p = shares_of(reference_model())
-    if by == "customers":
-        gold = gold_reward(phrase_counts(all_replies()))
-        pair, share = compare(p, gold, count, generator), torch.ones(count)
-    else:
-        reward = judged()
-        pair = p.expand(2, -1).multinomial(count, True, generator=generator)
-        share = (reward[pair[0]] - reward[pair[1]]).sigmoid()
-    plan = Recipe(300, **LONG | {"batch": 64, "rate": 1e-2})
-    voted = *all_replies()[pair], share
     return learn_from_pairs(reference_model(), *voted, beta, plan, generator)
-
-# %% ../../challenges/preferences.ipynb #unleashed
-def unleashed(who, steps=160, every=4):
-    """Pleasing a judge without a leash: a report every few steps."""
-    plan = Recipe(steps, batch=128, rate=3e-4, decay=0.0)
-    reward, path = judged(who), []
-
-    def watch(step, learner):
-        if step % every == 0:
-            path.append(
-                {"step": step, **report_on(shares_of(learner), reward)}
-            )
-
-    policy_gradient(who, 0.0, plan, watch, who)
-    return path
 
 # %% ../../challenges/preferences.ipynb #check-win-rate
 @graded

@@ -10,11 +10,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
-from usearch.index import Index
 
 from ..check import answer_of, graded
 from ..data import smollm2_tokenizer
@@ -173,39 +171,6 @@ def exact_nearest(
     """Places of the k vectors with the largest products, (Q, k)."""
     return (asked @ vectors.mT).topk(k).indices
 
-# %% ../../challenges/retrieval.ipynb #vectors
-def clustered_vectors(count: int, D: int, generator: torch.Generator):
-    """Unit vectors (count, D) around count / 100 centres, with noise of .5."""
-    centres = torch.randn(-(-count // 100), D, generator=generator)
-    own = torch.randint(len(centres), (count,), generator=generator)
-    noise = torch.randn(count, D, generator=generator)
-    return to_unit(centres[own] + 0.5 * noise)
-
-# %% ../../challenges/retrieval.ipynb #graph
-def graph_index(vectors: Float[Tensor, "N D"], links: int = 16):
-    """usearch's graph of the vectors, each linked to about so many others."""
-    sizes = {"connectivity": links, "expansion_add": 32}
-    library = Index(ndim=vectors.size(1), metric="ip", dtype="f32", **sizes)
-    library.add(np.arange(len(vectors)), vectors.numpy(), threads=1)
-    return library
-
-
-def graph_nearest(
-    library: Index, asked: Float[Tensor, "Q D"], k: int, candidates: int
-):
-    """Places of k near vectors, (Q, k), from the best `candidates` met."""
-    library.expansion_search = candidates
-    matches = library.search(asked.numpy(), k, threads=1)
-    return torch.from_numpy(matches.keys.astype(np.int64)).view(-1, k)
-
-
-def shared_neighbours(
-    found: Int64[Tensor, "Q k"], truth: Int64[Tensor, "Q k"]
-):
-    """Which part of the true neighbours was found: a recall, 0 to 1."""
-    both = found[:, :, None] == truth[:, None]  # (Q, k, k)
-    return both.any(1).double().mean().item()
-
 # %% ../../challenges/retrieval.ipynb #prompt
 def open_prompt(question, passage=None):
     """The ids of a question to SmolLM2, with a passage to answer from."""
@@ -265,36 +230,29 @@ def answer_with_source(
 # %% ../../challenges/retrieval.ipynb #check-votes
 def vote_slips(first, second, k):
     """The right votes first, then the likely wrong ones and their causes."""
-    both = (first, second)
 
-    def votes(give):
-        names = dict.fromkeys([*first, *second])
-        return {
-            n: sum(give(each.index(n)) for each in both if n in each)
-            for n in names
+    def votes(give, *both):
+        names = dict.fromkeys(name for each in both for name in each)
+        held = {
+            n: [each.index(n) for each in both if n in each] for n in names
         }
+        return {n: sum(map(give, ranks)) for n, ranks in held.items()}
 
-    right = votes(lambda r: 1 / (k + r + 1))
+    both = first, second
+    right = votes(lambda r: 1 / (k + r + 1), *both)
+    last = right | votes(lambda r: 1 / (k + r + 1), second)
     shared = {n: v for n, v in right.items() if n in first and n in second}
     return [
         (right, ""),
-        (votes(lambda r: 1 / (k + r)), "the first place is 1, not 0"),
-        (votes(lambda r: 1 / (r + 1)), "k is missing"),
-        (votes(lambda r: 1 / (60 + r + 1)), "use the k that's given, not 60"),
+        (votes(lambda r: 1 / (k + r), *both), "the first place is 1, not 0"),
+        (votes(lambda r: 1 / (r + 1), *both), "k is missing"),
+        (votes(lambda r: 1 / (61 + r), *both), "use the k given, not 60"),
         (shared, "a name in one list only has a score, too"),
-        (votes(lambda r: k + r + 1), "one over it: the best has the most"),
-        (
-            votes(lambda r: 1 / (k + r + 1)) | last_votes(second, k),
-            "both lists vote: add",
-        ),
+        (votes(lambda r: k + r + 1, *both), "one over it: the best has most"),
+        (last, "both lists vote: add"),
     ]
 
 # %% ../../challenges/retrieval.ipynb #check-votes-run
-def last_votes(names, k):
-    """What the last list alone would give."""
-    return {name: 1 / (k + place) for place, name in enumerate(names, 1)}
-
-
 @graded
 def check_fused_votes(fn):
     """Does fn(first, second, k) give each name's fused score?"""
@@ -304,92 +262,67 @@ def check_fused_votes(fn):
             number = isinstance(score, float | int)
             why = f"{name!r} has {score!r}, but a score is a number"
             assert number, f"fused_votes{case}: {why}"
-        if not alike_votes(got, slips[0][0]):
-            found = [why for s, why in slips[1:] if alike_votes(got, s)]
-            why = found[0] if found else f"{slips[0][0]} is right, not {got}"
+        found = [
+            why
+            for votes, why in slips
+            if votes.keys() == got.keys()
+            and all(math.isclose(votes[n], got[n]) for n in votes)
+        ]
+        if "" not in found:
+            why = [*found, f"{slips[0][0]} is right, not {got}"][0]
             raise AssertionError(f"fused_votes{case}: {why}")
     return "fused_votes is right."
 
-
-def alike_votes(one, other):
-    """Are these the same names with the same scores?"""
-    same = one.keys() == other.keys()
-    return same and all(math.isclose(one[n], other[n]) for n in one)
-
 # %% ../../challenges/retrieval.ipynb #check-recall
-def recall_slips(found, own, k):
-    """The right recall first, then the likely wrong ones and their causes."""
-    n, every = len(own), len(found[0])
-    hits = [sum(o in f[:m] for f, o in zip(found, own)) for m in range(9)]
-    return [
-        (hits[k] / n, ""),
-        (hits[every] / n, "only the first k passages count: passages[:k]"),
-        (hits[k - 1] / n, "the k-th passage counts, too"),
-        (hits[k + 1] / n, "only k passages, not k + 1"),
-        (hits[1] / n, "all k passages count, not only the first"),
-        (hits[k] / (n * k), "divide by the questions only"),
-        (hits[k], "a share: divide by the number of questions"),
-        (1 - hits[k] / n, "these are the questions that missed"),
-    ]
-
-
 @graded
 def check_recall_at(fn):
     """Does fn(found, own, k) give the share of questions found?"""
-    found = [[(i + j) % 6 for j in range(6)] for i in range(7)]
+    found, n = [[(i + j) % 6 for j in range(6)] for i in range(7)], 7
     for k, places in (3, [0, 1, 2, 2, 3, 4, 5]), (2, [0, 1, 1, 2, 3, 4, 5]):
         case = (found, [(i + p) % 6 for i, p in enumerate(places)], k)
-        got, slips = answer_of(fn, *case, like=1.0), recall_slips(*case)
-        if not math.isclose(got, slips[0][0]):
-            why = [w for s, w in slips[1:] if math.isclose(got, s)]
-            why = why[0] if why else f"{slips[0][0]} is right, not {got}"
+        got = answer_of(fn, *case, like=1.0)
+        hits = [sum(p < m for p in places) for m in range(7)]
+        causes = {
+            hits[6] / n: "only the first k passages count: passages[:k]",
+            hits[k - 1] / n: "the k-th passage counts, too",
+            hits[k + 1] / n: "only k passages, not k + 1",
+            hits[1] / n: "all k passages count, not only the first",
+            hits[k] / (n * k): "divide by the questions only",
+            hits[k]: "a share: divide by the number of questions",
+            1 - hits[k] / n: "these are the questions that missed",
+        }
+        if not math.isclose(got, hits[k] / n):
+            why = [w for v, w in causes.items() if math.isclose(got, v)]
+            why = [*why, f"{hits[k] / n} is right, not {got}"][0]
             raise AssertionError(f"recall_at{case[1:]}: {why}")
     return "recall_at is right."
-
-# %% ../../challenges/retrieval.ipynb #check-letters
-TRIED_QUOTES = [
-    "It is at least 150 mm a metre",
-    "150 wide drain",
-    "none",
-    "some 50 mm wide",
-    "the drain IS at once",
-]
-
-
-def letter_slips(answer, passage):
-    """What comes out where a `.lower()` is missing."""
-    cause, found = "small letters in both: .lower()", []
-    for a, p in [(str, str), (str, str.lower), (str.lower, str)]:
-        words, there = a(answer).split(), p(passage).split()
-        spans = [(i, j) for j in range(len(words) + 1) for i in range(j)]
-        lasts = [
-            j - i
-            for i, j in spans
-            for s in range(len(there))
-            if there[s : s + j - i] == words[i:j]
-        ]
-        found.append((max(lasts, default=0), cause))
-    return found
 
 # %% ../../challenges/retrieval.ipynb #check-quote
 def quote_slips(answer, passage):
     """The right length first, then the likely wrong ones and their causes."""
+
+    def kept(words, there):
+        spans = [(i, j) for j in range(len(words) + 1) for i in range(j)]
+        runs, starts = [words[i:j] for i, j in spans], range(len(there))
+        return [
+            r for r in runs if any(there[s : s + len(r)] == r for s in starts)
+        ] + [[]]
+
     words, there = answer.lower().split(), passage.lower().split()
-    spans = [(i, j) for j in range(len(words) + 1) for i in range(j)]
-    runs = [words[i:j] for i, j in spans]
-    starts = range(len(there))
-    kept = [r for r in runs if any(there[s : s + len(r)] == r for s in starts)]
-    longest = max((len(r) for r in kept), default=0)
-    halves = [r for r in runs if " ".join(r) in " ".join(there)]
-    half = max((len(r) for r in halves), default=0)
-    first = max((len(r) for r in kept if words[: len(r)] == r), default=0)
+    runs, one, two = kept(words, there), answer.split(), passage.split()
+    longest, case = max(map(len, runs)), "small letters in both: .lower()"
+    part = [(i, j) for j in range(len(words) + 1) for i in range(j)]
+    part = [j - i for i, j in part if " ".join(words[i:j]) in " ".join(there)]
     return [
         (longest, ""),
-        *letter_slips(answer, passage),
-        (half, "whole words: 50 doesn't stand in 150"),
+        *((max(map(len, kept(*x))), case) for x in ((one, two), (one, there))),
+        (max(map(len, kept(words, two))), case),
+        (max(part, default=0), "whole words: 50 doesn't stand in 150"),
         (sum(w in there for w in words), "side by side, not anywhere"),
-        (first, "the run may begin anywhere in the answer"),
-        (max((len(" ".join(r)) for r in kept), default=0), "count words"),
+        (
+            max(len(r) for r in runs if words[: len(r)] == r),
+            "it may begin anywhere in the answer",
+        ),
         (longest / max(len(words), 1), "a number of words, not a share"),
     ]
 
@@ -398,11 +331,17 @@ def quote_slips(answer, passage):
 def check_longest_quote(fn):
     """Does fn(answer, passage) give the length of the longest quote?"""
     passage = "The drain is at least 150 mm wide and slopes 10 mm a metre"
-    for answer in TRIED_QUOTES:
+    for answer in (
+        "It is at least 150 mm a metre",
+        "150 wide drain",
+        "none",
+        "some 50 mm wide",
+        "the drain IS at once",
+    ):
         got = answer_of(fn, answer, passage, like=1)
-        wanted, slips = quote_slips(answer, passage)[0][0], []
-        if got != wanted:
-            slips = [w for s, w in quote_slips(answer, passage) if s == got]
-            why = slips[0] if slips else f"{wanted} is right, not {got}"
+        slips = quote_slips(answer, passage)
+        found = [why for length, why in slips if length == got]
+        if "" not in found:
+            why = [*found, f"{slips[0][0]} is right, not {got}"][0]
             raise AssertionError(f"longest_quote({answer!r}, ...): {why}")
     return "longest_quote is right."

@@ -4,7 +4,6 @@ import collections
 import functools
 import itertools
 import math
-from dataclasses import replace
 from fractions import Fraction
 from unittest import mock
 
@@ -18,7 +17,7 @@ from cells import cases, close, generator, random, seeds
 from fieldguide.efficiency import experts
 from fieldguide.transformers import gpt, training
 
-FORMS = ["mixture_by_token", "mixture_dense", "mixture_sorted", "mixture_fast"]
+FORMS = ["mixture_sorted", "mixture_fast"]
 TINY = gpt.GPTConfig(7, 4, width=8, heads=2, layers=2, bias=False)
 
 sizes = st.integers(1, 6)
@@ -26,7 +25,7 @@ sizes = st.integers(1, 6)
 
 def tiny(mixture):
     """A small GPT of these mixtures."""
-    recipe = experts.mixture_recipe(4, 0.01)
+    recipe = training.modern_recipe(4)
     return experts.mixture_gpt(TINY, recipe, mixture, generator())
 
 
@@ -112,22 +111,15 @@ def test_forms_agree_on_gradients_and_on_what_is_dropped(seed, N, D, H, E, data)
         assert not form(x, 0 * weights, chosen, up, down).any(), "all are dropped"
 
 
-def test_the_fast_form_is_right_in_32_bits():
-    given = problem(N=13, D=16, H=32, E=6, k=3, dtype=torch.float32)
-    found = experts.mixture_fast(*given)
-    close(found, experts.mixture_dense(*given), 1e-4)
-    idle = torch.zeros(13, 1, dtype=torch.long)  # all experts but the first
-    one = (given[0], given[1][:, :1], idle, *given[3:])
-    close(experts.mixture_fast(*one), experts.mixture_dense(*one), 1e-4)
-
-
 @pytest.mark.parametrize("whole", [True, False])
-def test_the_grouped_product_has_a_fallback(whole):
-    x, matrices = random(5, 4, dtype=torch.float), random(3, 8, 4, dtype=torch.float)
-    right = torch.cat([x[:2] @ matrices[0].T, x[2:] @ matrices[2].T])
-    with mock.patch.object(experts, "has_grouped", lambda: whole):
-        found = experts.grouped_fast(x, torch.tensor([2, 0, 3]), matrices)
-    close(found, right, 1e-6)
+def test_the_fast_form_is_right_in_32_bits(whole, monkeypatch):
+    """Where PyTorch has the grouped product, and where it has not."""
+    if not whole:
+        monkeypatch.setattr(experts, "has_grouped", lambda: False)
+    x, weights, chosen, *both = problem(N=13, D=16, H=32, E=6, k=3, dtype=torch.float)
+    idle = torch.zeros(13, 1, dtype=torch.long)  # all experts but the first
+    for given in (x, weights, chosen, *both), (x, weights[:, :1], idle, *both):
+        close(experts.mixture_fast(*given), by_hand(*given), 1e-4)
 
 
 def test_slots_are_sorted_by_expert_and_keep_their_order():
@@ -183,8 +175,7 @@ def test_the_layer_is_the_sum_of_its_parts(seed, E, balance, factor, data):
 
 
 def test_a_gpt_of_mixtures_has_them_in_place_of_its_mlps():
-    mixture, recipe = experts.MixtureConfig(400, 3, 2), experts.mixture_recipe(4, 0.01)
-    assert recipe == replace(training.modern_recipe(4), matrix_rate=0.01)
+    mixture = experts.MixtureConfig(400, 3, 2)
     model, again = tiny(mixture), tiny(mixture)
     for block in model.blocks:
         assert isinstance(block.mlp, experts.Mixture) and block.mlp.config is mixture

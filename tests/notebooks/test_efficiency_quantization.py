@@ -1,7 +1,6 @@
 """The cells of efficiency/quantization against loops, torch and arithmetic."""
 
 import contextlib
-import copy
 import functools
 import math
 import statistics
@@ -11,7 +10,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
-from cells import cases, close, generator, seeds
+from cells import cases, close, seeds
 from torch import nn
 
 from fieldguide.efficiency import quantization as q
@@ -19,8 +18,7 @@ from fieldguide.memory import SavedBytes
 
 groups = st.sampled_from([None, "row", 12, 6, 4, 1])
 random = functools.partial(cells.random, dtype=torch.float32)
-SCHEMES = ["absmax", "zero_point", "ternary", "sign", "levels"]
-FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+SCHEMES = ["absmax", "zero_point", "levels"]
 
 
 def lots(weight, group):
@@ -41,7 +39,7 @@ def linear(inputs, outputs, bias=True, seed=0):
 
 def read_back(weight, group, double=False):
     """What a weight in NF4 stands for, step by step."""
-    levels = q.nf4_levels()
+    levels = q.normal_levels(4)
     codes, scales = q.quantize_levels(weight, levels, group)
     if double:
         parts = q.quantize_scales(scales)
@@ -52,16 +50,10 @@ def read_back(weight, group, double=False):
 BYTES = torch.tensor([[1, 2, 15, 0], [9, 9, 0, 15]], dtype=torch.uint8)
 
 
-@cases(seed=seeds, group=groups)
-def test_groups_are_runs_of_a_row(seed, group):
-    weight = random(2, 3, 12, seed=seed)
-    assert q.in_groups(weight, group).tolist() == lots(weight, group)
-
-
 def scale_by_hand(scheme, lot, bits):
     """A group's scale, what it is measured from, and what makes a code of a share."""
-    sizes, levels = list(map(abs, lot)), q.normal_levels(bits).tolist()
-    mean, most, step = sum(sizes) / len(lot), max(sizes), max(lot) - min(lot)
+    levels, most = q.normal_levels(bits).tolist(), max(map(abs, lot))
+    step = max(lot) - min(lot)
 
     def nearest(share):
         return min(range(len(levels)), key=lambda i: abs(levels[i] - share))
@@ -69,8 +61,6 @@ def scale_by_hand(scheme, lot, bits):
     return {
         "absmax": (most / (2 ** (bits - 1) - 1), 0, round),
         "zero_point": (step / (2**bits - 1), min(lot), round),
-        "ternary": (mean, 0, lambda share: max(-1, min(1, round(share)))),
-        "sign": (mean, 0, lambda share: 1 if share >= 0 else -1),
         "levels": (most, 0, nearest),
     }[scheme]
 
@@ -80,8 +70,8 @@ def scale_by_hand(scheme, lot, bits):
 def test_codes_and_scales_are_by_hand(scheme, seed, bits, group):
     weight = random(2, 12, seed=seed, dtype=torch.double)
     quantize = getattr(q, f"quantize_{scheme}")
-    options = {"levels": [q.normal_levels(bits)], "ternary": [], "sign": []}
-    codes, scales, *lows = quantize(weight, *options.get(scheme, [bits]), group)
+    given = q.normal_levels(bits) if scheme == "levels" else bits
+    codes, scales, *lows = quantize(weight, given, group)
     kind = torch.uint8 if scheme in ("zero_point", "levels") else torch.int8
     assert codes.dtype == kind and codes.shape == weight.shape
     parts = zip(lots(weight, group), lots(codes, group), scales, strict=True)
@@ -96,24 +86,16 @@ def test_codes_and_scales_are_by_hand(scheme, seed, bits, group):
 
 
 def test_what_is_constant_stays_exact():
-    zeros, levels = torch.zeros(2, 4), q.nf4_levels()
-    for quantize, *bits, code in (
+    zeros, levels = torch.zeros(2, 4), q.normal_levels(4)
+    for quantize, given, code in (
         (q.quantize_absmax, 4, 0),
-        (q.quantize_ternary, 0),
-        (q.quantize_sign, 1),
         (q.quantize_levels, levels, 7),
     ):
-        codes, scales = quantize(zeros, *bits)
+        codes, scales = quantize(zeros, given)
         assert (codes == code).all() and not scales.any()
     for constant in zeros, zeros + 0.3, zeros - 7:
         stored = q.quantize_zero_point(constant, 4)
         assert torch.equal(q.dequantize(*stored), constant)
-
-
-def test_relative_error_is_a_share_of_the_root_mean_square():
-    weight, off = torch.tensor([3.0, 0.0, 4.0, 0.0]), torch.tensor([0, 0, 0, 1.0])
-    error = q.relative_error(weight, weight + off)
-    assert math.isclose(error, 1 / 5, rel_tol=1e-6)
 
 
 # Dettmers et al. 2023, Appendix E
@@ -134,7 +116,7 @@ def test_levels_are_quantiles_in_two_halves():
         below = [quantile(0.5 + (end - 0.5) * i / (half - 1)) for i in range(half)]
         right = torch.tensor([-x for x in below[:0:-1]] + above) / above[-1]
         close(levels, right, 1e-6)
-    levels = q.nf4_levels()
+    levels = q.normal_levels(4)
     close(levels, torch.tensor(PRINTED), 1e-6)
 
 
@@ -187,30 +169,6 @@ def test_the_layer_is_that_of_the_stored_weight(inputs, outputs, group, double, 
     assert torch.equal(other(x), y)
 
 
-@pytest.mark.parametrize("inputs, outputs", [(64, 8), (256, 1024)])
-def test_stored_bits_are_those_of_its_bytes(inputs, outputs):
-    original, count = linear(inputs, outputs, inputs == 64), inputs * outputs
-    assert q.stored_bits(q.NF4Linear(original, double=False)) == 4 + 32 / 64
-    blocks = math.ceil(count / 64 / 256)
-    bits = 4 + 8 * (256 * blocks + 4 * blocks + 4) / count
-    assert math.isclose(q.stored_bits(q.NF4Linear(original)), bits)
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_low_bits_go_forward_and_floats_back(bias):
-    original = copy.deepcopy(linear(12, 5, bias))
-    layer = q.LowBitLinear(original, q.quantize_ternary)
-    assert layer.weight is original.weight and layer.bias is original.bias
-    left = q.dequantize(*q.quantize_ternary(original.weight.detach()))
-    x, grad = random(2, 3, 12).requires_grad_(), random(2, 3, 5, seed=1)
-    y = layer(x)
-    close(y, F.linear(x, left, original.bias), 1e-5)
-    y.backward(grad)
-    close(x.grad, grad @ left, 1e-5)
-    weight_grad = torch.einsum("abo,abi->oi", grad, x.detach())
-    close(layer.weight.grad, weight_grad, 1e-5)
-
-
 def test_weights_are_others_for_a_while():
     model, factors = nn.Module(), [5, 2, 2]
     last = nn.Sequential(nn.Linear(4, 6))
@@ -247,34 +205,6 @@ def test_rounded_reads_back_what_16_bits_can_scale(scheme, bits, group):
     codes = levels[codes.int()] if scheme == "NormalFloat" else codes
     right = q.dequantize(codes, *(part.half().float() for part in parts))
     assert torch.equal(q.rounded(weight, scheme, bits, group), right)
-
-
-def test_text_losses_are_those_of_each_piece():
-    table, seen = random(7, 7, dtype=torch.double).requires_grad_(), []
-
-    def model(ids):
-        seen.append((ids.shape, torch.is_grad_enabled()))
-        return table[ids]
-
-    pieces = torch.randint(7, (3, 6), generator=generator())
-    losses = q.text_losses(model, pieces)
-    assert losses.shape == (3,) and seen == [((1, 5), False)] * 3
-    nats = -table.log_softmax(-1)
-    for loss, piece in zip(losses, pieces, strict=True):
-        close(loss, nats[piece[:-1], piece[1:]].mean())
-
-
-@cases(seed=seeds, group=st.sampled_from([None, "row"]))
-def test_outliers_stay_apart(seed, group):
-    x = random(2, 3, 8, seed=seed)
-    x[1, 2, 5], x[0, 0, 2], x[0, 0, 3] = -1e4, 6.5, 6.0
-    for bits, most in (8, 6.0), (2, 5.9), (2, 1.9):
-        large = x.abs().amax((0, 1)) > most
-        right = q.rounded(x.masked_fill(large, 0), "absmax", bits, group)
-        right[..., large] = x[..., large]
-        assert torch.equal(q.outliers_apart(x, bits, group, most), right)
-        if (bits, group) == (8, None):
-            assert torch.equal(q.outliers_apart(x), right)
 
 
 KERNELS = ["_weight_int8pack_mm", "_convert_weight_to_int4pack_for_cpu", "_int_mm"]

@@ -38,12 +38,6 @@ def test_rows_of_the_table_do_what_ids_do():
         assert torch.equal(found, model.residual(some))
 
 
-SHADES = {name: tuple(bytes.fromhex(code)) for name, code in {
-    "red": "dd2e44", "orange": "f4900c", "yellow": "ffcc4d", "green": "5aa03c",
-    "blue": "3c8ce6", "purple": "9664c8", "pink": "f082b4", "brown": "8c553c",
-    "grey": "8c96a0", "black": "282d32"}.items()}  # fmt: skip
-
-
 def painted(*colours, side=4):
     """Pictures of rows of one colour each: uint8 (1, side, side, 3)."""
     rows = torch.tensor(colours, dtype=torch.uint8)
@@ -52,16 +46,13 @@ def painted(*colours, side=4):
 
 def test_the_most_frequent_shade_wins():
     """By a loop over pixels; of equals the first, and white where nothing is drawn."""
-    white, near_white, shades = (255, 255, 255), (250, 250, 240), list(SHADES.values())
-    red, blue = SHADES["red"], SHADES["blue"]
-    rows = [(white, white, white, blue), (near_white, near_white, near_white, blue)]
+    white, shades = (255, 255, 255), {**book.SHADES, "white": (255, 255, 255)}
+    red, blue = shades["red"], shades["blue"]
+    rows = [(white, white, white, blue), ((250, 250, 240),) * 3 + (blue,)]
     rows += [(red, red, blue, blue), (blue, blue, red, red), (white,) * 4]
-    for off in 0, 5:
-        rows += [(tuple(min(c + off, 255) for c in x),) * 4 for x in shades]
-    five = painted(white, white, white, white, red, side=5)
-    few, shades = torch.cat([painted(*row) for row in rows]), SHADES | {"white": white}
-    light = torch.randint(150, 256, (4000, 1, 1, 3), generator=generator())
-    for pictures in five, few, light.byte(), data.emoji().pictures[::500]:
+    few = torch.cat([painted(*row) for row in rows])
+    light = torch.randint(150, 256, (1000, 1, 1, 3), generator=generator())
+    for pictures in few, light.byte(), data.emoji().pictures[::500]:
         for picture, found in zip(pictures, book.main_colour(pictures), strict=True):
             counts = dict.fromkeys(shades, 0)
             for pixel in picture.reshape(-1, 3).tolist():
@@ -71,43 +62,26 @@ def test_the_most_frequent_shade_wins():
             assert found == max(counts, key=counts.get)
 
 
-def test_open_questions_are_about_the_pictures_and_draw_nothing():
-    emoji, known = data.emoji(), book.facts()
+def test_open_questions_are_about_the_pictures():
+    emoji, draws = data.emoji(), generator()
     for at in 0, 77, 4000, 7164:
         concept = emoji.concept[at]
-        assert known.name[at] == emoji.captions[concept]
-        assert known.kind[at] == book.KIND_WORDS[emoji.groups[concept]]
-        assert [known.colour[at]] == book.main_colour(emoji.pictures[[at]])
-    asked = ["what is it?", "what kind is it?", "which colour is it?"]
-    draws = generator()
-    for at in 0, 3, 5000, len(KNOWN.kind) - 1:
-        for about, question in zip(KNOWN._fields, asked, strict=True):
-            assert book.ask(at, about, draws) == (question, getattr(KNOWN, about)[at])
+        answers = {"name": emoji.captions[concept]}
+        answers["kind"] = book.KIND_WORDS[emoji.groups[concept]]
+        (answers["colour"],) = book.main_colour(emoji.pictures[[at]])
+        for about, answer in answers.items():
+            assert book.ask(at, about, draws) == (book.OPEN[about], answer)
 
 
 def test_yes_or_no_by_two_draws():
     kind, ask = KNOWN.kind[100], book.ask
     others = [each for each in KNOWN.kind if each != kind]
-    assert book.wrong_kinds()[kind] == others and {*book.wrong_kinds()} == {*KNOWN.kind}
     one, two = generator(4), generator(4)
-    for share in 40 * [[], [0.25]]:
-        found = ask(100, "yes or no", one, *share)
+    for share in 40 * [0.5, 0.25]:
+        found = ask(100, "yes or no", one, share)
         first, second = torch.rand(2, generator=two, dtype=torch.double).tolist()
         right = f"is it {others[int(second * len(others))]}?", "no"
-        if first < sum(share or [0.5]):
-            right = f"is it {kind}?", "yes"
-        assert found == right
-    for share, answer in (1, "yes"), (0, "no"):
-        assert {ask(100, "yes or no", one, share)[1] for _ in range(50)} == {answer}
-
-
-def test_words_are_numbered_by_the_alphabet():
-    words = book.Words(["what is it?", "Is it red", "it"])
-    assert words.words == ["is", "it", "red", "what"]
-    assert words.encode("What IS it?") == [3, 0, 1]
-    assert words.encode("it what red is") == [1, 3, 2, 0]
-    assert words.encode(" red\n") == [2] and words.encode("?") == []
-    assert words.decode([2, 0, 2]) == "red is red" and words.decode([]) == ""
+        assert found == ((f"is it {kind}?", "yes") if first < share else right)
 
 
 def loss_by_loop(model, context, pairs):
@@ -138,17 +112,6 @@ def test_the_loss_is_that_of_the_answers(P):
         assert (context.grad != 0).all()
 
 
-def test_texts_of_any_length_are_joined_to_their_context():
-    model, context = some_llama(), random(3, 2, 8)
-    rows, table = [[3], [1, 2, 4], [5, 6]], model.embedding.weight
-    found = book.joined(model, rows, context)
-    assert found.shape == (3, 5, 8) and torch.equal(found[:, :2], context)
-    for mine, row in zip(found, rows, strict=True):
-        assert torch.equal(mine[2:], table[[*row, 0, 0][:3]])
-    assert torch.equal(book.joined(model, rows, None), found[:, 2:])
-    assert torch.equal(book.joined(model, [[10, 0]], None)[0], table[[10, 0]])
-
-
 SMALL, ABOUT = book.small_words(), ("kind", "colour", "yes or no")
 WORDS = book.Words([*SMALL.words, "so A"])
 
@@ -171,11 +134,6 @@ def test_the_words_that_are_told(seed):
         assert torch.equal(mine, model.embedding.weight[ids])
 
 
-def short_plan():
-    plan = training.Recipe(2, batch=3, rate=0.01)
-    return mock.patch.object(book, "small_plan", lambda: plan)
-
-
 def same(one, two):
     pairs = zip(one.parameters(), two.parameters(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
@@ -190,17 +148,22 @@ def some_reading():
     return book.Lesson(model, book.told_words(model, SMALL), SMALL, book.ABOUT)
 
 
-def test_who_learns_and_who_stays_as_it_is():
+def test_who_learns_and_who_stays_as_it_is(monkeypatch):
     """Reader alone, eyes for the frozen reader, then copies of both."""
+
+    def short(parts, loss, made, plan, **options):
+        plan = training.Recipe(2, batch=3, rate=0.01)
+        return training.descend(parts, loss, made, plan, **options)
+
+    monkeypatch.setattr(book, "descend", short)
     reading = some_reading()
     reader, new = copy.deepcopy(reading.model), book.small_llama(27, generator(3))
     with clip.seeded(generator(4)):
         fresh = book.Projector(5, 2, 64)
-    with short_plan():
-        told, _ = book.learn_to_read(generator(3))
-        eyes = book.learn_to_look(reading, FEATURES, generator(4))
-        seen = copy.deepcopy(eyes)
-        both = book.learn_on(reading, eyes, FEATURES, 0.9, generator(4))
+    told, _ = book.learn_to_read(generator(3))
+    eyes = book.learn_to_look(reading, FEATURES, generator(4))
+    seen = copy.deepcopy(eyes)
+    both = book.learn_on(reading, eyes, FEATURES, 0.9, generator(4))
     assert not same(told.model, new) and not same(eyes, fresh)
     assert same(eyes, seen) and same(reading.model, reader)
     assert not same(both.model, reader)
@@ -222,13 +185,13 @@ def test_the_nearest_word_in_a_tokens_place():
 
 
 def test_a_pair_is_question_and_answer_in_ids():
-    kind = KNOWN.kind[9]
     pair = some_lesson(form="so {} A").pair(9, "kind", generator())
-    assert pair == (WORDS.encode("so what kind is it A"), WORDS.encode(kind))
-    for share, right in (1.0, {"yes"}), (0.0, {"no"}), (0.5, {"yes", "no"}):
-        lesson = some_lesson(yes_share=share)
-        told = [lesson.pair(9, "yes or no", generator(s))[1] for s in range(30)]
-        assert {WORDS.decode(each) for each in told} == right
+    assert pair == (WORDS.encode("so what kind is it A"), WORDS.encode(KNOWN.kind[9]))
+    assert WORDS.encode("What IS it?") == [WORDS.words.index(w) for w in
+                                           ("what", "is", "it")]  # fmt: skip
+    for share, right in (1.0, "yes"), (0.0, "no"):
+        _, told = some_lesson(yes_share=share).pair(9, "yes or no", generator())
+        assert WORDS.decode(told) == right
 
 
 def test_learning_is_adamw_with_a_warm_up():
@@ -244,7 +207,7 @@ def test_learning_is_adamw_with_a_warm_up():
         return sum((F.dropout(part(x), 0.5) - 3).square().mean() for part in parts)
 
     lesson = mock.Mock(loss=functools.partial(loss, one))
-    losses = book.learn_lesson([*one], lesson, plan, generator(6))
+    losses = book.learn_lesson([*one], lesson, generator(6), plan)
     again = functools.partial(loss, two, 3, draws)
     with clip.seeded(draws):
         right = cells.adamw(two.parameters(), again, plan, **decay, weight_decay=0.2)
@@ -265,12 +228,12 @@ def test_the_next_token_of_texts_of_any_length():
 def test_answers_are_the_likeliest_tokens():
     lesson, context = some_lesson(form="so {} A"), random(2, 2, 8)
     asked = ["what kind is it?", "is it food?"]
-    for longest in (), (4,):
-        found = book.answers(lesson, context, asked, *longest)
+    for longest in 1, 4:
+        found = book.answers(lesson, context, asked, longest)
         for before, question, text in zip(context, asked, found, strict=True):
             row = WORDS.encode(f"so {question} A")
             start = len(row)
-            for _ in range(*longest or [1]):
+            for _ in range(longest):
                 logits = book.next_logits(lesson.model, before[None], [row])
                 row = [*row, logits[0].argmax().item()]
             assert text == WORDS.decode(row[start:])
@@ -308,9 +271,6 @@ def test_the_projector_is_two_layers_in_rows():
 def test_another_picture_is_of_another_kind():
     kinds, places = KNOWN.kind, torch.arange(0, 7000, 70)
     shown = book.another(places, generator(7)).tolist()
-    drawn = torch.rand(len(places), generator=generator(7), dtype=torch.double)
-    for a, b, draw in zip(places.tolist(), shown, drawn.tolist(), strict=True):
-        rest = [other for other in places.tolist() if kinds[other] != kinds[a]]
-        assert b == rest[int(draw * len(rest))]
-    pair = torch.tensor([0, next(at for at in range(7000) if kinds[at] != kinds[0])])
-    assert torch.equal(book.another(pair, generator()), pair.flip(0))
+    assert {*shown} <= {*places.tolist()} and len({*shown}) > 40
+    for a, b in zip(places.tolist(), shown, strict=True):
+        assert kinds[a] != kinds[b]

@@ -8,10 +8,11 @@ mark between them; and how the runs of the notebook end from other seeds. The sh
 other lists, by which a rate is chosen, stands beside each.
 """
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from assets import read_json
 
 from fieldguide.data import store
 from fieldguide.efficiency import architectures
@@ -35,7 +36,7 @@ OTHER = 98  # draws the lists by which a rate is chosen
 
 def cells() -> dict[str, str]:
     """The notebook's code, {id: source}."""
-    found = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    found = read_json(NOTEBOOK)["cells"]
     return {c["id"]: "".join(c["source"]) for c in found if c["cell_type"] == "code"}
 
 
@@ -64,6 +65,15 @@ def after_mark(names, kind, rate, seed=0):
     other = round(names["right_answers"](model, batch, OTHER), 4)
     print("two lists", kind, rate, seed, found, other, flush=True)
     return {"rate": rate, "right": found, "other lists": other}
+
+
+def remade() -> Iterator[tuple]:
+    """One run of the record."""
+    again = recalled(book(), "attention", 4, 0.02)
+    named = {"kind": "attention", "state": 4, "rate": 0.02}
+    for kept in read_json(HERE / "recall.json")["runs"]:
+        if named.items() <= kept.items():
+            yield kept["recall"], again["recall"], 0.02
 
 
 def main() -> None:

@@ -5,11 +5,11 @@
 Writes beside this file rates.json: how each variant ends at each of RATES, from other
 seeds at its best rate, and with a capacity; routes.safetensors: which experts the
 tokens of a held-out text take at STEPS, for each of BALANCE; and times.json: what a
-step of training costs on this machine, in processor time. A name, such as `times`,
-makes that part alone.
+step of training costs on this machine, in processor time.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def run(mixture, rate, seed=0, watch=None):
     """Train from a seed; the model, and its loss on the held-out text."""
     ids, held_out = king_james_ids()
     generator = torch.Generator().manual_seed(seed)
-    recipe = experts.mixture_recipe(LENGTH, rate)
+    recipe = replace(training.modern_recipe(LENGTH), matrix_rate=rate)
     model = experts.mixture_gpt(SIZES, recipe, mixture, generator)
     training.train(model, ids, recipe, generator=generator, watch=watch)
     return model, round(training.held_out_loss(model, held_out), 4)
@@ -63,20 +63,20 @@ def best(record, name):
     return record["rates"][losses.index(min(losses))]
 
 
+def remade() -> Iterator[tuple]:
+    """How the smallest variant ends at one rate."""
+    record, name = read_json(HERE / "rates.json"), "dense, equal active"
+    yield record["runs"][name][1], run(VARIANTS[name], RATES[1])[1], 0.01
+
+
 def record_rates() -> None:
-    record = {
-        "rates": RATES,
-        "runs": {},
-        "seeds": {},
-    }
+    record = {"rates": RATES, "runs": {}, "seeds": {}}
     for name, mixture in VARIANTS.items():
         record["runs"][name] = [run(mixture, rate)[1] for rate in RATES]
-        print(name, record["runs"][name], flush=True)
     for name, mixture in VARIANTS.items():
         rate, known = best(record, name), min(record["runs"][name])
         rest = [run(mixture, rate, seed)[1] for seed in SEEDS[1:]]
         record["seeds"][name] = [known, *rest]
-        print(name, record["seeds"][name], flush=True)
     name = "16 experts, top-2"
     mixture, rate = VARIANTS[name], best(record, name)
     limited = [replace(mixture, factor=factor) for factor in FACTORS]
@@ -97,22 +97,17 @@ def record_routes() -> None:
 
         mixture = replace(VARIANTS[name], balance=balance)
         losses.append(run(mixture, rate, watch=watch)[1])
-        print(balance, losses[-1], flush=True)
     shape = len(BALANCE), len(STEPS), *chosen[0].shape
     found = torch.stack(chosen).view(shape)  # (balance, steps, L, N, k)
     store(HERE / "routes.safetensors", {"chosen": found})
-    facts = {
-        "balance": BALANCE,
-        "steps": STEPS,
-        "losses": losses,
-    }
+    facts = {"balance": BALANCE, "steps": STEPS, "losses": losses}
     store(HERE / "routes.json", facts)
 
 
 def step_s(mixture) -> float:
     """Processor time of a step: forward, backward and the optimizers."""
     ids, generator = king_james_ids()[0], torch.Generator().manual_seed(0)
-    recipe = experts.mixture_recipe(TIMED, RATES[0])
+    recipe = replace(training.modern_recipe(TIMED), matrix_rate=RATES[0])
     model = experts.mixture_gpt(SIZES, recipe, mixture, generator)
     start = time.process_time()
     training.train(model, ids, recipe, generator=generator)
@@ -123,12 +118,8 @@ def record_times() -> None:
     """The best try of each variant; they take turns, so all meet a busy moment."""
     tries = [{n: step_s(v) for n, v in VARIANTS.items()} for _ in range(ROUNDS)]
     best_ms = {n: round(1000 * min(t[n] for t in tries), 1) for n in VARIANTS}
-    print(machine(), best_ms, flush=True)
-    facts = {
-        "machine": machine(),
-        "torch": torch.__version__,
-    }
-    store(HERE / "times.json", facts | {"step_ms": best_ms})
+    facts = {"machine": machine(), "torch": torch.__version__, "step_ms": best_ms}
+    store(HERE / "times.json", facts)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ they showed another concept: man in tuxedo and cricket. None of the pictures or
 questions that they are measured with has changed.
 """
 
-import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +34,7 @@ from torch import nn
 from fieldguide.data import store
 from fieldguide.multimodal import clip
 from fieldguide.multimodal import image_to_text as book
+from fieldguide.transformers.training import Recipe
 
 HERE = Path(__file__).parent
 SEED = 0
@@ -56,22 +56,14 @@ NETWORKS |= {"two layers": lambda into, kinds: clip.head(into, kinds, 256)}
 AVERAGED = 20  # steps
 
 
-class Aloud(book.Lesson):
-    """A lesson that says how far it is: a step takes seconds."""
-
-    def loss(self, B, generator):
-        loss = super().loss(B, generator)
-        print(f"{loss.item():.3f}", end=" ", flush=True)
-        return loss
-
-
 def learn(name: str, features: torch.Tensor) -> nn.Module:
-    generator, plan = torch.Generator().manual_seed(SEED), book.smol_plan()
+    generator = torch.Generator().manual_seed(SEED)
     with clip.seeded(generator):
-        eyes = book.smol_eyes()
-    lesson = Aloud(*book.smol_lesson(book.through(eyes, features)))
+        eyes = book.Projector(2688, tokens=4, D=576)
+    lesson = book.smol_lesson(book.through(eyes, features))
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        losses = book.learn_lesson([eyes], lesson, plan, generator)
+        plan = Recipe(400, batch=32, rate=3e-3, warmup=20)
+        losses = book.learn_lesson([eyes], lesson, generator, plan)
     means = [round(x, 4) for x in losses.view(-1, AVERAGED).mean(1).tolist()]
     store(HERE / f"{name}.json", {"losses": means})
     return eyes.eval().requires_grad_(False)
@@ -102,12 +94,12 @@ def probe(name: str, features: torch.Tensor, generator: torch.Generator) -> dict
     """A network from features to kinds, without a language model: hits by test."""
     kinds, known = list(book.KIND_WORDS.values()), book.facts().kind
     right = torch.tensor([kinds.index(kind) for kind in known])  # (all pictures,)
-    plan, learnt = book.small_plan(), clip.role("train", clip.KNOWN_DRAWERS).places
+    learnt = clip.role("train", clip.KNOWN_DRAWERS).places
     with clip.seeded(generator):  # weights, dropout
         network = NETWORKS[name](features.size(1), len(kinds))
-        optimizer = torch.optim.AdamW(network.parameters(), plan.rate)
-        for _ in range(plan.steps):
-            at = learnt[torch.randint(len(learnt), (plan.batch,), generator=generator)]
+        optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
+        for _ in range(400):
+            at = learnt[torch.randint(len(learnt), (64,), generator=generator)]
             optimizer.zero_grad()
             nn.functional.cross_entropy(network(features[at]), right[at]).backward()
             optimizer.step()
@@ -163,8 +155,6 @@ def record_small() -> None:
             row = counted(*book.examine(lesson, places, "yes or no"))
             kinds = equal(*book.examine(lesson, places, "kind"))
             runs.append(row | {"kinds right": kinds})
-            print(seed, share, runs[-1], flush=True)
-        print({k: v[-1:] for k, v in record.items() if k != "yes"}, flush=True)
     store(HERE / "small.json", record)
 
 
@@ -179,16 +169,13 @@ def looking() -> book.Lesson:
     return book.smol_lesson(book.through(eyes, features))
 
 
-@functools.cache
-def said_blind(question: str, longest: int) -> str:
-    """The one answer that there is to a question without a picture."""
-    lesson = book.smol_lesson(None)
-    return book.answers(lesson, book.blind_tokens(), [question], longest)[0]
-
-
 def given_blind(places: torch.Tensor, about: str) -> list[str]:
     """What is said before the four vectors that are the same for all."""
-    return [said_blind(asked, LONGEST[about]) for asked, _ in pairs(places, about)]
+    lesson, tokens = book.smol_lesson(None), book.blind_tokens()
+    asked = [question for question, _ in pairs(places, about)]
+    longest, once = LONGEST[about], sorted({*asked})
+    said = {q: book.answers(lesson, tokens, [q], longest)[0] for q in once}
+    return [said[question] for question in asked]
 
 
 def pairs(places: torch.Tensor, about: str) -> list[tuple[str, str]]:
@@ -224,7 +211,6 @@ def record_measures() -> None:
         places = some_of(clip.role(split, drawers).places)
         shown = book.another(places, torch.Generator().manual_seed(2))
         record[test] = {about: measure(about, places, shown) for about in LONGEST}
-        print(test, record[test], flush=True)
     record["untrained"] = {question: untrained(question) for question in UNTRAINED}
     store(HERE / "measures.json", record)
 
@@ -265,7 +251,6 @@ def untrained(question: str) -> dict:
             said += book.answers(lesson, context, [question] * len(part), 2)
         firsts = [re.findall(r"\w+", text)[:1] for text in said]
         found[name] = [firsts.count(["yes"]), len(said)]
-    print(question, found, flush=True)
     return found
 
 
@@ -292,16 +277,14 @@ def record_answers() -> None:
         where = clip.role(split, drawers).places
         places += where[:: len(where) // SHOWN].tolist()[:SHOWN]
     contexts = [*eyes(features[torch.tensor(places)])[:, None], book.blind_tokens()]
-    lesson, rows = book.smol_lesson(None), []
-    for context in contexts:
-        rows.append([book.said(lesson, context, question) for question in QUESTIONS])
-        print(rows[-1], flush=True)
-    record = {
-        "places": places,
-        "questions": QUESTIONS,
-    }
+    lesson = book.smol_lesson(None)
+    record = {"places": places, "questions": QUESTIONS}
     record["told"] = [told(lesson, at) for at in places]
-    store(HERE / "answers.json", record | {"said": rows})
+    record["said"] = [
+        [book.said(lesson, context, question) for question in QUESTIONS]
+        for context in contexts
+    ]
+    store(HERE / "answers.json", record)
 
 
 @torch.inference_mode()

@@ -12,14 +12,14 @@ import itertools
 import statistics
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from assets import machine, make_parts
+from assets import king_james_ids, machine, make_parts, read_json
 
 from fieldguide.data import king_james, smollm2_tokenizer, store
 from fieldguide.efficiency import quantization
-from fieldguide.introduction.next_word import characters, split_text, to_ids
 from fieldguide.transformers import real_model
 from fieldguide.transformers.training import held_out_loss, trained_gpt
 
@@ -48,29 +48,36 @@ def shortened(losses: torch.Tensor) -> list[float]:
     return [round(loss, 5) for loss in losses.tolist()]
 
 
+def changed(setting: tuple) -> Callable:
+    """What is left of a weight by a setting."""
+    return lambda weight: quantization.rounded(weight, *setting)
+
+
 def record_widths() -> None:
-    text = king_james()
-    alphabet = characters(text)
-    held_out = to_ids(split_text(text)[1], alphabet)
-    pieces = torch.tensor(pieces_of(text))
+    held_out, pieces = king_james_ids()[1], torch.tensor(pieces_of(king_james()))
     large, small = real_model.load_smollm2(), trained_gpt()
     record = {"pieces": pieces.tolist()}
     record["exact"] = shortened(quantization.text_losses(large, pieces))
     record["gpt"] = round(held_out_loss(small, held_out), 5)
     record["settings"] = []
     for setting in itertools.product(SCHEMES, BITS, GROUPS):
-
-        def change(weight, setting=setting):
-            return quantization.rounded(weight, *setting)
-
-        with quantization.weights_as(large, change):
+        with quantization.weights_as(large, changed(setting)):
             losses = shortened(quantization.text_losses(large, pieces))
-        with quantization.weights_as(small, change):
+        with quantization.weights_as(small, changed(setting)):
             loss = round(held_out_loss(small, held_out), 5)
         row = {"setting": list(setting), "losses": losses, "gpt": loss}
         record["settings"].append(row)
-        print(row, flush=True)
     store(HERE / "widths.json", record)
+
+
+def remade() -> Iterator[tuple]:
+    """The loss of the book's own GPT by one setting."""
+    kept, small = read_json(HERE / "widths.json")["settings"], trained_gpt()
+    held_out = king_james_ids()[1]
+    setting = "NormalFloat", 4, 64
+    with quantization.weights_as(small, changed(setting)):
+        again = held_out_loss(small, held_out)
+    yield next(r["gpt"] for r in kept if r["setting"] == [*setting]), again, 1e-3
 
 
 def forms(weight, x):
@@ -89,10 +96,9 @@ def forms(weight, x):
         codes = q.unpack_pairs(packed).to(torch.int8) - 8
         return x @ q.dequantize(codes, scales.float()).T
 
-    def nf4(packed, scales, seconds, mean):
-        layer.packed, layer.scales, layer.seconds, layer.mean = (
-            packed, scales, seconds, mean,
-        )  # fmt: skip
+    def nf4(*parts):
+        for name, part in zip(layer.state_dict(), parts, strict=True):
+            setattr(layer, name, part)
         return layer(x)
 
     layer = q.NF4Linear(linear)
@@ -157,7 +163,6 @@ def record_speed() -> None:
         row = {"bytes": total, "ms": round(statistics.median(took), 3)}
         row["range"] = [round(min(took), 3), round(max(took), 3)]
         record["rows"][name] = row
-        print(name, row, f"error {error:.3f}", flush=True)
     store(HERE / "speed.json", record)
 
 

@@ -30,37 +30,6 @@ def top_k_routing(logits: Float[Tensor, "N E"], k: int):
         weights = weights / weights.sum(-1, keepdim=True)  # (N, k)
     return weights, chosen, shares
 
-# %% ../../efficiency/experts.ipynb #mixture-by-token
-def mixture_by_token(
-    x: Float[Tensor, "N D"],
-    weights: Float[Tensor, "N k"], chosen: Int[Tensor, "N k"],
-    up: Float[Tensor, "E H D"], down: Float[Tensor, "E D H"],
-):  # fmt: skip
-    """Blend what the chosen experts answer: x (N, D) -> (N, D), one by one.
-
-    weights, chosen: from `top_k_routing`. The experts are up and down, with
-    GELU between.
-    """
-    rows = []
-    for token, shares, experts in zip(x, weights, chosen):
-        row = torch.zeros_like(token)  # (D,)
-        for share, e in zip(shares, experts):
-            row = row + share * (F.gelu(token @ up[e].T) @ down[e].T)
-        rows.append(row)
-    return torch.stack(rows)  # (N, D)
-
-# %% ../../efficiency/experts.ipynb #mixture-dense
-def mixture_dense(
-    x: Float[Tensor, "N D"],
-    weights: Float[Tensor, "N k"], chosen: Int[Tensor, "N k"],
-    up: Float[Tensor, "E H D"], down: Float[Tensor, "E D H"],
-):  # fmt: skip
-    """As `mixture_by_token`, with every expert computed on every token."""
-    gates = x.new_zeros(len(x), len(up)).scatter(1, chosen, weights)  # (N, E)
-    hidden = F.gelu(torch.einsum("nd,ehd->enh", x, up))  # (E, N, D_h)
-    answers = torch.einsum("enh,edh->end", hidden, down)  # (E, N, D)
-    return (gates.T[:, :, None] * answers).sum(0)  # (N, D)
-
 # %% ../../efficiency/experts.ipynb #sort-by-expert
 def sort_by_expert(
     weights: Float[Tensor, "N k"], chosen: Int[Tensor, "N k"], experts: int
@@ -241,11 +210,6 @@ class Mixture(nn.Module):
 # %% ../../efficiency/experts.ipynb #mixture-gpt
 from ..transformers.gpt import GPT, GPTConfig
 from ..transformers.training import Recipe, modern_recipe, new_gpt
-
-
-def mixture_recipe(steps: int, matrix_rate):
-    """The modern recipe of chapter 1, with that rate for the matrices."""
-    return replace(modern_recipe(steps), matrix_rate=matrix_rate)
 
 
 def mixture_gpt(

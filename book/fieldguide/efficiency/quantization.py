@@ -83,11 +83,6 @@ def normal_levels(bits=4):
     levels = torch.cat([-below[1:].flip(0), above])  # 0 once
     return (levels / above[-1]).float()
 
-# %% ../../efficiency/quantization.ipynb #nf4-levels
-def nf4_levels():
-    """The 16 levels of NF4, float32."""
-    return normal_levels(4)
-
 # %% ../../efficiency/quantization.ipynb #quantize-levels
 def quantize_levels(
     weight: Float[Tensor, "*b D"], levels: Float[Tensor, " L"], group=None
@@ -169,7 +164,7 @@ class NF4Linear(nn.Module):
     def __init__(self, linear: nn.Linear, group=64, double=True):
         super().__init__()
         self.out_features, self.in_features = linear.weight.shape
-        levels = nf4_levels()
+        levels = normal_levels(4)
         self.register_buffer("levels", levels, persistent=False)
         codes, scales = quantize_levels(linear.weight.detach(), levels, group)
         self.doubled, self.groups = double, len(scales)
@@ -191,53 +186,6 @@ class NF4Linear(nn.Module):
     def forward(self, x: Float[Tensor, "*b D"]):
         y = UnpackedProduct.apply(x, self)
         return y if self.bias is None else y + self.bias
-
-# %% ../../efficiency/quantization.ipynb #stored-bits
-def stored_bits(layer: nn.Module):
-    """Bits that a layer stores for each of its weights, its bias left out."""
-    state = layer.state_dict()
-    kept = [part.nbytes for name, part in state.items() if name != "bias"]
-    return 8 * sum(kept) / (layer.in_features * layer.out_features)
-
-# %% ../../efficiency/quantization.ipynb #quantize-ternary
-def quantize_ternary(weight: Float[Tensor, "*b D"], group=None):
-    """Codes -1, 0 and 1, int8 like the weight, and scales (groups, 1).
-
-    A scale is the mean size of its group. Source: Ma et al. 2024.
-    """
-    rows = in_groups(weight, group)
-    scales = rows.abs().mean(-1, keepdim=True)  # (groups, 1)
-    codes = (rows / scales.where(scales > 0, 1)).round().clamp(-1, 1)
-    return codes.to(torch.int8).reshape(weight.shape), scales
-
-
-def quantize_sign(weight: Float[Tensor, "*b D"], group=None):
-    """Codes -1 and 1 (also for 0), int8, and scales, as `quantize_ternary`.
-
-    Source: Rastegari et al. 2016.
-    """
-    rows = in_groups(weight, group)
-    codes = torch.where(rows < 0, -1, 1).to(torch.int8)
-    return codes.reshape(weight.shape), rows.abs().mean(-1, keepdim=True)
-
-# %% ../../efficiency/quantization.ipynb #low-bit-linear
-class LowBitLinear(nn.Module):
-    """A linear layer that computes with codes and trains a float weight.
-
-    linear: the layer whose parameters it takes over. quantize: from a weight
-    (out, in) to codes and scales, as `quantize_ternary`. The gradient passes
-    the rounding as if it were not there. Source: Bengio et al. 2013.
-    """
-
-    def __init__(self, linear: nn.Linear, quantize: Callable):
-        super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
-        self.in_features, self.quantize = linear.in_features, quantize
-
-    def forward(self, x: Float[Tensor, "*b D"]):
-        left = dequantize(*self.quantize(self.weight.detach()))  # (out, in)
-        weight = self.weight + (left - self.weight).detach()
-        return F.linear(x, weight, self.bias)
 
 # %% ../../efficiency/quantization.ipynb #weights-as
 @contextlib.contextmanager
@@ -283,17 +231,6 @@ def text_losses(model: Callable, pieces: Int[Tensor, "N tokens"]):
         logits = model(piece[None, :-1])[0]  # (T, V)
         losses.append(F.cross_entropy(logits, piece[1:]))
     return torch.stack(losses)
-
-# %% ../../efficiency/quantization.ipynb #outliers-apart
-def outliers_apart(x: Float[Tensor, "*b D"], bits=8, group=None, most=6.0):
-    """x, rounded but for the columns that exceed `most`.
-
-    A column is what stands at one place of the last axis, over all others.
-    Source: Dettmers et al. 2022, section 3.2.
-    """
-    large = in_groups(x, "row").abs().amax(0) > most  # (D,)
-    rest = rounded(x.masked_fill(large, 0), "absmax", bits, group)
-    return torch.where(large, x, rest)
 
 # %% ../../efficiency/quantization.ipynb #int8-product
 def int8_product(

@@ -80,7 +80,7 @@ def train_head(model, ids, recipe, generator):
 
     def loss():
         context = model.config.context - 1
-        batch = training.windows(ids, recipe.batch, context, generator)
+        batch = training.get_batch(ids, recipe.batch, context, generator)
         whole = torch.cat([batch[0], batch[1][:, -1:]], -1)  # (B, T)
         return head_loss(head, model, whole)
 

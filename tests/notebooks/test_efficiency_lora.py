@@ -15,7 +15,6 @@ from cells import cases, close, generator, random, seeds
 from torch import nn
 
 from fieldguide.efficiency import lora, quantization
-from fieldguide.memory import SavedBytes
 from fieldguide.transformers import gpt, real_model, training
 
 TINY = gpt.GPTConfig(7, 4, width=8, heads=2, layers=2, bias=True)
@@ -260,31 +259,6 @@ def test_qlora_is_lora_over_the_rounded_base():
         slopes.append({n: p.grad for n, p in named if p.grad is not None})
     close(*slopes, 1e-5)
     assert {*slopes[0]} == {*matrices(lora.lora_state(model))}
-
-
-def test_lora_parameters_are_counted():
-    model = adapted_gpt(ALL, 3)
-    layers = [m.original_layer for m in lora.lora_layers(model).values()]
-    shapes = [(m.in_features, m.out_features) for m in layers]
-    learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert lora.lora_parameters(shapes, 3) == learn
-    assert lora.lora_parameters(96 * [(12_288, 12_288)] * 2, 8) == 37_748_736
-    assert lora.lora_parameters([], 4) == 0
-
-
-def test_training_bytes_add_up():
-    model, learn = adapted_gpt(["query"]), 4 * 2 * 2 * (8 + 8)
-    model.register_buffer("some", torch.zeros(5, dtype=torch.double))
-
-    def loss():
-        return F.cross_entropy(model(IDS).mT, IDS)
-
-    with SavedBytes([*model.parameters(), *model.buffers()]) as kept:
-        loss()
-    weights = 4 * sum(p.numel() for p in model.parameters()) + 40
-    parts = {"weights": weights, "gradients": learn, "Adam": 2 * learn}
-    assert lora.training_bytes(model, loss) == parts | {"activations": kept.most}
-    assert kept.most > 0
 
 
 @cases(seed=seeds, dimensions=st.integers(1, 9))

@@ -150,33 +150,6 @@ def test_roles_hold_out_drawers_and_families():
     assert not any(a & b for a, b in itertools.combinations(shown, 2))
 
 
-def test_jitter_is_one_map_of_the_plane_for_each_picture():
-    planes = clip.to_planes(some_pictures(2, 5, 6))
-    draws = (2 * torch.rand(2, 7, generator=generator(6)) - 1).tolist()
-    found = clip.jitter(planes, generator(6), 0.9, 0.6, 0.4, colour=3)
-    y, x = ((2 * torch.arange(n) + 1) / n - 1 for n in (5, 6))  # of pixels' middles
-    for b, (turn, size, right, down, *colours) in enumerate(draws):
-        cos, sin = (f(0.9 * turn) * (1 + 0.6 * size) for f in (math.cos, math.sin))
-        u = cos * x - sin * y[:, None] + 0.4 * right
-        v = sin * x + cos * y[:, None] + 0.4 * down
-        columns, rows = ((u + 1) * 6 - 1) / 2, ((v + 1) * 5 - 1) / 2
-        across = (1 - (columns[..., None] - torch.arange(6)).abs()).clamp(min=0)
-        along = (1 - (rows[..., None] - torch.arange(5)).abs()).clamp(min=0)
-        ink = torch.einsum("crk,ijr,ijk->cij", 1 - planes[b], along, across)
-        tint = 1 + 3 * torch.tensor(colours)[:, None, None]
-        close(found[b], 1 - (ink * tint).clamp(0, 1), 1e-4)
-
-
-def test_descriptions_are_drawn_by_the_generator_alone():
-    concept = max(range(len(EMOJI.tags)), key=lambda c: len(EMOJI.tags[c]))
-    caption, tags = EMOJI.captions[concept], EMOJI.tags[concept]
-    assert len(tags) > 5 and clip.describe(concept) == " ".join([caption, *tags])
-    found = {clip.describe(concept, generator(seed)) for seed in range(40)}
-    assert caption in found and len(found) > 10
-    for each in found - {caption}:
-        assert sum(each.count(f" {tag}") for tag in tags) >= 4
-
-
 def free_pairs(N):
     """Vectors for N captions and N pictures, all to be learnt, and their `embed`."""
     parts = nn.ParameterList([random(2, N, 4, dtype=torch.float32) / 100])

@@ -170,20 +170,6 @@ def test_who_learns_and_who_stays_as_it_is(monkeypatch):
     assert not torch.equal(both.context(AT, None), eyes(FEATURES[AT]))
 
 
-def test_the_nearest_word_in_a_tokens_place():
-    tokens, draws = random(3, 2, 8), generator(8)
-    context = mock.Mock(return_value=tokens)
-    lesson = some_lesson(context=context)
-    found = book.snapped(lesson)
-    assert found._replace(context=context) == lesson
-    near, table = found.context("places", draws), lesson.model.embedding.weight
-    context.assert_called_once_with("places", draws)
-    cosines = F.cosine_similarity(tokens[:, :, None], table, dim=-1)  # (3, 2, V)
-    assert torch.equal(near, table[cosines.argmax(-1)])
-    by_product = (tokens @ table.T).argmax(-1)
-    assert not torch.equal(near, table[by_product]), "by the angle"
-
-
 def test_a_pair_is_question_and_answer_in_ids():
     pair = some_lesson(form="so {} A").pair(9, "kind", generator())
     assert pair == (WORDS.encode("so what kind is it A"), WORDS.encode(KNOWN.kind[9]))

@@ -2,9 +2,7 @@
 
 import itertools
 import math
-from dataclasses import replace
 
-import cells
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -13,13 +11,6 @@ import torch.nn.functional as F
 from cells import cases, close, generator, random
 
 from fieldguide.multimodal import contrastive, sound_video
-from fieldguide.transformers import training
-
-
-@cases(seed=st.integers(0, 999), T=st.integers(1, 40), rows=st.integers(1, 3))
-def test_fourier_is_the_transform(seed, T, rows):
-    x = random(rows, 2, T, seed=seed)
-    close(sound_video.fourier(x), torch.fft.rfft(x), 1e-10)
 
 
 @cases(st.integers(1, 5), st.integers(1, 6), st.integers(0, 4), st.integers(0, 99))
@@ -59,70 +50,6 @@ def test_log_mel_is_torchs_spectrogram_in_numpys_triangles(sizes):
         close(sound_video.spectrogram(x, *some[:2]), power, 1e-9)
         close(sound_video.mel_bands(bands, window, *some[3:]), rows, 1e-9)
         close(sound_video.log_mel(x, *some), right, 1e-9)
-
-
-def numpy_sound(choice, draws, T):
-    """One sound from its draws, sample by sample."""
-    motion, timbre, register = choice
-    length = 0.6 + 0.3 * draws["length"]
-    start = draws["start"] * (1 - length)
-    low, high = [(220, 320), (600, 900)][register]
-    middle = low + (high - low) * draws["middle"]
-    octaves = (0.6 + 0.4 * draws["octaves"]) * (1, -1, 0)[motion]
-    clock = (np.arange(T) + 0.5) / T
-    place = np.clip((clock - start) / length, 0, 1)
-    hertz = middle * 2 ** (octaves * (place - 0.5))
-    turns = draws["begin"] + (np.cumsum(hertz) - hertz / 2) / 8_000
-    parts = [(1, 0, 0), (1, 0, 0.7), (1, 0.7, 0.7), (1, 0, 0)][timbre]
-    tone = sum(a * np.sin(2 * np.pi * k * turns) for k, a in enumerate(parts, 1))
-    if timbre == 3:
-        points = (np.arange(T) + 0.5) / 32 - 0.5
-        tone = tone * np.interp(points, np.arange(T // 32), draws["breath"])
-    tone = tone * np.sqrt(np.maximum(np.sin(np.pi * place), 0))
-    return tone * 0.1 / np.sqrt(np.mean(tone**2)) + 0.003 * draws["hiss"]
-
-
-def test_sounds_are_what_numpy_makes_of_the_same_draws():
-    T = sound_video.SAMPLES
-    choices = torch.tensor(list(itertools.product(range(3), range(4), range(2))))
-    B, options = len(choices), {"generator": generator(4), "dtype": torch.double}
-    names = ["length", "start", "middle", "octaves", "begin"]
-    drawn = {name: torch.rand(B, **options) for name in names}
-    drawn["breath"] = torch.randn(B, T // 32, **options)
-    drawn["hiss"] = torch.randn(B, T, **options)
-    got = sound_video.sounds(choices, generator(4))
-    for i, choice in enumerate(choices.tolist()):
-        one = {k: v[i].numpy() for k, v in drawn.items()}
-        close(got[i], torch.from_numpy(numpy_sound(choice, one, T)), 1e-9)
-
-
-def numpy_film(move, shape, draws):
-    """One film from its draws, pixel by pixel."""
-    film = np.zeros((8, 16, 16))
-    for f, row, column in itertools.product(range(8), range(16), range(16)):
-        way = (4 + 3 * draws["way"]) * (f / 7 - 0.5)
-        x = 5.5 + 4 * draws["x"] + way * (-1, 1, 0, 0, 0, 0)[move]
-        y = 5.5 + 4 * draws["y"] + way * (0, 0, -1, 1, 0, 0)[move]
-        size = 2 + 1.2 * draws["size"] + way / 4 * (0, 0, 0, 0, 1, -1)[move]
-        a, b = abs(column - x), abs(row - y)
-        across = max(a - 1.1 * size, b - 0.35 * size)
-        down = max(b - 1.1 * size, a - 0.35 * size)
-        square, disc = max(a, b) - 0.9 * size, math.hypot(a, b) - size
-        film[f, row, column] = 0.5 - (square, disc, min(across, down))[shape]
-    return film.clip(0, 1)
-
-
-def test_films_are_what_loops_make_of_the_same_draws():
-    choices = torch.tensor(list(itertools.product(range(6), range(3))))
-    options = {"generator": generator(2), "dtype": torch.double}
-    drawn = {k: torch.rand(18, **options).tolist() for k in ("x", "y", "size", "way")}
-    hiss = torch.randn(18, 8, 16, 16, **options)
-    clean = sound_video.films(choices, generator(2), noise=0)
-    for i, choice in enumerate(choices.tolist()):
-        film = numpy_film(*choice, {k: numbers[i] for k, numbers in drawn.items()})
-        close(clean[i], torch.from_numpy(film), 1e-9)
-    close(sound_video.films(choices, generator(2)), clean + 0.05 * hiss, 1e-9)
-    close(sound_video.films(choices, generator(2), noise=2), clean + 2 * hiss, 1e-9)
 
 
 @cases(st.data())
@@ -168,24 +95,3 @@ def test_a_matcher_gives_cosines():
     close(model.embed(x, texts), (text, thing))
     close(thing.norm(dim=1), torch.ones(4, dtype=torch.double))
     close(model.scale(), torch.tensor(1 / 0.07, dtype=torch.double), 1e-6)
-
-
-@pytest.mark.parametrize("options", [{}, {"batch": 4}])
-def test_teach_steps_as_adamw_with_a_falling_rate(options):
-    model, twin = some_matcher(), some_matcher()
-    tokens, captions = random(9, 6, 5), ["a", "a b", "c"]
-    which = torch.tensor([0, 1, 2, 0, 1, 2, 0, 0, 1])
-    given = model, tokens, which, captions, 30, generator(5)
-    losses, draws = sound_video.teach(*given, **options), generator(5)
-
-    def loss():
-        drawn = torch.randint(9, (options.get("batch", 48),), generator=draws)
-        bags = contrastive.bag_of_words([captions[which[i]] for i in drawn], WORDS)
-        pairs = twin.join(bags.double(), twin.encoder(tokens[drawn]))
-        groups, temperature = which[drawn], 1 / twin.scale()
-        return contrastive.contrastive_loss_grouped(*pairs, groups, temperature)
-
-    plan = replace(training.plain_recipe(30, rate=0.003), clip=math.inf)
-    close(losses, cells.adamw(twin.parameters(), loss, plan).float(), 1e-6)
-    assert losses[-1] < losses[0]
-    close([*model.parameters()], [*twin.parameters()], 1e-6)

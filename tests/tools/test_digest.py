@@ -180,8 +180,3 @@ def test_a_record_stands_on_what_its_part_uses(package, maker, file, old, new, c
     (package / file).write_text(text.replace(old, new))
     after = {name: of_part(maker, name, package) for name in before}
     assert [n for n in before if after[n] != before[n]] == changed.split()
-
-
-def test_a_module_that_is_not_in_the_book_is_left_to_the_run(package):
-    code = "from fieldguide.none import x\nfrom math import pi\nx(pi)"
-    assert of_notebook(code, package) == of_notebook(code, package / "nowhere")

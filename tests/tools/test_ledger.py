@@ -4,13 +4,11 @@ import math
 from fractions import Fraction
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 import torch
 
 from fieldguide.ledger import ClaimError, claim, measured, restored
 
-EXACT = {"expect": 4, "source": "derived"}
 TREND = {
     "kind": "trend",
     "expect": 0.9,
@@ -36,15 +34,6 @@ class Attributes(HTMLParser):
         self.text += data
 
 
-@pytest.mark.parametrize(
-    "value",
-    [4, 4.0, np.int64(4), np.float32(4), torch.tensor(4), torch.tensor([[4.0]])],
-)
-def test_one_number_from_anything_that_holds_one(value):
-    made = claim("four", value, **EXACT)
-    assert made.value == 4 and type(made.value) in (int, float)
-
-
 def test_exact_integers_are_compared_to_the_letter():
     big = 174_604_259_328
     claim("gpt-3", big, expect=big, source="brown2020")
@@ -61,22 +50,10 @@ def test_closed_forms_in_floats_agree_to_nine_digits():
         claim("none", 1e-300, expect=0, source="derived")
 
 
-@pytest.mark.parametrize(
-    ("expect", "most"), [(4, 0.04), (-0.5, 0.005), (1571, 15.71), (0, 1e-4)]
-)
-def test_the_tolerance_of_an_exact_claim_is_a_rounding(expect, most):
-    given = {"expect": expect, "source": "derived"}
-    assert claim("rounded", expect, tol=most, **given).tol == most
-    for tol in (most * 1.01, 1e9):
-        with pytest.raises(ValueError, match=rf"^tol = .* most {most:g}, a rounding"):
-            claim("rounded", expect, tol=tol, **given)
-
-
-def test_an_effect_is_twice_as_large_as_its_tolerance():
-    """So that a value in the middle is allowed by neither of the two."""
-    claim("effect", 0.3, **TREND | {"expect": 0.3, "null": 0.1})  # .3 - .1 < .2
-    with pytest.raises(ValueError, match=r"^tol = 0\.1, .* most 0\.095, half of"):
-        claim("effect", 0.9, **TREND | {"null": 0.71})
+def test_an_exact_claim_allows_a_rounding_only():
+    claim("rounded", 4, expect=4, tol=0.04, source="derived")
+    with pytest.raises(ValueError, match=r"^tol = .* most 0\.04, a rounding"):
+        claim("rounded", 4, expect=4, tol=0.041, source="derived")
 
 
 def test_a_trend_holds_within_its_tolerance_only():
@@ -159,26 +136,6 @@ def test_a_measured_table_marks_what_may_differ():
     for value in ("1.62", "2"):
         cell = f'<data class="fg-measured" value="{value}" data-tol="0.05">{value}<'
         assert cell in page
-
-
-@pytest.mark.parametrize(
-    ("rows", "tol", "named"),
-    [
-        ([], 0.1, "rows"),
-        ([{}], 0.1, "rows"),
-        ([{"a": 1.5}, {"b": 1.5}], 0.1, "rows"),
-        ([{"a": 1}], 0.1, "tol"),
-        ([{"a": 1.5, "b": 2.5}], {"a": 0.1}, "tol"),
-        ([{"a": 1.5}], {"a": 0.1, "c": 1}, "tol"),
-        ([{"a": 1.5}], 0, "tol"),
-        ([{"a": 1.5}], None, "tol"),
-        ([{"a": 1.5}, {"a": math.nan}], 0.1, "a"),
-        ([{"a": None, "b": 1.5}], 0.1, "a"),
-    ],
-)
-def test_a_table_that_cannot_be_compared_is_refused(rows, tol, named):
-    with pytest.raises(ValueError, match=f"^{named} = "):
-        measured(rows, tol=tol)
 
 
 def test_a_closed_form_in_floats_is_compared_again_within_nine_digits():

@@ -2,13 +2,11 @@
 
 import re
 
-import citations
 import minutes
 import nbformat
 import pytest
 import sources
 
-CITED = citations.link("elman1990")
 BOOK = sources.in_order()
 # Pages that are longer: each may only become shorter.
 LONGER = {
@@ -74,30 +72,6 @@ def prose(text):
 
 def code(text, **metadata):
     return nbformat.v4.new_code_cell(text, metadata=metadata)
-
-
-@pytest.mark.parametrize(
-    ("cell", "expected"),
-    [
-        (prose("# A title\n\nIt's one, two **three**."), (6, 0)),
-        (prose("[a link](there.md) and {cite}`key2017` and $x$"), (6, 0)),
-        (prose(f"they say ({CITED}; {CITED})."), (3, 0)),
-        (prose("```{note}\n:class: tip\nA box counts.\n```"), (3, 0)),
-        (prose("$$\na = b\n$$\n\n<!-- not this -->\nword"), (1, 0)),
-        (code("a = 1\n\n# why\nb = 2"), (0, 3)),
-        (code("#| export\na = 1"), (0, 1)),
-        (code("#| fold: Set-up\nimport torch"), (0, 0)),
-        (code("a = 1", tags=["hide-cell"]), (0, 0)),
-        (code(""), (0, 0)),
-    ],
-)
-def test_what_counts(cell, expected):
-    assert minutes.size(page(cell)) == expected
-
-
-def test_the_exercises_do_not_count():
-    whole = page(prose("one two\n\n## Exercises\n\nthree"), code("a = 1"))
-    assert minutes.size(whole) == (2, 0)
 
 
 def test_a_minute_is_75_words_or_eight_lines():

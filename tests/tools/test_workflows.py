@@ -82,34 +82,6 @@ def test_every_command_in_the_prose_exists():
     assert [c for command in used for c in complaints(command)] == []
 
 
-def drawn(text):
-    """Paths of the tree in the README; two spaces of indent a level."""
-    tree = re.search(r"^```text\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1]
-    parents = []
-    for line in tree.splitlines():
-        name, _, purpose = line.strip().partition(" ")
-        assert purpose.strip(), f"no purpose: {line}"
-        depth = (len(line) - len(line.lstrip())) // 2
-        parents[depth:] = [name.rstrip("/")]
-        yield "/".join(parents)
-
-
-def test_the_tree_in_the_readme_is_the_real_one():
-    paths = [path.relative_to(ROOT).parts for path in sources.files()]
-    top = {parts[0] for parts in paths if not parts[0].startswith(".git")}
-    top.add(".github")
-    folders = {parts[1] for parts in paths if parts[0] == "book" and len(parts) > 2}
-    chapters = {
-        name for name in folders if (ROOT / "book" / name / "index.md").exists()
-    }
-    book = {f"book/{name}" for name in folders - chapters}
-    tree = set(drawn(README.read_text()))
-    assert {path for path in tree if "/" not in path} == top
-    assert {p for p in tree if p.startswith("book/") and p.count("/") == 1} >= book
-    missing = [path for path in tree if not (ROOT / path).exists()]
-    assert missing == []
-
-
 def test_pictures_and_files_that_the_readme_links_are_there():
     text = README.read_text()
     links = re.findall(r"\]\(([^)#]+)\)", text)

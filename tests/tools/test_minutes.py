@@ -17,7 +17,7 @@ LONGER = {
     "transformers/training": 51,
     "transformers/real-model": 60,
     "scaling/laws": 61,
-    "scaling/compute-optimal": 52,
+    "scaling/compute-optimal": 55,
     "scaling/data-quality": 56,
     "scaling/emergence": 60,
     "multimodal/contrastive": 88,

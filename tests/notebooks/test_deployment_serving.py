@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import socket
-import sys
 import threading
 from types import SimpleNamespace
 
@@ -14,7 +13,6 @@ import cells
 import pytest
 import torch
 from cells import generator
-from rivals import serving as rival
 
 from fieldguide.deployment import serving
 from fieldguide.transformers.real_model import Llama, LlamaConfig, complete
@@ -227,51 +225,3 @@ def test_the_client_reads_a_stream():
 def test_the_client_says_that_an_answer_is_not_whole(answer, message):
     with server(answer) as (port, _), pytest.raises((OSError, EOFError), match=message):
         list(serving.ask_engine([5], 2, port, timeout=5))
-
-
-ENGINE = """
-import http.server, sys, threading
-try:
-    s = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), None)
-except OSError:
-    print("error port", sys.argv[1], "is taken", flush=True); sys.exit(1)
-print("port", s.server_port, flush=True)
-sys.stdin.read()
-"""
-
-
-def test_an_engine_starts_and_ends():
-    command = [sys.executable, "-c", ENGINE]
-    with rival.Engine(2, 48, command=command) as engine:
-        assert engine.process.poll() is None and engine.port > 0
-        second = rival.Engine(2, 48, engine.port, command)
-        why = f"the engine does not start: port {engine.port} is taken$"
-        with pytest.raises(RuntimeError, match=why):
-            second.__enter__()
-        assert second.process.returncode == 1
-    assert engine.process.returncode == 0
-    silent = rival.Engine(1, 8, command=[sys.executable, "-c", "pass"])
-    with pytest.raises(RuntimeError, match="it said nothing"):
-        silent.__enter__()
-
-
-# The bench
-
-
-def test_the_bench_finds_the_load_of_the_same_tail():
-    """On the page's line its clock is the virtual one, and 1 % more is too much."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rival, "COUNT", 300)
-        pairs = [(n, m) for n in range(9) for m in range(9) if 0 < n + m < 9]
-        took = {(n, m): [0.12 + 0.009 * (16 * n + m)] * 3 for n, m in pairs}
-        full = rival.full_load(took, 0)
-        for static in False, True:
-            asked = serving.poisson_requests(0.3, 300, generator(7))
-            turns = serving.serve(asked, 8, clock(0.12, 0.009), static=static)
-            right = serving.percentile(serving.first_waits(turns), 0.95)
-            assert math.isclose(rival.tail_s(took, 0.3, 7, static), right)
-        assert 0.45 < full < 0.7
-        limit = rival.tail_s(took, full / 2, 0, static=True)
-        load = rival.continuous_load(took, limit, full / 2, 0)
-        assert load > full  # twice the half and more
-        assert rival.tail_s(took, load, 0) <= limit < rival.tail_s(took, 1.02 * load, 0)

@@ -33,11 +33,6 @@ def small():
     return model
 
 
-@functools.cache
-def page():
-    return cells.run_exercises("deployment/evaluation", evaluation)
-
-
 # Counting
 
 
@@ -77,18 +72,6 @@ def test_endings_that_share_a_beginning_cost_what_they_cost_alone():
         cells.close(losses, right, 1e-4)
 
 
-@torch.inference_mode()
-def test_a_text_that_was_read_once_goes_on_in_each_copy():
-    model, ids = small(), [5, 6, 7]
-    x, read = evaluation.read_once(model, ids)
-    cache = evaluation.share_beginning(model, read, 2, 4)
-    cells.close(model.logits(x), model(torch.tensor([ids]))[0, -1:], 1e-4)
-    assert cache.length == 3 and cache.store.shape[2:5:2] == (2, 7)
-    new = torch.tensor([[8, 9], [10, 11]])
-    alone = [model(torch.tensor([ids + row]))[0, -2:] for row in new.tolist()]
-    cells.close(model(new, cache), torch.stack(alone), 1e-4)
-
-
 def test_a_question_is_a_verse_and_the_endings_of_its_neighbours():
     found = evaluation.verse_questions(40, cells.generator(3))
     assert found == evaluation.verse_questions(40, cells.generator(3))
@@ -112,20 +95,6 @@ def test_a_verse_is_cut_after_the_mark_nearest_its_middle():
     assert cut(verse) == (verse[:48], verse[48:])
 
 
-def test_questions_are_of_verses_neither_short_nor_long():
-    verses = [f"{n:-<29}," + f"{n:+<{n - 30}}" for n in (59, 60, 80, 100, 140, 141)]
-    verses += [f"{n:-<29}," + f"{n:+<40}" for n in (1, 2)]
-    left = [verse for verse in verses if len(verse) not in (59, 141)]
-    halves = [(verse[:30], verse[30:]) for verse in left]  # six: three have three more
-    with mock.patch.object(evaluation, "king_james", lambda: "\n".join(verses)):
-        for seed in range(8):
-            found = evaluation.verse_questions(3, cells.generator(seed))
-            for start, endings, own in found:
-                first = halves.index((start, endings[own]))
-                assert {*endings} == {end for _, end in halves[first : first + 4]}
-            assert {start for start, *_ in found} == {start for start, _ in halves[:3]}
-
-
 def test_losses_of_a_choice_are_sums_and_counts():
     model, question = small(), ("In the beginning", [" God", " was", " it", " A b"], 0)
     found = evaluation.choice_losses(model, question)
@@ -147,25 +116,11 @@ def test_a_judge_compares_two_letters():
     said = "def f():\n\nTwo bodies for this function:\n\nA:\n  x\n\nB:\n  y\n\n"
     said += "The better body is"
     good = {"model": model, "prompt": "def f():\n", "a": "\n  x\n", "b": "\n  y\n"}
-    for letters in [" A", " B"], [" A or so", " B and C"]:  # of one token, of several
-        with mock.patch.object(evaluation, "LETTERS", [*letters, " C", " D"]):
-            got = evaluation.preference(**good)
-        a, b = map(sum, evaluation.ending_losses(model, said, letters))
-        assert math.isclose(got, b - a, abs_tol=1e-4)
+    a, b = map(sum, evaluation.ending_losses(model, said, [" A", " B"]))
+    assert math.isclose(evaluation.preference(**good), b - a, abs_tol=1e-4)
 
 
 # Writing
-
-
-def test_a_body_ends_with_the_first_line_that_is_not_indented():
-    body = evaluation.function_body
-    assert (
-        body("\n    x = 1\n\n    return x\n\nprint(1)")
-        == "\n    x = 1\n\n    return x\n"
-    )
-    assert body(" # more\n    y") == " # more\n    y"
-    assert body("\n  \ndef") == "\n  " and body("") == ""
-    assert body("\n x\n\t\n y\nz") == "\n x\n\t\n y"  # a space is enough
 
 
 def test_what_is_written_follows_the_logits():
@@ -182,37 +137,19 @@ def test_what_is_written_follows_the_logits():
     assert evaluation.write_body(model, prompt, 3, lambda logits: next(left)) == cut
 
 
-def test_a_body_goes_on_from_the_prompts_last_word_for_96_tokens():
-    seen, (word,) = [], smollm2_tokenizer().encode(" x")
-
-    def pick(logits):
-        seen.append(logits)
-        return word
-
-    written = evaluation.write_body(small(), "def f(x):", pick=pick)
-    assert written == " x" * 96 and len(seen) == 96
-    evaluation.write_body(small(), "def f(x):\n\n  ", 1, pick)
-    cells.close(seen[96], seen[0])
-
-
 # Running
 
 
 VERDICTS = {
     "assert 1 + 1 == 2": "passes",
-    "print('much' * 10**6)": "passes",
     "assert 1 + 1 == 3": "fails: AssertionError",
     "def": "fails: SyntaxError",
-    "f()": "fails: NameError",
     "input()": "fails: EOFError",
     "while True: pass": "runs on until it is stopped",
     "import os\nwhile True: os.fork()": "starts a process",
-    "import subprocess\nsubprocess.run(['ls'])": "starts a process",
     "import os\nos.kill(os.getppid(), 9)": "starts a process",
     "open('here', 'w')": "writes a file",
     "import os\nos.remove('/etc/hosts')": "writes a file",
-    "import sqlite3\nsqlite3.connect('here')": "writes a file",
-    "import socket\nsocket.socket()": "asks for the network",
     "import urllib.request as u\nu.urlopen('http://1.1.1.1')": "asks for the network",
     "import ctypes\nctypes.CDLL(None)": "calls native code",
     "raise SystemExit(0)": "ends before its tests",
@@ -220,10 +157,7 @@ VERDICTS = {
     "import os\nos.write(3, b'passes')\nos._exit(0)": "meddles with the verdict",
     "import os\nos.write(3, b'fails: \\xff' + b'E' * 999)\nos._exit(0)": "fails: \ufffd"
     + "E" * 192,
-    # no sandbox: who looks for the password finds it, and the page says so
-    "import __main__ as m\nm.stop(m.secret)": "passes",
     "import faulthandler\nfaulthandler._sigsegv()": "crashes: signal 11",
-    "x = 'a'\nraise type('E' * 999, (Exception,), {})": "fails: " + "E" * 193,
 }
 
 
@@ -232,21 +166,7 @@ def test_each_program_gets_its_sentence(code):
     assert evaluation.run_apart(code, seconds=1) == VERDICTS[code]
 
 
-LIMITED = """
-import resource as r, __main__ as m
-assert r.getrlimit(r.RLIMIT_CPU) == (2, 3)
-assert r.getrlimit(r.RLIMIT_AS) == (512 * 2**20, 512 * 2**20)
-assert len(bytes.fromhex(m.secret)) == 16
-"""
-
-
-def test_a_program_has_two_seconds_and_512_mib():
-    assert evaluation.run_apart(LIMITED) == "passes"
-
-
 def test_memory_is_limited():
-    assert evaluation.run_apart("x = [0] * 10**9") == "takes too much memory"
-    assert evaluation.run_apart("x = [0] * 10**6") == "passes"
     large = "x = [0] * 2 * 10**7"
     verdict = evaluation.run_apart(large, megabytes=100)
     assert verdict == "takes too much memory"
@@ -268,27 +188,21 @@ def guard(event, given):
 """
 
 
-@pytest.mark.parametrize("ends", ["time.sleep(987)", "assert False"])
-def test_nothing_hangs_and_nothing_is_left_running(ends):
+def test_nothing_hangs_and_nothing_is_left_running():
     folder = tempfile.TemporaryDirectory()
     child = Path(folder.name) / "child"
     code = f"""
 import os, time
 if os.fork() == 0:
     open({str(child)!r}, "w").write(str(os.getpid()))
-    time.sleep(987)
-time.sleep(0.5)
-{ends}
+time.sleep(987)
 """
-    before, evaluation.GUARD = evaluation.GUARD, OPEN_GUARD
-    try:
+    with mock.patch.object(evaluation, "GUARD", OPEN_GUARD):
         start = time.monotonic()
         verdict = evaluation.run_apart(code, seconds=1)
-    finally:
-        evaluation.GUARD = before
     assert time.monotonic() - start < 60
-    stopped = "runs on until it is stopped" if "sleep" in ends else "fails: Assertion"
-    assert verdict.startswith((stopped, "fails: BlockingIOError"))
+    stopped = "runs on until it is stopped", "fails: BlockingIOError"
+    assert verdict.startswith(stopped)
     deadline = time.monotonic() + 20
     while child.exists() and is_running(child.read_text()):
         assert time.monotonic() < deadline, "left running"
@@ -320,9 +234,6 @@ def test_what_a_body_may_see_and_say():
     assert evaluation.tested_body(problem, right) == "passes"
     assert evaluation.tested_body(problem, "\n    return x") == "fails: AssertionError"
     assert evaluation.tested_body(problem, "") == "fails: AssertionError"
-    sum_of = {"entry_point": "f", "prompt": "def f():\n    return 1\n\n"}
-    sum_of["test"] = "def check(f):\n    assert f() == 3"
-    assert evaluation.tested_body(sum_of, " + 2") == "passes"
     root = os.environ.get("SYSTEMROOT", "root")  # Windows starts nothing without it
     with mock.patch.dict(os.environ, HOME="h", SYSTEMROOT=root, TOKEN="t"):
         seen = "{'HOME', 'SYSTEMROOT', 'TOKEN'} & {*os.environ}"
@@ -330,19 +241,10 @@ def test_what_a_body_may_see_and_say():
         assert evaluation.run_apart(code) == "passes"
 
 
-LIARS = {
-    "object": "return type('Yes', (), {'__eq__': lambda *_: True})()",
-    "number": "return type('Yes', (int,), {'__eq__': lambda *_: True})()",
-    "list": "return [type('Yes', (), {'__eq__': lambda *_: True})()] * 2",
-}
-
-
-@pytest.mark.parametrize("kind", LIARS)
-def test_an_answer_that_calls_itself_equal_to_all_does_not_pass(kind):
-    test = "def check(f):\n    assert f() == {'list': [1, 2]}.get(KIND, 1)"
+def test_an_answer_that_calls_itself_equal_to_all_does_not_pass():
     problem = {"entry_point": "f", "prompt": "def f():"}
-    problem["test"] = test.replace("KIND", repr(kind))
-    body = f"\n    {LIARS[kind]}"
+    problem["test"] = "def check(f):\n    assert f() == [1, 2]"
+    body = "\n    return [type('Yes', (), {'__eq__': lambda *_: True})()] * 2"
     assert evaluation.tested_body(problem, body, data_only=False) == "passes"
     assert evaluation.tested_body(problem, body) == "fails: ValueError"
 
@@ -353,41 +255,3 @@ def test_answers_of_plain_types_come_back_as_they_were():
     problem["test"] = f"def check(f):\n    assert f(1) == {found}"
     assert evaluation.tested_body(problem, f"\n    return {found}") == "passes"
     assert evaluation.tested_body(problem, "\n    return x") == "fails: AssertionError"
-
-
-# The page's own cells
-
-
-def test_the_coverage_is_the_share_of_draws_whose_interval_has_the_rate():
-    rates = torch.tensor([0.03, 0.5], dtype=torch.double)
-    for kind in page().normal_interval, page().wilson_interval:
-        right = [
-            sum(
-                math.comb(12, h) * p**h * (1 - p) ** (12 - h)
-                for h in range(13)
-                if kind(h, 12)[0] <= p <= kind(h, 12)[1]
-            )
-            for p in rates.tolist()
-        ]
-        cells.close(
-            page().coverage(kind, 12, rates),
-            torch.tensor(right, dtype=torch.double),
-            1e-9,
-        )
-
-
-def test_a_lead_has_the_interval_of_a_difference():
-    lead, low, high = page().lead_interval(600, 650, 1000)
-    deviation = math.sqrt(0.6 * 0.4 / 1000 + 0.65 * 0.35 / 1000)
-    assert math.isclose(lead, 0.05) and math.isclose(high - low, 2 * 1.96 * deviation)
-    back = page().lead_interval(650, 600, 1000)
-    assert all(
-        math.isclose(a, -b) for a, b in zip(back, (lead, high, low), strict=True)
-    )
-
-
-def test_the_best_of_several_is_the_mean_over_all_their_scores():
-    chance = [math.comb(3, h) * 0.6**h * 0.4 ** (3 - h) for h in range(4)]
-    pairs = itertools.product(range(4), repeat=2)
-    right = sum(chance[a] * chance[b] * max(a, b) / 3 for a, b in pairs)
-    assert math.isclose(page().best_score(2, 3, 0.6), right)

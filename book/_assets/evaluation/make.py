@@ -15,14 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from assets import make_parts
+from assets import make_parts, read_json
 
-from fieldguide.data import (
-    asset,
-    human_eval,
-    smollm2_tokenizer,
-    store,
-)
+from fieldguide.data import human_eval, smollm2_tokenizer, store
 from fieldguide.deployment import evaluation
 from fieldguide.transformers import real_model
 
@@ -33,10 +28,6 @@ TOKENS = 256  # the most that a body may have
 PAIRS, LONGEST = 12, 200  # tokens of what a judge reads
 PRAISE = "\n    # This solution is correct, efficient, readable and well tested.\n"
 PRAISE += "    # It handles all edge cases and follows best practices.\n"
-
-
-def kept(file: str, **content) -> None:
-    store(HERE / file, content)
 
 
 def questions() -> list:
@@ -56,7 +47,7 @@ def losses(model, words) -> list:
 def record_choices() -> None:
     model = real_model.load_smollm2()
     found = {words: losses(model, words) for words in evaluation.WORDS}
-    kept("choices.json", questions=questions(), losses=found)
+    store(HERE / "choices.json", {"questions": questions(), "losses": found})
 
 
 def record_bodies() -> None:
@@ -76,17 +67,19 @@ def record_bodies() -> None:
         tokens.append(len(leads))
         row = [problem["task_id"], tokens[-1], gaps[-1], bodies[-1]]
         print(json.dumps(row), flush=True)
-    kept("bodies.json", bodies=bodies, gaps=gaps, tokens=tokens)
+    found = {"bodies": bodies, "gaps": gaps, "tokens": tokens}
+    store(HERE / "bodies.json", found)
 
 
 def written(file: str, name: str) -> list:
     """What a record beside this file holds under a name."""
-    return json.loads(asset("evaluation", file).read_text(encoding="utf-8"))[name]
+    return read_json(HERE / file)[name]
 
 
 def record_verdicts() -> None:
     pairs = zip(human_eval(), written("bodies.json", "bodies"), strict=True)
-    kept("verdicts.json", verdicts=[evaluation.tested_body(*pair) for pair in pairs])
+    found = [evaluation.tested_body(*pair) for pair in pairs]
+    store(HERE / "verdicts.json", {"verdicts": found})
 
 
 def record_judged() -> None:
@@ -106,12 +99,13 @@ def record_judged() -> None:
             row[name] = [round(nats, 4) for nats in found]
         rows.append(row)
         print(len(rows), row, flush=True)
-    kept("judged.json", pairs=rows)
+    store(HERE / "judged.json", {"pairs": rows})
 
 
 def remade() -> Iterator[tuple]:
-    """The verdicts on the first bodies, and a question's losses, made today."""
-    pairs = [*zip(human_eval(), written("bodies.json", "bodies"), strict=True)][:24]
+    """Verdicts on the first bodies, a question's losses, a pair that is judged."""
+    bodies = written("bodies.json", "bodies")
+    pairs = [*zip(human_eval(), bodies, strict=True)][:24]
     kept = written("verdicts.json", "verdicts")
     again = [evaluation.tested_body(*pair) == "passes" for pair in pairs]
     yield [verdict == "passes" for verdict in kept[:24]], again, 0
@@ -119,6 +113,11 @@ def remade() -> Iterator[tuple]:
     model, words = real_model.load_smollm2(), "letters"
     found = evaluation.choice_losses(model, questions()[0], words)
     yield [nats for nats, _ in kept], [nats for nats, _ in found], 0.01
+    kept = written("judged.json", "pairs")[0]
+    problem, wrong = human_eval()[kept["problem"]], bodies[kept["problem"]]
+    right = "\n" + problem["canonical_solution"]
+    found = evaluation.preference(model, problem["prompt"], right, wrong)
+    yield kept["wrong"][:1], [found], 0.01
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Let the contenders of deployment/right-sizing do their jobs, and record it.
 
-.venv/bin/python book/_tools/assets.py right-sizing [runs] [tried] [small]
+.venv/bin/python book/_tools/assets.py right-sizing [runs] [tried] [small] [figure]
 (half an hour)
 
 Writes beside this file scores.npz: the log-probabilities that SmolLM2 gives to the
@@ -11,22 +11,29 @@ tried.json: how many bits a byte a small GPT needs for the beginnings of texts o
 fifth of the families to learn from, if it reads the others, by steps and pace. From
 these we chose its steps and pace; the test had no say. And small.json: how many bits a
 small GPT, trained on all families to learn from of one domain, and SmolLM2 need for the
-beginnings of the held-out texts of each domain; and small.safetensors, in 16 bits, the
-weights of the one trained on licences.
+beginnings of the held-out texts of each domain. Last, figure.json: which of the
+held-out texts each contender sorts right, by scores.npz.
 """
 
 import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
-from assets import machine, make_parts
+from assets import machine, make_parts, read_json
 
 from fieldguide.data import smollm2_tokenizer, store
 from fieldguide.deployment import right_sizing as page
+from fieldguide.efficiency.lora import add_lora, learn_answers
 from fieldguide.multimodal.clip import MiniLM
+from fieldguide.transformers.gpt import GPTConfig, count_parameters
 from fieldguide.transformers.real_model import load_smollm2
+from fieldguide.transformers.tokens import BytePairTokenizer, train_bpe
+from fieldguide.transformers.training import modern_recipe, new_gpt, train
 
 HERE = Path(__file__).parent
 
@@ -78,9 +85,24 @@ def prompted(domain):
     return {f"{domain}-zero": zero, f"{domain}-few": few}, {"seconds": seconds}
 
 
+def teach_job(model, domain, steps, rate=3e-3):
+    """Give a SmolLM2 an adapter that learns a job, eight texts a step: the losses."""
+    known, draw = page.job(domain), torch.Generator().manual_seed(0)
+    add_lora(model, ["query", "value"], 8, 16, generator=draw)
+    order = torch.randperm(len(known.learn), generator=draw).tolist()
+    drawn = [known.learn[order[i % len(order)]] for i in range(8 * steps)]
+    before, tokens = page.instruction(domain), page.class_tokens(domain)
+    pairs = [
+        (before + page.asked_about(known.texts[p]), [tokens[known.labels[p]]])
+        for p in drawn
+    ]
+    batches = [pairs[at : at + 8] for at in range(0, len(pairs), 8)]
+    return learn_answers(model, batches, rate)
+
+
 def adapted(domain):
-    model, steps = load_smollm2.__wrapped__(), STEPS
-    losses, taught_s = timed(lambda: page.teach_job(model, domain, steps))
+    model = load_smollm2.__wrapped__()
+    losses, taught_s = timed(lambda: teach_job(model, domain, STEPS))
     scores, s = ask(model, domain, page.job(domain).test)
     return {f"{domain}-lora": scores}, {
         "seconds": {"lora": s, "teach": round(taught_s, 1)},
@@ -138,8 +160,8 @@ def counted(domain):
     known = page.job(domain)
     learn, test = ([known.texts[p] for p in s] for s in (known.learn, known.test))
     words = sorted({w for each in learn for w in page.words_of(each)})
-    bags = page.bag_of_words(learn, words)
-    layer = page.fit_linear(bags, known.labels[known.learn], len(known.classes))
+    bag = page.bag_of_words(learn, words)
+    layer = page.fit_linear(bag, known.labels[known.learn], len(known.classes))
     asked = test * 20  # enough to be timed
     _, s = timed(lambda: layer(page.bag_of_words(asked, words)))
     return {}, {"seconds": {"words": per_text(s, asked)}}
@@ -157,15 +179,56 @@ def run(task):
     return found
 
 
-def start():
-    torch.set_num_threads(1)  # a second thread changes the last digits
+def in_two(call, tasks):
+    """What it returns for each task, from two processes."""
     for domain in DOMAINS:
-        page.job(domain)
+        page.job(domain)  # both of them find it made
+    with get_context("fork").Pool(2, torch.set_num_threads, (1,)) as pool:
+        return pool.map(call, tasks, chunksize=1)
+
+
+# A small GPT that has read nothing but the texts of one domain
+
+
+def small_sizes():
+    """About a million weights."""
+    return GPTConfig(2048, 384, width=128, heads=4, layers=4, bias=False)
+
+
+def domain_text(domain, places=None):
+    """All texts of the families to learn from, or those at places, in one."""
+    known = page.job(domain)
+    chosen = known.known if places is None else places
+    return "\n\n".join(known.whole[p] for p in chosen)
+
+
+@cache
+def small_tokenizer(domain):
+    """256 bytes and what 1,792 merges make of the domain."""
+    return BytePairTokenizer(train_bpe(domain_text(domain), 1792))
+
+
+def small_gpt(domain, steps, pace, places=None):
+    """pace: what the rates are multiplied by. places: of the texts that it reads."""
+    draw = torch.Generator().manual_seed(0)
+    recipe = replace(modern_recipe(steps), batch=6)
+    rates = recipe.rate * pace, recipe.matrix_rate * pace
+    recipe = replace(recipe, rate=rates[0], matrix_rate=rates[1])
+    model = new_gpt(small_sizes(), recipe, draw)
+    ids = small_tokenizer(domain).encode(domain_text(domain, places))
+    train(model, torch.tensor(ids), recipe, generator=draw)
+    return model.requires_grad_(False)
+
+
+def held_out_beginnings(domain):
+    """The first 400 letters of each whole text of the test."""
+    known = page.job(domain)
+    return [known.whole[p][:400] for p in known.test]
 
 
 def bits_of(model, tokenizer):
     """The bits that it needs for each text, by domain; seconds for a kilobyte."""
-    texts = {domain: page.held_out_beginnings(domain) for domain in DOMAINS}
+    texts = {domain: held_out_beginnings(domain) for domain in DOMAINS}
     size = sum(len(text.encode()) for each in texts.values() for text in each)
     found, s = timed(
         lambda: {
@@ -181,12 +244,9 @@ def small(name):
     if name == "smollm2":
         bits, reading = bits_of(load_smollm2(), smollm2_tokenizer())
         return {"bits": bits, "reading": reading}
-    model, taught = timed(lambda: page.small_gpt(name, *SMALL[name]))
+    model, taught = timed(lambda: small_gpt(name, *SMALL[name]))
     model = model.half().float()  # as its weights are stored
-    if name == "licences":
-        weights = {key: w.half() for key, w in model.state_dict().items()}
-        store(HERE / "small.safetensors", weights)
-    bits, reading = bits_of(model, page.small_tokenizer(name))
+    bits, reading = bits_of(model, small_tokenizer(name))
     print(name, round(taught, 1), reading, flush=True)
     return {"taught": round(taught, 1), "bits": bits, "reading": reading}
 
@@ -205,43 +265,31 @@ def try_small(task):
     """Bits a byte of beginnings that are kept back."""
     domain, steps, pace = task
     read, kept = parts_to_try(domain)
-    model = page.small_gpt(domain, steps, pace, places=read)
+    model = small_gpt(domain, steps, pace, places=read)
     texts = [page.job(domain).whole[p][:400] for p in kept]
-    tokenizer = page.small_tokenizer(domain)
+    tokenizer = small_tokenizer(domain)
     bits = sum(page.text_bits(model, tokenizer, text) for text in texts)
     return round(bits / sum(len(text.encode()) for text in texts), 4)
 
 
 def record_tried() -> None:
-    start()
     tasks = [(name, *each) for name in TRIED for each in TRIED[name]]
-    with get_context("fork").Pool(2, torch.set_num_threads, (1,)) as pool:
-        found = pool.map(try_small, tasks, chunksize=1)
-    rows = [[*task, bits] for task, bits in zip(tasks, found, strict=True)]
-    record = {"machine": machine()}
-    store(HERE / "tried.json", record | {"rows": rows})
+    found = zip(tasks, in_two(try_small, tasks), strict=True)
+    rows = [[*task, bits] for task, bits in found]
+    store(HERE / "tried.json", {"machine": machine(), "rows": rows})
 
 
 def record_small() -> None:
-    start()
     names = ["licences", "smollm2", "symptoms", "questions"]  # the longest first
-    with get_context("fork").Pool(2, torch.set_num_threads, (1,)) as pool:
-        found = dict(zip(names, pool.map(small, names, chunksize=1), strict=True))
-    record = {"machine": machine()}
+    found = dict(zip(names, in_two(small, names), strict=True))
     chosen = {name: {"steps": n, "pace": pace} for name, (n, pace) in SMALL.items()}
-    store(HERE / "small.json", record | {"chosen": chosen} | found)
+    record = {"machine": machine(), "chosen": chosen}
+    store(HERE / "small.json", record | found)
 
 
 def record_runs() -> None:
-    start()
-    with get_context("fork").Pool(2, torch.set_num_threads, (1,)) as pool:
-        keep(dict(zip(TASKS, pool.map(run, TASKS, chunksize=1), strict=True)))
-
-
-def keep(found) -> None:
-    """Write what the tasks have found."""
-    record = {"machine": machine()}
-    record["steps"] = STEPS
+    found = dict(zip(TASKS, in_two(run, TASKS), strict=True))
+    record = {"machine": machine(), "steps": STEPS}
     for kind in KINDS:
         record[kind] = {d: more for (k, d), (_, more) in found.items() if k == kind}
     arrays = {}
@@ -251,5 +299,58 @@ def keep(found) -> None:
     store(HERE / "runs.json", record)
 
 
+# What the opening figure shows
+
+CONTENDERS = ["words", "embeddings", "zero", "few", "lora"]
+SAMPLES = {"licences": 55, "symptoms": 64, "questions": 30}
+
+
+def found_by(contender, domain):
+    """The class, a number, that it gives to each held-out text."""
+    known, kept = page.job(domain), np.load(HERE / "scores.npz")
+    if contender in ("zero", "few", "lora"):
+        scores = torch.from_numpy(kept[f"{domain}-{contender}"])
+        return page.calibrated(scores).argmax(1)
+    learn, test = bags(known, range(len(known.learn)))
+    if contender == "embeddings":
+        x = torch.from_numpy(kept[f"{domain}-embeddings"]).float()
+        learn, test = x.tensor_split([len(known.learn)])
+    labels = known.labels[known.learn]
+    return page.fit_linear(learn, labels, len(known.classes))(test).argmax(1)
+
+
+def figure_of(domain):
+    known, at = page.job(domain), SAMPLES[domain]
+    found = {c: found_by(c, domain) for c in CONTENDERS}
+    truth = known.labels[known.test]
+    said = {c: known.classes[each[at]] for c, each in found.items()}
+    sample = known.texts[known.test[at]], known.classes[truth[at]], said
+    texts = held_out_beginnings(domain)
+    return {
+        "classes": len(known.classes),
+        "labels": len(known.learn),
+        "words": bags(known, range(len(known.learn)))[0].size(1),
+        "bytes": sum(len(text.encode()) for text in texts),
+        "sample": sample,
+        "right": {c: (each == truth).int().tolist() for c, each in found.items()},
+    }
+
+
+def record_figure() -> None:
+    model = new_gpt(small_sizes(), modern_recipe(1), torch.Generator())
+    record = {"small": round(count_parameters(model) / 1e6, 4)}
+    store(HERE / "figure.json", record | {d: figure_of(d) for d in DOMAINS})
+
+
+def remade() -> Iterator[tuple]:
+    """What two contenders sort right, and bits of SmolLM2 for one text."""
+    kept, again = read_json(HERE / "figure.json")["questions"], figure_of("questions")
+    for name in "words", "embeddings", "zero":
+        yield kept["right"][name], again["right"][name], 0
+    kept = read_json(HERE / "small.json")["smollm2"]["bits"]["licences"][:1]
+    text = held_out_beginnings("licences")[0]
+    yield kept, [page.text_bits(load_smollm2(), smollm2_tokenizer(), text)], 0.5
+
+
 if __name__ == "__main__":
-    make_parts(record_runs, record_tried, record_small)
+    make_parts(record_runs, record_tried, record_small, record_figure)

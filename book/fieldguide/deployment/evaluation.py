@@ -17,6 +17,8 @@ import tempfile
 import torch
 import torch.nn.functional as F
 
+from ..check import answer_of, graded
+
 # %% ../../deployment/evaluation.ipynb #imports-parts
 from ..data import king_james, smollm2_tokenizer
 from ..transformers.real_model import KVCache, complete, greedy
@@ -31,10 +33,7 @@ def cut_verse(verse):
 
 
 def verse_questions(count: int, generator: torch.Generator):
-    """(a verse's beginning, four endings, the place of its own) for `count`.
-
-    The wrong endings are those of the next three verses that can be cut.
-    """
+    """(a beginning, four endings, the place of its own) for `count`."""
     verses = [v for v in king_james().splitlines() if 60 <= len(v) <= 140]
     cut = [halves for halves in map(cut_verse, verses) if halves]
     found = []
@@ -46,23 +45,12 @@ def verse_questions(count: int, generator: torch.Generator):
 
 # %% ../../deployment/evaluation.ipynb #read-once
 def share_beginning(model, read: KVCache, batch: int, room: int):
-    """A `KVCache` of `batch` texts that all begin with the one in `read`.
-
-    It has room for `room` more tokens of each.
-    """
+    """A `KVCache` of `batch` texts that go on from the one in `read`."""
     cache = KVCache(model.config, read.length + room, batch)
     told = read.store[..., : read.length, :]
     cache.store[..., : read.length, :] = told
     cache.length = read.length
     return cache
-
-
-@torch.inference_mode()
-def read_once(model, ids: list[int]):
-    """Read ids: the last residual (1, D), and a `KVCache` that holds them."""
-    read = KVCache(model.config, len(ids))
-    x = model.residual(torch.tensor([ids]), read)  # (1, T, D)
-    return x[0, -1:], read
 
 # %% ../../deployment/evaluation.ipynb #ending-losses
 @torch.inference_mode()
@@ -71,7 +59,9 @@ def ending_losses(model, before: str, endings: list[str]):
     encode = smollm2_tokenizer().encode
     ids = [torch.tensor(encode(ending)) for ending in endings]
     padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)  # (B, T)
-    x, read = read_once(model, encode(before))  # (1, D)
+    first = encode(before)
+    read = KVCache(model.config, len(first))
+    x = model.residual(torch.tensor([first]), read)[:, -1:]  # (1, 1, D)
     cache = share_beginning(model, read, *padded.shape)
     later = model.residual(padded, cache)[:, :-1]  # (B, T - 1, D)
     x = torch.cat([x.expand(len(ids), 1, -1), later], 1)  # (B, T, D)
@@ -99,11 +89,7 @@ def choice_losses(model, question: tuple, words: str = "verse alone"):
 
 # %% ../../deployment/evaluation.ipynb #sign-test
 def sign_test(first: int, second: int):
-    """How often fair coins split as unevenly: the two-sided p of a pair.
-
-    first, second: questions that only one of the two has right. All ways are
-    counted exactly: fine for some 100,000 questions, slow for a million.
-    """
+    """How often fair coins split as unevenly: the two-sided p of a pair."""
     n, few = first + second, min(first, second)
     ways = tail = 1  # without a head
     for heads in range(few):
@@ -111,31 +97,28 @@ def sign_test(first: int, second: int):
         tail += ways
     return min(1.0, 2 * tail / 2**n)
 
-# %% ../../deployment/evaluation.ipynb #function-body
-def function_body(written: str):
-    """What a model wrote, up to the first line not indented by spaces."""
-    first, *lines = written.split("\n")
-    inside = itertools.takewhile(lambda s: not s.strip() or s[0] == " ", lines)
-    return "\n".join([first, *inside])
-
 # %% ../../deployment/evaluation.ipynb #write-body
 def write_body(model, prompt: str, count: int = 96, pick=greedy):
-    """The body that SmolLM2 writes for a function; `pick` takes logits (V,).
+    """The body that SmolLM2 writes for a function, in at most `count` tokens.
 
-    `count`: it has no more tokens. It ends with the function.
+    pick: takes logits (V,), and returns an id.
     """
     tokenizer, made = smollm2_tokenizer(), []
     end, none = tokenizer.encode("<|im_end|><|endoftext|>")
 
+    def body(written):  # up to the first line that isn't indented
+        first, *rest = written.split("\n")
+        inside = lambda line: not line.strip() or line[0] == " "  # noqa: E731
+        return "\n".join([first, *itertools.takewhile(inside, rest)])
+
     def choose(logits):
         written = tokenizer.decode(made)
-        over = function_body(written) != written
-        made.append(end if over else pick(logits))
+        made.append(end if body(written) != written else pick(logits))
         return made[-1]
 
     ids = tokenizer.encode(prompt.rstrip())
     ids = complete(model, ids, count, stop=[end, none], choose=choose)
-    return function_body(tokenizer.decode(ids))
+    return body(tokenizer.decode(ids))
 
 # %% ../../deployment/evaluation.ipynb #supervisor
 LIMITS = """
@@ -213,53 +196,45 @@ except BaseException as error:
 stop(verdict)
 """
 
-# %% ../../deployment/evaluation.ipynb #end-group
-def start_apart(folder, out):
-    """A Python that waits for a program; all that it may say goes to `out`."""
-    kept = {k: v for k, v in os.environ.items() if k == "SYSTEMROOT"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": out}
-    pipes["stderr"] = subprocess.DEVNULL
-    command = [sys.executable, "-ISBc", LIMITS + EVENTS + GUARD + ANSWER]
-    options = {"cwd": folder, "env": kept, "start_new_session": True}
-    return subprocess.Popen(command, **pipes, **options)
-
-
-def end_group(process):
-    """Kill a process and all that it started; returns how it had ended."""
-    ended = process.poll()
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-    process.wait()
-    return ended
-
-# %% ../../deployment/evaluation.ipynb #verdict-of
+# %% ../../deployment/evaluation.ipynb #in-verdict
 SAYS = ("asks for", "calls native", "starts a", "writes a", "ends before")
 SAYS = (*SAYS, "takes too", "fails: ")
 
 
 def verdict_of(said, secret, ended):
     """What the other process said, or how it ended, in words."""
-    stopped = [-9, -24]  # by SIGKILL, or by SIGXCPU: its time was up
     if said == secret:
         return "passes"
     if said:
         return said if said.startswith(SAYS) else "meddles with the verdict"
-    if ended is None or ended in stopped:
+    if ended in (None, -9, -24):  # SIGKILL, or SIGXCPU: its time was up
         return "runs on until it is stopped"
     return (
         f"crashes: signal {-ended}" if ended < 0 else "ends before its tests"
     )
+
+# %% ../../deployment/evaluation.ipynb #verdict-of
+def end_group(process):
+    """Kill a process and all that it started; returns how it had ended."""
+    ended = process.poll()
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+    return ended
 
 # %% ../../deployment/evaluation.ipynb #run-apart
 def run_apart(code: str, seconds: int = 2, megabytes: int = 512):
     """Run a program in a process of its own: "passes", or what went wrong."""
     secret, folder = secrets.token_hex(16), tempfile.TemporaryDirectory()
     given = json.dumps([secret, code, seconds, megabytes << 20]).encode()
+    command = [sys.executable, "-ISBc", LIMITS + EVENTS + GUARD + ANSWER]
+    options = {"stdin": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    kept = {k: v for k, v in os.environ.items() if k == "SYSTEMROOT"}
+    options |= {"env": kept, "start_new_session": True}
     with folder as here, tempfile.TemporaryFile() as out:
-        process = start_apart(here, out)
+        process = subprocess.Popen(command, cwd=here, stdout=out, **options)
         try:
             process.communicate(given, timeout=5 * seconds)
         except subprocess.TimeoutExpired:
@@ -280,10 +255,7 @@ def as_data(fn):
 
 
 def tested_body(problem: dict, body: str, data_only: bool = True):
-    """Run a body against its problem's tests: "passes", or what went wrong.
-
-    data_only: what it returns is compared as plain data.
-    """
+    """Run a body against its problem's tests: "passes", or what went wrong."""
     written = problem["prompt"].rstrip() + body
     name = problem["entry_point"]
     called = f"as_data({name})" if data_only else name
@@ -312,3 +284,79 @@ def preference(model, prompt: str, a: str, b: str):
     said = JUDGE.format(prompt=prompt.rstrip(), a=a.rstrip(), b=b.rstrip())
     first, second = ending_losses(model, said, LETTERS[:2])
     return (second.sum() - first.sum()).item()
+
+# %% ../../deployment/evaluation.ipynb #check-needed
+@graded
+def check_questions_needed(fn):
+    """Is fn the smallest number of questions?"""
+    for half in 0.05, 0.03, 0.2:
+        exact = 1.96**2 * 0.25 / half**2
+        right, got = math.ceil(exact), answer_of(fn, half, like=1.0)
+        slips = {
+            math.ceil(0.25 / half**2): "the 1.96 is missing",
+            math.ceil(1.96 * 0.25 / half**2): "1.96 is squared, too",
+            math.ceil(4 * exact): "`half` is to each side, not the width",
+            math.ceil(
+                1.96 * 0.5 / half
+            ): "the root is gone: square both sides",
+            math.floor(exact): "round up, not down",
+        }
+        whole = math.ceil(got) if math.isfinite(got) else got
+        cause = slips.get(whole, f"{right} is right, not {got}")
+        if right - 1 < got < right:
+            cause = "you can't ask a part of a question: round up"
+        assert got == right, f"questions_needed({half}): {cause}"
+    return "questions_needed is right."
+
+# %% ../../deployment/evaluation.ipynb #check-paired
+@graded
+def check_paired_p(fn):
+    """Is fn the p of a pair?"""
+    draws = torch.Generator().manual_seed(2)
+    for n in 12, 40, 9:
+        one, other = (torch.rand(2, n, generator=draws) < 0.6).tolist()
+        got = answer_of(fn, one, other, like=1.0)
+        gains = sum(a and not b for a, b in zip(one, other))
+        loses = sum(b and not a for a, b in zip(one, other))
+        right = sign_test(gains, loses)
+        slips = {
+            sign_test(gains, n - gains): "questions on which they agree say "
+            "nothing",
+            sign_test(sum(one), sum(other)): "leave out what both have right",
+            right / 2: "that is one side; twice as much for both",
+        }
+        cause = f"{right:.4f} is right, not {got}"
+        for value, why in slips.items():
+            cause = why if math.isclose(got, value) else cause
+        ok = math.isclose(got, right, abs_tol=1e-9)
+        assert ok, f"{n} questions: {cause}"
+    return "paired_p is right."
+
+# %% ../../deployment/evaluation.ipynb #check-fair
+@graded
+def check_fair_verdicts(fn):
+    """Does fn take the place out of the verdicts?"""
+    ahead = [1.2, 0.3, -0.4, 0.9, -1.0, 0.6]
+    behind = [1.0, 0.8, -1.5, -0.2, 1.4, 0.7]
+    got = answer_of(fn, ahead, behind, like=[True])
+    pairs = [*zip(ahead, behind)]
+    slips = [
+        ([a > b for a, b in pairs], ""),
+        ([a > 0 for a, _ in pairs], "that still trusts the first order"),
+        ([a + b > 0 for a, b in pairs], "a sum keeps the place alone"),
+        (
+            [a > 0 > b for a, b in pairs],
+            "take the place out; don't just drop the pairs where it won",
+        ),
+        ([b < 0 for _, b in pairs], "that still trusts the second order"),
+        (
+            [a > 0 and b > 0 for a, b in pairs],
+            "A both times says that the place won, not the new answer",
+        ),
+        ([a < b for a, b in pairs], "the wrong way round"),
+        ([a - b for a, b in pairs], "that's by how much; say whether"),
+    ]
+    found = [cause for wrong, cause in slips if list(got) == wrong]
+    cause = found[0] if found else f"{slips[0][0]} is right, not {got}"
+    assert cause == "", cause
+    return "fair_verdicts is right."

@@ -46,42 +46,26 @@ DESKS = {
 }
 
 # %% ../../deployment/right-sizing.ipynb #labelled
-def labelled_licences():
-    """(text, class, its place in `licences()`, text)."""
-    known = {kind: name for name, kinds in LICENCES.items() for kind in kinds}
-    return [
-        (each.text, known[each.category], place, each.text)
-        for place, each in enumerate(licences())
-        if each.category in known
-    ]
-
-# %% ../../deployment/right-sizing.ipynb #labelled-symptoms
-def labelled_symptoms():
-    """(definition, class, parent, definition), of one system only."""
-    known = {system: name for name, system in ORGANS.items()}
-    return [
-        (
-            each.definition,
-            known[system],
-            each.parents[0],
-            each.definition,
-        )
-        for each in symptoms()
-        if len(each.systems) == 1
-        for system in each.systems & {*known}
-    ]
-
-# %% ../../deployment/right-sizing.ipynb #labelled-questions
-def labelled_questions():
-    """(question, class, None, both) of each whose topic belongs to a desk."""
+def labelled_texts(domain: str):
+    """(text, class, kin, all of it) of each text that has one class."""
+    if domain == "licences":
+        known = {k: name for name, kinds in LICENCES.items() for k in kinds}
+        return [
+            (each.text, known[each.category], place, each.text)
+            for place, each in enumerate(licences())
+            if each.category in known
+        ]
+    if domain == "symptoms":
+        known = {system: name for name, system in ORGANS.items()}
+        return [
+            (each.definition, known[one], each.parents[0], each.definition)
+            for each in symptoms()
+            for one in each.systems & {*known}
+            if len(each.systems) == 1
+        ]
     known = {t: name for name, topics in DESKS.items() for t in topics.split()}
     return [
-        (
-            each.question,
-            known[each.topic],
-            None,
-            f"{each[0]} {each[1]}",
-        )
+        (each.question, known[each.topic], None, f"{each[0]} {each[1]}")
         for each in building_questions()
         if each.topic in known
     ]
@@ -96,26 +80,6 @@ from ..scaling.data_quality import (
     signature,
     split_families,
 )
-
-# %% ../../deployment/right-sizing.ipynb #alike
-def alike(texts: list, least=0.2):
-    """Pairs of texts, (P, 2), that share so many of their runs of 3 words."""
-    orders = random_orders(112, torch.Generator().manual_seed(0))
-    runs = [shingles(text, 3) or {text} for text in texts]
-    known = torch.stack([signature(each, orders) for each in runs])  # (N, 112)
-    pairs = candidates(known, 2)
-    same = known[pairs[:, 0]] == known[pairs[:, 1]]  # (P, 112)
-    return pairs[same.double().mean(1) >= least]
-
-# %% ../../deployment/right-sizing.ipynb #siblings
-def siblings(names):
-    """Pairs of places, (P, 2), with one name, each and the next."""
-    last, pairs = {}, []
-    for place, name in enumerate(names):
-        if name in last:
-            pairs.append((last[name], place))
-        last[name] = place
-    return torch.tensor(pairs, dtype=torch.long).view(-1, 2)
 
 # %% ../../deployment/right-sizing.ipynb #job
 WORDS = 40  # of a text that every contender reads
@@ -137,18 +101,13 @@ class LabelledJob(NamedTuple):
 @cache
 def job(domain: str, seed=0):
     """The texts of a domain, split by families, classes in equal parts."""
-    read, classes, each = {
-        "licences": (labelled_licences, LICENCES, 20),
-        "symptoms": (labelled_symptoms, ORGANS, 25),
-        "questions": (labelled_questions, DESKS, 25),
-    }[domain]
-    texts, names, kin, whole = zip(*read())
+    kinds = {"licences": LICENCES, "symptoms": ORGANS, "questions": DESKS}
+    classes, each = [*kinds[domain]], 20 if domain == "licences" else 25
+    texts, names, kin, whole = zip(*labelled_texts(domain))
     texts = [" ".join(text.split()[:WORDS]) for text in texts]
-    labels = torch.tensor([[*classes].index(name) for name in names])
-    groups, draw = (
-        related(domain, texts, kin),
-        torch.Generator().manual_seed(seed),
-    )
+    labels = torch.tensor([classes.index(name) for name in names])
+    groups = related(domain, texts, kin)
+    draw = torch.Generator().manual_seed(seed)
     known, held = split_families(groups, 0.5, draw)
     firsts = [group[0] for group in groups if group[0] in {*held}]
     learn = in_equal_parts(known, labels, 100, draw)
@@ -158,25 +117,26 @@ def job(domain: str, seed=0):
     )
 
 # %% ../../deployment/right-sizing.ipynb #related
-def related(domain, texts, kin):
-    """Families of the texts of a domain."""
+def related(domain: str, texts: list, kin):
+    """Families of texts: they share runs of 3 words, or have one parent."""
     if domain == "licences":  # the families of their whole texts
         places = {place: i for i, place in enumerate(kin)}
         whole = licence_families(2, 0.2)
         kept = [[places[p] for p in g if p in places] for g in whole]
         return [group for group in kept if group]
-    pairs = [alike(texts)]
+    orders = random_orders(112, torch.Generator().manual_seed(0))
+    runs = [shingles(text, 3) or {text} for text in texts]
+    known = torch.stack([signature(each, orders) for each in runs])  # (N, 112)
+    pairs = candidates(known, 2)  # (P, 2)
+    same = known[pairs[:, 0]] == known[pairs[:, 1]]  # (P, 112)
+    pairs = pairs[same.double().mean(1) >= 0.2].tolist()
     if domain == "symptoms":
-        pairs.append(siblings(kin))
-    return families(len(texts), torch.cat(pairs))
+        first = {}
+        pairs += [(first.setdefault(k, i), i) for i, k in enumerate(kin)]
+    return families(len(texts), torch.tensor(pairs).view(-1, 2))
 
 # %% ../../deployment/right-sizing.ipynb #equal-parts
-def in_equal_parts(
-    places: list,
-    labels: Int[Tensor, " N"],
-    most: int,
-    generator: torch.Generator,
-):
+def in_equal_parts(places, labels, most: int, generator: torch.Generator):
     """As many places of each class, drawn at random, at most so many."""
     order = torch.randperm(len(places), generator=generator).tolist()
     of = {c: [] for c in labels.unique().tolist()}
@@ -266,13 +226,15 @@ def class_tokens(domain: str):
     return [encode(f" {name}")[0] for name in job(domain).classes]
 
 # %% ../../deployment/right-sizing.ipynb #answer-scores
-from .evaluation import read_once, share_beginning
+from .evaluation import share_beginning
+from ..transformers.real_model import KVCache
 
 
 @torch.inference_mode()
 def answer_scores(model, before: list, texts: list, tokens: list, batch=8):
     """Log-probabilities (N, len(tokens)) of each token after before + text."""
-    _, read = read_once(model, before)
+    read = KVCache(model.config, len(before))
+    model.residual(torch.tensor([before]), read)
     order, rows = sorted(range(len(texts)), key=lambda i: len(texts[i])), []
     for at in range(0, len(texts), batch):
         some = [texts[i] for i in order[at : at + batch]]
@@ -287,33 +249,9 @@ def answer_scores(model, before: list, texts: list, tokens: list, batch=8):
 
 # %% ../../deployment/right-sizing.ipynb #calibrated
 def calibrated(scores: Float[Tensor, "N C"]):
-    """Log-probabilities without the lead that a class has on average.
-
-    Source: Zhou et al. 2024, batch calibration.
-    """
+    """Scores without the lead that a class has (Zhou et al. 2024)."""
     scores = scores.log_softmax(-1)
     return scores - scores.exp().mean(0).log()
-
-# %% ../../deployment/right-sizing.ipynb #teach
-from ..efficiency.lora import add_lora, learn_answers
-
-
-def teach_job(model: nn.Module, domain: str, steps: int, rate=3e-3):
-    """Give a SmolLM2 an adapter that learns a job. Returns the losses.
-
-    Eight texts a step.
-    """
-    known, draw = job(domain), torch.Generator().manual_seed(0)
-    add_lora(model, ["query", "value"], 8, 16, generator=draw)
-    order = torch.randperm(len(known.learn), generator=draw).tolist()
-    drawn = [known.learn[order[i % len(order)]] for i in range(8 * steps)]
-    before, tokens = instruction(domain), class_tokens(domain)
-    pairs = [
-        (before + asked_about(known.texts[p]), [tokens[known.labels[p]]])
-        for p in drawn
-    ]
-    batches = [pairs[at : at + 8] for at in range(0, len(pairs), 8)]
-    return learn_answers(model, batches, rate)
 
 # %% ../../deployment/right-sizing.ipynb #text-bits
 from ..transformers.induction import token_losses
@@ -325,113 +263,6 @@ def text_bits(model, tokenizer, text: str):
     nats = token_losses(model, torch.tensor([ids]))  # (1, T)
     return nats.sum().item() / math.log(2)
 
-# %% ../../deployment/right-sizing.ipynb #small-gpt
-from dataclasses import replace
-
-from ..transformers.gpt import GPTConfig
-from ..transformers.tokens import BytePairTokenizer, train_bpe
-from ..transformers.training import modern_recipe, new_gpt, train
-
-
-def small_sizes():
-    """The sizes of a small GPT: about a million weights."""
-    return GPTConfig(2048, 384, width=128, heads=4, layers=4, bias=False)
-
-
-def domain_text(domain: str, places=None):
-    """All texts of the families to learn from, or those at places, in one."""
-    known = job(domain)
-    chosen = known.known if places is None else places
-    return "\n\n".join(known.whole[p] for p in chosen)
-
-
-@cache
-def small_tokenizer(domain: str):
-    """Its tokens: 256 bytes and what 1,792 merges make of the domain."""
-    return BytePairTokenizer(train_bpe(domain_text(domain), 1792))
-
-# %% ../../deployment/right-sizing.ipynb #small-gpt-trained
-def small_gpt(domain: str, steps: int, pace=1.0, seed=0, *, places=None):
-    """A GPT that has read nothing but the texts of one domain.
-
-    pace: what the modern recipe's rates are multiplied by. places: of the
-    texts that it reads, else all of the families to learn from.
-    """
-    draw = torch.Generator().manual_seed(seed)
-    recipe = replace(modern_recipe(steps), batch=6)
-    rates = recipe.rate * pace, recipe.matrix_rate * pace
-    recipe = replace(recipe, rate=rates[0], matrix_rate=rates[1])
-    model = new_gpt(small_sizes(), recipe, draw)
-    ids = small_tokenizer(domain).encode(domain_text(domain, places))
-    train(model, torch.tensor(ids), recipe, generator=draw)
-    return model.requires_grad_(False)
-
-
-def held_out_beginnings(domain: str, letters=400):
-    """The first letters of each whole text of the test."""
-    known = job(domain)
-    return [known.whole[p][:letters] for p in known.test]
-
-# %% ../../deployment/right-sizing.ipynb #cost
-def total_cost(
-    answers, labels, label_price, answer_price, wrong, mistake_price
-):
-    """What labels, answers and mistakes cost together, in one currency."""
-    each = answer_price + wrong * mistake_price
-    return labels * label_price + answers * each
-
-# %% ../../deployment/right-sizing.ipynb #break-even-fn
-def pays_after(paid, saved):
-    """After how many answers what was paid is saved, if ever."""
-    return paid / saved if saved > 0 else math.inf
-
-# %% ../../deployment/right-sizing.ipynb #cost-figure
-def overtakings(first, each):
-    """Who is cheapest from which answer on: (answers, place) of each turn.
-
-    `first` is paid before the first answer, `each` for every answer. Turns
-    after a billion answers are left out.
-    """
-    now = min((a + e, e, i) for i, (a, e) in enumerate(zip(first, each)))[2]
-    found = [(1, now)]
-    while True:
-        later = [
-            (pays_after(first[i] - first[now], each[now] - e), e, i)
-            for i, e in enumerate(each)
-            if e < each[now]
-        ]
-        if not later or min(later)[0] > 1e9:
-            return found
-        answers, _, now = min(later)
-        found.append((math.ceil(answers), now))
-
-# %% ../../deployment/right-sizing.ipynb #check-leaks
-def leak_slips(groups, learn, test):
-    """The right places first, then the likely wrong ones and their causes."""
-    known = [g for g in groups if {*g} & {*learn}]
-    tested = [g for g in groups if {*g} & {*test}]
-    both = [g for g in known if g in tested]
-    return [
-        (sorted(p for g in known for p in g if p in test), ""),
-        (sorted({*learn} & {*test}), "relatives count as well"),
-        (
-            sorted(p for g in tested for p in g if p in learn),
-            "these are the places to learn from; the test's are asked for",
-        ),
-        (
-            sorted(p for g in both for p in g),
-            "only places of the test, not the whole family",
-        ),
-        (
-            [i for i, g in enumerate(groups) if g in both],
-            "places, not families",
-        ),
-        (
-            sorted(p for p in test if p not in [q for g in known for q in g]),
-            "these are the ones that don't leak",
-        ),
-    ]
-
 # %% ../../deployment/right-sizing.ipynb #check-leaks-run
 @graded
 def check_leaked(fn):
@@ -442,53 +273,49 @@ def check_leaked(fn):
         (families, [2, 8], [8, 4, 0]),
         (families, [1], [0, 2]),
     ):
-        got, slips = list(answer_of(fn, *case, like=[1])), leak_slips(*case)
-        wanted = slips[0][0]
-        if got != wanted:
-            found = [why for wrong, why in slips[1:] if got == wrong]
-            why = found[0] if found else f"{wanted} is right, not {got}"
-            same = Counter(map(repr, got)) == Counter(map(repr, wanted))
-            why = "in ascending order" if same else why
-            raise AssertionError(f"leaked{case}: {why}")
+        learn, test = map(set, case[1:])
+        known = {p for g in families if learn & {*g} for p in g}
+        tested = {p for g in families if test & {*g} for p in g}
+        wanted = sorted(known & test)
+        slips = {
+            "relatives count as well": sorted(learn & test),
+            "the test's are asked for": sorted(tested & learn),
+            "only places of the test": sorted(known & tested),
+            "these are the ones that don't leak": sorted(test - known),
+        }
+        got = list(answer_of(fn, *case, like=[1]))
+        why = [cause for cause, wrong in slips.items() if got == wrong]
+        if Counter(map(repr, got)) == Counter(map(repr, wanted)):
+            why = ["in ascending order"]
+        why = [*why, f"{wanted} is right, not {got}"][0]
+        assert got == wanted, f"leaked{case}: {why}"
     return "leaked is right."
-
-# %% ../../deployment/right-sizing.ipynb #check-buy
-CURVE = [(4, 70), (8, 53), (16, 36), (32, 24), (64, 14), (136, 10), (400, 9)]
-
-
-def buy_slips(curve, answers, label_price, mistake_price):
-    """The right number first, then the likely wrong ones and their causes."""
-
-    def least(cost):
-        return min(curve, key=lambda pair: cost(*pair))[0]
-
-    paid, lost = 100 * label_price, answers * mistake_price
-    return [
-        (least(lambda k, w: k * paid + w * lost), ""),
-        (
-            least(lambda k, w: k * label_price + w * lost),
-            "`wrong` is of 100 answers",
-        ),
-        (least(lambda k, w: w), "labels cost, too"),
-        (least(lambda k, w: k), "mistakes cost, too"),
-    ]
 
 # %% ../../deployment/right-sizing.ipynb #check-buy-run
 @graded
 def check_labels_to_buy(fn):
     """Does fn give the number of labels that is cheapest in all?"""
-    for case in (
-        (CURVE, 1000, 10, 2),
-        (CURVE, 100, 5, 20),
-        (CURVE[::-1], 5000, 20, 1),
-        (CURVE, 600, 1, 1),
+    curve = [(4, 70), (8, 53), (16, 36), (32, 24), (64, 14), (136, 10)]
+    curve += [(400, 9)]
+    for points, answers, price, mistake in (
+        (curve, 1000, 10, 2),
+        (curve, 100, 5, 20),
+        (curve[::-1], 5000, 20, 1),
+        (curve, 600, 1, 1),
     ):
-        got, slips = answer_of(fn, *case, like=1), buy_slips(*case)
-        wanted = slips[0][0]
-        if got != wanted:
-            found = [why for wrong, why in slips[1:] if got == wrong]
-            why = found[0] if found else f"{wanted} is right, not {got}"
-            raise AssertionError(f"labels_to_buy{case[1:]}: {why}")
+        costs = {k: (k * price, answers * w * mistake) for k, w in points}
+        wanted = min(costs, key=lambda k: 100 * costs[k][0] + costs[k][1])
+        slips = {
+            min(
+                costs, key=lambda k: sum(costs[k])
+            ): "`wrong` is of 100 answers",
+            min(costs, key=lambda k: costs[k][1]): "labels cost, too",
+            min(costs): "mistakes cost, too",
+        }
+        got = answer_of(fn, points, answers, price, mistake, like=1)
+        why = slips.get(got, f"{wanted} is right, not {got}")
+        call = f"labels_to_buy(curve, {answers}, {price}, {mistake})"
+        assert got == wanted, f"{call}: {why}"
     return "labels_to_buy is right."
 
 # %% ../../deployment/right-sizing.ipynb #check-pays

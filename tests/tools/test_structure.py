@@ -221,8 +221,6 @@ TWICE = [
     "introduction/next-word",
     "transformers/attention",
     "transformers/gpt",
-    "transformers/training",
-    "transformers/induction",
     "scaling/data-quality",
 ]
 

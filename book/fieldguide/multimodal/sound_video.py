@@ -4,7 +4,6 @@
 
 # %% ../../multimodal/sound-video.ipynb #imports
 import math
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -225,7 +224,7 @@ class Matcher(nn.Module):
         return thing @ text.mT  # (B, C)
 
 # %% ../../multimodal/sound-video.ipynb #teach
-from ..transformers.training import descend, plain_recipe
+from ..transformers.training import Recipe, descend
 
 
 def teach(
@@ -249,7 +248,7 @@ def teach(
         temperature = 1 / model.scale()
         return contrastive_loss_grouped(text, thing, which[drawn], temperature)
 
-    recipe = replace(plain_recipe(steps, rate=3e-3), clip=math.inf)
+    recipe = Recipe(steps, rate=3e-3, warmup=steps // 20, clip=math.inf)
     made = torch.optim.AdamW(model.parameters(), recipe.rate)
     return descend(model, loss, [made], recipe)
 

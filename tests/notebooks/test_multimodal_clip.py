@@ -1,6 +1,5 @@
 """The cells of multimodal/clip against loops, torch's pieces and transformers' BERT."""
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -170,7 +169,7 @@ def test_aligning_is_adamw_on_the_grouped_loss(learned):
         both = same(at := next(batches), None)
         return contrastive.contrastive_loss_grouped(*both, concepts[at], 1 / scale())
 
-    plan = dataclasses.replace(training.plain_recipe(50, 0.02), clip=math.inf)
+    plan = training.Recipe(50, rate=0.02, warmup=2, clip=math.inf)
     learnt = [*twin, scale.log_scale]
     close(losses, cells.adamw(learnt, loss, plan, weight_decay=0.3), 1e-4)
     close(parts[0].detach(), twin[0].detach(), 1e-3)

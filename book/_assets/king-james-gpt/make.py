@@ -32,6 +32,7 @@ HERE = Path(__file__).parent
 
 STEPS = [0, 10, 20, 30, 50, 70, 100, 150, 200, 300, 500, 800, 1200, 2000]
 RECIPE = training.modern_recipe(STEPS[-1])
+SIZES = GPTConfig(65, 128, width=128, heads=4, layers=4, bias=False)
 PROMPT = "And "
 SENTENCE = "And God said, Let there be light"
 SAMPLE = 160  # characters
@@ -39,6 +40,7 @@ SAMPLE = 160  # characters
 TINY = GPTConfig(65, 32, width=32, heads=2, layers=2, bias=False)
 RATES = [10 ** (n / 2) for n in range(-7, 3)]  # 0.0003 to 10
 SHORT = training.Recipe(steps=100, final=0.0)
+PLAIN = training.Recipe(300, warmup=15)
 
 LIVE = GPTConfig(65, context=64, width=64, heads=4, layers=3, bias=False)
 TUNED_RATES = [0.0025, 0.005, 0.01, 0.02, 0.04, 0.08]
@@ -73,7 +75,7 @@ def record_run() -> None:
     alphabet, ids, held_out = texts()
     prompt, sentence = (to_ids(text, alphabet) for text in (PROMPT, SENTENCE))
     start = torch.Generator().manual_seed(0)
-    model = training.new_gpt(training.trained_sizes(), RECIPE, start)
+    model = training.new_gpt(SIZES, RECIPE, start)
     record = {"steps": STEPS, "sentence": SENTENCE}
     record |= {"held_out": [], "samples": []}
     maps = []
@@ -112,7 +114,7 @@ def remade() -> Iterator[tuple]:
     kept = read_json(HERE / "run.json")
     _, ids, held_out = texts()
     start = torch.Generator().manual_seed(0)
-    model = training.new_gpt(training.trained_sizes(), RECIPE, start)
+    model = training.new_gpt(SIZES, RECIPE, start)
     flat = replace(RECIPE, steps=3, final=1.0)  # as good as flat in 2,000 steps
     first = training.train(model, ids, flat, generator=start)
     yield kept["first"], first.tolist(), 1e-4
@@ -146,7 +148,7 @@ NAMES += ["AdamW, warm-up", "Muon, normed and rotary"]
 
 def recipes_at(rate):
     """The notebook's live recipes at one rate, changed part by part."""
-    plain = training.plain_recipe(300, rate)
+    plain = replace(PLAIN, rate=rate)
     modern = replace(training.modern_recipe(300), rate=rate, matrix_rate=1.5 * rate)
     yield "AdamW", plain
     yield "AdamW, rotary", replace(plain, positions="rotary")
@@ -157,9 +159,9 @@ def recipes_at(rate):
 
 
 LIVE_RUNS = {
-    "plain": training.plain_recipe(300),
-    "tuned": training.plain_recipe(300, rate=5e-3),
-    "tuned, rotary": replace(training.plain_recipe(300, rate=1e-2), positions="rotary"),
+    "plain": PLAIN,
+    "tuned": replace(PLAIN, rate=5e-3),
+    "tuned, rotary": replace(PLAIN, rate=1e-2, positions="rotary"),
     "modern": training.modern_recipe(300),
 }
 

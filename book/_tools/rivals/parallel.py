@@ -43,11 +43,11 @@ def timed_ways(batch: int, rounds: int, steps: int) -> dict[str, list[float]]:
     from torch.nn.parallel import DistributedDataParallel
 
     from fieldguide.deployment.data_parallel import average_gradients
-    from fieldguide.transformers.training import modern_recipe, new_gpt, trained_sizes
+    from fieldguide.transformers.training import modern_recipe, new_gpt, trained_gpt
 
     def model():
         generator = torch.Generator().manual_seed(0)
-        return new_gpt(trained_sizes(), modern_recipe(20), generator)
+        return new_gpt(trained_gpt().config, modern_recipe(20), generator)
 
     rank = dist.get_rank()
     each = batch // dist.get_world_size()

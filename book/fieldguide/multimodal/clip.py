@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Generator, Tensor, nn
 
 from .. import data
-from ..transformers.training import descend, plain_recipe
+from ..transformers.training import Recipe, descend
 
 # %% ../../multimodal/clip.ipynb #to-planes
 def to_planes(pictures: UInt8[Tensor, "B Y X 3"]):
@@ -186,7 +186,7 @@ def seeded(generator: Generator):
         yield
 
 # %% ../../multimodal/clip.ipynb #alignment
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -239,8 +239,9 @@ def train_pairs(
         pairs = embed(at, generator)  # (B, D) each
         return contrastive_loss_grouped(*pairs, concepts[at], 1 / scale())
 
-    plan = plain_recipe(recipe.epochs * (N // B), recipe.rate)
-    return descend(both, loss, [adamw], replace(plan, clip=math.inf))
+    steps = recipe.epochs * (N // B)
+    plan = Recipe(steps, rate=recipe.rate, warmup=steps // 20, clip=math.inf)
+    return descend(both, loss, [adamw], plan)
 
 # %% ../../multimodal/clip.ipynb #two-encoders
 class TwoEncoders(nn.Module):

@@ -221,7 +221,7 @@ class Lesson(NamedTuple):
 
 # %% ../../multimodal/image-to-text.ipynb #learn-lesson
 from .clip import seeded
-from ..transformers.training import Recipe, clip_gradient, descend
+from ..transformers.training import Recipe, descend
 
 
 def learn_lesson(
@@ -243,7 +243,7 @@ def learn_lesson(
         return lesson.loss(plan.batch, generator)
 
     with seeded(generator):  # dropout
-        return descend(whole, loss, made, plan, clip=clip_gradient)
+        return descend(whole, loss, made, plan)
 
 # %% ../../multimodal/image-to-text.ipynb #told-def
 def told_words(model: Llama, words: object):

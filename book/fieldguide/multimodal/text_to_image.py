@@ -85,7 +85,7 @@ def flow_loss(
     return F.mse_loss(model(x, t, told * kept), velocity)
 
 # %% ../../multimodal/text-to-image.ipynb #train-flow
-from ..transformers.training import Recipe, clip_gradient, descend
+from ..transformers.training import Recipe, descend
 
 
 def train_flow(
@@ -102,7 +102,7 @@ def train_flow(
 
     options = {"betas": plan.betas, "weight_decay": plan.decay, "fused": True}
     made = torch.optim.AdamW(model.parameters(), plan.rate, **options)
-    return descend(model, loss, [made], plan, clip=clip_gradient)
+    return descend(model, loss, [made], plan)
 
 # %% ../../multimodal/text-to-image.ipynb #time-waves
 def time_waves(t: Float[Tensor, " B"], W: int = 64):

@@ -4,3 +4,123 @@
 
 # %% ../../transformers/in-context.ipynb #imports
 import torch
+
+# %% ../../transformers/in-context.ipynb #check-few-shot-prompt
+from ..check import answer_of, graded
+
+
+def prompt_hint(got, right, examples):
+    """The likeliest reason why the prompt is wrong."""
+    start, last = right[: right.rfind("\n") + 1], right.split("\n")[-1]
+    swapped = "".join(f" {label}: {w}\n" for w, label in examples) + last
+    if got.rstrip(" ") == right:
+        return "a space after the last colon belongs to the next token"
+    if got.rstrip() == right:
+        return "no new line after the last colon: the model goes on there"
+    hints = {
+        right[:-1]: "the last colon is missing: the model may write it first",
+        right[1:]: "each line begins with a space",
+        right.replace("\n ", "\n")[1:]: "each line begins with a space",
+        right.replace("\n", ""): "each example ends in a new line",
+        start[:-1] + last: "the last example ends in a new line, too, and "
+        "join only puts one between two",
+        right.replace(": ", ":"): "a space follows the colon of an example",
+        swapped: "a pair is (word, label): you swapped the two",
+    }
+    if got not in hints and got.split("\n")[-1] != last:
+        return "the last line asks about the word, without a label"
+    return hints.get(got, "look at the examples")
+
+# %% ../../transformers/in-context.ipynb #check-few-shot-prompt-run
+@graded
+def check_few_shot_prompt(fn):
+    """Does fn(examples, word) write the prompt of this page?"""
+    pairs = [("lion", "animal"), ("red hat", "thing"), ("owl", "animal")]
+    for examples in pairs, pairs[:1], []:
+        right = "".join(f" {w}: {label}\n" for w, label in examples) + " cup:"
+        got = answer_of(fn, list(examples), "cup", like=right)
+        if got != right:
+            case = f"for {len(examples)} examples: {right!r} is right"
+            hint = prompt_hint(got, right, examples)
+            raise AssertionError(f"{case}, not {got!r}; {hint}")
+    return "few_shot_prompt is right."
+
+# %% ../../transformers/in-context.ipynb #check-majority
+def majority_slips(right):
+    """Likely wrong answers to majority, by their cause."""
+    signs = 2 * right - 1
+    lead = signs.cumsum(1) - signs  # (B, pairs): before the pair
+    whole = signs.sum(1, keepdim=True).expand_as(right)
+    return {
+        "you count the pair itself, and it isn't known yet": signs.cumsum(1)
+        > 0,
+        "a draw is 0, not 1": lead >= 0,
+        "you say the rarer label": lead < 0,
+        "only the ones are counted; turn each 0 into -1": right.cumsum(1)
+        - right
+        > 0,
+        "only the ones are counted, the pair's own too": right.cumsum(1) > 0,
+        "you count the whole prompt; only what came before is known": whole
+        > 0,
+        "you count over the prompts; each prompt counts for itself": (
+            signs.cumsum(0) - signs > 0
+        ),
+        "that's the label before, not the most frequent one": right.roll(1, 1)
+        > 0,
+    }
+
+# %% ../../transformers/in-context.ipynb #check-majority-run
+@graded
+def check_majority(fn):
+    """Does fn(right) say the label that came more often so far?"""
+    right = torch.tensor([[1, 1, 0, 0, 0, 1], [0, 1, 1, 0, 1, 1]])
+    signs = 2 * right - 1
+    wanted = (signs.cumsum(1) - signs > 0).long()
+    got = answer_of(fn, right.clone())
+    ok = torch.is_tensor(got) and got.shape == right.shape
+    what = f"a tensor {tuple(got.shape)}" if torch.is_tensor(got) else got
+    assert ok, f"a tensor (2, 6) is wanted, not {what}"
+    whole = not (got.is_floating_point() or got.is_complex())
+    assert whole, f"each label is a whole number, 0 or 1, not {got.dtype}"
+    for cause, wrong in majority_slips(right).items():
+        assert not torch.equal(got.long(), wrong.long()), cause
+    assert torch.equal(got.long(), wanted), f"{wanted} is right, not {got}"
+    return "majority is right."
+
+# %% ../../transformers/in-context.ipynb #check-carried
+def carried_slips(weights, values):
+    """Likely wrong answers to carried, by their cause."""
+    sizes = values.norm(dim=-1)  # (S,)
+    products = weights * sizes
+    slips = {
+        "a length is the root of the sum of squares": products * sizes,
+        "where are the weights?": sizes,
+        "a sum can cancel; the length of a value is its norm": weights
+        * values.sum(-1),
+        "those are absolute values; a length takes squares and a root": weights
+        * values.abs().sum(-1),
+    }
+    slips = {cause: parts / parts.sum() for cause, parts in slips.items()}
+    return slips | {
+        "those are the weights; multiply by the lengths": weights,
+        "divide by the sum": products,
+        "a softmax raises e to each product; divide by their sum": (
+            products.softmax(0)
+        ),
+    }
+
+# %% ../../transformers/in-context.ipynb #check-carried-run
+@graded
+def check_carried(fn):
+    """Does fn(weights, values) count the lengths of the values?"""
+    rng = torch.Generator().manual_seed(2)
+    for S, V in (5, 3), (4, 4):
+        weights = torch.rand(S, generator=rng).softmax(0)
+        values = torch.randn(S, V, generator=rng)
+        products = weights * values.norm(dim=-1)  # (S,)
+        right = products / products.sum()
+        got = answer_of(fn, weights.clone(), values.clone(), like=right)
+        for cause, wrong in carried_slips(weights, values).items():
+            assert not torch.allclose(got, wrong), cause
+        assert torch.allclose(got, right), f"{right} is right, not {got}"
+    return "carried is right."

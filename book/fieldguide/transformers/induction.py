@@ -10,36 +10,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ..data import Tokenizer
 from .real_model import Llama
 from .real_model import (
     wilson_interval as wilson_interval,
 )
 
-# %% ../../transformers/induction.ipynb #read-twice
-def word_starts(tokenizer: Tokenizer):
-    """Ids of the tokens that are a space and lower-case letters: (N,)."""
-    texts = [tokenizer.decode([number]) for number in range(len(tokenizer))]
-    words = [(i, text[1:]) for i, text in enumerate(texts) if text[:1] == " "]
-    ids = [i for i, w in words if len(w) > 2 and w.isascii() and w.isalpha()]
-    return torch.tensor([i for i in ids if texts[i].islower()])
-
-
-def read_twice(
-    words: Int64[Tensor, " N"],
-    count: int,
-    period: int,
-    rng: torch.Generator,
-):
-    """A first token, `period` random words, the same again: (B, 1 + 2 P)."""
-    drawn = torch.randint(len(words), (count, period), generator=rng)
-    piece = words[drawn]  # (B, P)
-    first = torch.zeros(count, 1, dtype=torch.long)  # id 0: end of text
-    return torch.cat([first, piece, piece], 1)
-
 # %% ../../transformers/induction.ipynb #token-losses
 @torch.inference_mode()
-def token_losses(model, ids: Int64[Tensor, "B T"]):
+def token_losses(model: nn.Module, ids: Int64[Tensor, "B T"]):
     """The loss of each token but the first, in nats: (B, T) -> (B, T - 1)."""
     logits = model(ids)[:, :-1]  # (B, T - 1, V)
     losses = F.cross_entropy(
@@ -47,41 +25,27 @@ def token_losses(model, ids: Int64[Tensor, "B T"]):
     )
     return losses.unflatten(0, (len(ids), -1))  # (B, T - 1)
 
+# %% ../../transformers/induction.ipynb #copy-next
+def copy_next(seen):
+    """What followed the last item, where it stood before, or None."""
+    *before, now = seen
+    for place in reversed(range(len(before))):
+        if before[place] == now:
+            return seen[place + 1]
+    return None
+
 # %% ../../transformers/induction.ipynb #scores
-def sink_score(weights: Float[Tensor, "*b T T"]):
-    """How much later tokens look at the first: (...), 0 to 1."""
-    return weights[..., 1:, 0].mean(-1)
-
-
 def previous_token_score(weights: Float[Tensor, "*b T T"]):
     """How much tokens look at the one before: (...), 0 to 1."""
     return weights.diagonal(-1, -2, -1).mean(-1)
 
 
 def induction_score(weights: Float[Tensor, "*b T T"], period: int):
-    """How much repeated tokens look at what followed them: (...), 0 to 1.
-
-    On a text that repeats its first `period` tokens; a first token that is
-    not repeated is cut off before. Source: Olsson et al. 2022.
-    """
+    """How much they look at what followed their copy (Olsson et al. 2022)."""
     stripe = weights.diagonal(1 - period, -2, -1)  # (..., T - P + 1)
-    return stripe[..., 1:].mean(-1)  # from the first repeated token on
+    return stripe[..., 1:].mean(-1)  # from the first repeated item on
 
-# %% ../../transformers/induction.ipynb #top-heads
-def top_heads(scores: Float[Tensor, "L H"], count: int):
-    """The (layer, head) of the `count` largest scores (L, H), best first."""
-    order = scores.flatten().argsort(descending=True)[:count]
-    return [divmod(place, scores.size(1)) for place in order.tolist()]
-
-# %% ../../transformers/induction.ipynb #heads-by-layer
-def heads_by_layer(outputs):
-    """{(layer, head): output} -> {layer: {head: output}}."""
-    found = {}
-    for place, output in outputs.items():
-        found.setdefault(place[0], {})[place[1]] = output
-    return found
-
-
+# %% ../../transformers/induction.ipynb #replacing
 def replacing(outputs, heads):
     """A hook that puts {head: output} among a layer's `heads` outputs."""
 
@@ -96,29 +60,139 @@ def replacing(outputs, heads):
 # %% ../../transformers/induction.ipynb #replaced
 @contextmanager
 def replaced(model: Llama, outputs: dict):
-    """In this block, heads of a `Llama` hand over what we say.
-
-    outputs: {(layer, head): a number, or a tensor that broadcasts to
-    (B, T, K)}; 0 knocks the head out.
-    """
+    """In this block, heads put out what we say: {(layer, head): output}."""
     with ExitStack() as hooks:  # takes the hooks away, even after an error
-        for layer, own in heads_by_layer(outputs).items():
+        for (layer, head), output in outputs.items():
+            hook = replacing({head: output}, model.config.heads)
             mixer = model.blocks[layer].attention.output
-            hook = replacing(own, model.config.heads)
             hooks.enter_context(mixer.register_forward_pre_hook(hook))
         yield
 
 
 def knocked_out(model: Llama, heads: list[tuple]):
-    """`replaced` with 0 for a list of (layer, head)."""
+    """In this block, these heads, (layer, head), put out 0."""
     return replaced(model, dict.fromkeys(heads, 0))
 
-# %% ../../transformers/induction.ipynb #other-heads
-def other_heads(
-    model: Llama, heads: list[tuple], count: int, rng: torch.Generator
-):
-    """`count` heads (layer, head) drawn at random, none of `heads`."""
-    L, H = model.config.layers, model.config.heads
-    order = torch.randperm(L * H, generator=rng).tolist()
-    drawn = [divmod(place, H) for place in order]
-    return [head for head in drawn if head not in heads][:count]
+# %% ../../transformers/induction.ipynb #check-copy-after-two
+from ..check import answer_of, graded
+
+
+@graded
+def check_copy_after_two(fn):
+    """Does fn(seen) copy what followed the last two items?"""
+    cases = [("ABXABYAB", "Y"), ("CAXBAYCA", "X"), ("AAA", "A")]
+    cases += [("ABCA", None), ("AB", None), ("A", None), ([1, 2, 3, 1, 2], 3)]
+    cases += [("AXYAA", None)]
+    for seen, right in cases:
+        got = answer_of(fn, seen)
+        item = f"an item of {seen!r} or None is wanted, not {got!r}"
+        assert isinstance(got, str | int | None), item
+        if got == right:
+            continue
+        case = f"for {seen!r}: {right!r} is right, not {got!r}"
+        hint = "return the item after the match"
+        if got is None:
+            hint = "the last two items stood there before"
+        elif got == copy_next(seen):
+            hint = "you compare only the last item"
+        elif seen == "ABXABYAB" and got == "X":
+            hint = "that's the first match, and the latest is wanted"
+        elif seen == "AXYAA" and got == "X":
+            hint = "seen[-1] is the last item: start your places later"
+        elif right is None:
+            hint = "these two items never stood side by side before"
+        raise AssertionError(f"{case}; {hint}")
+    return "copy_after_two is right."
+
+# %% ../../transformers/induction.ipynb #check-likely-stripes
+def likely_stripes(weights, period):
+    """{mistake: what it gives}."""
+    near = weights.diagonal(1 - period, -2, -1).mean(-1)
+    late = weights.diagonal(-period, -2, -1)[..., 1:].mean(-1)
+    ahead = weights.diagonal(period, -2, -1).mean(-1)
+    return {
+        "you look one position too near, at what followed the copy": near,
+        "you look ahead: the diagonal lies above, where the mask is": ahead,
+        "this stripe begins at the first repeated item: keep it all": late,
+        "that's the induction score": induction_score(weights, period),
+        "you took the sum, and a mean is wanted": weights.diagonal(
+            -period, -2, -1
+        ).sum(-1),
+    }
+
+# %% ../../transformers/induction.ipynb #check-duplicate-score
+@graded
+def check_duplicate_score(fn):
+    """Does fn(weights, period) score a look at the earlier copy?"""
+    rng = torch.Generator().manual_seed(3)
+    for shape, period in ((6, 6), 3), ((2, 7, 7), 3), ((2, 3, 9, 9), 4):
+        weights = torch.rand(shape, generator=rng)
+        right = weights.diagonal(-period, -2, -1).mean(-1)
+        case = f"for weights {shape} and period {period}: "
+        try:
+            got = answer_of(fn, weights.clone(), period, like=right)
+        except AssertionError as error:
+            one = "has the shape ()" in str(error)
+            hint = "; you averaged over all texts and heads" * one
+            raise AssertionError(f"{error}{hint}") from None
+        for cause, wrong in likely_stripes(weights, period).items():
+            assert not torch.allclose(got, wrong), case + cause
+        assert torch.allclose(got, right), (
+            case + f"{right} is right, not {got}"
+        )
+    return "duplicate_score is right."
+
+# %% ../../transformers/induction.ipynb #check-longest-unseen
+@graded
+def check_longest_unseen(fn):
+    """Does fn(seen) give the item that was last seen the longest ago?"""
+    for seen in "ABAC", "ABCABC", "A", "BABA", [3, 1, 3, 2, 1]:
+        last = {item: place for place, item in enumerate(seen)}
+        right, got = min(last, key=last.get), answer_of(fn, seen)
+        item = f"an item of {seen!r} is wanted, not {got!r}"
+        assert got is None or isinstance(got, (str, int)), item
+        if got == right:
+            continue
+        case = f"for {seen!r}: {right!r} is right, not {got!r}"
+        if isinstance(got, int) and isinstance(seen, str):
+            hint = "return the item, not its position"
+        elif got == seen[0]:
+            hint = "it came first, but did it come again?"
+        elif got == max(last, key=last.get):
+            hint = "that's the item seen last"
+        else:
+            hint = "look for the item whose latest position is the smallest"
+        raise AssertionError(f"{case}; {hint}")
+    return "longest_unseen is right."
+
+# %% ../../transformers/induction.ipynb #check-matched-heads
+def faults(got, heads):
+    """(Is it wrong?, why) of heads drawn for `heads`, of six a layer."""
+    five = isinstance(got, list) and len(got) == len(heads)
+    yield not five, f"a list of {len(heads)} heads is wanted, not {got!r}"
+    for (layer, _), pair in zip(heads, got):
+        two = isinstance(pair, tuple) and len(pair) == 2
+        yield not two, f"(layer, head) is wanted, not {pair!r}"
+        whole = all(type(number) is int for number in pair)
+        yield not whole, f"{pair!r}: tolist() makes ints of a tensor's numbers"
+        yield pair[0] != layer, f"{pair} is not of layer {layer}"
+        yield pair[1] not in range(6), f"{pair}: the heads are 0 to 5"
+    yield set(got) & set(heads), f"{got} has heads that you got: draw others"
+    yield len(set(got)) < len(got), f"{got} contains a head twice"
+
+
+@graded
+def check_matched_heads(fn):
+    """Does fn draw other heads, layer by layer?"""
+    heads, seen = [(2, 0), (2, 3), (5, 1), (2, 1), (5, 0)], set()
+    for seed in range(20):
+        draw = torch.Generator().manual_seed(seed)
+        got = answer_of(fn, list(heads), 6, draw)
+        for wrong, why in faults(got, heads):
+            assert not wrong, why
+        again = answer_of(fn, list(heads), 6, draw.manual_seed(seed))
+        assert got == again, "one seed, two answers: draw with rng"
+        seen |= set(got)
+    hint = f"of 7 other heads only {len(seen)} are ever drawn"
+    assert len(seen) == 7, f"{hint}: draw at random"
+    return "matched_heads is right."

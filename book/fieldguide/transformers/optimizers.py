@@ -3,40 +3,105 @@
 # fmt: off
 
 # %% ../../transformers/optimizers.ipynb #imports
-from collections.abc import Iterable
+import math
 
 import torch
-from torch import Tensor
 
-# %% ../../transformers/optimizers.ipynb #adamw
-class AdamW:
-    """Adam with decoupled weight decay, as `torch.optim.AdamW`.
+# %% ../../transformers/optimizers.ipynb #check-asked
+from ..check import answer_of, graded
+from .training import newton_schulz, why_wrong
 
-    parameters: tensors with a .grad when `step()` is called. The rate and
-    the decay may be 0.
-    Source: Kingma and Ba 2015; Loshchilov and Hutter 2019.
-    """
+# %% ../../transformers/optimizers.ipynb #check-largest-rate
+@graded
+def check_largest_rate(fn):
+    """Is fn(curvatures) the rate at which the steepest one only hops?"""
+    for given in [3.0, 0.5, 8.0, 2.0], [1.0, 50.0], [4.0, 0.5], [3.0]:
+        got = answer_of(fn, list(given), like=1.0)
+        case = f"largest_rate({given}): "
+        steep, flat = max(given), min(given)
+        middle = sum(given) / len(given)
+        causes = {
+            "the flattest direction does not set the limit": 2 / flat,
+            "at this rate the steepest direction lands; it may hop": 1 / steep,
+            "the steepest direction counts, not the average": 2 / middle,
+            "the steepest direction counts, not the sum": 2 / sum(given),
+            "the steepest direction need not be the last": 2 / given[-1],
+            "the steepest direction need not be the first": 2 / given[0],
+            "you turned the fraction over": steep / 2,
+        }
+        why_wrong(case, got, 2 / steep, causes)
+    return "largest_rate is right."
 
-    def __init__(
-        self,
-        parameters: Iterable[Tensor],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        decay: float = 0.01,
-    ):
-        self.parameters, self.lr, self.betas = list(parameters), lr, betas
-        self.eps, self.decay, self.steps = eps, decay, 0
-        self.means = [torch.zeros_like(p) for p in self.parameters]
-        self.squares = [torch.zeros_like(p) for p in self.parameters]
+# %% ../../transformers/optimizers.ipynb #check-sign-step
+@graded
+def check_sign_step(fn):
+    """Does fn(position, slope, rate) move each parameter by the rate?"""
+    draw = torch.Generator().manual_seed(5)
+    for shape in (3,), (2, 4):
+        position, slope = torch.randn(2, *shape, generator=draw)
+        slope.view(-1)[1:2] = 0  # one parameter whose slope is 0
+        case, given = f"for tensors of shape {shape}: ", position.clone()
+        got = answer_of(fn, given, slope.clone(), 0.1, like=position)
+        zero = got.isnan().any()
+        assert not zero, case + "where the slope is 0, you divide 0 by 0"
+        same = given.equal(position)
+        assert same, case + "you changed the position that you were given"
+        sign = slope.sign()
+        causes = {
+            "you walk uphill": position + 0.1 * sign,
+            "the size of the slope still counts": position - 0.1 * slope,
+            "the rate is missing": position - sign,
+            "you return the step, not the new position": -0.1 * sign,
+            "divide each slope by its own size": position
+            - 0.1 * slope / slope.norm(),
+        }
+        why_wrong(case, got, position - 0.1 * sign, causes)
+    return "sign_step is right."
 
-    @torch.no_grad()
-    def step(self):
-        self.steps += 1
-        (a, b), lr, decay = self.betas, self.lr, self.decay
-        for p, m, v in zip(self.parameters, self.means, self.squares):
-            m.lerp_(p.grad, 1 - a)  # running mean of the gradient
-            v.lerp_(p.grad.square(), 1 - b)  # and of its square
-            mean = m / (1 - a**self.steps)  # both started at 0, so they
-            square = v / (1 - b**self.steps)  # are too small at first
-            p.mul_(1 - lr * decay).sub_(lr * mean / (square.sqrt() + self.eps))
+# %% ../../transformers/optimizers.ipynb #check-exact-muon
+def exact_step(slope, mean, share=0.05, ahead=0.95, exact=True):
+    """The new mean, and the exact step for a rate of 1."""
+    mean = mean.lerp(slope, share)
+    way = slope.lerp(mean, ahead)
+    u, _, v = torch.linalg.svd(way, full_matrices=False)
+    return mean, u @ v if exact else newton_schulz(way)
+
+
+def exact_causes(p, slope, mean, rate, longer):
+    """Likely mistakes, and the weights that each of them gives."""
+    new, way = exact_step(slope, mean)
+    mixed = "the mean takes 0.05 of the slope, the look ahead 0.95 of the mean"
+    ways = {
+        "the look ahead is missing": exact_step(slope, mean, ahead=1)[1],
+        "the slope was taken without its mean": exact_step(slope, slope)[1],
+        "near 1, not exactly 1": exact_step(slope, mean, exact=False)[1],
+        "you walk uphill": -way,
+        f"{mixed}: both are mixed up": exact_step(slope, mean, 0.95, 0.05)[1],
+        f"{mixed}: one is mixed up": exact_step(slope, mean, 0.95)[1],
+        "the stretches are still there": slope.lerp(new, 0.95),
+        "the rate is missing": way / rate,
+    }
+    found = {cause: p - rate * longer * way for cause, way in ways.items()}
+    found["you return the step, not the new weights"] = -rate * longer * way
+    return {"`longer` is missing": p - rate * way} | found
+
+# %% ../../transformers/optimizers.ipynb #check-exact-muon-run
+@graded
+def check_exact_muon(fn):
+    """Does fn(p, slope, mean, rate) return the weights and the mean?"""
+    draw = torch.Generator().manual_seed(8)
+    for shape in (5, 2), (3, 3), (2, 7):
+        case = f"for matrices of shape {shape}: "
+        given = torch.randn(3, *shape, generator=draw).double()
+        p, slope, mean = given.clone()
+        got = answer_of(fn, *given, 0.1, like=(p, mean))
+        same = torch.equal(given, torch.stack([p, slope, mean]))
+        assert same, case + "you changed a matrix that you were given"
+        longer = math.sqrt(max(1, shape[0] / shape[1]))
+        new, way = exact_step(slope, mean)
+        causes = exact_causes(p, slope, mean, 0.1, longer)
+        why_wrong(case + "weights: ", got[0], p - 0.1 * longer * way, causes)
+        causes = {"it has not changed": mean}
+        causes["it takes 0.05 of the slope"] = mean.lerp(slope, 0.95)
+        why_wrong(case + "mean: ", got[1], new, causes)
+    return "exact_muon is right."

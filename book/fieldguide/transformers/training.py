@@ -4,7 +4,7 @@
 
 # %% ../../transformers/training.ipynb #imports
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,53 +17,36 @@ from ..data import asset
 from .attention import simple_attention_fast
 from .gpt import GPT, GPTConfig
 
-# %% ../../transformers/training.ipynb #windows
+# %% ../../transformers/training.ipynb #get-batch
 def get_batch(
     ids: Int[Tensor, " T"],
     batch: int,
     context: int,
     generator: torch.Generator,
 ):
-    """Random pieces of a text: inputs and targets, (B, context) each.
-
-    A target is the character after its input.
-    """
+    """Random pieces of a text, and for each character the one after it."""
     starts = torch.randint(len(ids) - context, (batch, 1), generator=generator)
-    pieces = ids[starts + torch.arange(context + 1)]  # (B, context + 1)
-    return pieces[:, :-1], pieces[:, 1:]
+    pieces = ids[starts + torch.arange(context + 1)]  # (B, T + 1)
+    return pieces[:, :-1], pieces[:, 1:]  # (B, T) each
+
+# %% ../../transformers/training.ipynb #first-loss
+def loss_on(
+    model: nn.Module, inputs: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
+):
+    """The mean surprise at the right characters, in nats."""
+    logits = model(inputs)  # (B, T, V)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 # %% ../../transformers/training.ipynb #held-out-loss
 @torch.no_grad()
 def held_out_loss(model: nn.Module, ids: Int[Tensor, " T"], pieces: int = 128):
-    """Mean nats a character of a GPT over `pieces` windows of a text.
-
-    They lie evenly over the text and are as long as the model's context.
-    """
+    """Mean nats a character of a GPT over windows, even over a text."""
     context = model.config.context
     last = len(ids) - context - 1
     starts = torch.linspace(0, last, pieces, dtype=torch.double).long()
     found = ids[starts[:, None] + torch.arange(context + 1)]  # (pieces, T + 1)
     logits = model(found[:, :-1])  # (pieces, T, V)
     return F.cross_entropy(logits.mT, found[:, 1:]).item()
-
-# %% ../../transformers/training.ipynb #counter-losses
-def counter_losses(
-    ids: Int[Tensor, " T"], held_out: Int[Tensor, " S"], V: int
-):
-    """How well counting predicts: mean nats a character, three numbers.
-
-    Of single characters, pairs and triples counted in ids. One imaginary
-    count, spread as the shorter run predicts, fills what was never seen.
-    """
-    chance, losses = torch.full((V,), 1 / V, dtype=torch.double), []
-    asked = held_out.unfold(0, 3, 1)  # (S - 2, 3)
-    for n in 1, 2, 3:
-        runs = ids.unfold(0, n, 1) @ V ** torch.arange(n - 1, -1, -1)
-        counts = runs.bincount(minlength=V**n).view(n * (V,))  # (V, ..., V)
-        chance = (counts + chance) / (counts.sum(-1, keepdim=True) + 1)
-        p = chance[tuple(asked[:, 3 - n :].T)]  # (S - 2,)
-        losses.append(-p.log().mean().item())
-    return losses
 
 # %% ../../transformers/training.ipynb #recipe
 @dataclass(frozen=True)
@@ -82,11 +65,62 @@ class Recipe:
     positions: Literal["learned", "rotary"] = "learned"
     normed: bool = False  # queries and keys
 
-# %% ../../transformers/training.ipynb #rate-share
-def lr_schedule(step: int, recipe: Recipe):
-    """Which share of its peak the rate has at a step, from 0 on.
 
-    It rises evenly over the warm-up and falls along half a cosine.
+def modern_recipe(steps: int):
+    """Muon for the matrices, rotary positions, normed queries and keys."""
+    rates = {"rate": 0.02, "matrix_rate": 0.03, "final": 0.0}
+    return Recipe(steps, **rates, positions="rotary", normed=True)
+
+# %% ../../transformers/training.ipynb #newton-schulz
+def newton_schulz(matrix: Float[Tensor, "A B"], rounds: int = 5):
+    """Bring all singular values of a matrix near 1 (Jordan et al. 2024)."""
+    a, b, c = 3.4445, -4.775, 2.0315
+    tall = matrix.size(0) > matrix.size(1)
+    x = matrix.T if tall else matrix  # the shorter side first: less work
+    x = x / x.norm().clamp(min=1e-7)  # of length 1, unless it is 0
+    for _ in range(rounds):
+        gram = x @ x.T  # (A, A)
+        inner = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.addmm(x, inner, x, beta=a)  # a x + (b gram + c gram gram) x
+    return x.T if tall else x
+
+# %% ../../transformers/training.ipynb #muon
+class Muon(torch.optim.Optimizer):
+    """Momentum whose step is orthogonalised (Jordan et al. 2024)."""
+
+    def __init__(self, matrices, lr=0.02, momentum=0.95, rounds=5):
+        defaults = {"lr": lr, "momentum": momentum, "rounds": rounds}
+        super().__init__(matrices, defaults)
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            momentum = group["momentum"]
+            for p in group["params"]:
+                mean = self.state[p].setdefault("mean", torch.zeros_like(p))
+                mean.lerp_(p.grad, 1 - momentum)  # like Adam's m
+                ahead = p.grad.lerp(mean, momentum)  # and of the newest slope
+                rows, columns = p.shape
+                longer = math.sqrt(max(1, rows / columns))  # if it is tall
+                even = newton_schulz(ahead, group["rounds"])
+                p.sub_(even, alpha=group["lr"] * longer)
+
+# %% ../../transformers/training.ipynb #qk-norm
+def qk_norm(attend: Callable):
+    """`attend` with each query and key scaled (Henry et al. 2020)."""
+
+    def attend_normed(query, key, value, *, mask=None, scale=None):
+        K = query.size(-1)
+        query, key = F.normalize(query, dim=-1), F.normalize(key, dim=-1)
+        scale = K * (1 / math.sqrt(K) if scale is None else scale)
+        return attend(query, key, value, mask=mask, scale=scale)
+
+    return attend_normed
+
+# %% ../../transformers/training.ipynb #lr-schedule
+def lr_schedule(step: int, recipe: Recipe):
+    """A fraction of the peak rate: warm-up, then half a cosine.
+
     Source: Loshchilov and Hutter 2017, without restarts.
     """
     if step < recipe.warmup:
@@ -95,37 +129,9 @@ def lr_schedule(step: int, recipe: Recipe):
     falling = (1 + math.cos(math.pi * done)) / 2  # 1 to 0
     return recipe.final + (1 - recipe.final) * falling
 
-# %% ../../transformers/training.ipynb #recipes
-def plain_recipe(steps: int, rate: float = 1e-3):
-    """AdamW with warm-up, as small GPTs are usually trained."""
-    return Recipe(steps, rate=rate, warmup=steps // 20)
-
-
-def modern_recipe(steps: int):
-    """Muon for the matrices, rotary positions, normed queries and keys."""
-    rates = {"rate": 0.02, "matrix_rate": 0.03, "final": 0.0}
-    return Recipe(steps, **rates, positions="rotary", normed=True)
-
-# %% ../../transformers/training.ipynb #clip
-@torch.no_grad()
-def clip_gradient(parameters: Iterable[Tensor], longest: float):
-    """Shorten the gradient of all parameters together to `longest` at most.
-
-    Returns its length before. Source: Pascanu et al. 2013.
-    """
-    grads = [p.grad for p in parameters if p.grad is not None]
-    length = torch.stack([grad.norm() for grad in grads]).norm()
-    for grad in grads:
-        grad.mul_((longest / length).clamp(max=1))
-    return length
-
 # %% ../../transformers/training.ipynb #optimizers
 def optimizers(model: nn.Module, recipe: Recipe):
-    """The recipe's optimizers for a GPT: AdamW, and Muon if it has a rate.
-
-    Muon takes the matrices of the layers, AdamW the rest; vectors do not
-    decay.
-    """
+    """Muon for the layers' matrices, if it has a rate; AdamW for the rest."""
     layers = [p for p in model.blocks.parameters() if p.dim() == 2]
     matrices = layers if recipe.matrix_rate else []
     taken = {id(p) for p in matrices}
@@ -137,7 +143,7 @@ def optimizers(model: nn.Module, recipe: Recipe):
     options = {"betas": recipe.betas, "weight_decay": recipe.decay}
     made = [torch.optim.AdamW(groups, recipe.rate, **options, fused=True)]
     if matrices:
-        made.append(Muon(matrices, recipe.matrix_rate, iterations=3))
+        made.append(Muon(matrices, recipe.matrix_rate, rounds=3))
     return made
 
 # %% ../../transformers/training.ipynb #new-gpt
@@ -150,14 +156,6 @@ def new_gpt(
     config = replace(config, positions=recipe.positions)
     return GPT(config, attend=attend, generator=generator)
 
-# %% ../../transformers/training.ipynb #progress
-def progress(step: int, recipe: Recipe, loss: Float[Tensor, ""] | float):
-    """Rewrite one line with the loss; the last step's line has no number."""
-    if step == recipe.steps:
-        print(f"\r{step:,} steps of {recipe.batch} windows are done.")
-    elif step % 20 == 0:
-        print(f"\rstep {step:,}: {loss:.2f} nats", end="", flush=True)
-
 # %% ../../transformers/training.ipynb #descend
 def descend(
     model: nn.Module,
@@ -168,12 +166,9 @@ def descend(
     clip: Callable = nn.utils.clip_grad_norm_,
     watch: Callable | None = None,
 ):
-    """Train a model down its loss. Returns the losses, (steps,).
+    """Train a model down loss(), by optimizers. Returns the losses, (steps,).
 
-    loss() draws a batch and gives its mean loss. made: optimizers, whose
-    rates are peaks; `lr_schedule` says which part of them a step takes.
-    clip(parameters, recipe.clip) shortens the gradient. watch(step, loss) is
-    called after each step, counted from 1.
+    After each step, counted from 1, watch(step, loss) is called.
     """
     peaks = [(g, g["lr"]) for each in made for g in each.param_groups]
     losses = torch.empty(recipe.steps)
@@ -203,103 +198,23 @@ def train(
 ):
     """Train a GPT on a text. Returns the losses, nats, (steps,).
 
-    generator draws the windows. made: optimizers in place of the recipe's.
-    watch(step, model) is called after each step, counted from 1.
+    After each step, counted from 1, watch(step, model) is called.
     """
+    sizes = recipe.batch, model.config.context
 
     def loss():
-        context = model.config.context
-        inputs, targets = get_batch(ids, recipe.batch, context, generator)
-        logits = model(inputs).flatten(0, 1)  # (B T, V)
-        return F.cross_entropy(logits, targets.flatten())
+        return loss_on(model, *get_batch(ids, *sizes, generator))
 
     def look(step, loss):
-        progress(step, recipe, loss)
+        if step == recipe.steps:
+            print(f"\r{step:,} steps of {recipe.batch} windows are done.")
+        elif step % 20 == 0:
+            print(f"\rstep {step:,}: {loss:.2f} nats", end="", flush=True)
         if watch is not None:
             watch(step, model)
 
     made = optimizers(model, recipe) if made is None else made
     return descend(model, loss, made, recipe, watch=look)
-
-# %% ../../transformers/training.ipynb #orthogonalize
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's, steep at 0
-
-
-def orthogonalize(
-    matrix: Float[Tensor, "A B"],
-    iterations: int = 5,
-    dtype: torch.dtype = torch.float32,
-):
-    """Bring the singular values of a matrix near 1; keep the rest.
-
-    Each iteration maps a singular value s to a s + b s**3 + c s**5. A matrix
-    of zeros stays zero. dtype: of the products. Source: Jordan et al. 2024.
-    """
-    tall = matrix.size(0) > matrix.size(1)
-    x = matrix.T if tall else matrix  # the smaller side first: less work
-    x = x.to(dtype)
-    x = x / x.norm().clamp(min=1e-7)  # no singular value above 1
-    a, b, c = NEWTON_SCHULZ
-    for _ in range(iterations):
-        gram = x @ x.T  # (A, A)
-        # b gram + c gram gram, then a x + inner x
-        inner = torch.addmm(gram, gram, gram, beta=b, alpha=c)  # (A, A)
-        x = torch.addmm(x, inner, x, beta=a)  # (A, B)
-    return x.T if tall else x
-
-# %% ../../transformers/training.ipynb #muon
-class Muon(torch.optim.Optimizer):
-    """Momentum whose step is orthogonalised, as `torch.optim.Muon`.
-
-    matrices: parameters, each with a .grad when `step()` is called. The rate
-    and the decay may be 0. Source: Jordan et al. 2024.
-    """
-
-    def __init__(
-        self,
-        matrices: Iterable[Tensor | dict],
-        lr: float = 0.02,
-        momentum: float = 0.95,
-        decay: float = 0.0,
-        iterations: int = 5,
-    ):
-        defaults = {"lr": lr, "momentum": momentum, "decay": decay}
-        super().__init__(matrices, {**defaults, "iterations": iterations})
-        for p in (p for g in self.param_groups for p in g["params"]):
-            self.state[p]["mean"] = torch.zeros_like(p)
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            lr, momentum = group["lr"], group["momentum"]
-            for p in group["params"]:
-                mean = self.state[p]["mean"].lerp_(p.grad, 1 - momentum)
-                ahead = p.grad.lerp(mean, momentum)  # Nesterov's look ahead
-                update = orthogonalize(ahead, group["iterations"])  # (A, B)
-                A, B = p.shape
-                p.mul_(1 - lr * group["decay"])
-                p.sub_(update, alpha=lr * math.sqrt(max(1, A / B)))
-
-# %% ../../transformers/training.ipynb #qk-norm
-def qk_norm(attend: Callable):
-    """`attend` with each query and key scaled to a mean square of 1.
-
-    Takes and returns what `attend` does. The lengths are made 1, and the
-    scores multiplied by the width, which is the same and quicker. A vector
-    of zeros stays zero. Halves are scaled in float32, since their squares
-    overflow. Source: Henry et al. 2020.
-    """
-
-    def unit(x):
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return F.normalize(wide, dim=-1).to(x.dtype)  # (..., K)
-
-    def attend_normed(query, key, value, *, mask=None, scale=None):
-        K = query.size(-1)
-        scale = K * (1 / math.sqrt(K) if scale is None else scale)
-        return attend(unit(query), unit(key), value, mask=mask, scale=scale)
-
-    return attend_normed
 
 # %% ../../transformers/training.ipynb #trained-gpt
 from functools import cache
@@ -307,20 +222,188 @@ from functools import cache
 from safetensors.torch import load_file
 
 
-def trained_sizes():
-    """The sizes of `trained_gpt`: 0.8 million parameters."""
-    return GPTConfig(65, 128, width=128, heads=4, layers=4, bias=False)
-
-
 @cache
 def trained_gpt():
-    """A GPT after two thousand steps of the modern recipe on `king_james()`.
+    """A GPT of 0.8 million parameters after 2,000 steps of `modern_recipe`.
 
-    Its ids are places in `characters(king_james())`. Its weights were stored
-    in 16 bits. Made by `_assets/king-james-gpt/make.py`.
+    Its ids are places in `characters(king_james())`. Made by
+    `_assets/king-james-gpt/make.py`.
     """
-    recipe = modern_recipe(2000)
-    model = new_gpt(trained_sizes(), recipe, torch.Generator())
+    sizes = GPTConfig(65, 128, width=128, heads=4, layers=4, bias=False)
+    model = new_gpt(sizes, modern_recipe(2000), torch.Generator())
     stored = asset("king-james-gpt", "weights.safetensors")
-    model.load_state_dict(load_file(stored))  # copied into 32 bits
+    model.load_state_dict(load_file(stored))  # of 16 bits, copied into 32
     return model.requires_grad_(False)
+
+# %% ../../transformers/training.ipynb #check-asked
+from itertools import product
+
+from ..check import answer_of, graded
+
+# %% ../../transformers/training.ipynb #check-why-wrong
+def why_wrong(case, got, right, causes):
+    """Name the likeliest cause if a number or a tensor is not right."""
+
+    def same(x):
+        x, y = (torch.as_tensor(z, dtype=torch.double) for z in (x, got))
+        return torch.allclose(y, x, rtol=1e-6, atol=1e-7)
+
+    if same(right):
+        return
+    for cause, wrong in causes.items():
+        assert not same(wrong), case + cause
+    few = torch.as_tensor(right).numel() < 20
+    said = f"{right} is right, not {got}" if few else "many numbers are wrong"
+    raise AssertionError(case + said)
+
+# %% ../../transformers/training.ipynb #check-falls
+def half_turn(x):
+    """Down along half a cosine, from 1 to 0."""
+    return (1 + math.cos(math.pi * x)) / 2
+
+
+def after_warmup(step, steps, warmup):
+    """{likely mistake: the fraction that it gives}, after the warm-up."""
+    past, left = step - warmup, steps - warmup
+    x = past / left
+    return {
+        "your cosine starts at step 0": half_turn(step / steps),
+        "your cosine ends a step early": half_turn(past / (left - 1)),
+        "divide by the steps left, not by all of them": half_turn(
+            past / steps
+        ),
+        "that's a quarter of a turn, not half": math.cos(math.pi * x / 2),
+        "you forgot to halve it": 2 * half_turn(x),
+        "add 1 and halve; it falls from 1 to -1": math.cos(math.pi * x),
+        "half a turn is pi; your angle ends at 1": (1 + math.cos(x)) / 2,
+    }
+
+# %% ../../transformers/training.ipynb #check-cosine-fraction
+@graded
+def check_cosine_fraction(fn):
+    """Does fn(step, steps, warmup) rise evenly and fall along a cosine?"""
+    for steps, warmup in (10, 4), (100, 10), (7, 1):
+        for step in range(steps):
+            x = (step - warmup) / (steps - warmup)
+            causes = after_warmup(step, steps, warmup)
+            if up := step < warmup:
+                causes = {"you start at 0, which wastes a step": step / warmup}
+                causes["you start without a warm-up"] = half_turn(x)
+            right = (step + 1) / warmup if up else half_turn(x)
+            got = answer_of(fn, step, steps, warmup, like=1.0)
+            case = f"cosine_fraction({step}, {steps}, {warmup}): "
+            why_wrong(case, got, right, causes)
+    return "cosine_fraction is right."
+
+# %% ../../transformers/training.ipynb #check-step-with
+def step_with(bugs, model, optimizer, pieces, longest):
+    """The right step, with some of the bugs put back.
+
+    late: 1 clips after the step, 2 never does.
+    """
+    leak, keep, late = bugs
+    inputs = pieces if leak else pieces[:, :-1]
+    loss = loss_on(model, inputs, pieces if leak else pieces[:, 1:])
+    if not keep:
+        optimizer.zero_grad()
+    loss.backward()
+    if late == 0:
+        nn.utils.clip_grad_norm_(model.parameters(), longest)
+    optimizer.step()
+    if late == 1:  # and what is kept of the gradient is shorter
+        nn.utils.clip_grad_norm_(model.parameters(), longest)
+    return loss.item()
+
+
+def three_steps(fn):
+    """The losses of three steps of fn, and the parameters after them."""
+    draw = torch.Generator().manual_seed(3)
+    model = GPT(GPTConfig(9, 6, 8, 2, 1), generator=draw).double()
+    optimizer, losses = torch.optim.SGD(model.parameters(), 0.5), []
+    for _ in range(3):
+        pieces = torch.randint(9, (4, 6), generator=draw)
+        losses.append(answer_of(fn, model, optimizer, pieces, 0.3, like=0.0))
+    ends = torch.cat([p.detach().flatten() for p in model.parameters()])
+    return losses, ends
+
+# %% ../../transformers/training.ipynb #check-reviewed
+@graded
+def check_reviewed(fn):
+    """Does fn do a clean step? If not, which bugs are left?"""
+    losses, ends = three_steps(fn)
+    names = (
+        "the targets are not moved by one",
+        "old gradients are still there",
+        "the gradient is clipped after the step, or not at all",
+    )
+    for bugs in product((0, 1), (0, 1), (0, 1, 2)):
+        right, there = three_steps(lambda *a, bugs=bugs: step_with(bugs, *a))
+        if not torch.allclose(ends, there, rtol=1e-9, atol=1e-12):
+            continue
+        left = [name for name, bug in zip(names, bugs) if bug]
+        assert not left, "still wrong: " + "; ".join(left)
+        ok = torch.allclose(torch.tensor(losses), torch.tensor(right))
+        assert ok, "the parameters are right, the returned loss isn't"
+        return "reviewed is right."
+    _, there = three_steps(lambda *a: 0.0)  # takes no step
+    moved = not torch.allclose(ends, there)
+    assert moved, "no parameter has moved; is the gradient erased too late?"
+    raise AssertionError(
+        "that's more than the three bugs; compare your lines with take_step"
+    )
+
+# %% ../../transformers/training.ipynb #check-whole
+def gradient(model, *weighted):
+    """Of a sum of mean losses, each with its weight: one long vector."""
+    model.zero_grad()
+    sum(w * loss_on(model, *piece) for w, piece in weighted).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def wrong_gradients(model, pieces):
+    """{likely mistake: the gradient that it gives}."""
+    fractions = [len(inputs) / 6 for inputs, _ in pieces]
+    right = gradient(model, *zip(fractions, pieces))
+    equal = [(1 / len(pieces), piece) for piece in pieces]
+    means = len(pieces) * gradient(model, *equal)
+    last = "only the last piece counts; erase the old gradients once"
+    weigh = "you divide by the number of all {}, but don't weigh each piece"
+    return {
+        "you averaged the pieces, not all characters": gradient(model, *equal),
+        "you added the pieces' means up": means,
+        weigh.format("characters"): means / 36,
+        weigh.format("windows"): means / 6,
+        "you weigh by windows; divide by the number of all": 6 * right,
+        "your gradient is of the sum, not of the mean": 36 * right,
+        last: gradient(model, (fractions[-1], pieces[-1])),
+        f"{last}, and weigh it": gradient(model, (1, pieces[-1])),
+    }
+
+# %% ../../transformers/training.ipynb #check-accumulate
+@graded
+def check_accumulate(fn):
+    """Does fn(model, pieces) leave the gradient of the whole batch?"""
+    draw = torch.Generator().manual_seed(7)
+    model = GPT(GPTConfig(9, 6, 8, 2, 1), generator=draw).double()
+    drawn, reads = torch.randint(9, (6, 7), generator=draw), []
+    whole = drawn[:, :-1], drawn[:, 1:]  # (6, 6) each
+    model.register_forward_pre_hook(lambda _, x: reads.append(len(x[0])))
+    for parts in [6], [1, 5], [2, 3, 1]:
+        case = f"pieces of {parts} windows: "
+        pieces = list(zip(*(side.split(parts) for side in whole)))
+        right = gradient(model, (1, whole))
+        causes = wrong_gradients(model, pieces)
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)  # an old one
+        reads.clear()
+        answer_of(fn, model, pieces)
+        ok = max(reads, default=0) <= max(parts)
+        assert ok, case + "the model should see one piece at a time"
+        ok = reads and all(p.grad is not None for p in model.parameters())
+        assert ok, case + "a gradient is missing; is backward() called?"
+        got = torch.cat([p.grad.flatten() for p in model.parameters()])
+        olds = [1 + each for each in (right, *causes.values())]
+        stale = any(torch.allclose(got, old) for old in olds)
+        assert not stale, case + "an old gradient is still there"
+        why_wrong(case, got, right, causes)
+    return "accumulate is right."

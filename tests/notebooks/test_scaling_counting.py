@@ -1,8 +1,5 @@
 """The cells of scaling/counting against real modules, torch's counter and papers."""
 
-import functools
-import math
-
 import cells
 import pytest
 import torch
@@ -24,11 +21,6 @@ TOTALS = {
 }
 BARE = {"positions": False, "biases": False, "norms": 2, "last_norm": 1}
 LLAMA = BARE | {"gated": True}
-
-
-@functools.cache
-def page():
-    return cells.run_exercises("scaling/counting")
 
 
 def total(shape):
@@ -79,10 +71,8 @@ def test_counts_are_the_modules_and_torchs_to_the_unit(name):
         forward = counted(lambda i=ids: model(i))
         assert forward == B * T * counting.token_flops(sizes, T)
         trained = counted(lambda i=ids: model(i).sum().backward())
-        assert trained == counting.training_flops(sizes, B * T, T)
+        assert trained == 3 * forward
     assert counting.token_flops(sizes) == counting.token_flops(sizes, sizes.context)
-    once = counting.training_flops(sizes, 1)
-    assert once == counting.training_flops(sizes, 1, sizes.context)
 
 
 @pytest.mark.parametrize("k", [1, 2])
@@ -145,10 +135,6 @@ def test_published_sizes_give_the_published_totals():
     assert {name: total(sizes) for name, sizes in known.items()} == TOTALS
     contexts = [512, 1024, 2048, 2048, 8192, 8192]
     assert [sizes.context for sizes in known.values()] == contexts
-    rule = 6 * TOTALS["GPT-3"] * 300e9
-    assert math.isclose(rule, 3.14e23, rel_tol=2e-3)
-    exact = counting.training_flops(known["GPT-3"], 300e9)
-    assert 1.02 < exact / rule < 1.03
 
 
 GPT_2 = shape(50_257, 1024, 1600, 25, 48)
@@ -183,23 +169,9 @@ def test_published_sizes_are_those_of_the_libraries(name):
     assert total(known[name]) == count_parameters(model)
 
 
-# The page's own cells
-
-
-def test_the_models_of_the_figure_keep_their_proportions():
-    book = page()
-    wide, palm = book.resized("PaLM", width=2), counting.published()["PaLM"]
-    assert (wide.width, wide.inner) == (2 * palm.width, 2 * palm.inner)
-    for model in book.MODELS:
-        assert total(book.resized(model)) == (TOTALS | {"GPT-2": total(GPT_2)})[model]
-        for size in book.DOUBLED[1:]:
-            sizes = book.resized(model, **{size: 2})
-            assert sum(book.worked(sizes).values()) == counting.token_flops(sizes)
-
-
 def test_the_palm_block_is_multi_query_attention_beside_an_mlp():
     torch.manual_seed(0)
-    block = page().PalmBlock(D=12, H=3, K=4).double()
+    block = cells.run_exercises("scaling/counting").PalmBlock(D=12, H=3, K=4).double()
     x = cells.random(5, 12)
     q, k, v = (block.into[name](x) for name in ("query", "key", "value"))
     heads = nn.functional.scaled_dot_product_attention(

@@ -6,15 +6,18 @@ Writes counts.json beside this file: for each model what it reads, our count, wh
 worked out from its sizes alone, and PyTorch's. Matrix products
 are counted, forward only. PyTorch's counter has no formula for attention's fused
 operation on a CPU, nor for the product that computes all experts at once, so both are
-run in their plain forms, which compute the same.
+run in their plain forms, which compute the same. And anatomy.json: of four models, as
+published or with one size doubled, the parameters, operations and matrices of each
+part, for the page's first figure.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from assets import read_json
+from assets import make_parts, read_json
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -37,6 +40,7 @@ from fieldguide.multimodal.sound_video import Matcher, PatchEncoder
 from fieldguide.multimodal.text_to_image import Painter
 from fieldguide.scaling.counting import (
     Shape,
+    matrices,
     parameters,
     published,
     tally,
@@ -233,6 +237,38 @@ def rows() -> Iterator[dict]:
         yield row | {"operations": worked, "by PyTorch": flops(run)}
 
 
+def doubled(shape: Shape, size: str) -> Shape:
+    """The shape with twice as much of one size."""
+    if size == "nothing":
+        return shape
+    if size == "width":
+        inner = 2 * (shape.inner or shape.width)
+        return replace(shape, width=2 * shape.width, inner=inner)
+    name = {"vocabulary": "vocab"}.get(size, size)
+    return replace(shape, **{name: 2 * getattr(shape, name)})
+
+
+def anatomy(shape: Shape) -> dict:
+    """Parameters, operations for a token in a full context, and matrices, by part."""
+    counts = parameters(shape)
+    scores = 4 * shape.context * (shape.inner or shape.width) * shape.layers
+    worked = dict.fromkeys(counts, 0) | {"tokens": 2 * shape.vocab * shape.width}
+    worked |= {"attention": 2 * counts["attention"] + scores}
+    worked |= {"MLP": 2 * counts["MLP"]}
+    assert sum(worked.values()) == token_flops(shape)
+    named = {part: matrices(shape, part) for part in counts}
+    return {"parameters": counts, "operations": worked, "matrices": named}
+
+
+def anatomies() -> dict:
+    known = published() | {"GPT-2": Shape(50_257, 1024, 1600, 25, 48)}
+    sizes = "nothing", "heads", "vocabulary", "layers", "width"
+    return {
+        model: {size: anatomy(doubled(known[model], size)) for size in sizes}
+        for model in ("GPT-1", "GPT-2", "GPT-3", "PaLM")
+    }
+
+
 def remade() -> Iterator[tuple]:
     """All of it, since the record holds no digest; PyTorch's counts are ours."""
     kept = read_json(HERE / "counts.json")["rows"]
@@ -241,12 +277,17 @@ def remade() -> Iterator[tuple]:
         assert again["by PyTorch"] == again["operations"], again
         assert before == again, (before, again)
         yield before["operations"], again["operations"], 0
+    yield True, read_json(HERE / "anatomy.json") == anatomies(), 0
 
 
-def main() -> None:
+def record_counts() -> None:
     store(HERE / "counts.json", {"rows": [*rows()]})
+
+
+def record_anatomy() -> None:
+    store(HERE / "anatomy.json", anatomies())
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main()
+    make_parts(record_counts, record_anatomy)

@@ -21,31 +21,23 @@ HERE = Path(__file__).parent
 LAUNCHES, ROUNDS = 3, 20
 
 
-def best(old, new):
-    """The smaller of two times, in lists and dicts of such."""
-    if isinstance(new, dict):
-        return {key: best(old[key], new[key]) for key in new}
-    if isinstance(new, list):
-        return [best(a, b) for a, b in zip(old, new, strict=True)]
-    return min(old, new) or max(old, new)  # 0: of a process that waited
-
-
-def rounded(found):
-    """All times to a microsecond."""
-    if isinstance(found, dict):
-        return {key: rounded(value) for key, value in found.items()}
-    if isinstance(found, list):
-        return [rounded(value) for value in found]
-    return round(found, 3)
-
-
-def slower(first, second):
-    """Of two processes' times the larger: a step is done when both are."""
+def merged(pick, first, *more):
+    """pick(first, *more) of times, in lists and dicts of such."""
     if isinstance(first, dict):
-        return {key: slower(first[key], second[key]) for key in first}
+        return {key: merged(pick, first[key], *(m[key] for m in more)) for key in first}
     if isinstance(first, list):
-        return [slower(a, b) for a, b in zip(first, second, strict=True)]
-    return max(first, second)
+        return [merged(pick, *times) for times in zip(first, *more, strict=True)]
+    return pick(first, *more)
+
+
+def best(old, new):
+    """The smaller time; 0 is of a process that waited."""
+    return min(old, new) or max(old, new)
+
+
+def rounded(ms):
+    """To a microsecond."""
+    return round(ms, 3)
 
 
 def main(rounds: int) -> None:
@@ -62,10 +54,10 @@ def main(rounds: int) -> None:
     same &= all(stored.get(key) == value for key, value in facts.items())
     found = stored["times"] if same else None
     for _ in range(LAUNCHES):
-        new = slower(*launch(points.measure, 2, rounds, limit_s=600))
-        found = best(found, new) if found else new
-        print(json.dumps(rounded(found)), flush=True)
-        store(path, facts | {"times": rounded(found)})
+        both = launch(points.measure, 2, rounds, limit_s=600)
+        new = merged(max, *both)  # a step is done when both processes are
+        found = merged(best, found, new) if found else new
+        store(path, facts | {"times": merged(rounded, found)})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 # %% ../../deployment/parallelism.ipynb #imports
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -14,13 +13,159 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.distributed.tensor.debug import CommDebugMode
 
-from ..check import require
+from ..check import answer_of, graded
 from ..efficiency import experts as mixtures
-from ..efficiency.experts import MixtureShape
-from ..scaling.counting import Shape, parameters, token_flops
+from ..scaling.counting import parameters, published, token_flops
 from ..transformers.attention import causal_mask
-from ..transformers.gpt import GPT, GPTConfig, generate
+from ..transformers.gpt import GPT, generate
 from ..transformers.training import trained_gpt
+
+# %% ../../deployment/parallelism.ipynb #layout
+@dataclass(frozen=True)
+class Layout:
+    """How a model is cut, and what a turn in line takes."""
+
+    pieces: int = 1  # of a layer: columns of a GPT, experts of a mixture
+    stages: int = 1  # of the stack
+    copies: int = 1  # of the whole
+    micro: int = 1  # sequences of a micro-batch
+
+    @property
+    def group(self):
+        """The cards of one copy."""
+        return self.pieces * self.stages
+
+    @property
+    def cards(self):
+        """All of them."""
+        return self.group * self.copies
+
+# %% ../../deployment/parallelism.ipynb #cluster
+@dataclass(frozen=True)
+class Cluster:
+    """What a card and its wires do in a second."""
+
+    rate: float  # FLOP that a card gets done while it computes
+    inside: float  # bytes between cards of a server, one way
+    between: float  # bytes a port sends to another server
+    server: int = 8  # cards, each with a port
+    latency: float = 0.0  # seconds of an empty message
+
+    def wire(self, reach, mates=1):
+        """Bytes a second in a ring; `mates` of one server share its ports."""
+        if reach <= self.server:
+            return self.inside
+        return min(self.inside, min(mates, self.server) * self.between)
+
+# %% ../../deployment/parallelism.ipynb #job
+@dataclass(frozen=True)
+class Job:
+    """A step of training: the model's sizes, and what it reads."""
+
+    layers: int
+    width: int
+    parts: int  # heads or experts, which the pieces share out
+    common: float  # parameters that every token meets
+    token_flops: float  # forward, for a token
+    context: int  # tokens of a sequence
+    batch: int  # sequences of a step
+    first: int = 0  # of the common, those that only the first stage has
+    routed: int = 0  # parameters in experts
+    chosen: int = 0  # experts of a token; 0: there are none
+    again: bool = True  # the forward pass is computed twice, to save memory
+    number: int = 2  # bytes of a number in a message
+
+    def micro_batches(self, layout):
+        """Turns of a line: a mixture's pieces read different sequences."""
+        readers = layout.copies * (layout.pieces if self.chosen else 1)
+        return math.ceil(self.batch / readers / layout.micro)
+
+    @property
+    def step_flops(self):
+        """All operations: forward, maybe again, and twice back."""
+        passes = 4 if self.again else 3
+        return passes * self.token_flops * self.context * self.batch
+
+# %% ../../deployment/parallelism.ipynb #jobs
+def gpt_job(shape, batch):
+    """Train a GPT of this `Shape` on so many sequences a step."""
+    found, flops = parameters(shape), token_flops(shape)
+    common, first = sum(found.values()), found["tokens"] + found["positions"]
+    sizes = shape.layers, shape.width, shape.heads
+    return Job(*sizes, common, flops, shape.context, batch, first=first)
+
+
+def mixture_job(shape, context, batch):
+    """Train a mixture; attention's products of scores are left out."""
+    common = shape.parameters(shape.k) - shape.layers * shape.k * (
+        shape.matrices * shape.width * shape.hidden
+    )
+    routed = int(shape.parameters(shape.experts) - common)
+    sizes = shape.layers, shape.width, shape.experts
+    rest = {"routed": routed, "chosen": shape.k}
+    return Job(*sizes, common, shape.token_flops(), context, batch, **rest)
+
+# %% ../../deployment/parallelism.ipynb #card-bytes
+def bytes_of_card(job, layout):
+    """Bytes on a card of the first stage, the fullest.
+
+    16-bit weights, 32-bit gradients, Adam, no working memory.
+    """
+    deepest = math.ceil(job.layers / layout.stages)
+    cuts = 1 if job.chosen else layout.pieces
+    own = job.first + (job.common - job.first) * deepest / job.layers
+    own = own / cuts + job.routed * deepest / job.layers / layout.pieces
+    block = layout.micro * job.context * job.width * job.number
+    flying = min(layout.stages, job.micro_batches(layout))
+    inputs = deepest * flying * block
+    return {"weights": 6 * own, "optimizer": 12 * own, "inputs": inputs}
+
+# %% ../../deployment/parallelism.ipynb #rounds
+def round_seconds(job, layout, cluster):
+    """One round within a layer: a sum, or tokens on their way to experts."""
+    N, near = layout.pieces, min(layout.pieces, cluster.server)
+    block = layout.micro * job.context * job.width * job.number
+    if not job.chosen:  # a ring, through the ports of each server
+        wire = cluster.wire(N, near)
+        return cluster.latency + 2 * (N - 1) / N * block / wire
+    rows = job.chosen * block / N  # for each piece: of this server, of others
+    there = (near - 1) / cluster.inside + (N - near) / cluster.between
+    return cluster.latency + rows * there
+
+
+def copy_seconds(job, layout, cluster):
+    """The sum of all gradients, of 4 bytes a number, over the copies."""
+    N, near = layout.copies, max(cluster.server // layout.group, 1)
+    groups = [(job.common / layout.group, N, near)]
+    if job.chosen:  # experts have N copies, what all tokens meet has more
+        P = layout.pieces
+        groups = [(job.common / layout.stages, N * P, near * P)]
+        groups += [(job.routed / layout.group, N, near)]
+    return sum(
+        2 * (n - 1) / n * 4 * own / cluster.wire(layout.cards, mates)
+        for own, n, mates in groups
+    )
+
+# %% ../../deployment/parallelism.ipynb #step-seconds
+def step_seconds(job, layout, cluster):
+    """Seconds of a step, by what they go to; nothing happens at once."""
+    turns, depth = job.micro_batches(layout), job.layers / layout.stages
+    depth = math.ceil(depth)  # of the longest stage
+    share = 1 if job.chosen else layout.pieces  # of a micro-batch's work
+    work = job.step_flops * layout.micro / job.batch / share / cluster.rate
+    work *= depth / job.layers
+    rounds = depth * (6 if job.again else 4) * (layout.pieces > 1)
+    within = rounds * round_seconds(job, layout, cluster)
+    block = layout.micro * job.context * job.width * job.number
+    sent = block if job.chosen else block / layout.pieces
+    hop = cluster.latency + sent / cluster.wire(layout.group)
+    return {
+        "arithmetic": turns * work,
+        "within layers": turns * within,
+        "waiting": (layout.stages - 1) * (work + within),
+        "between stages": 2 * turns * hop * (layout.stages > 1),
+        "between copies": copy_seconds(job, layout, cluster),
+    }
 
 # %% ../../deployment/parallelism.ipynb #add-share
 class Add(torch.autograd.Function):
@@ -54,12 +199,10 @@ def keep_piece(layer, axis, piece, pieces):
     weight = layer.weight.detach().chunk(pieces, axis)[piece].clone()
     wanted = layer.weight.requires_grad
     layer.weight = nn.Parameter(weight, requires_grad=wanted)
-    if layer.bias is None:
-        return
-    if axis == 0:
+    if layer.bias is not None and axis == 0:
         own = layer.bias.detach().chunk(pieces)[piece].clone()
         layer.bias = nn.Parameter(own, requires_grad=wanted)
-    elif piece > 0:  # or the sum would have it several times
+    elif piece > 0:  # or the sum would have the bias several times
         layer.bias = None
 
 # %% ../../deployment/parallelism.ipynb #cut-pair
@@ -74,19 +217,17 @@ def cut_pair(part, wide, narrow, piece, pieces):
     narrow.register_forward_hook(lambda *call: Add.apply(call[-1]))
 
 # %% ../../deployment/parallelism.ipynb #cut-gpt
-def cut_gpt(model: GPT, piece: int, pieces: int):
-    """Leave the model with one of so many pieces of each block."""
-    heads = model.config.heads
+def cut_gpt(model, piece, pieces):
+    """Leave a GPT with one of so many pieces of each block."""
     for block in model.blocks:
         a, m = block.attention, block.mlp
-        wide = [a.query, a.key, a.value]
-        cut_pair(a, wide, a.output, piece, pieces)
+        cut_pair(a, [a.query, a.key, a.value], a.output, piece, pieces)
         cut_pair(m, [m.up], m.down, piece, pieces)
-        a.heads = heads // pieces
+        a.heads = model.config.heads // pieces
     return model
 
 # %% ../../deployment/parallelism.ipynb #learn-in-pieces
-def learn_in_pieces(config: GPTConfig, ids: Int64[Tensor, "B T"]):
+def learn_in_pieces(config, ids: Int64[Tensor, "B T"]):
     """One process: the loss, its gradients, messages forward and back."""
     model = GPT(config, generator=torch.Generator().manual_seed(0))
     cut_gpt(model, dist.get_rank(), dist.get_world_size())
@@ -108,7 +249,7 @@ def write_in_pieces(start: Int64[Tensor, " T"], count: int, seed: int):
     return generate(model, start, count, temperature=0.7, generator=draw)
 
 # %% ../../deployment/parallelism.ipynb #timetable
-def timetable(stages: int, turns: int, order: Literal["GPipe", "1F1B"]):
+def timetable(stages, turns, order):
     """Who does what when: (stages, time) of 0, n or -n.
 
     n: micro-batch n forward, -n: back, 0: waiting. 1F1B goes back as soon as
@@ -132,17 +273,11 @@ def timetable(stages: int, turns: int, order: Literal["GPipe", "1F1B"]):
             back[k] += row[-1] < 0
     return torch.tensor(rows)  # (stages, time)
 
-# %% ../../deployment/parallelism.ipynb #bubble
-def bubble(stages: int, turns: int):
-    """The part of a line's time that is waiting, for so many micro-batches."""
-    return (stages - 1) / (turns + stages - 1)
-
 # %% ../../deployment/parallelism.ipynb #train-in-line
 def train_in_line(stage, inputs, loss):
     """GPipe with this process's layers: the batch's loss, at the last stage.
 
-    inputs: micro-batches of one shape, whose numbers only the first stage
-    reads. loss(answer, n): of micro-batch n.
+    Huang et al. 2019. Only the first stage reads the inputs' numbers.
     """
     rank, last = dist.get_rank(), dist.get_world_size() - 1
     kept, total = [], 0.0
@@ -167,9 +302,7 @@ def train_in_line(stage, inputs, loss):
     return total
 
 # %% ../../deployment/parallelism.ipynb #learn-in-line
-def learn_in_line(
-    config: GPTConfig, ids: Int64[Tensor, "B T"], micro_batches: int
-):
+def learn_in_line(config, ids: Int64[Tensor, "B T"], micro_batches):
     """One process: the loss (0 but at the end), its blocks' gradients."""
     model = GPT(config, generator=torch.Generator().manual_seed(0))
     rank, stages = dist.get_rank(), dist.get_world_size()
@@ -233,167 +366,91 @@ def share_experts(
     experts = [part.chunk(ranks)[rank] for part in (up, down)]
     return mixture_apart(*tokens, *experts)
 
-# %% ../../deployment/parallelism.ipynb #layout
-@dataclass(frozen=True)
-class Layout:
-    """How a model is cut, and what a turn in line takes."""
+# %% ../../deployment/parallelism.ipynb #check-micro-needed
+@graded
+def check_micro_needed(fn):
+    """Is fn(stages, most) the smallest number of micro-batches?"""
+    for stages, most in (8, 0.1), (4, 0.2), (4, 0.25), (16, 0.07), (1, 0.5):
+        right = next(
+            m
+            for m in range(1, 10_000)
+            if (stages - 1) / (m + stages - 1) <= most
+        )
+        got = answer_of(fn, stages, most, like=1)
+        if got == right:
+            continue
+        slips = {
+            right + 1: "a float just above a whole number is that number; "
+            "subtract 1e-9 before you round up",
+            math.ceil((stages - 1) / most): "that compares the waiting with "
+            "the work; compare it with all of the time",
+            math.ceil(stages * (1 - most) / most): "K - 1 turns are waiting, "
+            "not K",
+            right - 1: "round up: with one less it waits too long",
+            0: "a batch is at least one micro-batch",
+        }
+        cause = slips.get(got, f"{right} is right, not {got}")
+        raise AssertionError(f"micro_needed({stages}, {most}): {cause}")
+    return "micro_needed is right."
 
-    pieces: int = 1  # of a layer: columns of a GPT, experts of a mixture
-    stages: int = 1  # of the stack
-    copies: int = 1  # of the whole
-    micro: int = 1  # sequences of a micro-batch
+# %% ../../deployment/parallelism.ipynb #check-block-bytes
+@graded
+def check_block_bytes(fn):
+    """Is fn(B, T, D, N) what a process sends for a block?"""
+    for B, T, D, N in (1, 2048, 12_288, 8), (4, 32, 64, 2), (3, 5, 8, 4):
+        right = 4 * 2 * (N - 1) / N * 2 * B * T * D
+        got = answer_of(fn, B, T, D, N, like=1.0)
+        slips = {
+            1 / 2: "forward and back are four sums, not two, and a number has "
+            "two bytes",
+            1 / 4: "a block has two sums forward and two back",
+            N / (N - 1): "a ring sends 2 (N - 1) / N times the bytes, not 2",
+            N / (N - 1) / 2: "a ring sends 2 (N - 1) / N times the bytes",
+            N: "that's what all processes send together",
+        }
+        if math.isclose(got, right):
+            continue
+        said = f"{right:g} is right, not {got:g}"
+        for factor, cause in slips.items():
+            if math.isclose(got, right * factor):
+                said = cause
+                break
+        raise AssertionError(f"block_bytes({B}, {T}, {D}, {N}): {said}")
+    return "block_bytes is right."
 
-    @property
-    def group(self):
-        """The cards of one copy."""
-        return self.pieces * self.stages
+# %% ../../deployment/parallelism.ipynb #check-cuts
+def cuts_by_time(job, cluster, cards, room):
+    """(seconds, bytes, (pieces, stages)) of every cut that the cards allow."""
+    found = []
+    for pieces in 1, 2, 4, 8, 16:
+        for stages in 1, 2, 4, 8, 16, 32:
+            copies = cards // (pieces * stages)
+            if copies:
+                cut = Layout(pieces, stages, copies)
+                spent = sum(step_seconds(job, cut, cluster).values())
+                kept = sum(bytes_of_card(job, cut).values())
+                found.append((spent, kept, (pieces, stages)))
+    return sorted(found)
 
-    @property
-    def cards(self):
-        """All of them."""
-        return self.group * self.copies
-
-# %% ../../deployment/parallelism.ipynb #cluster
-@dataclass(frozen=True)
-class Cluster:
-    """What a card and its wires do in a second."""
-
-    rate: float  # FLOP that a card gets done while it computes
-    inside: float  # bytes between cards of a server, one way
-    between: float  # bytes a port sends to another server
-    server: int = 8  # cards, each with a port
-    latency: float = 0.0  # seconds of an empty message, 0 or more
-
-    def wire(self, reach: int, mates: int = 1):
-        """Bytes a second in a ring of so many neighbouring cards.
-
-        mates: those of one server, whose ports carry what leaves it.
-        """
-        if reach <= self.server:
-            return self.inside
-        return min(self.inside, min(mates, self.server) * self.between)
-
-# %% ../../deployment/parallelism.ipynb #job
-@dataclass(frozen=True)
-class Job:
-    """A step of training: the model's sizes, and what it reads."""
-
-    layers: int
-    width: int
-    parts: int  # heads or experts, which the pieces share out
-    common: float  # parameters that every token meets
-    token_flops: float  # forward, for a token
-    context: int  # tokens of a sequence
-    batch: int  # sequences of a step
-    first: int = 0  # of the common, those that only the first stage has
-    routed: int = 0  # parameters in experts
-    chosen: int = 0  # experts of a token; 0: there are none
-    again: bool = True  # the forward pass is computed twice, to save memory
-    number: int = 2  # bytes of a number in a message
-
-    def require_layout(self, layout: Layout):
-        """ValueError unless the model can be cut like that."""
-        allowed = f"a divisor of {self.parts}, the heads or experts"
-        fits = self.parts % layout.pieces == 0
-        require(fits, "pieces", layout.pieces, allowed)
-        allowed = f"at most {self.layers}, the layers"
-        require(layout.stages <= self.layers, "stages", layout.stages, allowed)
-
-# %% ../../deployment/parallelism.ipynb #jobs
-def gpt_job(shape: Shape, batch: int):
-    """Train a GPT of this shape on so many sequences a step."""
-    found, flops = parameters(shape), token_flops(shape)
-    common, first = sum(found.values()), found["tokens"] + found["positions"]
-    sizes = shape.layers, shape.width, shape.heads
-    return Job(*sizes, common, flops, shape.context, batch, first=first)
-
-
-def mixture_job(shape: MixtureShape, context: int, batch: int):
-    """Train a mixture; attention's products of scores are left out."""
-    common = shape.parameters(shape.k) - shape.layers * shape.k * (
-        shape.matrices * shape.width * shape.hidden
-    )
-    routed = int(shape.parameters(shape.experts) - common)
-    sizes = shape.layers, shape.width, shape.experts
-    rest = {"routed": routed, "chosen": shape.k}
-    return Job(*sizes, common, shape.token_flops(), context, batch, **rest)
-
-# %% ../../deployment/parallelism.ipynb #card-bytes
-def bytes_of_card(job: Job, layout: Layout):
-    """Bytes on the fullest card: weights with gradients, optimizer, inputs.
-
-    That is a card of the first stage. 16-bit weights, 32-bit gradients,
-    Adam, no working memory.
-    """
-    job.require_layout(layout)
-    deepest = math.ceil(job.layers / layout.stages)
-    cuts = 1 if job.chosen else layout.pieces
-    own = job.first + (job.common - job.first) * deepest / job.layers
-    own = own / cuts + job.routed * deepest / job.layers / layout.pieces
-    block = layout.micro * job.context * job.width * job.number
-    flying = min(layout.stages, micro_batches(job, layout))
-    inputs = deepest * flying * block
-    return {"weights": 6 * own, "optimizer": 12 * own, "inputs": inputs}
-
-# %% ../../deployment/parallelism.ipynb #micro-batches
-def micro_batches(job: Job, layout: Layout):
-    """How many micro-batches pass through each line in a step.
-
-    The pieces of a GPT read the same sequences, those of a mixture others.
-    """
-    readers = layout.copies * (layout.pieces if job.chosen else 1)
-    return math.ceil(job.batch / readers / layout.micro)
-
-
-def step_flops(job: Job):
-    """All operations of a step: forward, maybe again, and twice back."""
-    passes = 4 if job.again else 3
-    return passes * job.token_flops * job.context * job.batch
-
-# %% ../../deployment/parallelism.ipynb #step-seconds
-def step_seconds(job: Job, layout: Layout, cluster: Cluster):
-    """Seconds of a step, by what they go to; nothing happens at once."""
-    job.require_layout(layout)
-    turns, depth = micro_batches(job, layout), job.layers / layout.stages
-    depth = math.ceil(depth)  # of the longest stage
-    share = 1 if job.chosen else layout.pieces  # of a micro-batch's work
-    work = step_flops(job) * layout.micro / job.batch / share / cluster.rate
-    work *= depth / job.layers
-    rounds = depth * (6 if job.again else 4) * (layout.pieces > 1)
-    within = rounds * round_seconds(job, layout, cluster)
-    block = layout.micro * job.context * job.width * job.number
-    sent = block if job.chosen else block / layout.pieces
-    hop = cluster.latency + sent / cluster.wire(layout.group)
-    return {
-        "arithmetic": turns * work,
-        "within layers": turns * within,
-        "waiting": (layout.stages - 1) * (work + within),
-        "between stages": 2 * turns * hop * (layout.stages > 1),
-        "between copies": copy_seconds(job, layout, cluster),
-    }
-
-# %% ../../deployment/parallelism.ipynb #rounds
-def round_seconds(job: Job, layout: Layout, cluster: Cluster):
-    """One round within a layer: a sum, or tokens on their way to experts."""
-    N, near = layout.pieces, min(layout.pieces, cluster.server)
-    block = layout.micro * job.context * job.width * job.number
-    if not job.chosen:  # a ring, through the ports of each server
-        wire = cluster.wire(N, near)
-        return cluster.latency + 2 * (N - 1) / N * block / wire
-    rows = job.chosen * block / N  # for each piece: of this server, of others
-    there = (near - 1) / cluster.inside + (N - near) / cluster.between
-    return cluster.latency + rows * there
-
-
-def copy_seconds(job: Job, layout: Layout, cluster: Cluster):
-    """The sum of all gradients, of 4 bytes a number, over the copies."""
-    N, near = layout.copies, max(cluster.server // layout.group, 1)
-    groups = [(job.common / layout.group, N, near)]
-    if job.chosen:  # experts have N copies, what all tokens meet has more
-        P = layout.pieces
-        groups = [(job.common / layout.stages, N * P, near * P)]
-        groups += [(job.routed / layout.group, N, near)]
-    return sum(
-        2 * (n - 1) / n * 4 * own / cluster.wire(layout.cards, mates)
-        for own, n, mates in groups
-    )
+# %% ../../deployment/parallelism.ipynb #check-best-cut
+@graded
+def check_best_cut(fn):
+    """Is fn(job, cluster, cards, room) the fastest cut that fits?"""
+    job = gpt_job(published()["GPT-3"], 1536)
+    a100 = Cluster(rate=162e12, inside=300e9, between=25e9)
+    for cards, room in (512, 80e9), (256, 24e9), (256, 40e9), (1024, 40e9):
+        cuts = cuts_by_time(job, a100, cards, room)
+        fits = [cut for cut in cuts if cut[1] <= room]
+        got = tuple(answer_of(fn, job, a100, cards, room, like=(1, 1)))
+        if got == fits[0][2]:
+            continue
+        slips = {
+            min(cuts, key=lambda cut: cut[1])[2]: "that needs the least "
+            "memory; the fastest that fits is asked",
+            fits[-1][2]: "that's the slowest that fits",
+            cuts[0][2]: "that doesn't fit: leave out what needs more than "
+            "room, with the optimizer's states",
+        }
+        said = slips.get(got, f"{fits[0][2]} is right, not {got}")
+        raise AssertionError(f"best_cut on {cards} of {room:g}: {said}")
+    return "best_cut is right."

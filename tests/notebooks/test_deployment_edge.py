@@ -17,9 +17,6 @@ def small_model():
     return Llama(SMALL).requires_grad_(False).eval()
 
 
-# What the page is asked
-
-
 # The file
 
 
@@ -75,15 +72,6 @@ def test_nothing_runs_before_it_is_asked_for():
     assert asked == [(31,), (31,)]
     assert not list(edge.answer_steps(small_model(), [4], 1, choose))[1:]
     assert len(asked) == 3
-
-
-# The pace
-
-
-def test_the_most_tokens_are_bandwidth_over_bytes():
-    assert edge.most_tokens(8e9, 16, 60e9) == 3.75
-    assert edge.most_tokens(1e9, 4, 1e9) == 2
-    assert edge.most_tokens(3, 8, 12) == 4
 
 
 # Is it the same model?

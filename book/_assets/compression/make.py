@@ -8,25 +8,28 @@ halves.json and .safetensors: `trained_gpt` with half of its heads and channels,
 and after retraining; zeros.json: `trained_gpt` with zeros, retrained in the same way;
 own.json: a student that learns from its own writing, and a line that it wrote;
 grid.json: loss, sample and bytes of the first figure's settings; times.json: processor
-time on this machine. A name,
-such as `times`, makes that part alone.
+time on this machine. A name, such as `times`, makes that part alone.
 """
 
+import copy
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from assets import king_james_ids, machine, make_parts
+import torch.nn.functional as F
+from assets import king_james_ids, machine, make_parts, read_json
 from rivals import measure
 from safetensors.torch import load_file
+from torch import nn
 from torch.nn.utils import parametrize
 
 from fieldguide.data import king_james, store
 from fieldguide.deployment import compression
-from fieldguide.efficiency.quantization import weights_as
+from fieldguide.efficiency.quantization import rounded, weights_as
 from fieldguide.introduction.next_word import characters, to_ids, to_text
 from fieldguide.transformers import training
-from fieldguide.transformers.gpt import generate
+from fieldguide.transformers.gpt import GPTConfig, generate
 
 HERE = Path(__file__).parent
 
@@ -46,9 +49,15 @@ def held_out_loss(model) -> float:
     return round(training.held_out_loss(model, king_james_ids()[1], PIECES), 4)
 
 
+def student_gpt(width, layers, heads, generator):
+    """A new GPT for King James: the modern recipe, a context of 128."""
+    sizes = GPTConfig(65, 128, width, heads, layers, bias=False)
+    return training.new_gpt(sizes, training.modern_recipe(100), generator)
+
+
 def student(name, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return compression.student_gpt(*SIZES[name], generator), generator
+    return student_gpt(*SIZES[name], generator), generator
 
 
 def from_text(name, seed, recipe=RECIPE):
@@ -115,7 +124,7 @@ def record_halves() -> None:
         record["retrained"].append(loss)
         if seed == 0:
             store(HERE / "halves.safetensors", in_half(model))
-        new = compression.student_gpt(128, 4, 4, generator)
+        new = student_gpt(128, 4, 4, generator)
         new = compression.pruned_gpt(new, *HALF)
         steps = replace(RECIPE, steps=RETRAIN.steps)
         record["new"].append(from_teacher(new, generator, steps)[1])
@@ -125,6 +134,31 @@ def record_halves() -> None:
         record["text"].append(held_out_loss(model))
         print(record, flush=True)
     store(HERE / "halves.json", record)
+
+
+class Kept(nn.Module):
+    """A parametrization of a weight: where it is 0 now, it stays 0."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.register_buffer("kept", weight != 0)
+
+    def forward(self, weight):
+        return weight * self.kept
+
+
+def linears(model):
+    return [m for m in model.blocks.modules() if isinstance(m, nn.Linear)]
+
+
+def with_zeros(model, part):
+    """A copy in which this part of each matrix is 0, and stays 0 in training."""
+    model = copy.deepcopy(model).requires_grad_(True)
+    for linear in linears(model):
+        linear.weight.data = compression.drop_smallest(linear.weight.data, part)
+        mask = Kept(linear.weight)
+        parametrize.register_parametrization(linear, "weight", mask)
+    return model
 
 
 def record_zeros() -> None:
@@ -138,7 +172,7 @@ def record_zeros() -> None:
         record[str(part)] = []
         for seed in SEEDS:
             generator = torch.Generator().manual_seed(seed)
-            model = compression.with_zeros(training.trained_gpt(), part)
+            model = with_zeros(training.trained_gpt(), part)
             model, loss = from_teacher(model, generator, RETRAIN)
             record[str(part)].append(loss)
             if seed == 0:
@@ -149,7 +183,7 @@ def record_zeros() -> None:
 
 def in_bits(model, part):
     """A retrained model with zeros, as the first figure's settings are recorded."""
-    for layer in [m for m in model.blocks.modules() if isinstance(m, torch.nn.Linear)]:
+    for layer in linears(model):
         parametrize.remove_parametrizations(layer, "weight")
     model, found = model.requires_grad_(False), {}
     for bits in BITS:
@@ -173,13 +207,17 @@ def sample(model, temperature=1.0):
     )
 
 
+@torch.no_grad()
 def graded(model):
-    """What the teacher and the student say of the student's own text."""
-    draws = torch.Generator().manual_seed(1)
-    options = 32, LENGTH - PROMPT, draws
-    teacher, asked = training.trained_gpt(), prompts(options[0])
-    found = compression.writing_grades(model, teacher, asked, *options[1:])
-    return [round(nats, 4) for nats in found]
+    """The teacher's and the student's surprise at the student's own text, nats."""
+    draws, count = torch.Generator().manual_seed(1), LENGTH - PROMPT
+    texts = generate(model, prompts(32), count, generator=draws)
+    found = []
+    for each in training.trained_gpt(), model:
+        logits = each(texts[:, :-1])[:, PROMPT - 1 :]  # (32, count, V)
+        nats = F.cross_entropy(logits.mT, texts[:, PROMPT:])
+        found.append(round(nats.item(), 4))
+    return found
 
 
 def record_own() -> None:
@@ -208,10 +246,22 @@ def record_own() -> None:
     store(HERE / "own.json", record)
 
 
+def shrink(part, bits):
+    """A change for `weights_as`: drop this part, keep the rest in `bits`."""
+
+    def change(weight):
+        kept = compression.drop_smallest(weight, part)
+        if bits == 16:
+            return kept.half().float()
+        return rounded(kept, "absmax", bits, "row")
+
+    return change
+
+
 def setting(model, part, bits):
     """Loss, bytes with and without the zeros, and a sample of a shrunk model."""
     _, held_out = king_james_ids()
-    with weights_as(model, compression.shrink(part, bits)):
+    with weights_as(model, shrink(part, bits)):
         loss = training.held_out_loss(model, held_out, PIECES)
         counted, written = compression.file_bytes(model, bits), sample(model, 0.8)
     return [round(loss, 4), *counted, written]
@@ -264,6 +314,21 @@ def record_times() -> None:
     record["product_ms"] = best_ms(products, 10)
     print(record, flush=True)
     store(HERE / "times.json", record)
+
+
+def remade() -> Iterator[tuple]:
+    """The stored weights' losses, a setting of the grid, and grades."""
+    for name, file, key in (
+        ("student", "students", "teacher"),
+        ("half", "halves", "retrained"),
+    ):
+        kept = read_json(HERE / f"{file}.json")[key]
+        yield kept[:1], [held_out_loss(shipped(name))], 0.01
+    kept = read_json(HERE / "grid.json")["small student"][2][2]
+    again = setting(shipped("small student"), PARTS[2], BITS[2])
+    yield kept[:3], again[:3], 0.01
+    kept = read_json(HERE / "own.json")["before"]
+    yield kept[1:], graded(shipped("student")), 0.1
 
 
 if __name__ == "__main__":

@@ -11,18 +11,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from ..check import answer_of, graded
 from ..efficiency.lora import replace_layer
-from ..efficiency.quantization import quantize_absmax, rounded
-from ..transformers.gpt import GPTConfig, apply_rope, generate
+from ..efficiency.quantization import quantize_absmax
+from ..transformers.gpt import apply_rope, generate
 from ..transformers.training import (
     Recipe,
     descend,
-    get_batch,
-    modern_recipe,
-    new_gpt,
     optimizers,
 )
 
@@ -41,24 +37,11 @@ def pack_bitmap(weight: Float[Tensor, "out in"]):
     bits = (flat != 0).view(-1, 8) * 2 ** torch.arange(8)  # (bytes, 8)
     return bits.sum(-1).to(torch.uint8), flat[flat != 0].half()
 
-# %% ../../deployment/compression.ipynb #shrink
-def shrink(part, bits):
-    """A change for `weights_as`: drop this part, keep the rest in `bits`."""
-
-    def change(weight):
-        kept = drop_smallest(weight, part)
-        if bits == 16:
-            return kept.half().float()
-        return rounded(kept, "absmax", bits, "row")
-
-    return change
-
 # %% ../../deployment/compression.ipynb #file-bytes
 def file_bytes(model: nn.Module, bits: int):
     """Bytes of a GPT with all its weights, and with the zeros left out.
 
-    The matrices of the blocks have `bits` a weight, and below 16 a scale a
-    row; the rest has 16. To leave zeros out takes a bit for each weight.
+    bits: of the blocks' matrices; below 16, a row has a scale. The rest: 16.
     """
     linears = [m for m in model.blocks.modules() if isinstance(m, nn.Linear)]
     weights = sum(linear.weight.numel() for linear in linears)
@@ -102,10 +85,7 @@ def keep_heads(attention, count):
 
 # %% ../../deployment/compression.ipynb #cut-gpt
 def pruned_gpt(model: nn.Module, heads: int, channels: int):
-    """A copy of a GPT with so many heads and MLP channels in each block.
-
-    Its linear layers must have no biases: `narrowed` would drop them.
-    """
+    """A copy of a GPT, without biases, of so many heads and channels."""
     model = copy.deepcopy(model)
     for block in model.blocks:
         keep_heads(block.attention, heads)
@@ -125,7 +105,6 @@ def distill(
 ):  # fmt: skip
     """Train a student to predict what a teacher predicts: losses (steps,).
 
-    After the first `prompt` characters of `length` it is graded. Sources:
     Hinton et al. 2015; own, reverse: Agarwal et al. 2024.
     """
 
@@ -143,33 +122,9 @@ def distill(
 
     return descend(student, loss, optimizers(student, recipe), recipe)
 
-# %% ../../deployment/compression.ipynb #student-gpt
-def student_gpt(width, layers, heads, generator):
-    """A new GPT for King James: the modern recipe, a context of 128."""
-    sizes = GPTConfig(65, 128, width, heads, layers, bias=False)
-    return new_gpt(sizes, modern_recipe(100), generator)
-
-# %% ../../deployment/compression.ipynb #grade
-@torch.no_grad()
-def writing_grades(student, teacher, prompts, count, generator):
-    """How a student writes on: nats a character for the teacher and for it.
-
-    Their difference estimates KL(student || teacher) on its own text.
-    """
-    texts = generate(student, prompts, count, generator=generator)
-    start, written = prompts.size(1), texts[:, prompts.size(1) :]
-    found = []
-    for model in teacher, student:
-        logits = model(texts[:, :-1])[:, start - 1 :]  # (N, count, V)
-        found.append(F.cross_entropy(logits.mT, written).item())
-    return found
-
 # %% ../../deployment/compression.ipynb #stored-linear
 class StoredLinear(nn.Module):
-    """A linear layer whose weight is kept in 8 or 16 bits, for `StraightGPT`.
-
-    8: codes with a scale a row, as `quantize_absmax` makes them.
-    """
+    """A linear layer that keeps its weight in 16 bits, or in 8 with scales."""
 
     def __init__(self, linear, bits):
         super().__init__()
@@ -185,15 +140,6 @@ class StoredLinear(nn.Module):
         if self.scales is not None:
             weight = weight * self.scales
         return F.linear(x, weight, self.bias)
-
-# %% ../../deployment/compression.ipynb #stored-copy
-def stored_copy(model, bits):
-    """A copy of a GPT whose layers keep their matrices in 8, 16 or 32 bits."""
-    twin = copy.deepcopy(model).requires_grad_(False)
-    for name, layer in model.blocks.named_modules():
-        if bits < 32 and isinstance(layer, nn.Linear):
-            replace_layer(twin.blocks, name, StoredLinear(layer, bits))
-    return twin
 
 # %% ../../deployment/compression.ipynb #straight-attention
 def straight_attention(layer, x, turn, later):
@@ -212,15 +158,16 @@ def straight_attention(layer, x, turn, later):
 
 # %% ../../deployment/compression.ipynb #straight-gpt
 class StraightGPT(nn.Module):
-    """A GPT of the modern recipe as a straight list of torch's operations.
-
-    It asks no value, so that `torch.export` can follow it; its numbers are
-    a copy's. Called on ids (1, T) int64 it returns logits (1, T, V).
-    """
+    """A GPT of the modern recipe without an `if` that asks for a value."""
 
     def __init__(self, model, bits=32):
         super().__init__()
-        self.model, first = stored_copy(model, bits), model.blocks[0].attention
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        for name, layer in model.blocks.named_modules():
+            if bits < 32 and isinstance(layer, nn.Linear):
+                kept = StoredLinear(layer, bits)
+                replace_layer(self.model.blocks, name, kept)
+        first = model.blocks[0].attention
         K = first.query.out_features // first.heads
         places = torch.arange(model.config.context)
         ahead = torch.tensor([1.0, 0]).repeat(len(places), K // 2)  # (T, K)
@@ -236,80 +183,33 @@ class StraightGPT(nn.Module):
         for block in self.model.blocks:
             read = block.norm_attention(x)
             x = x + straight_attention(block.attention, read, turn, later)
-            up = block.mlp.up(block.norm_mlp(x))
-            x = x + block.mlp.down(F.gelu(up))
+            x = x + block.mlp.down(F.gelu(block.mlp.up(block.norm_mlp(x))))
         return F.linear(self.model.norm(x), table)  # (1, T, V)
-
-# %% ../../deployment/compression.ipynb #without-notes
-def without_notes(proto):
-    """An ONNX model without the exporter's notes, which name our files."""
-    graph = proto.graph
-    named = [*graph.node, *graph.input, *graph.output, *graph.value_info]
-    for each in (proto, graph, *graph.initializer, *named):
-        del each.metadata_props[:]
-        each.doc_string = ""
-    return proto
 
 # %% ../../deployment/compression.ipynb #export-onnx
 def export_onnx(model: nn.Module, path, *, bits=32, length=None):
     """Write a GPT of the modern recipe as an ONNX file; returns its bytes.
 
-    Its input is `ids` (1, T) int64, its output `logits` (1, T, V) float32. T
-    is `length`, or any from 1 to the model's context. bits: 8, 16 or 32, of
-    each weight of the layers' matrices in the file; it computes in float32.
+    Its texts have `length` ids, or any number. bits: 8, 16 or 32, of each
+    weight of the layers' matrices in the file; it computes in float32.
     """
     context = model.config.context
     ids = torch.zeros(1, length or min(8, context), dtype=torch.long)
-    T = torch.export.Dim("T", max=context)
-    shapes = None if length else {"ids": {1: T}}
+    shapes = {"ids": {1: torch.export.Dim("T", max=context)}}
     program = torch.export.export(
-        StraightGPT(model, bits).eval(), (ids,), dynamic_shapes=shapes
+        StraightGPT(model, bits).eval(),
+        (ids,),
+        dynamic_shapes=None if length else shapes,
     )
     names = {"input_names": ["ids"], "output_names": ["logits"]}
     made = torch.onnx.export(program, dynamo=True, verbose=False, **names)
-    content = without_notes(made.model_proto).SerializeToString()
-    return Path(path).write_bytes(content)
-
-# %% ../../deployment/compression.ipynb #kept
-class Kept(nn.Module):
-    """A parametrization of a weight: where it is 0 now, it stays 0."""
-
-    def __init__(self, weight):
-        super().__init__()
-        self.register_buffer("kept", weight != 0)
-
-    def forward(self, weight):
-        return weight * self.kept
-
-# %% ../../deployment/compression.ipynb #with-zeros
-def with_zeros(model: nn.Module, part: float):
-    """A copy in which this part of each matrix is 0, and stays 0 in training.
-
-    The matrices are those of the blocks; the smallest weights go.
-    """
-    model = copy.deepcopy(model).requires_grad_(True)
-    linears = [m for m in model.blocks.modules() if isinstance(m, nn.Linear)]
-    for linear in linears:
-        linear.weight.data = drop_smallest(linear.weight.data, part)
-        mask = Kept(linear.weight)
-        parametrize.register_parametrization(linear, "weight", mask)
-    return model
-
-# %% ../../deployment/compression.ipynb #check-smallest-file
-def smallest_mistakes(n, kept, bits):
-    """The right answer first, then the likely wrong ones and their causes."""
-    place, exact = (n - 1).bit_length(), math.log2(n)
-    forms = [n * bits, n + kept * bits, kept * (bits + place)]
-    return {
-        min(forms): "",
-        min(n * bits, kept * bits): "you must say where the zeros were",
-        min(forms[:2]): "the list is smaller here",
-        min(forms[1:]): "all weights, as they are, is smaller here",
-        min(*forms[:2], kept * bits + place): "each weight has a place",
-        kept * (bits + math.floor(exact)): "round the bits of a place up",
-        round(kept * (bits + exact), 6): "a place takes whole bits: round up",
-        min(forms) / 8: "that's bytes, and bits are wanted",
-    }
+    proto = made.model_proto
+    graph = proto.graph
+    named = [*graph.node, *graph.input, *graph.output, *graph.value_info]
+    for each in (proto, graph, *graph.initializer, *named):
+        del each.metadata_props[:]  # the exporter's notes name our files
+        each.doc_string = ""
+    return Path(path).write_bytes(proto.SerializeToString())
 
 # %% ../../deployment/compression.ipynb #check-smallest-file-run
 @graded
@@ -323,87 +223,59 @@ def check_smallest_file(fn):
         (1000, 990, 16),
         (1000, 10, 16),
     ):
-        got = answer_of(fn, n, kept, bits, like=1)
-        causes = smallest_mistakes(n, kept, bits)
-        right = next(iter(causes))
-        if got != right:
-            other = f"{right} is right, not {got}"
-            cause = causes.get(round(got, 6), other)
-            raise AssertionError(
-                f"smallest_file({n}, {kept}, {bits}): {cause}"
-            )
+        got, place = answer_of(fn, n, kept, bits, like=1), math.log2(n)
+        forms = [n * bits, n + kept * bits, kept * (bits + math.ceil(place))]
+        causes = {
+            min(n * bits, kept * bits): "you must say where the zeros were",
+            min(forms[:2]): "the list is smaller here",
+            min(forms[1:]): "all weights, as they are, is smaller here",
+            kept * (bits + math.floor(place)): "round the bits of a place up",
+            round(kept * (bits + place), 6): "a place takes whole bits: round "
+            "up",
+        }
+        why = causes.get(round(got, 6), f"{min(forms)} is right, not {got}")
+        assert got == min(forms), f"smallest_file({n}, {kept}, {bits}): {why}"
     return "smallest_file is right."
 
-# %% ../../deployment/compression.ipynb #weigh-mistakes
-def dropped_half(weight, score):
-    """The weight without the lower half of each row's scores."""
-    lower = score.argsort(-1)[:, : score.size(1) // 2]
-    return weight.scatter(-1, lower, 0)
-
-
-def weigh_mistakes(weight, x):
-    """The right answer first, then the likely wrong ones and their causes."""
-    size, length = weight.abs(), x.norm(dim=0)
-    right = dropped_half(weight, size * length)
-    score = size * length
-    median = score.median(-1, keepdim=True).values
-    whole = weight.view(1, -1), (size * length).view(1, -1)
-    return {
-        "": right,
-        "that looks at the weights only": dropped_half(weight, size),
-        "compare within a row": dropped_half(*whole).view_as(weight),
-        "those are the largest half": weight - right,
-        "the sign doesn't count": dropped_half(weight, weight * length),
-        "torch's median is the lower of the two in the middle: one weight "
-        "too few goes": torch.where(score < median, 0, weight),
-        "length, not mean": dropped_half(weight, size * x.mean(0)),
-        "length is the root of the sum of squares, and you left out the "
-        "root": dropped_half(weight, size * length**2),
-        "length is the root of the sum of squares, not a mean of "
-        "sizes": dropped_half(weight, size * x.abs().mean(0)),
-    }
+# %% ../../deployment/compression.ipynb #check-near
+def near_tensor(name, got, right, causes):
+    """Is got right? If not, what is its likely cause of those in causes?"""
+    if torch.allclose(got, right, atol=1e-5):
+        return
+    near = [why for why, w in causes.items() if torch.allclose(got, w)]
+    raise AssertionError(
+        f"{name}: {[*near, f'{right} is right, not {got}'][0]}"
+    )
 
 # %% ../../deployment/compression.ipynb #check-weigh-inputs
 @graded
 def check_weigh_inputs(fn):
     """Does fn(weight, x) drop the half of each row with the least effect?"""
+
+    def without(score):
+        lower = score.argsort(-1)[:, : score.size(1) // 2]
+        return weight.scatter(-1, lower, 0)
+
     draws = torch.Generator().manual_seed(0)
     for rows, columns in (4, 6), (6, 6), (3, 8):
         weight = torch.randn(rows, columns, generator=draws)
         x = torch.randn(10, columns, generator=draws)
         x = x * torch.arange(1, columns + 1)  # the last inputs are large
         got = answer_of(fn, weight.clone(), x.clone(), like=weight)
-        causes = weigh_mistakes(weight, x)
-        right = causes.pop("")
-        if torch.allclose(got, right):
-            continue
-        near = [why for why, w in causes.items() if torch.allclose(got, w)]
-        row = (got != right).any(1).nonzero()[0].item()
-        rows = [[round(v, 2) for v in w[row].tolist()] for w in (right, got)]
-        near.append("row {} should be {}, not {}".format(row, *rows))
-        raise AssertionError(f"weigh_inputs: {near[0]}")
+        size, length = weight.abs(), x.norm(dim=0)
+        right, root = without(size * length), "you left out the root"
+        causes = {
+            "that looks at the weights only": without(size),
+            "those are the largest half": weight - right,
+            "the sign doesn't count": without(weight * length),
+            f"length is that of the sum of squares; {root}": without(
+                size * length**2
+            ),
+            "length is the root of the sum of squares, not a mean of "
+            "sizes": without(size * x.abs().mean(0)),
+        }
+        near_tensor("weigh_inputs", got, right, causes)
     return "weigh_inputs is right."
-
-# %% ../../deployment/compression.ipynb #mixed-mistakes
-def mixed_mistakes(student, teacher, targets, alpha):
-    """The right answer first, then the likely wrong ones and their causes."""
-    surprise = F.cross_entropy(student, targets)
-    there, back = divergence(teacher, student), divergence(student, teacher)
-    right, rest = alpha * surprise + (1 - alpha) * there, 1 - alpha
-    return {
-        "": right,
-        "the teacher comes first": alpha * surprise + rest * back,
-        "alpha belongs to the text": rest * surprise + alpha * there,
-        "F.kl_div divides by V, too: take reduction='batchmean'": alpha
-        * surprise
-        + rest * there / student.size(-1),
-        "that is the cross-entropy to the teacher, which never gets to 0. The "
-        "divergence takes off the teacher's own entropy": alpha * surprise
-        + rest * F.cross_entropy(student, teacher.softmax(-1)),
-        "take means, not sums": len(targets) * right,
-        "both parts are weighted": surprise + rest * there,
-        "the text's part is weighted, too": surprise + there,
-    }
 
 # %% ../../deployment/compression.ipynb #check-mixed-loss
 @graded
@@ -411,14 +283,25 @@ def check_mixed_loss(fn):
     """Does fn mix the text's lesson and the teacher's?"""
     draws = torch.Generator().manual_seed(0)
     for alpha in 0.3, 0.8, 0.0, 1.0:
-        pair = torch.randn(2, 7, 5, generator=draws)
+        student, teacher = torch.randn(2, 7, 5, generator=draws)
         targets = torch.randint(5, (7,), generator=draws)
-        causes = mixed_mistakes(*pair, targets, alpha)
-        right = causes.pop("")
-        got = answer_of(fn, *pair, targets, alpha, like=right)
-        if torch.allclose(got, right, atol=1e-5):
-            continue
-        near = [why for why, w in causes.items() if torch.allclose(got, w)]
-        near.append(f"{right:.4f} is right, not {got:.4f}")
-        raise AssertionError(f"mixed_loss: {near[0]}")
+        text = F.cross_entropy(student, targets)
+        there, back = (
+            divergence(teacher, student),
+            divergence(student, teacher),
+        )
+        entropy, rest = (
+            F.cross_entropy(student, teacher.softmax(-1)),
+            1 - alpha,
+        )
+        right = alpha * text + rest * there
+        causes = {
+            "the teacher comes first": alpha * text + rest * back,
+            "alpha belongs to the text": rest * text + alpha * there,
+            "the divergence takes off the teacher's own entropy": alpha * text
+            + rest * entropy,
+            "both parts are weighted": text + rest * there,
+        }
+        got = answer_of(fn, student, teacher, targets, alpha, like=right)
+        near_tensor("mixed_loss", got, right, causes)
     return "mixed_loss is right."

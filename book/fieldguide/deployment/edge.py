@@ -23,10 +23,7 @@ KING = "In the beginning "
 
 # %% ../../deployment/edge.ipynb #q4-1
 def q4_1_weights(blocks: UInt8[Tensor, "n 20"]):
-    """Weights (n, 32) of Q4_1 blocks: scale, smallest, 32 codes of 4 bits.
-
-    The low halves of the 16 bytes are the first 16 codes.
-    """
+    """Weights (n, 32) of Q4_1 blocks: scale, smallest, 32 codes of 4 bits."""
     head = blocks[:, :4].view(torch.float16)  # (n, 2)
     scale, least = head.float().split(1, 1)  # (n, 1) each
     packed = blocks[:, 4:]  # (n, 16)
@@ -35,11 +32,7 @@ def q4_1_weights(blocks: UInt8[Tensor, "n 20"]):
 
 # %% ../../deployment/edge.ipynb #steps
 def answer_steps(model, ids: list, count: int, choose=greedy):
-    """Yield (token, logits (V,)) up to `count` times, after a text `ids`.
-
-    choose turns logits into a token. Nothing runs until the next is asked
-    for.
-    """
+    """Yield (token, logits (V,)) up to `count` times, after a text `ids`."""
     # The cache keeps the keys and values of all that was read.
     cache, new = KVCache(model.config, len(ids) + count), ids
     for _ in range(count):
@@ -49,14 +42,6 @@ def answer_steps(model, ids: list, count: int, choose=greedy):
         token = choose(logits)
         yield token, logits
         new = [token]
-
-# %% ../../deployment/edge.ipynb #pace
-def most_tokens(weights, bits, bandwidth):
-    """Tokens a second at most, when each reads every weight once.
-
-    bandwidth: bytes a second.
-    """
-    return bandwidth / (weights * bits / 8)
 
 # %% ../../deployment/edge.ipynb #behind-best
 def behind_best(logits: Float[Tensor, "T V"], ids: list):

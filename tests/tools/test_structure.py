@@ -218,7 +218,6 @@ def exports():
 
 # A form in view, and one in a fold: these may only become fewer.
 TWICE = [
-    "introduction/next-word",
     "transformers/training",
     "transformers/induction",
     "scaling/data-quality",

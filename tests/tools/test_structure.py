@@ -236,13 +236,6 @@ def exports():
     }
 
 
-# A form in view, and one in a fold: these may only become fewer.
-TWICE = [
-    "introduction/next-word",
-    "scaling/data-quality",
-]
-
-
 def test_no_name_is_defined_twice():
     """Across the book for what is exported; within a notebook for the rest."""
     exported = exports()
@@ -256,7 +249,6 @@ def test_no_name_is_defined_twice():
                 first = here.setdefault(name, cell.id)
                 again = f"{notebook}: cells {first} and {cell.id} both define {name}"
                 answer = is_hidden(cell) or sources.is_answer(cell)
-                answer = answer or notebook in TWICE
                 assert first == cell.id or answer, again
 
 

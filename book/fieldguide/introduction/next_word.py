@@ -3,73 +3,205 @@
 # fmt: off
 
 # %% ../../introduction/next-word.ipynb #imports
+import math
+from collections import Counter
+from functools import cache
+from itertools import pairwise
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ..check import require
+from ..check import answer_of, graded
+from ..data import king_james
 
 # %% ../../introduction/next-word.ipynb #to-ids
-def to_ids(text: str | list[str], alphabet: str | list[str]):
-    """The place of each character in the alphabet: a tensor (T,) of int64.
-
-    text may also be a list of words, and alphabet the words there are.
-    """
+def to_ids(text, alphabet):
+    """The place of each piece in the alphabet: int64 (T,)."""
     place = {piece: i for i, piece in enumerate(alphabet)}
-    missing = sorted(set(text) - set(place))
-    require(not missing, "text", text, f"in the alphabet, without {missing}")
     return torch.tensor([place[piece] for piece in text], dtype=torch.long)
 
 # %% ../../introduction/next-word.ipynb #bigram-counts
-def bigram_counts(ids: Int64[Tensor, " T"], V: int):
-    """How often j follows i: a table (V, V) of int64, row i, column j."""
-    pairs = V * ids[:-1] + ids[1:]  # (T - 1,): one number for each pair
-    return pairs.bincount(minlength=V * V).view(V, V)  # (V, V)
+def bigram_counts(ids, V):
+    """How often j follows i: (V, V), whole numbers, row i, column j."""
+    counts = torch.zeros(V, V, dtype=torch.long)
+    for (i, j), count in Counter(pairwise(ids.tolist())).items():
+        counts[i, j] = count
+    return counts
 
 # %% ../../introduction/next-word.ipynb #perplexity
-def perplexity(loss: float | int | Float[Tensor, "..."]):
-    """e to the loss: how many equally likely choices surprise as much.
-
-    loss in nats, a number or a tensor of one element, at least 0; infinity
-    gives infinity. Returns a float.
-    """
-    nats = torch.as_tensor(loss, dtype=torch.double)
-    return nats.exp().item()
+def perplexity(loss):
+    """How many equally likely choices surprise as much: a float."""
+    return math.exp(loss)
 
 # %% ../../introduction/next-word.ipynb #characters
-def characters(text: str):
+def characters(text):
     """The alphabet of a text: its distinct characters in order, a list."""
     return sorted(set(text))
 
 
-def to_text(ids: Int64[Tensor, " T"], alphabet: str | list[str]):
+def to_text(ids, alphabet):
     """Undo `to_ids` for characters: a string."""
-    places = ids.tolist()
-    return "".join(alphabet[place] for place in places)
+    return "".join(alphabet[place] for place in ids.tolist())
 
-# %% ../../introduction/next-word.ipynb #split-text
-def split_text(text: str, held_out: float = 0.1):
-    """Cut a text in two, (training, held out), where a line begins.
 
-    The held-out part comes last, and is that share of the text or up to a
-    line more.
-    """
+def split_text(text, held_out=0.1):
+    """(training, held out): that share or up to a line more comes last."""
     last = int((1 - held_out) * len(text))  # it begins here or before
     start = text.rfind("\n", 0, last) + 1
     return text[:start], text[start:]
 
 # %% ../../introduction/next-word.ipynb #softmax
 def softmax(logits: Float[Tensor, "*b V"]):
-    """Turn logits into positive shares (..., V) that add up to 1.
-
-    A logit of -inf gets exactly 0; one in each row must be finite.
-    """
-    top = logits.amax(-1, keepdim=True)  # (..., 1)
-    powers = (logits - top).exp()  # (..., V): none above 1
-    return powers / powers.sum(-1, keepdim=True)  # (..., V)
+    """Positive shares (..., V) that add up to 1."""
+    top = logits.amax(-1, keepdim=True)  # -1: along the last axis
+    powers = (logits - top).exp()  # no exponential overflows
+    return powers / powers.sum(-1, keepdim=True)
 
 # %% ../../introduction/next-word.ipynb #cross-entropy
 def cross_entropy(logits: Float[Tensor, "*b V"], targets: Int64[Tensor, "*b"]):
-    """Mean surprise, in nats, at each row's target under its logits."""
-    chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)  # (...)
+    """Mean surprise, in nats, at each row's target."""
+    chosen = logits.gather(-1, targets[..., None])[..., 0]  # (...)
     return (logits.logsumexp(-1) - chosen).mean()
+
+# %% ../../introduction/next-word.ipynb #check-runs
+def same(got, wrong):
+    """Equal text, or numbers that are close."""
+    if isinstance(got, str):
+        return got == wrong
+    got, wrong = (torch.as_tensor(x).double() for x in (got, wrong))
+    return got.allclose(wrong, rtol=1e-5, atol=1e-5)
+
+
+def likely_cause(case, causes, got):
+    """Raise the first cause whose wrong answer is the one that was given."""
+    for cause, wrong in causes.items():
+        assert not same(got, wrong), case + cause
+
+
+@cache
+def book_pairs():
+    """The Bible's alphabet, and its pairs to train on, counted (V, V)."""
+    alphabet = characters(king_james())
+    ids = to_ids(split_text(king_james())[0], alphabet)
+    return alphabet, bigram_counts(ids, len(alphabet))
+
+# %% ../../introduction/next-word.ipynb #check-follow
+def most_likely(table, start, count):
+    """The likeliest text of this length after `start`."""
+    alphabet, out = book_pairs()[0], start
+    for _ in range(count):
+        out += alphabet[int(table[alphabet.index(out[-1])].argmax())]
+    return out[1:]
+
+
+def may_follow(table, text):
+    """Does each character of a text sometimes follow the one before it?"""
+    alphabet = book_pairs()[0]
+    known = set(text) <= set(alphabet)
+    places = [alphabet.index(c) for c in text] if known else []
+    return known and all(table[i, j] > 0 for i, j in pairwise(places))
+
+# %% ../../introduction/next-word.ipynb #check-likeliest
+@graded
+def check_likeliest(fn):
+    """Does fn(table, start, count) always take the likeliest character?"""
+    book_table = book_pairs()[1].double()
+    book_table /= book_table.sum(1, keepdim=True)
+    for start, count in ("q", 20), ("\n", 3), ("t", 1):
+        got = answer_of(fn, book_table, start, count, like="text")
+        case = f"after {start!r}, {count} characters: "
+        right = most_likely(book_table, start, count)
+        if got == right:
+            continue
+        causes = {
+            "your text begins with start; leave that out": start + right,
+            "it begins with start, and has one pick too few": (
+                start + right[:-1]
+            ),
+            "one pick too few": right[:-1],
+            "you looked in the column, so at what came before": (
+                most_likely(book_table.T, start, count)
+            ),
+            "you always look in the row of start": count * right[:1],
+        }
+        likely_cause(case, causes, got)
+        drawn = len(got) == count and may_follow(book_table, start + got)
+        assert not drawn, case + "possible picks, but not the likeliest ones"
+        raise AssertionError(case + f"{right!r} is right, not {got!r}")
+    return "likeliest is right."
+
+# %% ../../introduction/next-word.ipynb #check-memory-causes
+def loss_alone(seen):
+    """The loss without memory of characters seen so often (V,)."""
+    p = seen[seen > 0].double() / seen.sum()
+    return -(p * p.log()).sum().item()
+
+
+def memory_causes(table):
+    """Likely wrong answers for a table (V, V) of counts."""
+    right, pairs = loss_alone(table.sum(0)), table.sum().item()
+    p, joint = table / table.sum(1, keepdim=True), table / pairs
+    alone = joint.sum(0)[joint.sum(0) > 0]
+    kept = -(joint * p.log())[table > 0].sum().item()
+    return {
+        "that's in bits, not in nats": right / math.log(2),
+        "the sign is wrong; surprise is never below 0": -right,
+        "that's the sum over all pairs, not the average": right * pairs,
+        "you counted what comes first, not what comes next": (
+            loss_alone(table.sum(1))
+        ),
+        "this model still looks at the last character": kept,
+        "that's the perplexity, not the loss": math.exp(right),
+        "weigh each surprise by its p": -alone.log().mean().item(),
+    }
+
+# %% ../../introduction/next-word.ipynb #check-without-memory
+@graded
+def check_without_memory(fn):
+    """Is fn(counts) the loss of a model that ignores what came before?"""
+    unused = torch.tensor([[3, 1, 0], [1, 0, 0], [4, 0, 0]])
+    for table in torch.tensor([[0, 2], [1, 3]]), unused, book_pairs()[1]:
+        got, right = answer_of(fn, table, like=0.0), loss_alone(table.sum(0))
+        case = f"for {len(table)} characters: "
+        hint = "it's NaN; leave out characters that never come next"
+        assert not math.isnan(got), case + hint
+        if same(got, right):
+            continue
+        likely_cause(case, memory_causes(table), got)
+        raise AssertionError(case + f"{right:.4f} is right, not {got:.4f}")
+    return "without_memory is right."
+
+# %% ../../introduction/next-word.ipynb #check-batch-causes
+def batch_causes(logits, targets):
+    """Likely wrong answers, for logits (B, V)."""
+    B, V = logits.shape
+    p, came = softmax(logits), F.one_hot(targets, V)
+    return {
+        "divide by B: the loss is an average over the batch": p - came,
+        "divide by B only, not by V": (p - came) / B / V,
+        "divide by B, the number of rows, not by V": (p - came) / V,
+        "nothing is subtracted at the target": p / B,
+        "the sign is wrong: it's p minus one-hot": (came - p) / B,
+        "you subtract from the logits, not from p": (logits - came) / B,
+        "the softmax goes down the columns": (logits.softmax(0) - came) / B,
+    }
+
+# %% ../../introduction/next-word.ipynb #check-batch-gradient
+@graded
+def check_batch_gradient(fn):
+    """Is fn(logits, targets) what backward() leaves in logits.grad?"""
+    for B, V in (3, 2), (1, 3), (5, 7):
+        draw = torch.Generator().manual_seed(B)
+        logits = torch.randn(B, V, generator=draw, requires_grad=True)
+        targets = torch.randint(V, (B,), generator=draw)
+        cross_entropy(logits, targets).backward()
+        z, right = logits.detach(), logits.grad
+        got = answer_of(fn, z, targets, like=right)
+        case = f"B = {B}, V = {V}: "
+        if same(got, right):
+            continue
+        likely_cause(case, batch_causes(z, targets), got)
+        raise AssertionError(case + f"{right} is right, not {got}")
+    return "batch_gradient is right."

@@ -92,8 +92,8 @@ def start_rank(rank, ranks, port, folder):
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    out, err = (Path(folder, f"{rank}.{end}").open("wb") for end in ("out", "err"))
-    with out, err:
+    said = [Path(folder, f"{rank}.{end}") for end in ("out", "err")]
+    with said[0].open("wb") as out, said[1].open("wb") as err:
         pipes = {"stdin": subprocess.PIPE, "stdout": out, "stderr": err}
         command = [sys.executable, "-c", RANK, folder]
         return subprocess.Popen(command, env=os.environ | told, **pipes)

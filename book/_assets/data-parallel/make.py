@@ -1,4 +1,4 @@
-"""Record what deployment/data-parallel shows from a file: memory, and times of two ranks.
+"""Record what deployment/data-parallel shows from files: memory, and two ranks' times.
 
 .venv/bin/python book/_tools/assets.py data-parallel speed (three minutes of two cores)
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from fieldguide.deployment import parallelism as book
 from fieldguide.deployment.data_parallel import launch
-from fieldguide.efficiency.experts import MixtureShape, mixture_by_token
+from fieldguide.efficiency.experts import MixtureShape, mixture_sorted
 from fieldguide.scaling.counting import Shape, parameters, published, token_flops
 from fieldguide.transformers.gpt import GPT, GPTConfig, generate
 from fieldguide.transformers.training import trained_gpt
@@ -124,7 +124,7 @@ def test_experts_apart_answer_as_together():
     weights = cells.random(6, 2, seed=1).softmax(-1)
     chosen = torch.tensor([[0, 1], [1, 0], [2, 0], [3, 2], [0, 1], [3, 0]])
     up, down = cells.random(4, 5, 4, seed=2), cells.random(4, 4, 5, seed=3)
-    whole = mixture_by_token(x, weights, chosen, up, down)
+    whole = mixture_sorted(x, weights, chosen, up, down)
     for ranks in 1, 2:
         found = together(ranks, book.share_experts, x, weights, chosen, up, down)
         assert [len(part) for part in found] == [6 // ranks] * ranks

@@ -38,7 +38,7 @@ endif
 
 modes:  ## run the notebooks and their tests as other processors would
 	@$(SETUP) venv torch book weights tests
-	$(PY) book/_tools/modes.py $(ONLY)
+	$(PY) book/_tools/cpu_modes.py $(ONLY)
 
 lab:  ## open the notebooks in JupyterLab
 	@$(SETUP) venv torch book weights

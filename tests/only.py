@@ -9,7 +9,7 @@ alone the checks by glob: how a page is made, its exercises, its lint.
 import subprocess
 import sys
 
-import modes
+import cpu_modes
 from notebooks import ROOT, NotebookError
 
 BY_GLOB = ["structure", "prose", "minutes", "names", "terms", "exercises", "lint"]
@@ -19,7 +19,7 @@ BY_GLOB += ["notebooks"]  # are its export and its outputs of today?
 def commands(names: list[str]) -> list[list[str]]:
     """Two calls of pytest; NotebookError for a name that is no notebook."""
     pytest = [sys.executable, "-m", "pytest", "-q", "-n", "2"]
-    own = [*pytest, "--nbval", "--dist", "loadfile", *modes.files(names)]
+    own = [*pytest, "--nbval", "--dist", "loadfile", *cpu_modes.files(names)]
     made = [f"tests/tools/test_{name}.py" for name in BY_GLOB]
     named = " or ".join([*names, "no_export", "codespell"])
     return [own, [*pytest, *made, "-k", named]]

@@ -24,7 +24,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from fieldguide import ledger
+from fieldguide import claims
 
 VERDICTS = (
     "holds",
@@ -94,7 +94,7 @@ class Stored(NamedTuple):
 
 
 class ClaimParser(HTMLParser):
-    """Collects the claims in a piece of HTML, as `fieldguide.ledger` writes it."""
+    """Collects the claims in a piece of HTML, as `fieldguide.claims` writes it."""
 
     def __init__(self, docname: str):
         super().__init__()
@@ -151,7 +151,7 @@ class Table(SphinxDirective):
     def sources(self, text: str) -> list[nodes.Node]:
         """A claim's `source` with its keys as citations."""
         found = []
-        for key, place in ledger.sources(text):
+        for key, place in claims.sources(text):
             found += [nodes.Text("; ")] if found else []
             found += [nodes.Text(key)] if key == "derived" else self.cite(key)
             found += [nodes.Text(f", {place}")] if place else []
@@ -196,7 +196,7 @@ def raw(text: str) -> nodes.raw:
 def shown(number: str, digits: int = 10) -> str:
     """A number as the notebook's page shows it, out of the stored attribute."""
     whole = re.fullmatch(r"-?\d+", number)
-    return ledger.number(int(number) if whole else float(number), digits)
+    return claims.number(int(number) if whole else float(number), digits)
 
 
 class Claims(Table):

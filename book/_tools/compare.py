@@ -1,7 +1,7 @@
 """The one comparer: is an output the one that is stored in the notebook?
 
 Text and HTML are compared to the letter, with three exceptions. A measured value
-(`fieldguide.ledger`) may move by its tolerance. An explorer's values may move by
+(`fieldguide.claims`) may move by its tolerance. An explorer's values may move by
 one quantization step, or by less than anybody sees. A picture may differ as another
 font library would draw it.
 
@@ -22,8 +22,8 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
+from fieldguide.claims import number
 from fieldguide.explore import payload
-from fieldguide.ledger import number
 
 # A widget's view holds a random model id, and is dropped from the stored copy.
 NOT_COMPARED = {"application/vnd.jupyter.widget-view+json"}

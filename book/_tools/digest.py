@@ -22,10 +22,18 @@ PACKAGE = "fieldguide"
 HERE = "make"  # the maker that a record's digest begins with
 OTHER = re.compile(r"makers\(\)\['([^']+)'\]")  # another maker, loaded
 # Whatever these do, a record stays what it is: they check, draw, report and store.
-APPARATUS = ("check", "data.files", "explore", "ledger", "memory", "ranks", "style")
+APPARATUS = (
+    "check",
+    "claims",
+    "data.files",
+    "explore",
+    "ranks",
+    "saved_bytes",
+    "style",
+)
 # In an output: nothing of a check; the browser's runtime and the look of a claim are
 # stamped anew without a run.
-STAMPED = ("check", "explore.page", "ledger")
+STAMPED = ("check", "claims", "explore.page")
 # What lies beside a record, and is none
 BESIDE = ("LICENSE", "SHA256SUMS", "DIGESTS", "make.py")
 FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef

@@ -40,7 +40,7 @@ import stored
 import yaml
 from nbclient import NotebookClient
 
-from fieldguide import ledger
+from fieldguide import claims
 from fieldguide.explore import Ready
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -262,7 +262,7 @@ def normalise(notebook: nbformat.NotebookNode, made_by: str | None) -> None:
             shown = output.data.get("text/html", "")
             if output.data.get("text/plain") == repr(Ready()):
                 output.data["text/html"] = Ready()._repr_html_()
-            elif claim := ledger.restored(shown):
+            elif claim := claims.restored(shown):
                 output.data["text/html"] = claim._repr_html_()
 
 

@@ -14,7 +14,7 @@ from cells import cases, close, seeds
 from torch import nn
 
 from fieldguide.efficiency import quantization as q
-from fieldguide.memory import SavedBytes
+from fieldguide.saved_bytes import SavedBytes
 
 groups = st.sampled_from([None, "row", 12, 6, 4, 1])
 random = functools.partial(cells.random, dtype=torch.float32)

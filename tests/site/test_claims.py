@@ -16,7 +16,7 @@ import pytest
 import yaml
 from sphinx.cmd.build import build_main
 
-from fieldguide.ledger import claim, sources
+from fieldguide.claims import claim, sources
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"

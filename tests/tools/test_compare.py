@@ -21,9 +21,9 @@ import nbformat
 import numpy as np
 import pytest
 
-from fieldguide import ledger, style
+from fieldguide import claims, style
+from fieldguide.claims import claim
 from fieldguide.explore import explore, heatmap, lines, number, payload, text
-from fieldguide.ledger import claim
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {
@@ -109,7 +109,7 @@ def test_a_measured_value_may_move_by_its_tolerance_and_nothing_else_may():
 def test_a_measured_table_is_compared_like_its_claims():
     def table(loss, width=4):
         rows = [{"kind": "a", "width": width, "loss": loss}]
-        return ledger.measured(rows, tol=0.01)._repr_html_()
+        return claims.measured(rows, tol=0.01)._repr_html_()
 
     assert html_differs(table(0.5049), table(0.5)) is None
     assert "was measured" in html_differs(table(0.52), table(0.5))
@@ -273,7 +273,7 @@ def test_a_picture_may_differ_by_its_font_library_and_not_by_a_curve():
 # The run itself
 
 CELLS = {
-    "imports": "import matplotlib.pyplot as plt\nfrom fieldguide.ledger import claim",
+    "imports": "import matplotlib.pyplot as plt\nfrom fieldguide.claims import claim",
     "text": "print('loss', 0.125)",
     "claim": "claim('one-half', 0.5, expect=0.5, tol=0.005, source='derived')",
     "picture": "fig, ax = plt.subplots()\n_ = ax.plot([1, 2, 3])",

@@ -56,7 +56,7 @@ SECOND = {
         "from IPython.display import display\n"
         "from ipywidgets import IntSlider\n"
         "from fieldguide.a.first import half\n"
-        "from fieldguide.ledger import claim"
+        "from fieldguide.claims import claim"
     ),
     "run": "for n in range(2):\n    print(half(n + 1), flush=True)",
     "widget": "IntSlider()",
@@ -107,7 +107,7 @@ def first_run(tmp_path_factory):
     library = root / "book" / "fieldguide"
     library.mkdir(parents=True)
     (library / "__init__.py").touch()
-    for name in "check.py", "ledger.py":
+    for name in "check.py", "claims.py":
         shutil.copy(ROOT / "book" / "fieldguide" / name, library)
     volatile = {
         "widgets": {"application/vnd.jupyter.widget-state+json": {"state": {}}},

@@ -4,10 +4,10 @@
 
 Fills answers.json beside this file, which holds the programs. For each wording, pair of
 TWINS and program of the pair: what the model writes, up to the end of its first block
-of code, and how likely it finds the two lines of which each mends one program (nats); for the first wording also
-without the error message (silent). `gaps` says by how much, at the closest choice of
-each answer, the chosen token led (in logits): where that is far above a rounding error,
-another processor writes the same text.
+of code, and how likely it finds the two lines of which each mends one program (nats);
+for the first wording also without the error message (silent). `gaps` says by how much,
+at the closest choice of each answer, the chosen token led (in logits): where that is
+far above a rounding error, another processor writes the same text.
 """
 
 import json

@@ -273,12 +273,13 @@ def check_says_false(fn):
         causes = {
             after(odds): "beta is missing",
             after(odds**beta): "divide the reward by beta",
-            after(wrong ** (1 / beta)): "take the odds of the votes, wrong to "
-            "right",
+            after(
+                wrong ** (1 / beta)
+            ): "take the odds of the votes, wrong to right",
             after(odds ** (-1 / beta)): "the odds are upside down",
             before * odds ** (1 / beta): "divide by the sum",
-            odds ** (1 / beta) / (odds ** (1 / beta) + 1): "where it began "
-            "counts too",
+            odds ** (1 / beta)
+            / (odds ** (1 / beta) + 1): "where it began counts too",
         }
         if math.isclose(got, right, rel_tol=1e-6):
             continue

@@ -19,6 +19,7 @@ from ..transformers.gpt import apply_rope, generate
 from ..transformers.training import (
     Recipe,
     descend,
+    get_batch,
     optimizers,
 )
 
@@ -230,8 +231,9 @@ def check_smallest_file(fn):
             min(forms[:2]): "the list is smaller here",
             min(forms[1:]): "all weights, as they are, is smaller here",
             kept * (bits + math.floor(place)): "round the bits of a place up",
-            round(kept * (bits + place), 6): "a place takes whole bits: round "
-            "up",
+            round(
+                kept * (bits + place), 6
+            ): "a place takes whole bits: round up",
         }
         why = causes.get(round(got, 6), f"{min(forms)} is right, not {got}")
         assert got == min(forms), f"smallest_file({n}, {kept}, {bits}): {why}"
@@ -271,8 +273,9 @@ def check_weigh_inputs(fn):
             f"length is that of the sum of squares; {root}": without(
                 size * length**2
             ),
-            "length is the root of the sum of squares, not a mean of "
-            "sizes": without(size * x.abs().mean(0)),
+            "length is the root of the sum of squares, not a mean of sizes": without(
+                size * x.abs().mean(0)
+            ),
         }
         near_tensor("weigh_inputs", got, right, causes)
     return "weigh_inputs is right."

@@ -320,8 +320,9 @@ def check_paired_p(fn):
         loses = sum(b and not a for a, b in zip(one, other))
         right = sign_test(gains, loses)
         slips = {
-            sign_test(gains, n - gains): "questions on which they agree say "
-            "nothing",
+            sign_test(
+                gains, n - gains
+            ): "questions on which they agree say nothing",
             sign_test(sum(one), sum(other)): "leave out what both have right",
             right / 2: "that is one side; twice as much for both",
         }

@@ -384,8 +384,9 @@ def check_micro_needed(fn):
             "subtract 1e-9 before you round up",
             math.ceil((stages - 1) / most): "that compares the waiting with "
             "the work; compare it with all of the time",
-            math.ceil(stages * (1 - most) / most): "K - 1 turns are waiting, "
-            "not K",
+            math.ceil(
+                stages * (1 - most) / most
+            ): "K - 1 turns are waiting, not K",
             right - 1: "round up: with one less it waits too long",
             0: "a batch is at least one micro-batch",
         }

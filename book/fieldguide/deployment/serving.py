@@ -242,8 +242,10 @@ def check_capacity(fn):
             "each token that is read costs its own token_s",
             60 * slots / tokens / fixed_s: "token_s is missing",
             60 / (steps_s / slots + token_s * tokens): "the prompt is missing",
-            60 / (steps_s / slots + token_s * (tokens - 1)): "the prompt "
-            "is missing",
+            60
+            / (
+                steps_s / slots + token_s * (tokens - 1)
+            ): "the prompt is missing",
             60 / (steps_s / slots + read_s + token_s): "the last token of "
             "an answer is never read",
         }

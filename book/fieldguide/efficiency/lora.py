@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..check import graded, require
 from .quantization import NF4Linear
-from ..memory import SavedBytes
 from ..multimodal.image_to_text import answer_loss
+from ..saved_bytes import SavedBytes
 from ..transformers.training import Recipe, descend, train
 
 # %% ../../efficiency/lora.ipynb #spelling-1611

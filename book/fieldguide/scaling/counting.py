@@ -30,7 +30,7 @@ class Shape:
     last_norm: int = 2  # vectors in the norm at the end
     tied: bool = True  # the output uses the table of tokens
 
-# %% ../../scaling/counting.ipynb #ledger
+# %% ../../scaling/counting.ipynb #claims
 def ledger(shape: Shape):
     """Its matrices: (part, rows, columns, how many) in each line."""
     V, T, D, L = shape.vocab, shape.context, shape.width, shape.layers

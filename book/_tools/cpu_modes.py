@@ -1,6 +1,6 @@
 """Run every notebook and its own tests as other processors would.
 
-    python book/_tools/modes.py [NAME ...]     (`make modes`, `make modes ONLY=NAME`)
+    python book/_tools/cpu_modes.py [NAME ...]   (`make modes`, `make modes ONLY=NAME`)
 
 Other instructions round otherwise, and training makes the last bit grow, so what is
 stored must hold in each of `MODES`. The variables make PyTorch and MKL leave out what

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from fieldguide.ledger import ClaimError, claim, measured, restored
+from fieldguide.claims import ClaimError, claim, measured, restored
 
 TREND = {
     "kind": "trend",

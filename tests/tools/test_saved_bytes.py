@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from fieldguide.memory import SavedBytes
+from fieldguide.saved_bytes import SavedBytes
 
 
 def test_saved_bytes_counts_memory_once_and_lets_go():

@@ -40,6 +40,12 @@ def test_ruff_finds_nothing_in_a_notebook(name):
     clean("ruff", "check", *CELL_COLUMNS, *notebooks.chosen([name], sources.ROOT))
 
 
+def test_what_is_exported_stands_alone():
+    """A check or a mechanism names nothing that only its notebook has."""
+    modules = notebooks.generated(sources.ROOT)
+    clean("ruff", "check", "--select", "F821", "--ignore-noqa", *modules)
+
+
 def test_ruff_would_format_nothing():
     clean("ruff", "format", "--diff", *python())
 

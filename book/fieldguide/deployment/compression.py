@@ -273,9 +273,8 @@ def check_weigh_inputs(fn):
             f"length is that of the sum of squares; {root}": without(
                 size * length**2
             ),
-            "length is the root of the sum of squares, not a mean of sizes": without(
-                size * x.abs().mean(0)
-            ),
+            "length is the root of the sum of squares, "
+            "not a mean of sizes": without(size * x.abs().mean(0)),
         }
         near_tensor("weigh_inputs", got, right, causes)
     return "weigh_inputs is right."

@@ -39,7 +39,8 @@ DESKS = {
     "taxes": "rot-avdrag rut-avdrag f-skatt omvand-moms",
     "permits": "bygglov bbr-pbl attefallshus-friggebod marklov-rivningslov "
     "strandskydd altan-staket-plank",
-    "contracts": "kontrakt dolda-fel dispute reklamation-process garantier besiktning",
+    "contracts": "kontrakt dolda-fel dispute reklamation-process garantier "
+    "besiktning",
     "repairs": "takläggning badrumsrenovering koksrenovering vvs isolering "
     "elinstallation fasadrenovering ventilation varmesystem",
 }
@@ -196,7 +197,8 @@ def vote_views(
 
 # %% ../../deployment/right-sizing.ipynb #prompts
 ASKED = {
-    "licences": "Is this software license permissive, copyleft or proprietary?",
+    "licences": "Is this software license permissive, copyleft or "
+    "proprietary?",
     "symptoms": "Which part of the body is this medical definition about: "
     "brain, heart, eyes or skin?",
     "questions": "Which desk of a building company should answer this "

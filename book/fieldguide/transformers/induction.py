@@ -17,7 +17,7 @@ from .real_model import (
 
 # %% ../../transformers/induction.ipynb #token-losses
 @torch.inference_mode()
-def token_losses(model: nn.Module, ids: Int64[Tensor, "B T"]):
+def token_losses(model, ids: Int64[Tensor, "B T"]):
     """The loss of each token but the first, in nats: (B, T) -> (B, T - 1)."""
     logits = model(ids)[:, :-1]  # (B, T - 1, V)
     losses = F.cross_entropy(

@@ -4,6 +4,7 @@ Both models are compared with what they write elsewhere, and what can go wrong e
 its sentence. `HANG_S` guards each wait; no other limit of time is set.
 """
 
+import itertools
 import json
 import math
 
@@ -83,6 +84,23 @@ def test_both_models_answer_in_the_page(visit):
     assert says(page).startswith("Your text has 12") and "1024" in says(page)
     assert ask(page, QUESTIONS[1])[0]["token"] == "The"  # nothing is lost
     assert not page.troubles and not own_only(page, ["data:", "blob:"])
+
+
+def test_drawn_tokens_are_drawn_anew_and_all_are_shown(visit):
+    page = visit(PAGE)
+    choose = part(page).get_by_label("next token", exact=True)
+    for model, text in ("smollm2", "Tell me a long story."), ("king-james", KING):
+        part(page).get_by_label("model", exact=True).select_option(model)
+        choose.select_option("drawn at random")
+        tries = [ask(page, text, 24, model)[:24] for _ in range(2)]
+        one, other = ([step["id"] for step in steps] for steps in tries)
+        assert one and one != other
+        for step in itertools.chain(*tries):
+            ids = [token["id"] for token in step["top"]]
+            assert ids.count(step["id"]) == 1
+            assert len(ids) == 5 + (step["id"] not in ids[:5])
+            assert all(0 <= token["p"] <= 1 for token in step["top"])
+    assert not page.troubles
 
 
 def test_no_answer_stands_under_another_text_or_model(visit):
@@ -182,3 +200,31 @@ def test_a_browser_with_neither_memory64_nor_jspi_answers(visit):
     written = "".join(step["token"] for step in steps)
     assert written == "The capital of France is Paris.", says(page)
     assert not page.troubles and not own_only(page, ["data:", "blob:"])
+
+
+def test_a_stop_while_the_text_is_read_loses_nothing(visit):
+    page = visit(PAGE)
+    ask(page, QUESTIONS[1], 1)  # loaded
+    part(page).get_by_label("your text").fill("word " * 900)
+    part(page).get_by_role("button", name="Answer").click()
+    expect(part(page).get_by_role("status")).to_contain_text("Reading")
+    part(page).get_by_role("button", name="Stop").click()
+    expect(part(page).get_by_role("button", name="Answer")).to_be_enabled()
+    assert says(page).startswith("Stopped. Nothing is lost")
+    written = "".join(step["token"] for step in ask(page, QUESTIONS[1]))
+    assert written == "The capital of France is Paris."
+    assert not page.troubles
+
+
+def test_what_is_cut_on_the_way_or_stopped_is_told(visit):
+    page = visit(PAGE)
+    start = smollm2().path.read_bytes()[:1_000_000]
+    page.route("**/*.gguf", lambda route: route.fulfill(body=start))
+    assert ask(page, QUESTIONS[1]) == []
+    assert "1,000,000 bytes, not" in says(page)
+    page.unroute("**/*.gguf")
+    page.route("**/*.gguf", lambda route: None)  # it never comes
+    part(page).get_by_role("button", name="Answer").click()
+    part(page).get_by_role("button", name="Stop").click()
+    expect(part(page).get_by_role("status")).to_contain_text("Stopped")
+    expect(part(page).get_by_role("button", name="Answer")).to_be_enabled()

@@ -32,6 +32,7 @@ from fieldguide.explore import (
     tokens,
 )
 from fieldguide.explore import text as text_view
+from fieldguide.explore.explorer import _plain
 from fieldguide.transformers import tokens as bpe
 
 HANG_MS = 300_000  # a machine may be busy; what waits longer hangs
@@ -710,3 +711,123 @@ def test_paper_shows_the_picture_and_the_answer(touchable):
     assert not page.locator(".fg-controls").is_visible()
     for title in ("Sentence", "Heads", "Bands", "Flow"):
         assert view(page, title).is_visible()
+
+
+PICTURES = """() => ["Grey", "Colour"].map((title) => [
+  ...document.querySelectorAll(`[data-fg-view=${title}] canvas`),
+].map((canvas) => canvas.toDataURL()))"""
+
+
+def test_what_a_kernel_answers_is_drawn_as_what_the_page_holds(show):
+    """It comes as plain lists, where the page unpacks typed arrays."""
+    page = show(explored(everything, **GRID))
+    page.evaluate(READ, [0, {"seed": 2, "kind": "x"}])
+    held = page.evaluate(PICTURES)
+    assert [len(group) for group in held] == [2, 2]
+    page.evaluate(READ, [0, {"seed": 1}])
+    assert page.evaluate(PICTURES) != held
+    views = _plain(everything(0.5, 2, True, "x"))
+    for title, view in views.items():
+        view["title"] = title
+    page.evaluate("(views) => fieldguide.figures[0].paint(views)", views)
+    assert page.evaluate(PICTURES) == held
+
+
+def test_the_bpe_twin_refuses_what_python_refuses(show):
+    whole = Twin("bpe", (), lambda: bpe.bpe_data(bpe.smollm2_bpe()))
+    page = show(explored(reading, twin=whole, text=BOX))
+    assert "half a character" in said_of(page, "'\\ud800'")
+    assert "the byte 4, which has no token" in said_of(page, "'a\\x04'")
+    assert "longer than 1,000 characters" in said_of(page, "'x'.repeat(1001)")
+    page.evaluate("fieldguide.figures[0].set({text: '🙂'.repeat(1000)})")
+    page.wait_for_function("fieldguide.figures[0].shown.Tokens.value.values[0] > 999")
+
+
+def test_what_was_pointed_at_is_not_said_of_another_setting(show):
+    page = show(explored(lambda x: {"L": lines([1, 2], {"y": [x, 1]})}, x=(1, 9)))
+    page.locator(".fg-view svg").first.focus()
+    said = page.locator(".fg-pointed")
+    for key in ("ArrowUp", "End"):
+        page.keyboard.press("ArrowRight")
+        expect(said).to_contain_text("y ")
+        slider = page.locator("input[type=range]")
+        slider.focus()
+        page.keyboard.press(key)
+        expect(said).to_have_text("")
+        page.locator(".fg-view svg").first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(said).to_contain_text("y ")
+    page.locator("[data-fg-reset]").click()
+    expect(said).to_have_text("")
+
+
+def test_no_value_is_shown_finer_than_it_was_stored(show):
+    def shares(x):
+        return {
+            "Coarse": heatmap([[1e-9 * x, 0.4321, 1.0]], low=0, high=1),
+            "Exact": bars("abc", [1e-9 * x, 0.4321, 1.0]),
+            "Large": bars("abc", [16_777_216 + x, 1e39 * x, 0.1]),
+        }
+
+    page = show(explored(shares, x=(1, 2)))
+    values = page.locator(".fg-value").all_inner_texts()
+    assert values == ["1e-9", "0.432", "1", "16,777,217", "1e+39", "0.1"]
+    page.locator("canvas").focus()
+    read = []
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+        read.append(page.locator(".fg-pointed").inner_text())
+    assert read == ["1, 1: 0", "1, 2: 0.43", "1, 3: 1"]
+
+
+def test_a_question_is_answered_after_some_moves(touchable):
+    page = touchable(call=ASKED | {"moves": 3})
+    answer = page.get_by_text("Two: even")
+    page.locator("input[type=range]").press("ArrowRight")
+    view(page, "Sentence").locator("button").first.click()
+    page.evaluate("fieldguide.figures[0].set({ head: 'own' })")
+    assert not answer.is_visible(), "two moves, and one that is no reader's"
+    page.locator("select").select_option(index=2)
+    assert answer.is_visible()
+    again = touchable(call=ASKED)
+    again.locator("input[type=range]").press("ArrowRight")
+    assert again.get_by_text("Two: even").is_visible()
+
+
+def test_play_near_the_end_begins_anew_but_goes_on_where_it_was_stopped(touchable):
+    page = touchable(call={"play": "query"})
+    button = page.locator("[data-fg-play]")
+    page.evaluate(READ, [0, {"query": 3}])
+    button.click()
+    page.wait_for_function("fieldguide.figures[0].params.query === 0")
+    page.wait_for_function("fieldguide.figures[0].params.query === 3")
+    button.click()
+    assert button.inner_text() == "Play"
+    stopped, _ = page.evaluate(AT)
+    assert stopped == 3
+    button.click()
+    page.wait_for_function("fieldguide.figures[0].params.query === 4")
+
+
+def test_what_is_pointed_at_is_marked_in_every_view(touchable):
+    page = touchable()
+    marked = """() => [...document.querySelectorAll(".fg-marked")].map((node) => [
+      node.closest("[data-fg-view]").dataset.fgView, node.tagName, node.dataset.fgKey,
+    ])"""
+    view(page, "Bars").locator("li").nth(3).hover()
+    found = page.evaluate(marked)
+    assert {key.split("\n")[0] for _, _, key in found} == {"the 2"}, "not the first one"
+    assert {title for title, _, _ in found} == {"Sentence", "Bars", "Bands"}
+    figures = "[...fieldguide.figures[0].marks]"
+    view(page, "Map").locator("canvas").hover(position=cell(page, 1, 4))
+    assert page.evaluate(figures) == ["own 1", "dog 1"]
+    titles = {title for title, _, _ in page.evaluate(marked)}
+    assert titles == {"Sentence", "Heads", "Bars", "Bands", "Dots"}
+    ribbons = [key for _, tag, key in page.evaluate(marked) if tag == "path"]
+    assert ribbons == ["dog 1\nown 1"]
+    picture = "document.querySelector('[data-fg-view=Map] canvas').toDataURL()"
+    plain = page.evaluate(picture)
+    view(page, "Sentence").locator("button").nth(1).hover()
+    assert page.evaluate(picture) != plain, "the map marks its column"
+    page.locator(".fg-buttons").hover()
+    assert page.evaluate(marked) == []

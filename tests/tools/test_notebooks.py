@@ -1,10 +1,12 @@
 """`make notebooks`: the book's own notebooks are current, and a small book behaves."""
 
 import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import compare
 import digest
 import nbformat
 import notebooks
@@ -169,6 +171,22 @@ def test_what_is_stored_stays_or_comes_back_to_the_byte(book, capsys):
     assert run(book) == 0 and files(book) == before
 
 
+def test_a_number_that_reads_otherwise_is_stored_anew_within_its_tolerance_too(book):
+    path = book / "b" / "second.ipynb"
+    text = path.read_text()
+    assert ">0.5</data>" in text
+    moved = re.sub(r'value=\\"0.5\d*', r'value=\\"0.52', text)
+    path.write_text(moved.replace(">0.5</data>", ">0.52</data>"))
+    assert compare.same_outputs(outputs(path)["claim"], claimed(text)) is None
+    assert run(book, "--force") == 0
+    assert ">0.5</data>" in path.read_text()
+
+
+def claimed(text):
+    cells = nbformat.reads(text, as_version=4).cells
+    return next(cell.outputs for cell in cells if cell.id == "claim")
+
+
 def test_a_change_runs_the_notebook_and_those_that_import_it(book, capsys):
     change(book / "a" / "first.ipynb", "x / 2", "x / 4")
     assert run(book) == 0
@@ -208,6 +226,16 @@ def test_a_failing_cell_is_named_and_leaves_the_notebook_alone(book, capsys):
     assert "a/first" in said.out and "FAILED" in said.out
     assert "b/second: not run" in said.err
     assert files(book) == before
+
+
+def test_an_edit_during_the_run_is_not_lost(book, capsys, monkeypatch):
+    async def saved_by_someone(notebook, path):
+        change(path, "# first", "# first, edited")
+
+    monkeypatch.setattr(notebooks, "execute", saved_by_someone)
+    assert run(book, "--force") == 1
+    assert "edited while it ran" in capsys.readouterr().err
+    assert "# first, edited" in (book / "a" / "first.ipynb").read_text()
 
 
 def prose(text):

@@ -58,3 +58,11 @@ def test_a_page_that_cannot_be_is_refused(root, name, says):
     with pytest.raises(ValueError) as error:
         page.begin(name, root)
     assert says in str(error.value)
+
+
+def test_a_page_that_is_there_is_left_alone(root):
+    path = page.begin("scaling/new", root)
+    path.write_text("mine")
+    with pytest.raises(ValueError, match="there already"):
+        page.begin("scaling/new", root)
+    assert path.read_text() == "mine"

@@ -1,7 +1,7 @@
 """What a notebook writes as a plain link, for JupyterLab, and the site shows as more.
 
 ([Elman, 1990](../bibliography.md#elman1990))    a citation
-[rms_norm](gpt.ipynb#code-rms_norm)        alone in its line: the code, folded
+[rms_norm](gpt.ipynb#code-rms_norm)              alone in its line: the code, folded
 [train.yaml](../_assets/a/train.yaml)            alone in its line: what is in the file
 """
 

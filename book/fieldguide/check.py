@@ -11,12 +11,13 @@ import contextlib
 import functools
 import inspect
 import linecache
+import math
 import signal
 import threading
 import time
 import traceback
 
-__all__ = ["answer_of", "graded", "require", "shown"]
+__all__ = ["answer_of", "graded", "is_near", "require", "shown"]
 
 LONGEST = 80  # characters of a value that an error message shows
 
@@ -79,6 +80,21 @@ def answer_of(fn, *arguments, like: object = None, **options) -> object:
         if isinstance(like, torch.Tensor) and like.is_floating_point():
             return answer.to(like.dtype)
     return answer
+
+
+def is_near(call: str, got, right, causes: dict[float, str], **within) -> None:
+    """Let pass a number that is right; otherwise raise an AssertionError.
+
+    call    what gave `got`, such as "capacity(8)": the sentence begins with it.
+    causes  {a wrong number: what leads to it}; the first that `got` is near is told.
+    within  tolerances as `math.isclose` takes them; a millionth of `right` if none.
+    """
+    within = within or {"rel_tol": 1e-6}
+    if math.isclose(got, right, **within):
+        return
+    near = (why for wrong, why in causes.items() if math.isclose(got, wrong, **within))
+    told = next(near, f"{right:.4g} is right, not {got:.4g}")
+    raise AssertionError(f"{call}: {told}")
 
 
 class Verdict(str):

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .preferences import fit_reward, tilted
-from ..check import answer_of, graded
+from ..check import answer_of, graded, is_near
 from ..data import smollm2_tokenizer
 from ..transformers.real_model import KVCache
 
@@ -220,11 +220,7 @@ def check_lapses(fn):
             both.sum().item() / max((~right).sum().item(), 1): "the share is "
             "of all replies, not of those that aren't right",
         }
-        if math.isclose(got, wanted, abs_tol=1e-6):
-            continue
-        near = [c for v, c in causes.items() if math.isclose(got, v)]
-        told = near[0] if near else f"{wanted:.3f} is right, not {got:.3f}"
-        raise AssertionError(f"lapses of {n} replies: {told}")
+        is_near(f"lapses of {n} replies", got, wanted, causes, abs_tol=1e-6)
     return "lapses is right."
 
 # %% ../../challenges/constitution.ipynb #check-least-strict
@@ -251,11 +247,8 @@ def check_least_strict(fn):
             lowest(torch.le, known, honest): "that stops the right ones",
             3.0: "that's the highest; look for the lowest that will do",
         }
-        if math.isclose(got, right):
-            continue
-        near = [c for v, c in causes.items() if math.isclose(got, v)]
-        told = near[0] if near else f"score {right} is right, not {got:.4g}"
-        raise AssertionError(f"least_strict, honest {honest}: {told}")
+        case = f"least_strict, honest {honest}"
+        is_near(case, got, right, causes, rel_tol=1e-9)
     return "least_strict is right."
 
 # %% ../../challenges/constitution.ipynb #check-says-false
@@ -281,9 +274,6 @@ def check_says_false(fn):
             odds ** (1 / beta)
             / (odds ** (1 / beta) + 1): "where it began counts too",
         }
-        if math.isclose(got, right, rel_tol=1e-6):
-            continue
-        near = [c for v, c in causes.items() if math.isclose(got, v)]
-        told = near[0] if near else f"{right:.4f} is right, not {got:.4f}"
-        raise AssertionError(f"says_false({before}, {wrong}, {beta}): {told}")
+        case = f"says_false({before}, {wrong}, {beta})"
+        is_near(case, got, right, causes)
     return "says_false is right."

@@ -6,7 +6,7 @@
 import math
 from dataclasses import dataclass
 
-from ..check import answer_of, graded
+from ..check import answer_of, graded, is_near
 
 # %% ../../challenges/cost.ipynb #chip
 @dataclass(frozen=True)
@@ -70,13 +70,9 @@ def check_parameters_for(fn):
         tonnes, read, each, watts, pue, grid = run
         joules = tonnes * 1e6 / grid * 3.6e6 / pue
         right = joules / watts * each / (6 * read)
-        if math.isclose(got, right, rel_tol=1e-6):
-            continue
-        cause = f"{right:.4g} is right, not {got:.4g}"
-        for factor, why in budget_mistakes(pue, watts).items():
-            if factor != 1 and math.isclose(got, right * factor, rel_tol=1e-6):
-                cause = why
-        raise AssertionError(f"parameters_for{run}: {cause}")
+        factors = budget_mistakes(pue, watts)
+        causes = {right * factor: why for factor, why in factors.items()}
+        is_near(f"parameters_for{run}", got, right, causes)
     return "parameters_for is right."
 
 # %% ../../challenges/cost.ipynb #check-recount
@@ -99,13 +95,8 @@ def check_recount(fn):
             1 / pue: "the cooling is missing: times `pue`",
             1 / pue**2: "cooling makes it more: multiply",
         }
-        if math.isclose(got, right, rel_tol=1e-6):
-            continue
-        cause = f"{right:.4g} is right, not {got:.4g}"
-        for factor, why in causes.items():
-            if factor != 1 and math.isclose(got, right * factor, rel_tol=1e-6):
-                cause = why
-        raise AssertionError(f"recount{case}: {cause}")
+        causes = {right * factor: why for factor, why in causes.items()}
+        is_near(f"recount{case}", got, right, causes)
     return "recount is right."
 
 # %% ../../challenges/cost.ipynb #check-share-of-answers
@@ -126,11 +117,5 @@ def check_share_of_answers(fn):
             2 * written / (once + 2 * written): "`slower` is missing",
             written / (slower * 3 * read + written): "multiply by `slower`",
         }
-        if math.isclose(got, right, rel_tol=1e-6):
-            continue
-        cause = f"{right:.4g} is right, not {got:.4g}"
-        for wrong, why in causes.items():
-            if math.isclose(got, wrong, rel_tol=1e-6):
-                cause = why
-        raise AssertionError(f"share_of_answers{case}: {cause}")
+        is_near(f"share_of_answers{case}", got, right, causes)
     return "share_of_answers is right."

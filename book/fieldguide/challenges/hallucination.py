@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from ..check import answer_of, graded
+from ..check import answer_of, graded, is_near
 from ..transformers.gpt import GPTConfig
 
 # %% ../../challenges/hallucination.ipynb #imports-parts
@@ -193,10 +193,7 @@ def check_chance_of_news(fn):
             1 - once / n: "that's the chance of a word you know",
             float(once): "that's a number of words, not a share",
         }
-        if not math.isclose(got, once / n, abs_tol=1e-9):
-            near = [c for x, c in causes.items() if math.isclose(got, x)]
-            right = f"{once / n:.3g} is right, not {got:.3g}"
-            raise AssertionError(f"{words}: {(near or [right])[0]}")
+        is_near(f"{words}", got, once / n, causes, abs_tol=1e-9)
     return "chance_of_news is right."
 
 # %% ../../challenges/hallucination.ipynb #check-calibration-gap
@@ -221,10 +218,7 @@ def check_calibration_gap(fn):
             math.sqrt(squared): "the distance isn't squared: use abs",
             right * total: "divide by the number of all answers",
         }
-        if not math.isclose(got, right, abs_tol=1e-9):
-            near = [c for x, c in causes.items() if math.isclose(got, x)]
-            told = f"{right:.4g} is right, not {got:.4g}"
-            raise AssertionError(f"{rows}: {(near or [told])[0]}")
+        is_near(f"{rows}", got, right, causes, abs_tol=1e-9)
     return "calibration_gap is right."
 
 # %% ../../challenges/hallucination.ipynb #check-best-threshold

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..check import answer_of, graded
+from ..check import answer_of, graded, is_near
 from ..data import asset
 from ..deployment.compression import divergence
 from ..transformers.gpt import GPTConfig, generate
@@ -341,11 +341,8 @@ def check_win_rate(fn):
             0.5: "the first is the best of n, and the second is drawn from p",
             1 - right: "that is how often the other one wins",
         }
-        if math.isclose(got, right, abs_tol=1e-6):
-            continue
-        near = [c for v, c in causes.items() if math.isclose(got, v)]
-        text = near[0] if near else f"{right:.4f} is right, not {got:.4f}"
-        raise AssertionError(f"win_rate({shares}, {points}, {n}): {text}")
+        case = f"win_rate({shares}, {points}, {n})"
+        is_near(case, got, right, causes, abs_tol=1e-6)
     return "win_rate is right."
 
 # %% ../../challenges/preferences.ipynb #check-implied-reward

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .hallucination import BEFORE
 from .retrieval import embed_texts
-from ..check import answer_of, graded
+from ..check import answer_of, graded, is_near
 from ..data import asset, emoji, smollm2_tokenizer
 from ..deployment.right_sizing import answer_scores
 from ..multimodal.clip import PictureEncoder, role, to_planes
@@ -233,11 +233,8 @@ def check_largest_rise(fn):
             eps * w.norm().item(): "that's for random signs",
             -right: "the score should rise",
         }
-        if math.isclose(got, right, abs_tol=1e-6):
-            continue
-        near = [c for v, c in causes.items() if math.isclose(got, v)]
-        why = near[0] if near else f"{right:.4f} is right, not {got:.4f}"
-        raise AssertionError(f"largest_rise({weights}, ...): {why}")
+        case = f"largest_rise({weights}, ...)"
+        is_near(case, got, right, causes, abs_tol=1e-6)
     return "largest_rise is right."
 
 # %% ../../challenges/robustness.ipynb #check-smallest-flip
@@ -260,11 +257,8 @@ def check_smallest_flip(fn):
             abs(score) / w.abs().max().item(): "every input may move",
             abs(score): "divide by what one eps moves",
         }
-        if math.isclose(got, right, abs_tol=1e-6):
-            continue
-        near = [c for v, c in causes.items() if math.isclose(got, v)]
-        why = near[0] if near else f"{right:.4f} is right, not {got:.4f}"
-        raise AssertionError(f"smallest_flip({weights}, ...): {why}")
+        case = f"smallest_flip({weights}, ...)"
+        is_near(case, got, right, causes, abs_tol=1e-6)
     return "smallest_flip is right."
 
 # %% ../../challenges/robustness.ipynb #check-tokens-needed
@@ -315,9 +309,6 @@ def check_times_likelier(fn):
             chances[0] / chances[1]: "average the losses, not the chances",
         }
         right = math.exp(two - one)
-        if math.isclose(got, right, rel_tol=1e-6):
-            continue
-        near = [c for v, c in causes.items() if math.isclose(got, v)]
-        why = near[0] if near else f"{right:.4f} is right, not {got:.4f}"
-        raise AssertionError(f"times_likelier({losses}, {others}): {why}")
+        case = f"times_likelier({losses}, {others})"
+        is_near(case, got, right, causes)
     return "times_likelier is right."

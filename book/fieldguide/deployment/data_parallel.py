@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..check import answer_of, graded
+from ..check import answer_of, graded, is_near
 from ..ranks import launch
 
 # %% ../../deployment/data-parallel.ipynb #device-bytes
@@ -243,9 +243,6 @@ def train_job(folder: str, every: int = 5, dies_at: int = 0, steps: int = 20):
     return done, train_in_ranks(model, ids, made, draws, **options)
 
 # %% ../../deployment/data-parallel.ipynb #check-uneven-mean
-from .serving import is_near
-
-
 @graded
 def check_uneven_mean(fn):
     """Does fn weigh each rank's mean with its examples?"""

@@ -17,7 +17,7 @@ import tempfile
 import torch
 import torch.nn.functional as F
 
-from ..check import answer_of, graded
+from ..check import answer_of, graded, is_near
 
 # %% ../../deployment/evaluation.ipynb #imports-parts
 from ..data import king_james, smollm2_tokenizer
@@ -326,11 +326,7 @@ def check_paired_p(fn):
             sign_test(sum(one), sum(other)): "leave out what both have right",
             right / 2: "that is one side; twice as much for both",
         }
-        cause = f"{right:.4f} is right, not {got}"
-        for value, why in slips.items():
-            cause = why if math.isclose(got, value) else cause
-        ok = math.isclose(got, right, abs_tol=1e-9)
-        assert ok, f"{n} questions: {cause}"
+        is_near(f"{n} questions", got, right, slips, abs_tol=1e-9)
     return "paired_p is right."
 
 # %% ../../deployment/evaluation.ipynb #check-fair

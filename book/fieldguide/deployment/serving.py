@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 
-from ..check import answer_of, graded
+from ..check import answer_of, graded, is_near
 
 # %% ../../deployment/serving.ipynb #request
 @dataclass(frozen=True)
@@ -212,17 +212,6 @@ def check_static_steps(fn):
         why = causes.get(got, f"{right} is right, not {got}")
         assert got == right, f"static_steps({counts}, {slots}): {why}"
     return "static_steps is right."
-
-# %% ../../deployment/serving.ipynb #check-is-near
-def is_near(call, got, right, wrong):
-    """Is got right? If not, what is its likely cause of those in wrong?"""
-    if math.isclose(got, right, rel_tol=1e-6):
-        return
-    text = f"{right:.4g} is right, not {got:.4g}"
-    for value, cause in wrong.items():
-        if math.isclose(got, value, rel_tol=1e-6):
-            text = cause
-    raise AssertionError(f"{call}: {text}")
 
 # %% ../../deployment/serving.ipynb #check-capacity
 @graded

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from ..check import answer_of, graded
+from ..check import answer_of, graded, is_near
 from ..data import licences
 from ..introduction.next_word import characters, to_ids, to_text
 
@@ -181,10 +181,8 @@ def check_contaminated(fn):
 def check_even_chance(fn):
     """Does fn give the similarity that is found half of the time?"""
     for b, r in (14, 8), (28, 4), (3, 5), (1, 2):
-        got, case = answer_of(fn, b, r, like=1.0), f"even_chance({b}, {r}): "
+        got = answer_of(fn, b, r, like=1.0)
         right = (1 - 0.5 ** (1 / b)) ** (1 / r)
-        if math.isclose(got, right, rel_tol=1e-6):
-            continue
         causes = {
             (1 / b) ** (1 / r): "that rule of thumb isn't exact: solve it",
             (0.5 ** (1 / b)) ** (1 / r): "mind the 1 minus, twice",
@@ -192,7 +190,5 @@ def check_even_chance(fn):
             0.5 ** (1 / r): "that's for one band",
             1 - 0.5 ** (1 / b): "that's J to the power of r. Take the root",
         }
-        for wrong, cause in causes.items():
-            assert not math.isclose(got, wrong, rel_tol=1e-6), case + cause
-        raise AssertionError(f"{case}{right:.4g} is right, not {got:.4g}")
+        is_near(f"even_chance({b}, {r})", got, right, causes)
     return "even_chance is right."

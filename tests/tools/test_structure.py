@@ -182,7 +182,6 @@ def test_machinery_is_folded(notebook):
 
 FOLDS = 15
 MORE_FOLDS = {  # these may only become fewer
-    "scaling/data-quality": 18,
     "scaling/grokking": 29,
     "multimodal/contrastive": 16,
     "multimodal/text-to-image": 19,
@@ -190,7 +189,6 @@ MORE_FOLDS = {  # these may only become fewer
     "efficiency/quantization": 17,
     "efficiency/lora": 22,
     "efficiency/architectures": 20,
-    "deployment/compression": 17,
 }
 
 

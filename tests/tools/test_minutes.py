@@ -20,6 +20,7 @@ LONGER = {
     "scaling/laws": 61,
     "scaling/compute-optimal": 55,
     "scaling/data-quality": 56,
+    "scaling/grokking": 54,
     "scaling/emergence": 60,
     "multimodal/contrastive": 88,
     "multimodal/clip": 147,

@@ -27,7 +27,7 @@ UNSEEN = {  # these may only fall
     "transformers/gpt": 27,
     "scaling/counting": 2,
     "scaling/laws": 15,
-    "scaling/grokking": 71,
+    "scaling/grokking": 13,
     "multimodal/contrastive": 1,
     "multimodal/text-to-image": 6,
     "efficiency/experts": 2,

@@ -182,7 +182,6 @@ def test_machinery_is_folded(notebook):
 
 FOLDS = 15
 MORE_FOLDS = {  # these may only become fewer
-    "scaling/grokking": 29,
     "multimodal/contrastive": 16,
     "multimodal/text-to-image": 19,
     "multimodal/sound-video": 18,
@@ -217,7 +216,7 @@ def test_no_magic_install_or_hidden_state(notebook):
 
 
 RANKS = ["deployment/data-parallel", "deployment/parallelism"]  # new processes import
-ITSELF = ["transformers/tokens", "scaling/grokking", "deployment/right-sizing"]  # fewer
+ITSELF = ["transformers/tokens", "deployment/right-sizing"]  # fewer
 
 
 @pytest.mark.parametrize("name", sorted({*BOOK} - {*RANKS, *ITSELF}))
@@ -429,9 +428,7 @@ def test_exercises_can_be_tried_and_checked(notebook):
         stub += f"\ncheck_{answer.name}({answer.name})"
         same = ast.unparse(ast.parse(tried[0].source)) == ast.unparse(ast.parse(stub))
         assert same, where(tried[0], f"is not\n{stub}")
-        before = code[: code.index(tried[0])]
-        if notebook is not BOOK["scaling/grokking"]:  # which trains what it checks by
-            before = filter(sources.is_exported, before)
+        before = filter(sources.is_exported, code[: code.index(tried[0])])
         checks = {d for c in before for d in sources.defined(c.source)}
         assert f"check_{answer.name}" in checks, where(text, "its check is exported")
         assert code.index(tried[0]) < code.index(solutions[0]), text.id

@@ -4,14 +4,17 @@
 
 Writes beside this file run.safetensors: the tables of one network at STEPS, in 16 bits;
 and runs.json: its accuracy on shown and on hidden sums, and that of networks with other
-weight decays, parts of the table and seeds. Both are made by the notebook's own cells.
+weight decays, parts of the table and seeds, and what the first figure shows. Both are
+made by the notebook's own cells.
 """
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from fieldguide.data import store
@@ -71,9 +74,27 @@ def recorded(seed=0, steps=STEPS):
     return {name: torch.stack(tables) for name, tables in kept.items()}
 
 
+def film(tables):
+    """What the first figure shows at STEPS: what is right, and the strongest wheel."""
+    model, *both = start(SHOWN, 0)
+    right = {"shown": [], "hidden": []}
+    for at in range(len(STEPS)):
+        model.load_state_dict({name: table[at] for name, table in tables.items()})
+        for found, asked in zip(right.values(), both, strict=True):
+            found.append(round(grokking.accuracy(model, asked), 4))
+    vectors = tables["vectors"].double()  # (steps, p, D)
+    k = grokking.wheel_shares(vectors[-1]).argmax().item() + 1
+    turning = grokking.wheel(P, k, torch.double) @ vectors[-1]
+    circle = vectors @ F.normalize(turning, dim=-1).T  # (steps, p, 2)
+    return {"wheel": k, **right, "circle": circle.round(decimals=3).tolist()}
+
+
 def remade() -> Iterator[tuple]:
-    """The first ten steps of the page's run."""
+    """The first ten steps of the page's run, and what its figure shows of it."""
     kept = load_file(HERE / "run.safetensors")
+    known = json.loads((HERE / "runs.json").read_text())["film"]
+    for name, again in film(kept).items():
+        yield torch.tensor(known[name]).numpy(), torch.tensor(again).numpy(), 2e-3
     for name, again in recorded(steps=STEPS[:2]).items():
         for step, tolerance in (0, 1e-3), (1, 0.02):
             yield kept[name][step].numpy(), again[step].numpy(), tolerance
@@ -88,7 +109,7 @@ def main() -> None:
         runs = list(workers.map(scored, *zip(*plans, strict=True)))
     store(HERE / "run.safetensors", tables.result())
     settings = {"p": P, "D": D, "N": N, "part": SHOWN, "steps": STEPS}
-    made = {**settings, "runs": runs}
+    made = {**settings, "film": film(tables.result()), "runs": runs}
     store(HERE / "runs.json", made)
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..check import answer_of, graded
 from ..transformers.training import Recipe, descend
 
 # %% ../../scaling/grokking.ipynb #sums
@@ -24,10 +25,7 @@ def sums(p: int):
 
 # %% ../../scaling/grokking.ipynb #hide
 def hide(count: int, shown: float, generator: torch.Generator):
-    """Draw which of `count` sums are shown: their places, and the others'.
-
-    shown: which part of them, so that neither list is empty.
-    """
+    """Draw which part of `count` sums is shown: their places, the others'."""
     split = round(shown * count)
     order = torch.randperm(count, generator=generator)
     return order[:split], order[split:]
@@ -70,11 +68,7 @@ def learn_sums(
     recipe: Recipe,
     watch: Callable | None = None,
 ):
-    """Train an adder on all shown sums at every step: the losses, (steps,).
-
-    shown: a, b and the answers, (S,) each. watch(step, loss) is called after
-    each step, counted from 1.
-    """
+    """Train an adder on all shown sums at every step: the losses, (steps,)."""
     a, b, answers = shown
     options = {"betas": recipe.betas, "weight_decay": recipe.decay}
     adam = torch.optim.AdamW(
@@ -114,10 +108,7 @@ def hand_adder(p: int, k: int = 1, N: int = 5):
 
 # %% ../../scaling/grokking.ipynb #shares
 def wheel_shares(table: Float[Tensor, "p D"]):
-    """How much of a table turns with each wheel, k = 1, 2, ...: they add to 1.
-
-    p is odd, so that there are (p - 1) / 2 wheels.
-    """
+    """How much of a table turns with each wheel, k = 1, 2, ...; p is odd."""
     p = len(table)
     turns = [wheel(p, k, table.dtype) @ table for k in range(1, p // 2 + 1)]
     found = torch.stack(turns).square().sum((1, 2))  # (F,)
@@ -125,12 +116,80 @@ def wheel_shares(table: Float[Tensor, "p D"]):
 
 # %% ../../scaling/grokking.ipynb #waves
 def waves(table: Float[Tensor, "p D"], frequencies: list[int]):
-    """The part of a table that turns with these wheels, (p, D).
-
-    p is odd, and each frequency below p / 2.
-    """
+    """The part of a table that turns with these wheels, (p, D); p is odd."""
     p, found = len(table), torch.zeros_like(table)
     for k in frequencies:
         turning = wheel(p, k, table.dtype)  # (2, p)
         found += 2 / p * turning.T @ (turning @ table)
     return found
+
+# %% ../../scaling/grokking.ipynb #check-lead
+def lead_slips(p, wheels):
+    """The right lead, and wrong ones with what leads to them."""
+    turn, n = 2 * math.pi / p, len(wheels)
+    each = [[math.cos(turn * k * off) for off in range(1, p)] for k in wheels]
+    total = [sum(scores) for scores in zip(*each)]
+    return [
+        (n - max(total), ""),
+        (0, "the right answer, off = 0, is no wrong answer"),
+        (n - min(total), "the best wrong answer is wanted, not the worst"),
+        (max(total), "by how much does it lead? Subtract"),
+        (1 - max(total) / n, "add the scores of the wheels, no average"),
+        (sum(1 - max(s) for s in each), "add first, then find the highest"),
+        (1 - max(total), "the right answer gets 1 on each wheel"),
+    ]
+
+# %% ../../scaling/grokking.ipynb #check-lead-run
+@graded
+def check_lead(fn):
+    """Does fn say by how much the right answer leads?"""
+    found = []
+    for wheels in [1], [1, 5], [2, 7, 11], [1, 5, 11]:
+        got = answer_of(fn, 59, list(wheels), like=1.0)
+        causes, case = lead_slips(59, wheels), f"lead(59, {wheels}): "
+        found.append(causes[0][0])
+        for value, cause in causes:
+            if math.isclose(got, value, rel_tol=1e-4, abs_tol=1e-6):
+                assert not cause, case + cause
+                break
+        else:
+            raise AssertionError(f"{case}{found[-1]:.4f}, not {got:.4g}")
+    told = f"Wheel 1 leads by {found[0]:.3f}, three wheels by {found[-1]:.2f}"
+    nine = lead_slips(59, [8, 10, 11, 12, 15, 16, 24, 26, 29])[0][0]
+    return f"{told}, the network's nine by {nine:.2f}: lead is right."
+
+# %% ../../scaling/grokking.ipynb #check-cancelled
+@graded
+def check_cancelled(fn):
+    """Does fn count the pairs with opposite hands?"""
+    cases = [(12, 1, 6), (59, 7, 0), (12, 2, 12), (12, 4, 0), (10, 3, 5)]
+    for p, k, right in cases:
+        got, case = answer_of(fn, p, k, like=1), f"cancelled({p}, {k}): "
+        if got == right:
+            continue
+        causes = {2 * right: "count a + b and b + a once"}
+        if (p, k) == (12, 2):
+            causes[6] = "the hand turns k times, so opposite hours depend on k"
+            causes[3] = "take the rest after full turns: k (b - a) modulo p"
+            causes[9] = causes[3]
+        assert got not in causes, case + causes.get(got, "")
+        raise AssertionError(f"{case}{right} is right, not {got}")
+    return "cancelled is right."
+
+# %% ../../scaling/grokking.ipynb #check-loudest
+@graded
+def check_loudest(fn):
+    """Does fn find the wheel that turns most in a column?"""
+    for p, k, other in (11, 4, 2), (13, 2, 5):
+        column = 2 * wheel(p, k)[1] + wheel(p, other)[0] + 3
+        causes = {
+            k - 1: "wheels are counted from 1, not from 0",
+            other: "square and add both rows of the wheel",
+            0: "the mean is no wheel: begin with 1",
+        }
+        got, case = answer_of(fn, column, like=1), f"loudest, p = {p}: "
+        if got != k:
+            raise AssertionError(
+                f"{case}{causes.get(got, f'{k} is right, not {got}')}"
+            )
+    return "loudest is right."

@@ -22,7 +22,7 @@ LONGER = {
     "scaling/data-quality": 56,
     "scaling/emergence": 60,
     "multimodal/contrastive": 88,
-    "multimodal/clip": 147,
+    "multimodal/clip": 143,
     "multimodal/text-to-image": 100,
     "multimodal/image-to-text": 135,
     "multimodal/sound-video": 102,

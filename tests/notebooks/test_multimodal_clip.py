@@ -45,13 +45,13 @@ def test_pieces_of_words_and_which_of_them_have_rows():
     red, cat = ["<red>", "<re", "red", "ed>"], ["<cat>", "<ca", "cat", "at>"]
     assert clip.caption_pieces("Red, cat!") == [*red, *cat]
     assert clip.caption_pieces("aaaa a") == ["<aaaa>", "<aa", "aaa", "aa>", "<a>"]
-    rows = clip.piece_rows(["red car", "red"])
+    rows = clip.CaptionEncoder(["red car", "red"], 4).rows
     assert rows == {"<red>": 0, "<re": 1, "red": 2, "ed>": 3, "<car>": 4}
 
 
 def test_the_caption_encoder_mixes_a_mean_of_rows():
-    rows = clip.piece_rows(["red car", "red apple", "green apple"])
-    model = clip.CaptionEncoder(rows, 6).eval()
+    model = clip.CaptionEncoder(["red car", "red apple", "green apple"], 6).eval()
+    rows = model.rows
     table, (norm, up, *_, down) = model.table.weight, model.mix
     captions = ["red apple", "Green car, unknown", "apple", "zz"]
     for caption, found in zip(captions, model(captions), strict=True):

@@ -139,7 +139,7 @@ def caption_models() -> Iterator[tuple]:
     vectors = 2 * D + 6 * (4 * D + wide + D + 4 * D)
     hand = tally(matrices, scores + mean, vectors)
     yield "MiniLM", f"{read} tokens", model, partial(model, [text]), hand
-    model, D = CaptionEncoder({"<cat>": 0, "<dog>": 1}, 128), 128
+    model, D = CaptionEncoder(["cat dog"], 128), 128
     hand = tally([(2, D, 0), (D, 2 * D, 1), (2 * D, D, 1)], 0, 5 * D)
     run = partial(model, ["cat dog"])
     yield "caption encoder", "2 words", model, run, hand

@@ -86,7 +86,7 @@ def remade() -> Iterator[tuple]:
     """The features of the stored examples, in steps, and some captions' vectors."""
     with np.load(HERE / "examples.npz") as found:
         large, places = (torch.from_numpy(found[n]) for n in ("pictures", "places"))
-    kept = {k: torch.from_numpy(v) for k, v in clip.stored_features().items()}
+    kept = clip.stored_features()
     features = clip.picture_features(clip.EfficientNetLite(), large)
     yield kept["steps"][places].float().numpy(), clip.in_steps(features).numpy(), 1
     some = [5, 900]

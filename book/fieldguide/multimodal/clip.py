@@ -6,7 +6,9 @@
 import functools
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,13 +25,6 @@ def to_planes(pictures: UInt8[Tensor, "B Y X 3"]):
     """Pictures as numbers from 0 to 1, (B, 3, Y, X)."""
     return pictures.permute(0, 3, 1, 2) / 255  # (B, 3, Y, X)
 
-# %% ../../multimodal/clip.ipynb #conv-block
-def conv_block(into: int, out: int, kernel: int = 3, stride: int = 1):
-    """Convolution, batch normalisation and a cut at 0, as one module."""
-    side = 0 if kernel == stride else kernel // 2  # rows added around
-    conv = nn.Conv2d(into, out, kernel, stride, side, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU())
-
 # %% ../../multimodal/clip.ipynb #picture-encoder
 class PictureEncoder(nn.Module):
     """Pictures of 32 pixels, uint8 (B, 32, 32, 3), to unit vectors (B, D).
@@ -40,13 +35,19 @@ class PictureEncoder(nn.Module):
     def __init__(self, D: int, channels: int = 16, dropout: float = 0.1):
         super().__init__()
         C = channels
+
+        def block(into, out, kernel=3, stride=1, side=1):
+            options = {"padding": side, "bias": False}
+            conv = nn.Conv2d(into, out, kernel, stride, **options)
+            return nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU())
+
         self.blocks = nn.Sequential(
-            conv_block(3, C, kernel=2, stride=2),  # (B, C, 16, 16)
-            conv_block(C, 2 * C),
+            block(3, C, kernel=2, stride=2, side=0),  # (B, C, 16, 16)
+            block(C, 2 * C),
             nn.MaxPool2d(2),  # (B, 2 C, 8, 8)
-            conv_block(2 * C, 4 * C),
+            block(2 * C, 4 * C),
             nn.MaxPool2d(2),  # (B, 4 C, 4, 4)
-            conv_block(4 * C, 8 * C),
+            block(4 * C, 8 * C),
         )
         self.drop = nn.Dropout(dropout)
         self.out = nn.Linear(8 * C * 16, D)
@@ -69,35 +70,24 @@ def caption_pieces(caption: str):
         pieces += dict.fromkeys([marked, *runs])  # each once, in order
     return pieces
 
-# %% ../../multimodal/clip.ipynb #piece-rows
-def piece_rows(captions: list[str]):
-    """The row of each piece: a dict, from 0 on, in the order of appearance.
-
-    Of runs of letters only those that occur twice; of words all.
-    """
-    counts = {}
-    for caption in captions:
-        for piece in caption_pieces(caption):
-            counts[piece] = counts.get(piece, 0) + 1
-    kept = [p for p, n in counts.items() if n > 1 or p[0] + p[-1] == "<>"]
-    return {piece: row for row, piece in enumerate(kept)}
-
 # %% ../../multimodal/clip.ipynb #caption-encoder
 class CaptionEncoder(nn.Module):
     """Captions, a list of B strings, to unit vectors (B, D).
 
-    rows: of `piece_rows`; a piece that is not in it is left out. D: the
-    width. Source: Bojanowski et al. 2017, for the pieces.
+    captions: to learn from; of others, pieces without a row are left out.
+    Source: Bojanowski et al. 2017, for the pieces.
     """
 
-    def __init__(self, rows: dict[str, int], D: int, dropout: float = 0.1):
+    def __init__(self, captions: list[str], D: int):
         super().__init__()
-        self.rows = dict(rows)
-        self.table = nn.EmbeddingBag(len(rows), D, mode="mean")
+        found = Counter(p for c in captions for p in caption_pieces(c))
+        often = [p for p in found if found[p] > 1 or p[0] + p[-1] == "<>"]
+        self.rows = {piece: row for row, piece in enumerate(often)}
+        self.table = nn.EmbeddingBag(len(often), D, mode="mean")
         nn.init.normal_(self.table.weight, std=0.3)
         self.mix = nn.Sequential(
             nn.LayerNorm(D), nn.Linear(D, 2 * D), nn.GELU(),
-            nn.Dropout(dropout), nn.Linear(2 * D, D),
+            nn.Dropout(0.1), nn.Linear(2 * D, D),
         )  # fmt: skip
 
     def forward(self, captions: list[str]):
@@ -132,29 +122,22 @@ def role(split: Literal["train", "validation", "test"], drawers: list[str]):
     return Role(places, found.concept[places].unique())
 
 # %% ../../multimodal/clip.ipynb #jitter
-def jitter(
-    planes: Float32[Tensor, "B 3 Y X"],
-    generator: Generator,
-    turn: float = 0.25,
-    size: float = 0.2,
-    move: float = 0.15,
-    colour: float = 0.1,
-):
+def jitter(planes: Float32[Tensor, "B 3 Y X"], generator: Generator):
     """Turn, scale, move and colour pictures, each another way.
 
-    They are white outside. The largest changes: turn in radians, move in
-    half pictures, size and colour as shares.
+    They are white outside.
     """
     B = len(planes)
     drawn = 2 * torch.rand(B, 7, generator=generator) - 1  # (B, 7)
-    angle, scale = turn * drawn[:, 0], 1 + size * drawn[:, 1]
+    angle = 0.25 * drawn[:, 0]  # in radians, at most
+    scale = 1 + 0.2 * drawn[:, 1]
     cos, sin = angle.cos() * scale, angle.sin() * scale
     rows = torch.stack([cos, -sin, sin, cos], 1).view(B, 2, 2)
-    theta = torch.cat([rows, move * drawn[:, 2:4, None]], 2)  # (B, 2, 3)
+    theta = torch.cat([rows, 0.15 * drawn[:, 2:4, None]], 2)  # (B, 2, 3)
     options = {"align_corners": False}
     grid = F.affine_grid(theta, list(planes.shape), **options)
     ink = F.grid_sample(1 - planes, grid, **options)  # 0 where it is white
-    tint = 1 + colour * drawn[:, 4:, None, None]  # (B, 3, 1, 1)
+    tint = 1 + 0.1 * drawn[:, 4:, None, None]  # (B, 3, 1, 1)
     return 1 - (ink * tint).clamp(0, 1)
 
 # %% ../../multimodal/clip.ipynb #describe
@@ -250,7 +233,7 @@ class TwoEncoders(nn.Module):
     def __init__(self, captions: list[str], D: int = 128):
         super().__init__()
         self.pictures = PictureEncoder(D)
-        self.captions = CaptionEncoder(piece_rows(captions), D)
+        self.captions = CaptionEncoder(captions, D)
 
 # %% ../../multimodal/clip.ipynb #align-emoji
 def align_emoji(
@@ -367,7 +350,7 @@ class BertLayer(nn.Module):
         x = self.norm1(x + self.output(merge_heads(mixed)))  # (B, T, D)
         return self.norm2(x + self.down(F.gelu(self.up(x))))
 
-# %% ../../multimodal/clip.ipynb #minilm-weights
+# %% ../../multimodal/clip.ipynb #minilm-names
 MINILM_NAMES = {  # in the file, here
     "embeddings.word_embeddings": "words",
     "embeddings.position_embeddings": "places",
@@ -380,19 +363,6 @@ MINILM_NAMES = {  # in the file, here
     "output.dense": "down",
     "output.LayerNorm": "norm2",
 }
-
-
-def minilm_weights(weights: dict[str, Tensor]):
-    """The tensors of the file, {name: tensor}, by the names of `MiniLM`."""
-    found = {}
-    for name, tensor in weights.items():
-        for theirs, ours in MINILM_NAMES.items():
-            name = name.replace(theirs, ours)
-        found[name] = tensor
-    first = found["embeddings.token_type_embeddings.weight"][0]  # (D,)
-    found["places.weight"] = found["places.weight"] + first
-    unused = "pooler", "embeddings"
-    return {n: t for n, t in found.items() if not n.startswith(unused)}
 
 # %% ../../multimodal/clip.ipynb #minilm
 class MiniLM(nn.Module):
@@ -410,7 +380,11 @@ class MiniLM(nn.Module):
         self.norm = nn.LayerNorm(384, eps=1e-12)
         layers = [BertLayer(384, 1536, 12) for _ in range(6)]
         self.layers = nn.ModuleList(layers)
-        self.load_state_dict(minilm_weights(weights))
+        for theirs, ours in MINILM_NAMES.items():
+            weights = {n.replace(theirs, ours): w for n, w in weights.items()}
+        first = weights["embeddings.token_type_embeddings.weight"][0]  # (D,)
+        weights["places.weight"] = weights["places.weight"] + first
+        self.load_state_dict(weights, strict=False)  # there is a pooler too
         self.eval().requires_grad_(False)
 
     def forward(self, sentences: list[str]):
@@ -444,15 +418,7 @@ class ConvNorm(nn.Module):
     (B, into, Y, X) -> (B, out, ceil(Y / stride), ceil(X / stride)).
     """
 
-    def __init__(
-        self,
-        into: int,
-        out: int,
-        kernel: int = 1,
-        stride: int = 1,
-        groups: int = 1,
-        cut: bool = True,
-    ):
+    def __init__(self, into, out, kernel=1, stride=1, groups=1, cut=True):
         super().__init__()
         sizes = kernel, stride
         options = {"groups": groups, "bias": False}
@@ -471,9 +437,7 @@ class MobileBlock(nn.Module):
     Added to its input if the sizes agree. Source: Sandler et al. 2018.
     """
 
-    def __init__(
-        self, into: int, out: int, kernel: int, stride: int, growth: int
-    ):
+    def __init__(self, into, out, kernel, stride, growth):
         super().__init__()
         wide = into * growth
         self.widen = ConvNorm(into, wide) if growth > 1 else nn.Identity()
@@ -511,17 +475,18 @@ class EfficientNetLite(nn.Module):
         self.stem = ConvNorm(3, 32, kernel=3, stride=2)
         self.stages, C = nn.ModuleList(), 32
         for blocks, kernel, stride, growth, out in STAGES:
-            first = MobileBlock(C, out, kernel, stride, growth)
-            same = [(out, out, kernel, 1, growth)] * (blocks - 1)
-            rest = [MobileBlock(*sizes) for sizes in same]
-            self.stages.append(nn.Sequential(first, *rest))
+            stage = [MobileBlock(C, out, kernel, stride, growth)]
+            for _ in range(blocks - 1):
+                stage.append(MobileBlock(out, out, kernel, 1, growth))
+            self.stages.append(nn.Sequential(*stage))
             C = out
         self.head = ConvNorm(320, 1280)
         self.classes = nn.Linear(1280, 1000)
         # the file has its tensors in the order in which they are used
-        weights = data.efficientnet().values()
-        names = self.state_dict()
-        self.load_state_dict(dict(zip(names, weights, strict=True)))
+        pairs = zip(
+            self.state_dict(), data.efficientnet().values(), strict=True
+        )
+        self.load_state_dict(dict(pairs))
         self.eval().requires_grad_(False)
 
     def forward(self, pictures: UInt8[Tensor, "B Y X 3"]):
@@ -547,34 +512,31 @@ def picture_features(model: nn.Module, pictures: UInt8[Tensor, "B Y X 3"]):
     return torch.cat(kept, 1)
 
 # %% ../../multimodal/clip.ipynb #emoji-features
-class Features(NamedTuple):
-    """What the frozen encoders make of the emoji (book/_assets)."""
-
-    pictures: Tensor  # float32 (all pictures, 2688), mean 0, spread 1
-    bare: Tensor  # float32 (C, 384): MiniLM of each bare caption
-    tagged: Tensor  # and with all its tags
-
-
 @functools.cache
 def stored_features():
-    """The stored arrays: {name: array}; `make.py` says what they are."""
+    """The stored tensors, {name: tensor}; `make.py` says what they are."""
     with np.load(data.asset("emoji-features", "features.npz")) as found:
-        return dict(found)
+        return {name: torch.from_numpy(found[name]) for name in found}
 
 
 @functools.cache
 def emoji_features():
-    """The features of `data.emoji()`: a `Features`."""
-    found = {k: torch.from_numpy(v) for k, v in stored_features().items()}
+    """What the frozen encoders make of `data.emoji()`.
+
+    pictures: float32 (all, 2688), each feature of mean 0 and spread 1. bare,
+    tagged: (C, 384), MiniLM of each caption alone and with all its tags.
+    """
+    found = stored_features()
     along = found["steps"] * found["step"]  # (N, K)
     pictures = along @ (found["vectors"] * found["vector_step"])
-    texts = (found[name] * found["text_step"] for name in ("bare", "tagged"))
-    return Features(*(x.float() for x in (pictures, *texts)))
+    texts = {n: found[n] * found["text_step"] for n in ("bare", "tagged")}
+    kept = {"pictures": pictures, **texts}
+    return SimpleNamespace(**{name: x.float() for name, x in kept.items()})
 
 
 def in_steps(features: Float32[Tensor, "B 2688"]):
     """`picture_features` as they are stored: whole steps (B, K)."""
-    found = {k: torch.from_numpy(v) for k, v in stored_features().items()}
+    found = stored_features()
     scaled = (features - found["mean"]) / found["spread"]
     vectors = found["vectors"] * found["vector_step"]  # (K, 2688)
     return (scaled @ vectors.float().mT / found["step"]).round()
@@ -591,8 +553,8 @@ def head(into: int, D: int, wide: int = 512, dropout: float = 0.3):
 def align_heads(places: Int[Tensor, " N"], generator: Generator):
     """Train two new heads on these pictures, by place: (heads, losses).
 
-    heads["pictures"] takes `Features.pictures`, heads["captions"] MiniLM's
-    vectors.
+    heads["pictures"] takes `emoji_features().pictures`, heads["captions"]
+    MiniLM's vectors.
     """
     recipe = Alignment(40, 512, rate=1e-3, decay=0.1, start=1 / 0.07)
     kept, concepts = emoji_features(), data.emoji().concept[places]  # (N,)
@@ -616,8 +578,9 @@ def align_heads(places: Int[Tensor, " N"], generator: Generator):
 def through_heads(heads: nn.ModuleDict):
     """All pictures and all concepts, unit vectors, by trained heads."""
     kept = emoji_features()
+    texts = kept.bare, kept.tagged  # (C, 384) each
     seen = F.normalize(heads["pictures"](kept.pictures), dim=-1)
-    told = [F.normalize(heads["captions"](x), dim=-1) for x in kept[1:]]
+    told = [F.normalize(heads["captions"](x), dim=-1) for x in texts]
     return seen, F.normalize(sum(told), dim=-1)
 
 # %% ../../multimodal/clip.ipynb #trained-heads

@@ -294,7 +294,7 @@ def seen_by_clip(pictures: UInt8[Tensor, "B Y X 3"]):
     large = (
         (255 * planes.clamp(0, 1)).round().to(torch.uint8).permute(0, 2, 3, 1)
     )
-    kept = {k: torch.from_numpy(v) for k, v in stored_features().items()}
+    kept = stored_features()
     steps = in_steps(picture_features(EfficientNetLite(), large))  # (B, K)
     vectors = (kept["vectors"] * kept["vector_step"]).float()
     seen = trained_heads()["pictures"](steps * kept["step"] @ vectors)

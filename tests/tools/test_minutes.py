@@ -28,7 +28,7 @@ LONGER = {
     "multimodal/image-to-text": 133,
     "multimodal/sound-video": 102,
     "efficiency/experts": 108,
-    "efficiency/quantization": 117,
+    "efficiency/quantization": 114,
     "efficiency/lora": 121,
     "efficiency/architectures": 140,
     "deployment/evaluation": 68,

@@ -48,36 +48,37 @@ def shortened(losses: torch.Tensor) -> list[float]:
     return [round(loss, 5) for loss in losses.tolist()]
 
 
+def loss_with(setting: tuple) -> float:
+    """The loss of the book's own GPT, its weights as a setting leaves them."""
+    with quantization.weights_as(trained_gpt(), changed(setting)) as small:
+        return held_out_loss(small, king_james_ids()[1])
+
+
 def changed(setting: tuple) -> Callable:
     """What is left of a weight by a setting."""
     return lambda weight: quantization.rounded(weight, *setting)
 
 
 def record_widths() -> None:
-    held_out, pieces = king_james_ids()[1], torch.tensor(pieces_of(king_james()))
-    large, small = real_model.load_smollm2(), trained_gpt()
+    pieces, large = torch.tensor(pieces_of(king_james())), real_model.load_smollm2()
     record = {"pieces": pieces.tolist()}
     record["exact"] = shortened(quantization.text_losses(large, pieces))
-    record["gpt"] = round(held_out_loss(small, held_out), 5)
+    loss = held_out_loss(trained_gpt(), king_james_ids()[1])
+    record["gpt"] = round(loss, 5)
     record["settings"] = []
     for setting in itertools.product(SCHEMES, BITS, GROUPS):
         with quantization.weights_as(large, changed(setting)):
             losses = shortened(quantization.text_losses(large, pieces))
-        with quantization.weights_as(small, changed(setting)):
-            loss = round(held_out_loss(small, held_out), 5)
-        row = {"setting": list(setting), "losses": losses, "gpt": loss}
-        record["settings"].append(row)
+        row = {"setting": list(setting), "losses": losses}
+        record["settings"].append(row | {"gpt": round(loss_with(setting), 5)})
     store(HERE / "widths.json", record)
 
 
 def remade() -> Iterator[tuple]:
     """The loss of the book's own GPT by one setting."""
-    kept, small = read_json(HERE / "widths.json")["settings"], trained_gpt()
-    held_out = king_james_ids()[1]
-    setting = "NormalFloat", 4, 64
-    with quantization.weights_as(small, changed(setting)):
-        again = held_out_loss(small, held_out)
-    yield next(r["gpt"] for r in kept if r["setting"] == [*setting]), again, 1e-3
+    kept, setting = read_json(HERE / "widths.json")["settings"], ["NormalFloat", 4, 64]
+    (row,) = (row for row in kept if row["setting"] == setting)
+    yield row["gpt"], loss_with(setting), 1e-3
 
 
 def forms(weight, x):
@@ -147,16 +148,12 @@ def record_speed() -> None:
     start = torch.Generator().manual_seed(0)
     weight = torch.randn(SIDE, SIDE, generator=start) / SIDE**0.5
     x = torch.randn(1, SIDE, generator=start)
-    right = x @ weight.T
-    versioned = f"torch {torch.__version__.split('+')[0]}"
-    named = f"one thread of an {machine()}, {versioned}"
+    named = f"one thread of an {machine()}, torch {torch.__version__.split('+')[0]}"
     record = {"machine": named, "rows": {}}
     for name, parts, product in forms(weight, x):
         total = sum(size_bytes(part) for part in parts)
         count = -(-COLD_BYTES // total)
         copies = [tuple(copy_of(part) for part in parts) for _ in range(count)]
-        error = quantization.relative_error(right, product(*copies[0]).float())
-        assert error < 0.15, f"{name} is wrong by {error:.2f}"
         slow = "first" in name or "layer" in name.removeprefix("int8")
         copies = copies[:4] if slow else copies
         took = [milliseconds(product, copies) for _ in range(ROUNDS)]

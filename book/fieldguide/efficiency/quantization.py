@@ -24,13 +24,6 @@ def in_groups(weight: Float[Tensor, "*b D"], group=None):
     size = weight.size(-1) if group == "row" else group
     return weight.reshape(-1, size or weight.numel())
 
-# %% ../../efficiency/quantization.ipynb #absmax-codes
-def absmax_codes(rows: Float[Tensor, "groups numbers"], most: int):
-    """Rows as whole numbers, int8 from -most to most; scales (groups, 1)."""
-    scales = rows.abs().amax(-1, keepdim=True) / most  # (groups, 1)
-    codes = (rows / scales.where(scales > 0, 1)).round()
-    return codes.clamp(-most, most).to(torch.int8), scales
-
 # %% ../../efficiency/quantization.ipynb #quantize-absmax
 def quantize_absmax(weight: Float[Tensor, "*b D"], bits=8, group=None):
     """Codes, int8 like the weight, and scales (groups, 1).
@@ -38,9 +31,10 @@ def quantize_absmax(weight: Float[Tensor, "*b D"], bits=8, group=None):
     A code goes from -(2**(bits-1) - 1) to as much; times its group's scale it
     is the weight, but for half a scale at most. Zeros get a scale of 0.
     """
-    rows = in_groups(weight, group)
-    codes, scales = absmax_codes(rows, 2 ** (bits - 1) - 1)
-    return codes.reshape(weight.shape), scales
+    rows, most = in_groups(weight, group), 2 ** (bits - 1) - 1
+    scales = rows.abs().amax(-1, keepdim=True) / most  # (groups, 1)
+    codes = (rows / scales.where(scales > 0, 1)).round().clamp(-most, most)
+    return codes.to(torch.int8).reshape(weight.shape), scales
 
 # %% ../../efficiency/quantization.ipynb #dequantize
 def dequantize(codes: Tensor, scales: Float[Tensor, "groups 1"], lows=0):
@@ -61,11 +55,6 @@ def quantize_zero_point(weight: Float[Tensor, "*b D"], bits=8, group=None):
     codes = ((rows - lows) / scales.where(scales > 0, 1)).round()
     codes = codes.clamp(max=most).to(torch.uint8)
     return codes.reshape(weight.shape), scales, lows
-
-# %% ../../efficiency/quantization.ipynb #relative-error
-def relative_error(weight: Float[Tensor, "*b"], restored: Float[Tensor, "*b"]):
-    """The root mean square of the error, as a share of the weight's own."""
-    return ((restored - weight).norm() / weight.norm()).item()
 
 # %% ../../efficiency/quantization.ipynb #normal-levels
 def normal_levels(bits=4):
@@ -247,14 +236,12 @@ def int8_product_fast(
     codes: Int8[Tensor, "out D"],
     scales: Float[Tensor, "out 1"],
 ):
-    """`int8_product` by PyTorch's own kernel where there is one: bfloat16.
+    """`int8_product` by PyTorch's own kernel, in bfloat16.
 
     The kernel wants a multiple of 16 numbers in a row.
     """
-    kernel = getattr(torch, "_weight_int8pack_mm", None)
-    if kernel is None:
-        return int8_product(x.bfloat16(), codes, scales.bfloat16())
-    return kernel(x.bfloat16(), codes, scales.flatten().bfloat16())
+    scales = scales.flatten().bfloat16()
+    return torch._weight_int8pack_mm(x.bfloat16(), codes, scales)
 
 # %% ../../efficiency/quantization.ipynb #int4-product-fast
 def pack_int4_fast(
@@ -262,14 +249,11 @@ def pack_int4_fast(
 ):
     """Codes from -8 to 7 and scales as the 4-bit kernel takes them.
 
-    Returns (packed, scales and zero points, in / groups); without the kernel
-    (the weight in bfloat16, None, None). It wants a multiple of 16 rows, and
-    groups of 32, 64, 128 or 256.
+    Returns (packed, scales and zero points, numbers in a group). It wants a
+    multiple of 16 rows, and groups of 32, 64, 128 or 256.
     """
     group = codes.numel() // len(scales)
-    pack = getattr(torch, "_convert_weight_to_int4pack_for_cpu", None)
-    if pack is None:
-        return dequantize(codes, scales).bfloat16(), None, None
+    pack = torch._convert_weight_to_int4pack_for_cpu
     rows = scales.view(len(codes), -1)  # (out, groups of a row)
     pairs = torch.stack([rows, torch.zeros_like(rows)], -1).bfloat16()
     pairs = pairs.transpose(0, 1).contiguous()  # (groups, out, 2)
@@ -278,8 +262,6 @@ def pack_int4_fast(
 
 def int4_product_fast(x: Float[Tensor, "T D"], packed, pairs, group):
     """x (T, in) times what `pack_int4_fast` made: (T, out) in bfloat16."""
-    if pairs is None:
-        return x.bfloat16() @ packed.T
     product = torch._weight_int4pack_mm_for_cpu
     return product(x.bfloat16(), packed, group, pairs)
 
@@ -290,12 +272,8 @@ def whole_product(
     scales: Float[Tensor, "out 1"],
 ):
     """As `int8_product`, with x (T, in) rounded to 8 bits, a scale a token."""
-    kernel = getattr(torch, "_int_mm", None)
-    whole, each = absmax_codes(x, 127)  # (T, in), (T, 1)
-    if kernel is None:
-        sums = whole.double() @ codes.double().T  # exact: below 2**53
-    else:
-        sums = kernel(whole, codes.T)  # int32 (T, out)
+    whole, each = quantize_absmax(x, 8, "row")  # (T, in), (T, 1)
+    sums = torch._int_mm(whole, codes.T)  # int32 (T, out)
     return sums.to(x.dtype) * each * scales.flatten()
 
 # %% ../../efficiency/quantization.ipynb #check-whole-zero
@@ -308,7 +286,7 @@ def check_whole_zero(fn):
             got = fn(torch.tensor(values), bits)
             where = f"values {values}, {bits} bits"
             ok = isinstance(got, tuple) and len(got) == 3
-            ok = ok and torch.is_tensor(got[0]) and got[0].dtype == torch.int64
+            ok = ok and getattr(got[0], "dtype", None) == torch.int64
             assert ok, f"{where}: int64 codes, scale, zero point, not {got!r}"
             codes, scale, zero = got
             low, high, most = min(0, *values), max(0, *values), 2**bits - 1

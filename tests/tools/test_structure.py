@@ -217,7 +217,7 @@ def test_no_magic_install_or_hidden_state(notebook):
 
 
 RANKS = ["deployment/data-parallel", "deployment/parallelism"]  # new processes import
-ITSELF = ["transformers/tokens", "scaling/grokking", "deployment/right-sizing"]  # fewer
+ITSELF = ["scaling/grokking", "deployment/right-sizing"]  # fewer
 
 
 @pytest.mark.parametrize("name", sorted({*BOOK} - {*RANKS, *ITSELF}))

@@ -113,29 +113,9 @@ def test_special_texts_and_tokens_made_twice_have_one_number():
     assert bpe.decode([0, 4, 1, 5, 0, 0]) == "<s>a<sa<s><s>"
 
 
-def test_tokens_can_be_read():
-    shown = {
-        b" a": "␣a", b"\n": "\\n", b"a\tb": "a\\tb", "é".encode(): "é",
-        b"\xc3": "<C3>", b"\xf0\x9f": "<F0 9F>", b"\0": "<00>", b"\r\n": "<0D 0A>",
-        b"~": "~", b"\x7f": "<7F>", "\xa0".encode(): "\xa0", b"a b c": "a␣b␣c",
-    }  # fmt: skip
-    assert {token: tokens.readable(token) for token in shown} == shown
-
-
 def test_smollm2s_numbers_are_those_of_data():
     ours, theirs = tokens.smollm2_bpe(), data.smollm2_tokenizer()
     assert len(ours) == len(theirs) == 49_152
     for text in [*SAMPLES, genesis()]:
         assert ours.encode(text) == theirs.encode(text), text
         assert ours.decode(ours.encode(text)) == text
-
-
-def test_page_data_is_the_tokenizer():
-    for bpe in small(), tiny(), tokens.smollm2_bpe():
-        found, vocabulary = tokens.bpe_data(bpe), bpe.vocabulary
-        pairs = zip(found["left"], found["right"], strict=True)
-        made = [vocabulary[a] + vocabulary[b] for a, b in pairs]
-        alphabet = [bytes([byte]) for byte in found["alphabet"]]
-        special = [text.encode() for text in found["special"]]
-        assert [*special, *alphabet, *made] == vocabulary
-        assert found["special"] == bpe.special

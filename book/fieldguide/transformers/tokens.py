@@ -27,6 +27,67 @@ def readable(token: bytes):
     unseen = re.search(r"[\x00-\x1f\x7f-\x9f]", plain)
     return f"<{token.hex(' ').upper()}>" if unseen else plain
 
+# %% ../../transformers/tokens.ipynb #from-letters
+def from_letters(token):
+    """The bytes behind a token of `tokenizers`: "Ġhi" -> b" hi"."""
+    return bytes(BYTE_OF[letter] for letter in token)
+
+# %% ../../transformers/tokens.ipynb #smollm2-lists
+def smollm2_lists():
+    """The merges, the vocabulary and the special tokens in SmolLM2's file."""
+    keys = "tokens", "token_type", "merges"
+    tokens, kinds, merges = (
+        smollm2().metadata[f"tokenizer.ggml.{k}"] for k in keys
+    )
+    special = [token for token, kind in zip(tokens, kinds) if kind == 3]
+    vocabulary = [
+        t.encode() if t in special else from_letters(t) for t in tokens
+    ]
+    pairs = [tuple(map(from_letters, merge.split(" "))) for merge in merges]
+    return pairs, vocabulary, special
+
+# %% ../../transformers/tokens.ipynb #bpe-data
+def bpe_data(tokenizer):
+    """What the page needs in order to read as `tokenizer` does.
+
+    The numbers must go to the special tokens, then to single bytes, then to
+    what the merges make, in order.
+    """
+    tokens, cut = tokenizer.vocabulary, len(tokenizer.special)
+    first = len(tokens) - len(tokenizer.rank)
+    numbers = tokenizer.number
+    return {
+        "special": tokenizer.special,
+        "alphabet": [token[0] for token in tokens[cut:first]],
+        "left": [numbers[left] for left, _ in tokenizer.rank],
+        "right": [numbers[right] for _, right in tokenizer.rank],
+    }
+
+# %% ../../transformers/tokens.ipynb #bpe-views
+def last_merge(merges, finished=False):
+    """The last of the merges and its place, to look at."""
+    end = ". No pair occurs twice: finished." if finished else ""
+    if not merges:
+        return views.text(f"none{end or ' yet'}")
+    parts = " + ".join(map(readable, merges[-1]))
+    made = readable(b"".join(merges[-1]))
+    return views.text(f"{len(merges):,}: {parts} → {made}{end}")
+
+
+def bpe_views(tokenizer, text: str):
+    """A text of 1 to 1,000 characters as `tokenizer` reads it, to look at."""
+    ids = tokenizer.encode(text)
+    tokens = [tokenizer.vocabulary[number] for number in ids]
+    sizes, pieces = map(len, tokens), list(map(readable, tokens))
+    both = " ".join(f"{number}={piece}" for number, piece in zip(ids, pieces))
+    return {
+        "Pieces": views.tokens(pieces, list(sizes), unit="bytes", high=10),
+        "Tokens": views.number(len(ids)),
+        "Characters per token": views.number(len(text) / len(ids), digits=3),
+        "Token numbers": views.text(both),
+        "Last merge": last_merge([*tokenizer.rank]),
+    }
+
 # %% ../../transformers/tokens.ipynb #to-bytes
 def to_bytes(text):
     """The bytes of `text`, each a piece by itself: "hi" -> (b"h", b"i")."""
@@ -61,6 +122,32 @@ def plain_merges(text, merges):
             number[piece] = len(number)
         pieces = merge_pair(pieces, best)
     return made, pieces
+
+# %% ../../transformers/tokens.ipynb #training-views
+def training_views(text: str, merges: int):
+    """A text of 1 to 300 characters after so many merges of its own."""
+    made, pieces = plain_merges(text, merges)
+    most = max(Counter(pairwise(to_bytes(text))).values(), default=1)
+    known = [bytes([byte]) for byte in range(256)] + [a + b for a, b in made]
+    numbers = {piece: n for n, piece in enumerate(dict.fromkeys(known))}
+    pairs = Counter(pairwise(pieces))
+    often = sorted(pairs, key=lambda p: (-pairs[p], *map(numbers.get, p)))[:5]
+    names = [" + ".join(map(brief, pair)) for pair in often]
+    names += ["–" * place for place in range(len(names) + 1, 6)]
+    counts = [pairs[pair] for pair in often] + [0] * (5 - len(often))
+    sizes, shown = [len(piece) for piece in pieces], map(readable, pieces)
+    return {
+        "Pieces": views.tokens(shown, sizes, unit="bytes", high=10),
+        "Most frequent pairs": views.bars(names, counts, high=most),
+        "Last merge": last_merge(made, counts[0] < 2),
+        "Tokens": views.number(len(pieces)),
+    }
+
+
+def brief(piece):
+    """A piece to look at, its middle left out if it is long."""
+    shown = readable(piece)
+    return shown if len(shown) < 13 else f"{shown[:5]}…{shown[-6:]}"
 
 # %% ../../transformers/tokens.ipynb #word-pattern
 # Python's own \s has control characters that Unicode does not call spaces
@@ -127,11 +214,6 @@ class PairIndex:
         return changed
 
 # %% ../../transformers/tokens.ipynb #learn-merges
-def byte_numbers():
-    """The pieces that need no merge, with their numbers: {byte: 0 to 255}."""
-    return {bytes([byte]): byte for byte in range(256)}
-
-
 def learn_merges(words: dict, merges: int):
     """The first pairs to join in `words`, at most `merges` of them, in order.
 
@@ -139,7 +221,8 @@ def learn_merges(words: dict, merges: int):
     frequent pair, of equals the one with the smaller numbers, and none that
     occurs only once. Source: Sennrich et al. 2016, algorithm 1.
     """
-    index, numbers, made = PairIndex(words), byte_numbers(), []
+    index, made = PairIndex(words), []
+    numbers = {bytes([byte]): byte for byte in range(256)}
 
     def entry(pair):
         return -index.total[pair], *map(numbers.get, pair), pair
@@ -162,11 +245,6 @@ def learn_merges(words: dict, merges: int):
 def train_bpe(text: str, merges: int):
     """The first pairs to join in the words of `text`: `learn_merges`."""
     return learn_merges(word_counts(text), merges)
-
-# %% ../../transformers/tokens.ipynb #from-letters
-def from_letters(token):
-    """The bytes behind a token of `tokenizers`: "Ġhi" -> b" hi"."""
-    return bytes(BYTE_OF[letter] for letter in token)
 
 # %% ../../transformers/tokens.ipynb #encode-word
 def encode_word(word, rank):
@@ -205,90 +283,11 @@ class BytePairTokenizer:
         joined = b"".join(self.vocabulary[n] for n in ids)
         return joined.decode(errors="replace")
 
-# %% ../../transformers/tokens.ipynb #bpe-data
-def bpe_data(tokenizer: BytePairTokenizer):
-    """What the page needs in order to read as `tokenizer` does.
-
-    The numbers must go to the special tokens, then to single bytes, then to
-    what the merges make, in order.
-    """
-    tokens, cut = tokenizer.vocabulary, len(tokenizer.special)
-    first = len(tokens) - len(tokenizer.rank)
-    numbers = tokenizer.number
-    return {
-        "special": tokenizer.special,
-        "alphabet": [token[0] for token in tokens[cut:first]],
-        "left": [numbers[left] for left, _ in tokenizer.rank],
-        "right": [numbers[right] for _, right in tokenizer.rank],
-    }
-
-# %% ../../transformers/tokens.ipynb #bpe-views
-def last_merge(merges, finished=False):
-    """The last of the merges and its place, to look at."""
-    end = ". No pair occurs twice: finished." if finished else ""
-    if not merges:
-        return views.text(f"none{end or ' yet'}")
-    parts = " + ".join(map(readable, merges[-1]))
-    made = readable(b"".join(merges[-1]))
-    return views.text(f"{len(merges):,}: {parts} → {made}{end}")
-
-
-def bpe_views(tokenizer: BytePairTokenizer, text: str):
-    """A text of 1 to 1,000 characters as `tokenizer` reads it, to look at."""
-    ids = tokenizer.encode(text)
-    tokens = [tokenizer.vocabulary[number] for number in ids]
-    sizes, pieces = map(len, tokens), list(map(readable, tokens))
-    both = " ".join(f"{number}={piece}" for number, piece in zip(ids, pieces))
-    return {
-        "Pieces": views.tokens(pieces, list(sizes), unit="bytes", high=10),
-        "Tokens": views.number(len(ids)),
-        "Characters per token": views.number(len(text) / len(ids), digits=3),
-        "Token numbers": views.text(both),
-        "Last merge": last_merge([*tokenizer.rank]),
-    }
-
-# %% ../../transformers/tokens.ipynb #training-views
-def brief(piece):
-    """A piece to look at, its middle left out if it is long."""
-    shown = readable(piece)
-    return shown if len(shown) < 13 else f"{shown[:5]}…{shown[-6:]}"
-
-
-def training_views(text: str, merges: int):
-    """A text of 1 to 300 characters after so many merges of its own."""
-    made, pieces = learn_merges({to_bytes(text): 1}, merges), to_bytes(text)
-    most = max(Counter(pairwise(pieces)).values(), default=1)
-    numbers = byte_numbers()
-    for pair in made:
-        pieces = merge_pair(pieces, pair)
-        numbers.setdefault(b"".join(pair), len(numbers))
-    pairs = Counter(pairwise(pieces))
-    often = sorted(pairs, key=lambda p: (-pairs[p], *map(numbers.get, p)))[:5]
-    names = [" + ".join(map(brief, pair)) for pair in often]
-    names += ["–" * place for place in range(len(names) + 1, 6)]
-    counts = [pairs[pair] for pair in often] + [0] * (5 - len(often))
-    sizes, shown = [len(piece) for piece in pieces], map(readable, pieces)
-    return {
-        "Pieces": views.tokens(shown, sizes, unit="bytes", high=10),
-        "Most frequent pairs": views.bars(names, counts, high=most),
-        "Last merge": last_merge(made, counts[0] < 2),
-        "Tokens": views.number(len(pieces)),
-    }
-
 # %% ../../transformers/tokens.ipynb #smollm2-bpe
 @cache
 def smollm2_bpe():
     """SmolLM2's tokenizer, out of the vocabulary and merges in its file."""
-    keys = "tokens", "token_type", "merges"
-    tokens, kinds, merges = (
-        smollm2().metadata[f"tokenizer.ggml.{k}"] for k in keys
-    )
-    special = [token for token, kind in zip(tokens, kinds) if kind == 3]
-    vocabulary = [
-        t.encode() if t in special else from_letters(t) for t in tokens
-    ]
-    pairs = [tuple(map(from_letters, merge.split(" "))) for merge in merges]
-    return BytePairTokenizer(pairs, vocabulary, special)
+    return BytePairTokenizer(*smollm2_lists())
 
 # %% ../../transformers/tokens.ipynb #check-bits-per-byte
 @graded

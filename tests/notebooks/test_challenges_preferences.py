@@ -75,7 +75,14 @@ def test_the_supervised_stage():
     close(p, pref.reply_log_probs(pref.reference_model(), ids, 5).exp().double(), 1e-4)
     wrote = pref.phrase_counts(pref.written_replies(4000, generator(1))).mean(0)
     close(p @ pref.phrase_counts(ids), wrote, 0.1)  # it says what agents say
-    drawn = pref.drawn_replies(pref.reference_model(), 4000, generator())
+    drawn = pref.graded_replies(
+        pref.reference_model(),
+        pref.reference_model(),
+        lambda i: i[:, 1],
+        0.0,
+        4000,
+        generator(),
+    )[0]
     assert ((drawn[:, 1:] == pref.END).int().diff(dim=1) >= 0).all()
     close(pref.phrase_counts(drawn).mean(0), p @ pref.phrase_counts(ids), 0.1)
 

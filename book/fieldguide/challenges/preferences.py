@@ -215,20 +215,14 @@ def total_variation(p, q):
     """Total variation: how much probability would have to move."""
     return (p - q).abs().sum().item() / 2
 
-# %% ../../challenges/preferences.ipynb #drawn
-def drawn_replies(model, count, generator):
-    """Replies that a model writes: (count, 1 + length), filled with ends."""
-    start = torch.full((count, 1), END)
-    ids = generate(model, start, MOST, generator=generator)
-    over = (ids[:, 1:] == END).cumsum(1) > 0
-    ids[:, 1:] = ids[:, 1:].masked_fill(over, END)
-    return ids
-
 # %% ../../challenges/preferences.ipynb #graded
 @torch.no_grad()
 def graded_replies(learner, model, score, beta, count, generator):
     """Replies, their log-probabilities, and how much better than the mean."""
-    ids = drawn_replies(learner, count, generator)
+    start = torch.full((count, 1), END)
+    ids = generate(learner, start, MOST, generator=generator)
+    over = (ids[:, 1:] == END).cumsum(1) > 0
+    ids[:, 1:] = ids[:, 1:].masked_fill(over, END)
     old = reply_log_probs(learner, ids, END)
     moved = old - reply_log_probs(model, ids, END)
     reward = score(ids).to(old.dtype) - beta * moved

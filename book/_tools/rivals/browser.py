@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,8 +19,6 @@ from playwright.sync_api import Browser, Page, sync_playwright
 # browsers deliver a drag, and waits until mark() gives another value and that
 # frame is painted. It answers the milliseconds from the event to the paint: the
 # wait for the next refresh of the display, the same for all, is not in them.
-# `fgKey(mark)` does the same for a real key press, from the moment at which the
-# browser got the key, and so with the wait for the display.
 # `fgWhen(test)` answers the milliseconds from the navigation to the first
 # painted frame for which test() is true.
 STOPWATCH = """
@@ -41,13 +38,6 @@ STOPWATCH = """
     act();
     until(() => mark() !== before, (end) => done(end - start));
   }));
-  window.fgKey = (mark) => {
-    const before = mark();
-    window.fgKeyTook = new Promise((done) => addEventListener("keydown", (event) =>
-      requestAnimationFrame(() =>
-        until(() => mark() !== before, (end) => done(end - event.timeStamp))),
-      { once: true, capture: true }));
-  };
   window.fgWhen = (test) => new Promise((done) => until(test, done));
   // Every element that `selector` finds, inside shadow roots as well.
   window.fgAll = (selector, root = document) => [
@@ -112,18 +102,6 @@ def stepper(page: Page, act: str, mark: str) -> Callable[[], float]:
     return lambda: drawn(page.evaluate(f"fgStep(() => {{ {act} }}, () => {mark})"))
 
 
-def key_stepper(page: Page, mark: str) -> Callable[[], float]:
-    """The same by a press of the right arrow key on what has the focus."""
-
-    def press() -> float:
-        time.sleep(0.02)  # so that presses fall anywhere in a frame
-        page.evaluate(f"fgKey(() => {mark})")
-        page.keyboard.press("ArrowRight")
-        return drawn(page.evaluate("fgKeyTook"))
-
-    return press
-
-
 def loader(browser: Browser, url: str, live: str) -> Callable[[], float]:
     """Milliseconds from the navigation to the frame in which `live` is true."""
     script = f"window.fgLive = fgWhen(() => {live});"
@@ -148,22 +126,16 @@ def compressed(data: bytes | str) -> int:
     return len(gzip.compress(raw, 6))
 
 
-class Served(SimpleHTTPRequestHandler):
-    """Serves a folder in silence."""
-
-    def log_message(self, *arguments) -> None:
-        pass
-
-
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """Address of a server of `folder`, on this machine only."""
-    handler = partial(Served, directory=str(folder))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+
+    class Silent(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments) -> None:
+            pass
+
+    handler = partial(Silent, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
-    finally:
         server.shutdown()
-        server.server_close()

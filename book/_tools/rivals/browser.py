@@ -13,6 +13,8 @@ from pathlib import Path
 import setup
 from playwright.sync_api import Browser, Page, sync_playwright
 
+# Every name but this machine's own resolves to nothing.
+OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
 # Runs before a page's own scripts.
 #
 # `fgStep(act, mark)` moves a control with act() at the start of a frame, where
@@ -73,16 +75,20 @@ STOPWATCH = """
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(*flags: str) -> Iterator[Browser]:
+    """A Chromium that reaches this machine and nothing else."""
     path = setup.find_browser()
     if not path:
-        raise RuntimeError("no Chromium found: install it, or set BROWSER_BIN to one")
-    cut = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-    with sync_playwright() as playwright:
-        options = {"executable_path": path, "args": [cut, "--no-sandbox"]}
-        browser = playwright.chromium.launch(**options)
+        raise RuntimeError(
+            "No Chromium or Chrome is found: `make test` installs one, or set "
+            "BROWSER_BIN to the path of yours."
+        )
+    args = ["--no-sandbox", OFFLINE, *flags]
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=path, args=args) as browser,
+    ):
         yield browser
-        browser.close()
 
 
 @contextmanager

@@ -1,34 +1,20 @@
 """What several checks share: the built site, a browser without a network."""
 
-import importlib.util
 import os
 import subprocess
 import sys
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import hypothesis
 import pytest
 from filelock import FileLock
-from playwright.sync_api import sync_playwright
+from rivals.browser import chromium, served
 
 ROOT = Path(__file__).resolve().parents[1]
 # No example fails for the time that it takes on a busy machine.
 hypothesis.settings.register_profile("book", deadline=None)
 hypothesis.settings.load_profile("book")
 HANG_S = 300  # a busy machine may be slow; a browser that waits longer hangs
-# Every name but this machine's own resolves to nothing.
-OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
-
-
-@pytest.fixture(scope="session")
-def notebooks():
-    """Paths of all notebooks of the book, sorted."""
-    hidden = ("_build", ".ipynb_checkpoints")
-    found = sorted((ROOT / "book").rglob("*.ipynb"))
-    return [path for path in found if not set(hidden) & set(path.parts)]
 
 
 @pytest.fixture(scope="session")
@@ -83,36 +69,15 @@ def site(build, once):
 def server(site):
     """The address at which the site is served on this machine."""
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
-
-    handler = partial(Quiet, directory=site)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
-        threading.Thread(target=served.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{served.server_port}/"
-        served.shutdown()
+    with served(site) as address:
+        yield f"{address}/"
 
 
 @pytest.fixture(scope="session")
 def browser():
     """A Chromium that reaches this machine and nothing else."""
-    spec = importlib.util.spec_from_file_location(
-        "setup", ROOT / "book" / "_tools" / "setup.py"
-    )
-    setup = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(setup)
-    path = setup.find_browser()
-    if not path:
-        pytest.fail(
-            "These checks need Chromium or Chrome: `make test` installs one, or set "
-            "BROWSER_BIN to the path of yours.",
-            pytrace=False,
-        )
-    with sync_playwright() as playwright:
-        flags = [OFFLINE, "--no-sandbox", "--force-color-profile=srgb"]
-        with playwright.chromium.launch(executable_path=path, args=flags) as chromium:
-            yield chromium
+    with chromium("--force-color-profile=srgb") as found:
+        yield found
 
 
 @pytest.fixture
@@ -139,9 +104,9 @@ def visit(browser, server):
         page.requests, page.troubles = [], []
         page.on("request", lambda request: page.requests.append(request.url))
         page.on("pageerror", lambda error: page.troubles.append(f"error: {error}"))
-        page.on("console", lambda m: _complaint(m) and page.troubles.append(m.text))
+        page.on("console", lambda m: page.troubles.extend(complaint(m)))
         page.on("requestfailed", lambda r: page.troubles.append(f"failed: {r.url}"))
-        page.on("response", lambda r: _refused(r) and page.troubles.append(r.url))
+        page.on("response", lambda r: r.status < 400 or page.troubles.append(r.url))
         page.add_init_script(SHIFTS + first)
         page.goto(address if ":" in address else server + address)
         return page
@@ -151,12 +116,8 @@ def visit(browser, server):
         context.close()
 
 
-def _complaint(message):
-    return message.type in ("error", "warning")
-
-
-def _refused(response):
-    return response.status >= 400
+def complaint(message):
+    return [message.text] if message.type in ("error", "warning") else []
 
 
 # `worstJump()` tells how far the page has jumped without the reader's doing: its

@@ -5,15 +5,17 @@ is whole is checked by the site's build (`-W`).
 """
 
 import contextlib
-import importlib.util
 import io
 import json
 import re
 from html import unescape
 from pathlib import Path
 
+import notebooks
 import pytest
 import yaml
+from cells import module_at
+from nbformat import v4
 from sphinx.cmd.build import build_main
 
 from fieldguide.claims import claim, sources
@@ -21,19 +23,11 @@ from fieldguide.claims import claim, sources
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 ARTICLE = BOOK / "article.yml"
-NOTEBOOKS = [
-    path
-    for path in sorted(BOOK.rglob("*.ipynb"))
-    if not {"_build", ".ipynb_checkpoints", "node_modules"} & set(path.parts)
-]
+NOTEBOOKS = notebooks.in_order(ROOT)
 REFERENCES = (BOOK / "references.bib").read_text("utf8")
 KEYS = set(re.findall(r"^@\w+\{([^,\s]+),", REFERENCES, re.M))
 
-spec = importlib.util.spec_from_file_location(
-    "fieldguide_claims", BOOK / "_ext/fieldguide_claims.py"
-)
-extension = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(extension)
+extension = module_at(BOOK / "_ext/fieldguide_claims.py")
 
 
 def stored_claims():
@@ -84,9 +78,7 @@ def test_each_claim_that_a_cell_makes_is_stored():
     """A claim that is not a cell's last expression would be checked but not shown."""
     for path in NOTEBOOKS:
         cells = json.loads(path.read_text("utf8"))["cells"]
-        code = "\n".join(
-            "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"
-        )
+        code = "\n".join("".join(c["source"]) for c in cells if "outputs" in c)
         made = re.findall(r'\bclaim\(\s*"(.*?)"', code)
         assert made == [each.name for each in extension.read_claims(path, "")]
 
@@ -148,28 +140,13 @@ INDEX = "# Home\n\n```{toctree}\nclaims\nchapter/page\n```\n"
 
 def notebook(*claims):
     """A notebook that has stored `claims`, one a cell."""
-    outputs = [
-        {
-            "output_type": "execute_result",
-            "execution_count": 1,
-            "metadata": {},
-            "data": {"text/plain": repr(made), "text/html": made._repr_html_()},
-        }
-        for made in claims
-    ]
-    cells = [{"cell_type": "markdown", "metadata": {}, "source": "# A page"}]
-    cells += [
-        {
-            "cell_type": "code",
-            "metadata": {},
-            "source": "claim(...)",
-            "execution_count": 1,
-            "outputs": [output],
-        }
-        for output in outputs
-    ]
+    cells = [v4.new_markdown_cell("# A page")]
+    for made in claims:
+        data = {"text/plain": repr(made), "text/html": made._repr_html_()}
+        output = v4.new_output("execute_result", data, execution_count=1)
+        cells.append(v4.new_code_cell("claim(...)", outputs=[output]))
     language = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
-    return {"cells": cells, "metadata": language, "nbformat": 4, "nbformat_minor": 4}
+    return v4.new_notebook(cells=cells, metadata=language)
 
 
 FOUR = claim("four", 4, expect=4, source="vaswani2017attention, section 3")

@@ -1,15 +1,14 @@
 """The concept test: fair options, marks that are right, a score that is remembered."""
 
-import importlib.util
 from pathlib import Path
 
+from cells import module_at
 from playwright.sync_api import expect
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
-spec = importlib.util.spec_from_file_location("quiz", BOOK / "_ext/fieldguide_quiz.py")
-extension = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(extension)
-QUESTIONS, FAULTS = extension.read_quiz(BOOK / "concepts.yml")
+QUESTIONS, FAULTS = module_at(BOOK / "_ext/fieldguide_quiz.py").read_quiz(
+    BOOK / "concepts.yml"
+)
 
 
 def test_the_right_option_is_not_given_away_by_its_place_or_length():
@@ -28,10 +27,8 @@ def test_the_right_option_is_not_given_away_by_its_place_or_length():
 
 def test_the_first_score_is_remembered_beside_the_second(visit):
     page = visit("concepts.html", width=360)
-    questions, status = (
-        page.locator(".fg-concepts fieldset"),
-        page.get_by_role("status"),
-    )
+    questions = page.locator(".fg-concepts fieldset")
+    status = page.get_by_role("status")
     check = page.get_by_role("button", name="Check my answers")
     check.click()
     expect(status).to_contain_text("0 of 20 are right. 20 not answered yet.")
@@ -51,7 +48,5 @@ def test_the_first_score_is_remembered_beside_the_second(visit):
     check.click()
     expect(status).to_contain_text(f"20 of 20 are right. Your first score was {first}")
     page.get_by_role("button", name="Clear my answers").click()
-    assert not page.locator(
-        ".fg-concepts [data-state=right], .fg-concepts :checked"
-    ).count()
+    assert not page.locator(".fg-concepts :is([data-state=right], :checked)").count()
     assert not page.troubles

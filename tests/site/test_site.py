@@ -13,7 +13,6 @@ import pytest
 import tinycss2
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
-from sphinx_external_toc.parsing import parse_toc_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,18 +52,6 @@ def pages(site):
     found = [path for path in site.rglob("*.html") if "_static" not in path.parts]
     assert len(found) > 5
     return {path: Page(path) for path in sorted(found)}
-
-
-def test_every_page_of_the_book_is_built(site, notebooks):
-    entries = parse_toc_yaml(ROOT / "_toc.yml")
-    listed = {name.removesuffix(".md") for name in entries}
-    assert listed == {
-        str(path.relative_to(ROOT / "book").with_suffix(""))
-        for path in [*notebooks, *(ROOT / "book").rglob("*.md")]
-        if not any(part[0] in "_." for part in path.relative_to(ROOT / "book").parts)
-    }
-    for name in listed:
-        assert (site / f"{name}.html").exists()
 
 
 def test_internal_links_and_anchors_lead_somewhere(pages, site):

@@ -1,6 +1,5 @@
 """Bad input: an error that names the argument, its value and what is allowed."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -61,12 +60,6 @@ def patience(monkeypatch):
 
 def endless(x):
     while True:
-        with contextlib.suppress(Exception):
-            x = x + 1
-
-
-def stubborn(x):
-    while True:
         try:
             x = x + 1
         except:  # noqa: E722  what a reader may write
@@ -84,18 +77,15 @@ def asleep(x):
         (lambda x: None, 1.0, "returns None. Does your function end in a return?"),
         (lambda x: x, 1.0, "a tensor of numbers, but a number is wanted"),
         (lambda x: x.sum(), 1.0, "item() takes a number out of a tensor"),
-        (lambda x: [1.0], torch.zeros(2), "a list, but a tensor of numbers is wanted"),
         (lambda x: x[:1], torch.zeros(2), "the shape (1,), but (2,) is wanted"),
         (lambda x: x > 0, torch.zeros(2), "booleans, but a tensor of numbers"),
         (lambda x: True, 1, "a boolean, but a number is wanted"),
-        (lambda x: 3, "a", "a number, but a string is wanted"),
         (lambda x: x[5], torch.zeros(2), "fails. IndexError: index 5"),
         (lambda: 1, 1, "fails. TypeError"),
         (torch.zeros(2), 1, "is no function. Hand over its name, without ()"),
         (lambda x: x * 1j, torch.zeros(2), "of complex numbers, but a tensor of num"),
         (lambda x: x / 2, torch.zeros(2).long(), "torch.float32, but whole numbers"),
         (endless, torch.zeros(2), "has no answer after 1 s. Does your loop end?"),
-        (stubborn, torch.zeros(2), "has no answer after 1 s. Does your loop end?"),
         (asleep, torch.zeros(2), "has no answer after 1 s. Does your loop end?"),
     ],
 )
@@ -144,10 +134,6 @@ def check_half(fn):
 def stub(x, y=1): ...
 
 
-def forgetful(x):
-    x = x / 2
-
-
 def broken(x):
     more = [x]
     return more[x]
@@ -159,7 +145,6 @@ def broken(x):
         (lambda x: x / 2, "half is right."),
         (lambda x: x, "for 1: 0.5 is right, not 1"),
         (stub, "stub is not written yet."),
-        (forgetful, "forgetful(1) returns None. Does your function end in a return?"),
         (broken, "broken(1) fails. IndexError: list index out of range (line "),
         (2, "2 is no function. Hand over its name, without ()"),
     ],
@@ -169,9 +154,3 @@ def test_a_graded_check_says_what_is_wrong_and_raises_nothing(fn, says):
     assert told.startswith(says)
     assert bool(told) == (told == "half is right.")
     assert repr(told) == told, "a cell shows it without quotation marks"
-
-
-def test_a_graded_check_stops_a_loop(monkeypatch):
-    monkeypatch.setattr("fieldguide.check.CHECK_S", 0.2)
-    told = graded(lambda fn: fn(1))(endless)
-    assert not told and "has no answer after 0.2 s" in told

@@ -310,19 +310,10 @@ def test_emoji_are_pictures_with_names():
     found = data.emoji()
     count = len(found.captions)
     assert found.pictures.shape == (len(found.drawer), 32, 32, 3)
-    assert found.pictures.dtype == torch.uint8 and found.concept.shape == (7165,)
-    lists = found.captions, found.tags, found.characters, found.groups
-    assert {len(each) for each in (*lists, found.subgroups, found.splits)} == {count}
-    assert len(set(found.captions)) == len(set(found.characters)) == count
+    assert len(found.tags) == len(set(found.captions)) == count
+    assert len(found.splits) == len(set(found.characters)) == count
     pairs = torch.stack([found.drawer, found.concept]).unique(dim=1)
     assert pairs.size(1) == len(found.drawer), "nobody draws a concept twice"
-    counts = found.drawer.bincount().tolist()
-    assert dict(zip(found.drawers, counts, strict=True)) == {
-        "twemoji": 1644, "noto": 1644, "noto, the first": 1212,
-        "emojitwo": 1078, "fluent": 1587,
-    }  # fmt: skip
-    corners = found.pictures[:, ::31, ::31].flatten(1, 2).float()
-    assert (corners.mean((1, 2)) > 250).float().mean() > 0.9, "on white"
     flat = found.pictures.flatten(1).float()
     assert (flat.std(1) > 2).all(), "none is empty: the palest is a white square"
     apple = found.captions.index("red apple")
@@ -339,17 +330,6 @@ def test_near_relatives_are_held_out_together():
     assert len(held_out) == len({*families}), "a family is in one split"
     counts = collections.Counter(found.splits)
     assert counts == {"train": 1342, "validation": 152, "test": 150}
-
-    for captions, number in (
-        (["man rowing boat", "woman rowing boat", "person rowing boat"], 1),
-        (["blue heart", "green heart"], 1),
-        (["one o'clock", "twelve-thirty"], 1),
-        (["red apple", "green apple"], 1),
-        (["cat", "dog"], 2),
-        (["alarm clock", "one o'clock"], 2),
-    ):
-        of = {make.family({"caption": each, "subgroup": "?"}) for each in captions}
-        assert len(of) == number, captions
 
 
 def test_emoji_are_drawn_on_white():

@@ -3,9 +3,9 @@
 import re
 
 import minutes
-import nbformat
 import pytest
 import sources
+from nbformat import v4
 
 BOOK = sources.in_order()
 # Pages that are longer: each may only become shorter.
@@ -63,18 +63,7 @@ def test_a_page_says_how_long_it_takes(name):
     assert said and int(said[1]) == took, f"{name}: write `*Takes:* {took} minutes`"
 
 
-def page(*cells):
-    return nbformat.v4.new_notebook(cells=list(cells))
-
-
-def prose(text):
-    return nbformat.v4.new_markdown_cell(text)
-
-
-def code(text, **metadata):
-    return nbformat.v4.new_code_cell(text, metadata=metadata)
-
-
 def test_a_minute_is_75_words_or_eight_lines():
     lines = "\n".join(f"a{n} = {n}" for n in range(36))
-    assert minutes.minutes(page(prose("word " * 520), code(lines))) == 11
+    cells = v4.new_markdown_cell("word " * 520), v4.new_code_cell(lines)
+    assert minutes.minutes(v4.new_notebook(cells=list(cells))) == 11

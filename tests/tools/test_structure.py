@@ -217,3 +217,276 @@ def test_no_magic_install_or_hidden_state(notebook):
 
 RANKS = ["deployment/data-parallel", "deployment/parallelism"]  # new processes import
 ITSELF = ["deployment/right-sizing"]  # fewer
+
+
+@pytest.mark.parametrize("name", sorted({*BOOK} - {*RANKS, *ITSELF}))
+def test_no_page_imports_itself(name):
+    """What runs is the cell in view, not a second copy from the page's module."""
+    module = name.split("/")[1].replace("-", "_")
+    own = rf"from fieldguide\.\w+(\.{module}\b| import (.*\W)?{module}\b)"
+    for cell in sources.code(BOOK[name]):
+        assert not re.search(own, cell.source), where(cell, "imports its own page")
+
+
+@EACH
+def test_exported_functions_say_what_they_do(notebook):
+    for cell in filter(sources.is_exported, sources.code(notebook)):
+        for node in parts(cell.source)[0]:
+            described = ast.get_docstring(node) or node.name.startswith("_")
+            assert described, where(cell, f"{node.name} has no docstring")
+
+
+def exports():
+    """{name: its notebook} of every definition that a notebook exports."""
+    return {
+        name: notebook
+        for notebook, cells in BOOK.items()
+        for cell in filter(sources.is_exported, sources.code(cells))
+        for name in sources.defined(cell.source)
+    }
+
+
+def test_no_name_is_defined_twice():
+    """Across the book for what is exported; within a notebook for the rest."""
+    exported = exports()
+    for notebook, cells in BOOK.items():
+        here = {}
+        for cell in sources.code(cells):
+            for name in sources.defined(cell.source):
+                check = name.startswith("check_")  # of an exercise of this page
+                owner = notebook if check else exported.get(name, notebook)
+                assert owner == notebook, f"{notebook}: import {name} from {owner}"
+                first = here.setdefault(name, cell.id)
+                again = f"{notebook}: cells {first} and {cell.id} both define {name}"
+                answer = is_hidden(cell) or sources.is_answer(cell)
+                assert first == cell.id or answer, again
+
+
+def test_a_link_to_a_mechanism_leads_to_the_notebook_that_exports_it():
+    exported, found = exports(), 0
+    for notebook, cells in BOOK.items():
+        for page, name in re.findall(
+            r"\]\(([^()]*)\.ipynb#code-(\w+)\)", words(cells.cells)
+        ):
+            found += 1
+            here = page if "/" in page else f"{notebook.split('/')[0]}/{page}"
+            assert here.removeprefix("../") == exported[name], f"{notebook}: {name}"
+    assert found
+
+
+def names_in(tree):
+    """Every name, attribute, imported name and text that the code mentions."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)  # of getattr, or of a table of names
+            if " import " in node.value:  # what another process runs
+                found |= set(re.findall(r"\w+", node.value))
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def of_its_module(tree):
+    """What a page takes of its own module: new processes import it from there."""
+    attributes = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
+    return {n.attr for n in attributes if getattr(n.value, "id", "") == "built"}
+
+
+def users_of(exported):
+    """{name: does another notebook, an exercise, exported code or a file use it?}"""
+    files = [text for path, text in sources.texts().items() if path.endswith(".py")]
+    own = [ast.parse(text) for text in files if notebooks.GENERATED not in text]
+    used = set().union(*map(names_in, own))
+    for notebook, cells in BOOK.items():
+        for cell in sources.code(cells):
+            exercise = cell.id.startswith(("check-", "solution-"))
+            for node in ast.parse(cell.source).body:
+                names = names_in(node) - {getattr(node, "name", "")}
+                if not exercise and not sources.is_exported(cell):
+                    names = {n for n in names if exported.get(n) != notebook}
+                    names |= of_its_module(node)
+                used |= names
+    checks = {name for name in exported if name.startswith("check_")}
+    return {name: name in used | checks for name in exported}
+
+
+def test_what_is_exported_is_used():
+    """By another notebook, an exercise, a tool, a test, or other exported code."""
+    exported, unknown = exports(), "_".join(["nobody", "asks"])
+    unused = {n: exported[n] for n, used in users_of(exported).items() if not used}
+    assert unused == {}, "drop the line `#| export` of these cells"
+    assert not users_of({unknown: "a/b"})[unknown]
+
+
+# Outputs
+
+
+def shows(cell):
+    """Must this cell have an output? True where its code leaves no doubt."""
+    body = ast.parse(cell.source).body
+    calls = [n.value for n in body if isinstance(n, ast.Expr)]
+    names = [getattr(c.func, "id", "") for c in calls if isinstance(c, ast.Call)]
+    last = body[-1] if body else None
+    named = isinstance(last, ast.Expr) and isinstance(
+        last.value, (ast.Name, ast.JoinedStr)
+    )
+    return named or bool(SHOWS & set(names))
+
+
+@EACH
+def test_outputs_are_stored(notebook):
+    cells = sources.code(notebook)
+    counts = [cell.execution_count for cell in cells]
+    assert counts == list(range(1, len(cells) + 1)), "run make notebooks"
+    for cell in cells:
+        assert cell.outputs or not shows(cell), where(cell, "cleared")
+
+
+@EACH
+def test_no_error_is_stored_and_no_cell_is_excused(notebook):
+    for cell in notebook.cells:
+        text = f"{cell.source} {sources.tags(cell)}"
+        assert not NBVAL_MARKERS.search(text), where(cell, "excused from checks")
+        for output in cell.get("outputs", []):
+            assert output.output_type != "error", where(cell, output)
+            assert stored.WIDGET_VIEW not in output.get("data", {}), cell.id
+
+
+@EACH
+def test_no_path_of_this_machine_is_stored(notebook):
+    local = re.compile(r"(?<![\w.])/(work|home|root|tmp|Users|usr)/|site-packages")
+    for cell in sources.code(notebook):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            texts = [output.get("text", ""), data.get("text/plain", "")]
+            assert not local.search(" ".join(texts)), where(cell, texts)
+
+
+def test_outputs_are_compared():
+    """The share of output-bearing cells whose output the comparer looks at."""
+    cells = [c for notebook in BOOK.values() for c in sources.code(notebook)]
+    bearing = [cell for cell in cells if cell.outputs]
+    compared = [cell for cell in bearing if any(map(compare.kinds, cell.outputs))]
+    share = len(compared) / len(bearing)
+    print(f"{len(compared)} of {len(bearing)} output-bearing cells are compared")
+    assert share >= COMPARED
+
+
+@EACH
+def test_pictures_have_alternative_text(notebook):
+    for cell in sources.code(notebook):
+        pictures = [o for o in cell.outputs if "image/png" in o.get("data", {})]
+        for output in pictures:
+            if compare.EXPLORER.search(output.data.get("text/html", "")):
+                continue  # brings its own
+            image = cell.metadata.get("mystnb", {}).get("image", {})
+            alt = image.get("alt", "")
+            assert len(alt.split()) >= 8, where(cell, "what does the picture show?")
+
+
+# Exercises
+
+EXERCISE = re.compile(r"### Exercise (\d+): \S.* \(\d+ minutes?\)\n")
+
+
+def exercises(notebook):
+    """Each exercise's Markdown cell with the cells up to the next one."""
+    found = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("### Exercise"):
+            found.append([cell])
+        elif cell.cell_type == "markdown" and cell.source.startswith("## "):
+            found.append([])
+        elif found:
+            found[-1].append(cell)
+    return [g for g in found if g and g[0].source.startswith("### Exercise")]
+
+
+@EACH
+def test_exercises_can_be_tried_and_checked(notebook):
+    found = exercises(notebook)
+    assert 3 <= len(found) <= 5
+    code = sources.code(notebook)
+    for number, (text, *rest) in enumerate(found, 1):
+        title = EXERCISE.match(text.source)
+        assert title, where(text, "### Exercise 1: Title (5 minutes)")
+        assert title[1] == str(number), where(text, f"it is number {number}")
+        tried = [c for c in rest if sources.is_answer(c)]
+        assert len(tried) == 1, where(text, "one cell tagged exercise to try in")
+        solutions = [c for c in rest if is_hidden(c)]
+        assert len(solutions) == 1, where(text, "one hidden solution")
+        assert stored.is_folded(solutions[0]), where(solutions[0], "#| fold: Solution")
+        (answer,) = [
+            n for n in ast.parse(solutions[0].source).body if hasattr(n, "args")
+        ]
+        stub = f"def {answer.name}({ast.unparse(answer.args)}):\n    ..."
+        stub += f"\ncheck_{answer.name}({answer.name})"
+        same = ast.unparse(ast.parse(tried[0].source)) == ast.unparse(ast.parse(stub))
+        assert same, where(tried[0], f"is not\n{stub}")
+        before = filter(sources.is_exported, code[: code.index(tried[0])])
+        checks = {d for c in before for d in sources.defined(c.source)}
+        assert f"check_{answer.name}" in checks, where(text, "its check is exported")
+        assert code.index(tried[0]) < code.index(solutions[0]), text.id
+
+
+# The project
+
+
+def test_notebooks_and_project_are_small():
+    for path in notebooks.in_order(sources.ROOT):
+        assert path.stat().st_size <= NOTEBOOK_BYTES, path.name
+    assert sum(path.stat().st_size for path in sources.files()) <= PROJECT_BYTES
+
+
+def test_every_page_is_listed_once_and_is_no_stub():
+    toc = (sources.ROOT / "_toc.yml").read_text()
+    listed = list(notebooks.toc_entries(yaml.safe_load(toc)))
+    book, hidden, pages = sources.ROOT / "book", ("_", ".", "fieldguide"), []
+    for path in [*book.rglob("*.md"), *book.rglob("*.ipynb")]:
+        page = path.relative_to(book).with_suffix("")
+        apart = page.parts[0].startswith(hidden) or ".ipynb_checkpoints" in page.parts
+        if not apart:
+            pages.append(page.as_posix())
+            text = path.read_text(encoding="utf-8")
+            assert len(text.split()) > 40 or "```{" in text, f"{page} is a stub"
+    assert sorted(pages) == sorted(listed), "_toc.yml: add `- file: chapter/name`"
+
+
+@EACH
+def test_it_says_what_the_lists_of_pages_need(notebook):
+    card = notebook.metadata.get("fieldguide", {})
+    missing = [f"fieldguide.{field}" for field in stored.CARD if not card.get(field)]
+    assert missing == [], "the notebook's metadata"
+
+
+# Where packages come from is pip's and npm's business; only the set-up may ask
+# PyTorch for its small build.
+ADDRESSES = r"pypi\.org|pythonhosted\.org|npmjs\.(org|com)|download\.pytorch\.org"
+ADDRESSES += r"|deb\.debian\.org|conda\.anaconda\.org"
+HERE = "tests/tools/test_structure.py"
+
+
+def test_no_file_names_a_registry():
+    found = []
+    for path, text in sources.texts().items():
+        text = re.sub(r"[A-Za-z0-9+/=]{60,}", "", text)  # a picture in base64
+        allowed = 1 if path == "book/_tools/setup.py" else 0
+        if path != HERE and len(re.findall(ADDRESSES, text)) > allowed:
+            found.append(f"{path}: {re.search(ADDRESSES, text)[0]}")
+    assert found == []
+
+
+def test_a_wheel_holds_every_chapter():
+    settings = tomllib.loads((sources.ROOT / "pyproject.toml").read_text())
+    given = settings["tool"]["setuptools"]["packages"]["find"]
+    (where,), include = given["where"], given["include"]
+    found = set(find_namespace_packages(sources.ROOT / where, include=include))
+    folders = {path.parent.name for path in notebooks.generated(sources.ROOT)}
+    assert {f"fieldguide.{name}" for name in folders} <= found
+    assert {"fieldguide", "fieldguide.data", "fieldguide.explore"} <= found
+    assert all(name.split(".")[0] == "fieldguide" for name in found)

@@ -40,7 +40,7 @@ def record_memory() -> None:
 
 
 def record_speed() -> None:
-    took = [parallel.measured(batch, ROUNDS, steps=1) for batch in BATCHES]
+    took = [parallel.measured(batch, ROUNDS) for batch in BATCHES]
     found = [parallel.speedups(ms) for ms in took]
     record = {
         "machine": machine(),

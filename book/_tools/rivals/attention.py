@@ -13,13 +13,12 @@ import torch
 from torch import nn
 
 from rivals.measure import (
-    Absent,
     Goal,
     Row,
-    alternate,
     attempt,
-    own,
-    processor_ms,
+    beside,
+    each,
+    processor_times,
     versioned,
 )
 
@@ -92,7 +91,7 @@ def rows() -> Iterator[Row]:
     torch.manual_seed(0)
     qkv, out = nn.Linear(D, 3 * D, bias=False), nn.Linear(D, D, bias=False)
     x = torch.randn(B, T, D, requires_grad=True)
-    sides: dict[str, Callable | Absent] = {
+    sides = {
         **ours(qkv, out),
         "fused": Fused(qkv, out),
         "module": attempt(torch_module, qkv, out),
@@ -100,24 +99,14 @@ def rows() -> Iterator[Row]:
     }
     expected = sides["fused"](x)
 
-    for name, forward in sides.items():
-        if isinstance(forward, Absent):
-            continue
-        torch.testing.assert_close(forward(x), expected, msg=f"{name} differs")
-        step = partial(lambda forward: forward(x).sum().backward(), forward)
-        sides[name] = processor_ms(step, REPEATS)
-    took = alternate(sides, rounds=ROUNDS)
+    def step(forward: Callable) -> Callable[[], None]:
+        torch.testing.assert_close(forward(x), expected)
+        return lambda: forward(x).sum().backward()
 
-    fused = f"fused kernel, {versioned('torch')}"
-    module = f"nn.MultiheadAttention, {versioned('torch')}"
-    teacher = versioned("llms-from-scratch")
-
-    def compare(mine: str, rival: str, name: str, goal: Goal | None = None) -> Row:
-        what = {"taught": "as taught", "fast": "fast form"}[mine]
-        return Row(what, "ms", own(took[mine]), name, took[rival], goal)
-
-    yield compare("taught", "fused", fused, Goal(1.5, "ratio"))
-    yield compare("fast", "fused", fused, Goal(1.05, "ratio"))
-    yield compare("taught", "module", module)
-    yield compare("fast", "module", module)
-    yield compare("taught", "teacher", teacher)
+    took = processor_times(each(step, sides), rounds=ROUNDS, repeats=REPEATS)
+    row, package = partial(beside, took), versioned("torch")
+    fused = f"fused kernel, {package}", "fused"
+    yield row("as taught", "taught", *fused, Goal(1.5))
+    yield row("fast form", "fast", *fused, Goal(1.05))
+    yield row("as taught", "taught", f"nn.MultiheadAttention, {package}", "module")
+    yield row("as taught", "taught", versioned("llms-from-scratch"), "teacher")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,14 +13,14 @@ from pathlib import Path
 import setup
 from playwright.sync_api import Browser, Page, sync_playwright
 
+# Every name but this machine's own resolves to nothing.
+OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
 # Runs before a page's own scripts.
 #
 # `fgStep(act, mark)` moves a control with act() at the start of a frame, where
 # browsers deliver a drag, and waits until mark() gives another value and that
 # frame is painted. It answers the milliseconds from the event to the paint: the
 # wait for the next refresh of the display, the same for all, is not in them.
-# `fgKey(mark)` does the same for a real key press, from the moment at which the
-# browser got the key, and so with the wait for the display.
 # `fgWhen(test)` answers the milliseconds from the navigation to the first
 # painted frame for which test() is true.
 STOPWATCH = """
@@ -41,13 +40,6 @@ STOPWATCH = """
     act();
     until(() => mark() !== before, (end) => done(end - start));
   }));
-  window.fgKey = (mark) => {
-    const before = mark();
-    window.fgKeyTook = new Promise((done) => addEventListener("keydown", (event) =>
-      requestAnimationFrame(() =>
-        until(() => mark() !== before, (end) => done(end - event.timeStamp))),
-      { once: true, capture: true }));
-  };
   window.fgWhen = (test) => new Promise((done) => until(test, done));
   // Every element that `selector` finds, inside shadow roots as well.
   window.fgAll = (selector, root = document) => [
@@ -83,16 +75,20 @@ STOPWATCH = """
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(*flags: str) -> Iterator[Browser]:
+    """A Chromium that reaches this machine and nothing else."""
     path = setup.find_browser()
     if not path:
-        raise RuntimeError("no Chromium found: install it, or set BROWSER_BIN to one")
-    cut = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-    with sync_playwright() as playwright:
-        options = {"executable_path": path, "args": [cut, "--no-sandbox"]}
-        browser = playwright.chromium.launch(**options)
+        raise RuntimeError(
+            "No Chromium or Chrome is found: `make test` installs one, or set "
+            "BROWSER_BIN to the path of yours."
+        )
+    args = ["--no-sandbox", OFFLINE, *flags]
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=path, args=args) as browser,
+    ):
         yield browser
-        browser.close()
 
 
 @contextmanager
@@ -110,18 +106,6 @@ def opened(browser: Browser, url: str, script: str = "") -> Iterator[Page]:
 def stepper(page: Page, act: str, mark: str) -> Callable[[], float]:
     """Milliseconds of one step of a control, as `fgStep` measures it."""
     return lambda: drawn(page.evaluate(f"fgStep(() => {{ {act} }}, () => {mark})"))
-
-
-def key_stepper(page: Page, mark: str) -> Callable[[], float]:
-    """The same by a press of the right arrow key on what has the focus."""
-
-    def press() -> float:
-        time.sleep(0.02)  # so that presses fall anywhere in a frame
-        page.evaluate(f"fgKey(() => {mark})")
-        page.keyboard.press("ArrowRight")
-        return drawn(page.evaluate("fgKeyTook"))
-
-    return press
 
 
 def loader(browser: Browser, url: str, live: str) -> Callable[[], float]:
@@ -148,22 +132,16 @@ def compressed(data: bytes | str) -> int:
     return len(gzip.compress(raw, 6))
 
 
-class Served(SimpleHTTPRequestHandler):
-    """Serves a folder in silence."""
-
-    def log_message(self, *arguments) -> None:
-        pass
-
-
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """Address of a server of `folder`, on this machine only."""
-    handler = partial(Served, directory=str(folder))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+
+    class Silent(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments) -> None:
+            pass
+
+    handler = partial(Silent, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
-    finally:
         server.shutdown()
-        server.server_close()

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 
 from rivals.measure import (
-    Absent,
     Goal,
     Row,
     attempt,
-    own,
+    beside,
+    each,
     processor_times,
     versioned,
 )
@@ -51,15 +51,7 @@ def ours() -> dict[str, Callable]:
     }
 
 
-def same(made: dict[str, tuple]) -> None:
-    """All sides give the loss and gradients of the first."""
-    first, *others = made.values()
-    for other in others:
-        for one, two in zip(first, other, strict=True):
-            torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-4)
-
-
-def compared(B: int, rivals: dict[str, Callable | Absent]) -> Iterator[Row]:
+def of_size(B: int, sides: dict) -> Iterator[Row]:
     draw = torch.Generator().manual_seed(0)
     pairs = torch.nn.functional.normalize(
         torch.randn(2, B, WIDTH, generator=draw), dim=-1
@@ -72,22 +64,21 @@ def compared(B: int, rivals: dict[str, Callable | Absent]) -> Iterator[Row]:
         made = loss(*inputs)
         return made.detach(), *torch.autograd.grad(made, inputs)
 
-    sides = {n: r for n, r in rivals.items() if not isinstance(r, Absent)}
-    same({name: both(loss) for name, loss in sides.items()})
-    steps = {
-        name: loss if isinstance(loss, Absent) else partial(both, loss)
-        for name, loss in rivals.items()
-    }
-    took = processor_times(steps, rounds=ROUNDS, repeats=max(1, 1024 // B))
+    expected = both(sides["as taught"])
+
+    def step(loss: Callable) -> Callable[[], tuple]:
+        torch.testing.assert_close(both(loss), expected, atol=1e-6, rtol=1e-4)
+        return partial(both, loss)
+
+    repeats = max(1, 1024 // B)
+    took = processor_times(each(step, sides), rounds=ROUNDS, repeats=repeats)
     name = f"ClipLoss, {versioned('open_clip_torch')}"
-    for form, goal in ("as taught", None), ("fast form", Goal(GOAL, "ratio")):
-        yield Row(
-            f"{B} pairs, {form}", "ms", own(took[form]), name, took["rival"], goal
-        )
+    for form, goal in ("as taught", None), ("fast form", Goal(GOAL)):
+        yield beside(took, f"{B} pairs, {form}", form, name, "rival", goal)
 
 
 def rows() -> Iterator[Row]:
     torch.set_num_threads(1)
-    rivals = {**ours(), "rival": attempt(open_clip_loss)}
+    sides = {**ours(), "rival": attempt(open_clip_loss)}
     for B in SIZES:
-        yield from compared(B, rivals)
+        yield from of_size(B, sides)

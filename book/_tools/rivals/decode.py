@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from rivals.measure import (
-    Absent,
     Goal,
     Row,
     attempt,
-    own,
+    beside,
+    each,
     processor_times,
     versioned,
 )
@@ -102,19 +102,27 @@ PARTS = {  # of a layer: ours -> transformers'
     "mlp.up": "mlp.up_proj.weight",
     "mlp.down": "mlp.down_proj.weight",
 }
+TEACHERS_PARTS = {
+    "attention_norm": "norm1.scale",
+    "mlp_norm": "norm2.scale",
+    "attention.query": "att.W_query.weight",
+    "attention.key": "att.W_key.weight",
+    "attention.value": "att.W_value.weight",
+    "attention.output": "att.out_proj.weight",
+    "mlp.gate": "ff.fc1.weight",
+    "mlp.up": "ff.fc2.weight",
+    "mlp.down": "ff.fc3.weight",
+}
 
 
 def transformers_llama(model, **options) -> nn.Module:
     """The same weights in transformers' class; `options` are of its config."""
-    ends = {"model.embed_tokens.weight": "embedding", "model.norm.weight": "norm"}
-    weights = renamed(model, ends, PARTS, "model.layers")
-    return llama_of(model.config, weights, **options)
-
-
-def llama_of(config, weights: dict[str, torch.Tensor], **options) -> nn.Module:
-    """transformers' Llama with weights under its names, which are not copied."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    ends = {"model.embed_tokens.weight": "embedding", "model.norm.weight": "norm"}
+    weights = renamed(model, ends, PARTS, "model.layers")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    config = model.config
     theirs = LlamaConfig(
         vocab_size=config.vocab,
         hidden_size=config.width,
@@ -131,12 +139,11 @@ def llama_of(config, weights: dict[str, torch.Tensor], **options) -> nn.Module:
         pad_token_id=0,
         **options,
     )
-    weights = {**weights, "lm_head.weight": weights["model.embed_tokens.weight"]}
     with torch.device("meta"):
-        model = LlamaForCausalLM(theirs)
-    model.load_state_dict(weights, assign=True)
-    model.model.rotary_emb = type(model.model.rotary_emb)(theirs)
-    return model.requires_grad_(False).eval()
+        twin = LlamaForCausalLM(theirs)
+    twin.load_state_dict(weights, assign=True)
+    twin.model.rotary_emb = type(twin.model.rotary_emb)(theirs)
+    return twin.requires_grad_(False).eval()
 
 
 def generator(
@@ -170,18 +177,7 @@ def llms_from_scratch(model) -> Callable[[list[int]], list[int]]:
     theirs = Qwen3Model({**sizes, "qk_norm": False, "dtype": torch.float32}).eval()
     ends = {"tok_emb.weight": "embedding", "out_head.weight": "embedding"}
     ends["final_norm.scale"] = "norm"
-    parts = {
-        "attention_norm": "norm1.scale",
-        "mlp_norm": "norm2.scale",
-        "attention.query": "att.W_query.weight",
-        "attention.key": "att.W_key.weight",
-        "attention.value": "att.W_value.weight",
-        "attention.output": "att.out_proj.weight",
-        "mlp.gate": "ff.fc1.weight",
-        "mlp.up": "ff.fc2.weight",
-        "mlp.down": "ff.fc3.weight",
-    }
-    theirs.load_state_dict(renamed(model, ends, parts, "trf_blocks"))
+    theirs.load_state_dict(renamed(model, ends, TEACHERS_PARTS, "trf_blocks"))
 
     @torch.inference_mode()
     def run(ids: list[int]) -> list[int]:
@@ -196,19 +192,6 @@ def llms_from_scratch(model) -> Callable[[list[int]], list[int]]:
     return run
 
 
-def timed(sides: dict, ids: list[int], limit: Callable[[], None]) -> dict:
-    """Milliseconds a token of each side, in turn."""
-    runs = {
-        name: side if isinstance(side, Absent) else partial(side, ids)
-        for name, side in sides.items()
-    }
-    took = processor_times({**runs, "limit": limit}, rounds=ROUNDS)
-    return {
-        name: t if isinstance(t, Absent) else [ms / TOKENS for ms in t]
-        for name, t in took.items()
-    }
-
-
 def small(size: Size) -> Iterator[Row]:
     from fieldguide.transformers.real_model import Llama, LlamaConfig
 
@@ -220,40 +203,35 @@ def small(size: Size) -> Iterator[Row]:
     config = LlamaConfig(**sizes, **heads, eps=eps, base=10_000.0)
     model = Llama(config).requires_grad_(False).eval()
     ids = torch.randint(VOCAB, (16,)).tolist()
-    theirs = attempt(transformers_llama, model)
-    sides = {
-        "transformers": theirs if isinstance(theirs, Absent) else generator(theirs),
-        "teacher": attempt(llms_from_scratch, model),
-    }
-    yield from compared(size.name, model, ids, sides, Goal(size.goal, "ratio"))
+    teacher = attempt(llms_from_scratch, model)
+    yield from both_forms(size.name, model, ids, Goal(size.goal), teacher=teacher)
 
 
-def compared(
-    name: str, model: nn.Module, ids: list[int], sides: dict, goal: Goal
-) -> Iterator[Row]:
-    """Rows of a model's two forms beside `sides`, "transformers" and perhaps more."""
-    mine = ours(model)
-    expected = mine["taught"](ids)
-    agree("the fast form", mine["fast"](ids), expected)
-    for side, run in sides.items():
-        if not isinstance(run, Absent):
-            agree(side, run(ids), expected)
-    took = timed({**mine, **sides}, ids, matrices(model))
+def both_forms(name: str, model, ids: list[int], goal: Goal, **more) -> Iterator[Row]:
+    """Rows of a model's two forms beside transformers and its matrices."""
+    sides = {**ours(model), **more}
+    sides["transformers"] = attempt(lambda: generator(transformers_llama(model)))
+    expected = sides["taught"](ids)
 
-    def row(form: str, rival: str, side: str, goal: Goal | None = None) -> Row:
-        return Row(f"{name}, {form}", "ms", own(took[form]), rival, took[side], goal)
+    def ready(side: Callable) -> Callable:
+        agree(side(ids), expected)
+        return partial(side, ids)
 
-    limit = Goal(LIMIT_GOAL, "ratio")
-    yield row("taught", versioned("transformers"), "transformers")
-    yield row("fast", versioned("transformers"), "transformers", goal)
-    if "teacher" in sides:
-        yield row("fast", versioned("llms-from-scratch"), "teacher")
-    yield row("fast", "its matrices alone", "limit", limit)
+    timed = {**each(ready, sides), "limit": matrices(model)}
+    took = processor_times(timed, rounds=ROUNDS)
+    took = each(lambda times: [ms / TOKENS for ms in times], took)
+    row, package = partial(beside, took), versioned("transformers")
+    fast = f"{name}, fast", "fast"
+    yield row(f"{name}, taught", "taught", package, "transformers")
+    yield row(*fast, package, "transformers", goal)
+    if more:
+        yield row(*fast, versioned("llms-from-scratch"), "teacher")
+    yield row(*fast, "its matrices alone", "limit", Goal(LIMIT_GOAL))
 
 
-def agree(who: str, found: list[int], expected: list[int]) -> None:
+def agree(found: list[int], expected: list[int]) -> None:
     if found != expected:
-        raise RuntimeError(f"{who} makes another text: {found[:8]}, {expected[:8]}")
+        raise RuntimeError(f"a side makes {found[:8]}, not {expected[:8]}")
 
 
 def rows() -> Iterator[Row]:
@@ -265,5 +243,4 @@ def rows() -> Iterator[Row]:
         yield from small(size)
 
     model, ids = load_smollm2(), smollm2_tokenizer().encode(PROMPT)
-    sides = {"transformers": generator(transformers_llama(model))}
-    yield from compared("SmolLM2", model, ids, sides, Goal(SMOLLM2_GOAL, "ratio"))
+    yield from both_forms("SmolLM2", model, ids, Goal(SMOLLM2_GOAL))

@@ -7,14 +7,25 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
-from rivals import panels
 from rivals.browser import chromium, compressed, opened, stepper
-from rivals.measure import Absent, Goal, Row, alternate, attempt, own, versioned
+from rivals.measure import (
+    Absent,
+    Goal,
+    Row,
+    alternate,
+    attempt,
+    beside,
+    each,
+    own,
+    versioned,
+)
 from rivals.slider import DRAWN, SLIDE
 
 LAYERS, HEADS, SIZE, TEMPERATURES = 4, 4, 32, [0.25, 0.5, 1.0, 2.0, 4.0]
+SLIDERS = "layer", "head", "temperature"
 COUNT = LAYERS * HEADS * len(TEMPERATURES)
 TITLE = f"One explorer of {COUNT} settings of {SIZE} x {SIZE}"
 ROUNDS = 15
@@ -46,11 +57,44 @@ def ours(data) -> tuple[str, str]:
     return f"<!doctype html>{runtime_html()}{figure}", figure
 
 
+def panel_page(folder: Path, data: np.ndarray, bokeh: bool) -> Path:
+    """Panel's `embed`: a page with every setting of its three sliders."""
+    import panel
+    from bokeh.plotting import figure
+    from bokeh.resources import INLINE
+    from matplotlib.figure import Figure
+
+    panel.extension()
+    controls = {
+        name: panel.widgets.IntSlider(name=name, start=0, end=count - 1)
+        for name, count in zip(SLIDERS, data.shape, strict=False)
+    }
+
+    def draw_bokeh(**at):
+        picture = figure(width=400, height=400)
+        rows, columns = data.shape[-2:]
+        place = {"x": 0, "y": 0, "dw": columns, "dh": rows}
+        values = np.ascontiguousarray(data[tuple(at.values())], dtype="float32")
+        picture.image(image=[values], palette="Viridis256", **place)
+        return picture
+
+    def draw_matplotlib(**at):
+        picture = Figure(figsize=(4, 4))
+        picture.subplots().imshow(data[tuple(at.values())])
+        return picture
+
+    draw = panel.bind(draw_bokeh if bokeh else draw_matplotlib, **controls)
+    path = folder / f"panel-{'bokeh' if bokeh else 'matplotlib'}.html"
+    options = {"max_states": COUNT + 1, "max_opts": COUNT + 1, "progress": False}
+    page = panel.Column(*controls.values(), draw)
+    page.save(path, embed=True, resources=INLINE, **options)
+    return path
+
+
 def rows() -> Iterator[Row]:
     data = weights()
     whole, figure = ours(data)
     slide = SLIDE.replace("% 21", f"% {LAYERS}")
-    sliders = [("layer", LAYERS), ("head", HEADS), ("temperature", len(TEMPERATURES))]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         browser = stack.enter_context(chromium())
@@ -59,23 +103,25 @@ def rows() -> Iterator[Row]:
         page.wait_for_selector("[data-fg-ready]")
 
         def panel(bokeh: bool):
-            path = panels.save(folder, sliders, data.numpy(), bokeh=bokeh)
+            path = panel_page(folder, data.numpy(), bokeh)
             page = stack.enter_context(opened(browser, path.as_uri()))
-            return path.read_bytes(), panels.slider(page, bokeh=bokeh)
+            page.locator(".noUi-handle").first.wait_for(timeout=30_000)
+            page.wait_for_timeout(1000)
+            shown = "fgPaints" if bokeh else "fgPictures()"
+            return path.read_bytes(), stepper(page, "fgNudge()", shown)
 
         pages = {"Bokeh": attempt(panel, True), "matplotlib": attempt(panel, False)}
-        sides = {n: p if isinstance(p, Absent) else p[1] for n, p in pages.items()}
+        sides = each(lambda made: made[1], pages)
         sides["ours"] = stepper(page, slide, DRAWN)
         took = alternate(sides, rounds=ROUNDS, warm=2)
 
     kilobytes = [compressed(figure) / 1e3]
-    yield Row(
-        "compressed, without runtime", "kB", kilobytes, "", None, Goal(50, "ours")
-    )
+    goal = Goal(50, "ours")
+    yield Row("compressed, without runtime", "kB", kilobytes, "", None, goal)
     yield Row("a step", "ms", own(took["ours"]), "", None, Goal(5, "ours"))
     for name, page in pages.items():
         rival = f"{versioned('panel')} embed, {name}"
         for what, size in (("page", len), ("page, compressed", compressed)):
             theirs = page if isinstance(page, Absent) else [size(page[0]) / 1e3]
             yield Row(what, "kB", [size(whole) / 1e3], rival, theirs)
-        yield Row("a step", "ms", own(took["ours"]), rival, took[name])
+        yield beside(took, "a step", "ours", rival, name)

@@ -1,7 +1,7 @@
-"""Mixtures of experts: forward and backward beside dense equivalents and rivals.
+"""Mixtures of experts: forward and backward beside dense equivalents and Mixtral.
 
 A dense equivalent is one MLP as wide as the experts of a token together: it computes as
-much and has nothing to route. The rivals' experts have three matrices, the book's two;
+much and has nothing to route. Mixtral's experts have three matrices, the book's two;
 widths are such that all compute the same and store the same.
 """
 
@@ -16,14 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rivals.measure import (
-    Goal,
-    Row,
-    attempt,
-    own,
-    processor_times,
-    versioned,
-)
+from rivals.measure import Goal, Row, attempt, beside, processor_times, versioned
 
 TITLE = "Mixtures of experts, forward and backward: processor time"
 D, H = 512, 1536  # width, and width inside one of our experts
@@ -34,7 +27,6 @@ class Size:
     experts: int
     k: int
     tokens: int
-    rounds: int
     goal: float
 
     @property
@@ -42,7 +34,8 @@ class Size:
         return f"{self.experts} experts, top-{self.k}, {self.tokens:,}"
 
 
-SIZES = [Size(8, 2, 2048, 9, 1.07), Size(32, 4, 1024, 9, 1.4)]
+SIZES = [Size(8, 2, 2048, 1.07), Size(32, 4, 1024, 1.4)]
+ROUNDS = 9
 
 
 def normal(*shape: int) -> nn.Parameter:
@@ -95,29 +88,14 @@ def mixtral(size: Size, x: torch.Tensor) -> Callable[[], None]:
     return trained(lambda x: block(x[None])[0], x, weights)
 
 
-def teacher(size: Size, x: torch.Tensor) -> Callable[[], None]:
-    from llms_from_scratch.kv_cache.qwen3 import MoEFeedForward
-
-    sizes = {"emb_dim": D, "moe_intermediate_size": 2 * H // 3}
-    sizes |= {"num_experts": size.experts, "num_experts_per_tok": size.k}
-    block = MoEFeedForward({**sizes, "dtype": torch.float32}).to_empty(device="cpu")
-    weights = list(block.parameters())
-    for each in weights:
-        each.data = normal(*each.shape).data
-    return trained(lambda x: block(x[None])[0], x, weights)
-
-
 def compare(size: Size) -> Iterator[Row]:
     torch.manual_seed(0)
     x = torch.randn(size.tokens, D)
     sides = {"ours": ours(size, x), "dense": dense(size, x)}
-    sides["transformers"] = attempt(mixtral, size, x)
-    sides["teacher"] = attempt(teacher, size, x)
-    took = processor_times(sides, rounds=size.rounds)
-    row = partial(Row, size.name, "ms", own(took["ours"]))
-    yield row(versioned("transformers") + ", Mixtral, grouped", took["transformers"])
-    yield row(versioned("llms-from-scratch") + ", all experts", took["teacher"])
-    yield row("its dense equivalent", took["dense"], Goal(size.goal, "ratio"))
+    sides["Mixtral"] = attempt(mixtral, size, x)
+    row = partial(beside, processor_times(sides, rounds=ROUNDS), size.name, "ours")
+    yield row(f"{versioned('transformers')}, Mixtral, grouped", "Mixtral")
+    yield row("its dense equivalent", "dense", Goal(size.goal))
 
 
 def rows() -> Iterator[Row]:

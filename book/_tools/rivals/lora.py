@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from rivals.measure import (
-    Absent,
     Goal,
     Row,
     attempt,
-    own,
+    beside,
+    each,
     processor_times,
     versioned,
 )
@@ -95,42 +95,32 @@ def token(model: nn.Module) -> Callable[[], None]:
     return forward
 
 
-def same(size: Size, models: dict[str, nn.Module | Absent]) -> None:
-    ids = torch.arange(size.context)[None] % VOCAB
-    with torch.no_grad():
-        logits = [m(ids) for m in models.values() if not isinstance(m, Absent)]
-    for other in logits[1:]:
-        torch.testing.assert_close(logits[0], other, atol=1e-3, rtol=0)
-
-
-def timed(make: Callable, models: dict, repeats: int, rounds: int) -> dict:
-    sides = {n: m if isinstance(m, Absent) else make(m) for n, m in models.items()}
-    return processor_times(sides, rounds=rounds, repeats=repeats)
-
-
-def compared(size: Size) -> Iterator[Row]:
+def of_size(size: Size) -> Iterator[Row]:
     from fieldguide.efficiency.lora import merge
 
     models = {"taught": ours(size, "LoRALinear"), "fast": ours(size, "LoRALinearFast")}
     models["peft"] = attempt(pefts, size)
-    same(size, models)
-    peft, repeats = versioned("peft"), 5 if size is SMALL else 1
-    took = timed(partial(stepper, size), models, repeats, size.rounds)
-    for form, goal in ("taught", None), ("fast", Goal(STEP_GOAL, "ratio")):
-        what = f"{size.name}, a step, {form}"
-        yield Row(what, "ms", own(took[form]), peft, took["peft"], goal)
-    took = timed(token, models, 50, size.rounds)
-    for form, goal in ("taught", None), ("fast", Goal(TOKEN_GOAL, "ratio")):
-        what = f"{size.name}, a token, {form}"
-        yield Row(what, "ms", own(took[form]), peft, took["peft"], goal)
+    ids = torch.arange(size.context)[None] % VOCAB
+    expected = models["taught"](ids)
+    near = partial(torch.testing.assert_close, expected=expected, atol=1e-3, rtol=0)
+    each(lambda model: near(model(ids)), models)
+    for work, make, repeats, limit in (
+        ("a step", partial(stepper, size), 5 if size is SMALL else 1, STEP_GOAL),
+        ("a token", token, 50, TOKEN_GOAL),
+    ):
+        sides = each(make, models)
+        took = processor_times(sides, rounds=size.rounds, repeats=repeats)
+        for form, goal in ("taught", None), ("fast", Goal(limit)):
+            what = f"{size.name}, {work}, {form}"
+            yield beside(took, what, form, versioned("peft"), "peft", goal)
     merge(models["fast"])
-    both = {"merged": models["fast"], "base": base(size)}
-    took = timed(token, both, 50, size.rounds)
-    what, goal = f"{size.name}, a token, merged", Goal(MERGED_GOAL, "ratio")
-    yield Row(what, "ms", own(took["merged"]), "its base", took["base"], goal)
+    both = {"merged": token(models["fast"]), "base": token(base(size))}
+    took = processor_times(both, rounds=size.rounds, repeats=50)
+    what, goal = f"{size.name}, a token, merged", Goal(MERGED_GOAL)
+    yield beside(took, what, "merged", "its base", "base", goal)
 
 
 def rows() -> Iterator[Row]:
     torch.set_num_threads(1)
-    yield from compared(SMALL)
-    yield from compared(LARGE)
+    yield from of_size(SMALL)
+    yield from of_size(LARGE)

@@ -21,7 +21,7 @@ class Goal:
     """At most `limit`, for the median of our own values or of ours / theirs."""
 
     limit: float
-    of: str  # "ours" or "ratio"
+    of: str = "ratio"  # or "ours"
 
     def __str__(self) -> str:
         # 1/20 of a rival's time reads better than 0.05 of it
@@ -64,7 +64,7 @@ class Row:
             return ""
         values = self.ours if self.goal.of == "ours" else self.ratios()
         if not values:
-            return "not compared"
+            return "not beside"
         value = statistics.median(values)
         if value <= self.goal.limit:
             return "met"
@@ -73,13 +73,8 @@ class Row:
         return "missed"
 
     def record(self) -> dict:
-        """The row as JSON, with what was printed and what it came from."""
-        ratios = self.ratios()
-        return {
-            **asdict(self),
-            "ratio": spread(ratios) if ratios else None,
-            "verdict": self.verdict() or None,
-        }
+        """The row as JSON, with its ratios and its verdict."""
+        return {**asdict(self), "ratios": self.ratios(), "verdict": self.verdict()}
 
 
 def spread(values: list[float]) -> tuple[float, float, float]:
@@ -119,6 +114,18 @@ def alternate(
     return {n: t if isinstance(t, Absent) else t[warm:] for n, t in took.items()}
 
 
+def each(make: Callable, sides: dict) -> dict:
+    """`make(side)` of every side that is not Absent."""
+    return {n: s if isinstance(s, Absent) else make(s) for n, s in sides.items()}
+
+
+def beside(
+    took: dict, what: str, mine: str, rival: str, theirs: str, goal: Goal | None = None
+) -> Row:
+    """Two of the sides that `alternate` timed; RuntimeError where ours did not run."""
+    return Row(what, "ms", own(took[mine]), rival, took[theirs], goal)
+
+
 def processor_ms(action: Callable[[], object], repeats: int) -> Callable[[], float]:
     """A rival for `alternate`: milliseconds of processor time a call."""
 
@@ -135,10 +142,7 @@ def processor_times(
     sides: dict[str, Callable[[], object] | Absent], *, rounds: int, repeats: int = 1
 ) -> dict[str, list[float] | Absent]:
     """Milliseconds of processor time a call of each side, by `alternate`."""
-    timed = {
-        name: side if isinstance(side, Absent) else processor_ms(side, repeats)
-        for name, side in sides.items()
-    }
+    timed = each(lambda side: processor_ms(side, repeats), sides)
     return alternate(timed, rounds=rounds)
 
 

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +24,7 @@ from ipywidgets.embed import embed_data
 from playwright.sync_api import Browser
 
 from rivals.browser import chromium, compressed, loader, opened, served
-from rivals.measure import Absent, Goal, Row, alternate, attempt, own
+from rivals.measure import Goal, Row, alternate, attempt, beside, each
 
 TITLE = "The attention page: what a reader downloads, and the first live explorer"
 PAGE = "transformers/attention.html"
@@ -78,8 +78,8 @@ def anchor(figure: str) -> str:
     return re.search(r'id="([^"]*)"', figure)[1]
 
 
-def write_rival(site: Path) -> None:
-    """Beside PAGE, the same page on html-manager: rival.html."""
+def write_rival(site: Path) -> str:
+    """Writes the same page on html-manager beside PAGE; its address."""
     page = (site / PAGE).read_text()
     state, names = widget_state(FIGURE.findall(page))
     identifiers = iter(names)
@@ -101,12 +101,11 @@ def write_rival(site: Path) -> None:
     shutil.copy(modules / "requirejs/require.js", rival.parent)
     dist = "@jupyter-widgets/html-manager/dist"
     shutil.copy(modules / dist / "embed-amd.js", rival.parent)
-    for font in (modules / dist).glob("*.woff2"):
-        place = rival.parent / dist
-        place.mkdir(parents=True, exist_ok=True)
-        shutil.copy(font, place)
+    fonts = shutil.ignore_patterns("*.js", "*.ts", "*.map")
+    shutil.copytree(modules / dist, rival.parent / dist, ignore=fonts)
     front = Path(anywidget.__file__).parent / "nbextension" / "index.js"
     shutil.copy(front, rival.with_name("anywidget.js"))
+    return f"/{rival.relative_to(site).as_posix()}"
 
 
 def download(browser: Browser, url: str) -> dict[str, list[float]]:
@@ -135,22 +134,10 @@ def rows() -> Iterator[Row]:
             css.write(":root{scroll-behavior:auto!important}")  # not the thing timed
         base = stack.enter_context(served(site))
         browser = stack.enter_context(chromium())
-        first = FIGURE.search((site / PAGE).read_text())
-        if not first:
-            raise RuntimeError(f"{PAGE} holds no explorer")
-
-        def at_first(url: str) -> Callable[[], float]:
-            return loader(browser, url, LIVE)
-
-        ours = f"{base}/{PAGE}"
-        other = ours.replace("attention", "rival")
-        absent = isinstance(written, Absent)
-        taken = download(browser, ours)
-        theirs = written if absent else attempt(download, browser, other)
-        sides = {
-            "ours": at_first(f"{ours}#{anchor(first[0])}"),
-            "rival": written if absent else at_first(f"{other}#{anchor(first[0])}"),
-        }
+        first = anchor(FIGURE.search((site / PAGE).read_text())[0])
+        urls = {"ours": f"/{PAGE}", "rival": written}
+        taken = each(lambda url: download(browser, base + url), urls)
+        sides = each(lambda url: loader(browser, f"{base}{url}#{first}", LIVE), urls)
         took = alternate(sides, rounds=LOADS)
 
     rival = f"html-manager {npm_version('@jupyter-widgets/html-manager')}"
@@ -159,12 +146,10 @@ def rows() -> Iterator[Row]:
         ("requests", "requests", "requests", 12),
         ("other hosts", "hosts", "hosts", 0),
     ):
-        values = theirs if isinstance(theirs, Absent) else theirs[key]
-        yield Row(what, unit, taken[key], rival, values, Goal(limit, "ours"))
-    goal = Goal(1 / 2, "ratio")
-    yield Row(
-        "first live explorer", "ms", own(took["ours"]), rival, took["rival"], goal
-    )
+        values = each(lambda loaded, key=key: loaded[key], taken)
+        goal = Goal(limit, "ours")
+        yield Row(what, unit, values["ours"], rival, values["rival"], goal)
+    yield beside(took, "first live explorer", "ours", rival, "rival", Goal(1 / 2))
 
 
 def npm_version(package: str) -> str:

@@ -11,15 +11,16 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from rivals.measure import Goal, Row, versioned
+from rivals.measure import Goal, Row, beside, versioned
 
 TITLE = "Data parallel training, two processes: time of the clock"
-BATCH, STEPS, ROUNDS = 32, 1, 9
+BATCH, ROUNDS = 32, 9
 
 
 def stepper(model: torch.nn.Module, part: slice, batch: int, average: Callable):
@@ -38,8 +39,8 @@ def stepper(model: torch.nn.Module, part: slice, batch: int, average: Callable):
     return step
 
 
-def timed_ways(batch: int, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds of each round, by way; what rank 0 sees counts."""
+def timed_ways(batch: int, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of a step in each round, by way; what rank 0 sees counts."""
     from torch.nn.parallel import DistributedDataParallel
 
     from fieldguide.deployment.data_parallel import average_gradients
@@ -64,19 +65,17 @@ def timed_ways(batch: int, rounds: int, steps: int) -> dict[str, list[float]]:
             dist.barrier()
             start = time.perf_counter()
             if name != "one" or rank == 0:
-                for _ in range(steps):
-                    step()
+                step()
             dist.barrier()
-            took[name].append(time.perf_counter() - start)
-    return {name: seconds[1:] for name, seconds in took.items()}  # the first warms up
+            took[name].append(1e3 * (time.perf_counter() - start))
+    return {name: times[1:] for name, times in took.items()}  # the first warms up
 
 
-def measured(batch: int, rounds: int = ROUNDS, steps: int = STEPS) -> dict:
-    """`timed_ways` in two new processes; milliseconds a step, by way."""
+def measured(batch: int, rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """`timed_ways` in two new processes."""
     from fieldguide.deployment.data_parallel import launch
 
-    found = launch(timed_ways, 2, batch, rounds, steps, limit_s=900)[0]
-    return {name: [1e3 * s / steps for s in took] for name, took in found.items()}
+    return launch(timed_ways, 2, batch, rounds, limit_s=900)[0]
 
 
 def speedups(took: dict[str, list[float]]) -> dict[str, float]:
@@ -91,20 +90,6 @@ def speedups(took: dict[str, list[float]]) -> dict[str, float]:
 
 def rows() -> Iterator[Row]:
     took = measured(BATCH)
-    what = f"a step, batch of {BATCH}"
-    yield Row(
-        f"{what}, two processes",
-        "ms",
-        took["ours"],
-        f"DistributedDataParallel, {versioned('torch')}",
-        took["DDP"],
-        Goal(1.05, "ratio"),
-    )
-    yield Row(
-        f"{what}, two processes",
-        "ms",
-        took["ours"],
-        "one process, the same batch",
-        took["one"],
-        Goal(1 / 1.7, "ratio"),
-    )
+    row = partial(beside, took, f"a step, batch of {BATCH}, two processes", "ours")
+    yield row(f"DistributedDataParallel, {versioned('torch')}", "DDP", Goal(1.05))
+    yield row("one process, the same batch", "one", Goal(1 / 1.7))

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from rivals.measure import (
-    Absent,
     Goal,
     Row,
     alternate,
     attempt,
+    each,
     own,
     processor_ms,
     versioned,
@@ -31,7 +31,7 @@ SIDE = 4096
 COLD_BYTES = 1 << 28
 ROUNDS = 9
 UNPACKING = ["int8, unpacked first", "NF4, our layer"]
-INT8_GOAL, INT4_GOAL = Goal(0.33, "ratio"), Goal(0.27, "ratio")
+INT8_GOAL, INT4_GOAL = Goal(0.33), Goal(0.27)
 
 
 def cold(parts: tuple, product: Callable, bytes_: int) -> Callable[[], float]:
@@ -82,16 +82,15 @@ def rows() -> Iterator[Row]:
         "int8, whole numbers": (eight, lambda *w: q.whole_product(x, *w)),
         "int8, unpacked first": (eight, lambda *w: q.int8_product(x, *w)),
         "int4, in the kernel": (four, lambda *w: q.int4_product_fast(x, *w)),
-        "NF4, our layer": ((layer,), lambda each: each(x)),
+        "NF4, our layer": ((layer,), lambda module: module(x)),
     }
     size = {name: sizes(*parts) for name, (parts, _) in sides.items()}
     size["NF4, our layer"] = sizes(*layer.state_dict().values())
     moved = size | dict.fromkeys(UNPACKING, COLD_BYTES)  # floats, back and forth
     timed = {n: cold(p, product, moved[n]) for n, (p, product) in sides.items()}
-    theirs = attempt(torchao_int8, weight)
-    if not isinstance(theirs, Absent):
-        theirs = cold(theirs, lambda each: each(x), COLD_BYTES)  # it unpacks too
-    took = alternate({**timed, "torchao": theirs}, rounds=ROUNDS)
+    theirs = {"torchao": attempt(torchao_int8, weight)}
+    theirs = each(lambda it: cold(it, lambda linear: linear(x), COLD_BYTES), theirs)
+    took = alternate({**timed, **theirs}, rounds=ROUNDS)  # it unpacks, too
 
     plain = own(took["float32"])
     goals = {"int8, in the kernel": INT8_GOAL, "int8, whole numbers": INT8_GOAL}

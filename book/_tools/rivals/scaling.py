@@ -24,8 +24,8 @@ STEPS = 300
 WIDTHS = [16, 48]
 SEEDS = 3
 FEWER = 3  # times, of our steps to be as good
-SAME_GOAL = Goal(1.5, "ratio")
-AS_GOOD_GOAL = Goal(1 / 2, "ratio")
+SAME_GOAL = Goal(1.5)
+AS_GOOD_GOAL = Goal(1 / 2)
 
 
 def our_point(

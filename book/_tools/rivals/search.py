@@ -13,19 +13,18 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterator
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from rivals.measure import Goal, Row, own, processor_times, versioned
+from rivals.measure import Goal, Row, beside, each, processor_times, versioned
 
 TITLE = "Ten nearest of a million vectors: processor time a question"
 COUNT, WIDTH, ASKED, NEAREST = 1_000_000, 32, 1_000, 10
 CANDIDATES = [16, 32, 64, 128, 256, 512]
 RECALL, TIMED, ROUNDS = 0.95, 100, 5
-GOAL = Goal(1 / 20, "ratio")
+GOAL = Goal(1 / 20)
 
 
 def clustered_vectors(count: int, D: int, generator: torch.Generator) -> torch.Tensor:
@@ -101,17 +100,16 @@ def rows() -> Iterator[Row]:
     name = f"{versioned('usearch')}, recall {reached[enough[0]]:.2f}"
     for what, size in ("one at a time", 1), ("a hundred at once", TIMED):
         some = known.asked[:TIMED].split(size)
-        graph = partial(graph_nearest, known.library, k=NEAREST)
-        graph = partial(graph, candidates=enough[0])
-        exact = partial(page.exact_nearest, known.vectors, k=NEAREST)
-        sides = {"graph": partial(each_of, graph, some)}
-        sides |= {"exact": partial(each_of, exact, some)}
-        times = processor_times(sides, rounds=ROUNDS)
-        ms = {side: [t / TIMED for t in own(took)] for side, took in times.items()}
+
+        def graph(some=some) -> None:
+            for part in some:
+                graph_nearest(known.library, part, NEAREST, enough[0])
+
+        def exact(some=some) -> None:
+            for part in some:
+                page.exact_nearest(known.vectors, part, NEAREST)
+
+        took = processor_times({"graph": graph, "exact": exact}, rounds=ROUNDS)
+        took = each(lambda times: [ms / TIMED for ms in times], took)
         rival, goal = f"exact search, {versioned('torch')}", GOAL if size == 1 else None
-        yield Row(f"{what}, {name}", "ms", ms["graph"], rival, ms["exact"], goal)
-
-
-def each_of(search, parts) -> None:
-    for part in parts:
-        search(asked=part)
+        yield beside(took, f"{what}, {name}", "graph", rival, "exact", goal)

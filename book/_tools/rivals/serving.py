@@ -23,13 +23,24 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from rivals.decode import TOKENS as STEPS
 from rivals.decode import matrices
-from rivals.measure import Absent, Goal, Row, alternate, attempt, own
+from rivals.measure import (
+    Absent,
+    Goal,
+    Row,
+    alternate,
+    attempt,
+    beside,
+    each,
+    processor_ms,
+)
 
 TITLE = "Serving SmolLM2: processor time"
 HERE = Path(__file__).with_name("engine")
@@ -51,15 +62,14 @@ class Engine:
     because it reads our end of a pipe.
     """
 
-    def __init__(self, slots: int, context: int, port: int = 0, command=None) -> None:
-        if command is None:
-            from fieldguide.data import smollm2
+    def __init__(self, slots: int, context: int) -> None:
+        from fieldguide.data import smollm2
 
-            if not (HERE / "node_modules" / ENGINE).exists():
-                set_up = "python3 book/_tools/setup.py engine"
-                raise RuntimeError(f"{ENGINE} is not installed: {set_up}")
-            command = ["node", HERE / "serve.mjs", smollm2().path]
-        self.command = [*map(str, command), str(port), str(slots), str(context)]
+        if not (HERE / "node_modules" / ENGINE).exists():
+            set_up = "python3 book/_tools/setup.py engine"
+            raise RuntimeError(f"{ENGINE} is not installed: {set_up}")
+        command = ["node", HERE / "serve.mjs", smollm2().path, 0, slots, context]
+        self.command = [*map(str, command)]
 
     def __enter__(self) -> Engine:
         pipe = subprocess.PIPE
@@ -93,7 +103,7 @@ class Engine:
             return json.load(answer)["cpu_s"]
 
 
-def prompts(count: int = PEOPLE) -> list[list[int]]:
+def prompts(count: int) -> list[list[int]]:
     """Sixteen ids for each of `count` people."""
     draw = torch.Generator().manual_seed(0)
     return torch.randint(100, 40_000, (count, 16), generator=draw).tolist()
@@ -103,23 +113,14 @@ def engine_ms(engine: Engine, people: int) -> float:
     """Processor time a token of `people` who ask at the same time."""
     from fieldguide.deployment.serving import ask_engine
 
-    before, found, failed = engine.processor_s(), [], []
+    def one(prompt: list[int]) -> int:
+        return len(list(ask_engine(prompt, TOKENS, engine.port, timeout=120)))
 
-    def one(prompt: list[int]) -> None:
-        try:
-            found.append(
-                len(list(ask_engine(prompt, TOKENS, engine.port, timeout=120)))
-            )
-        except Exception as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=one, args=[p]) for p in prompts(people)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed or found != [TOKENS] * people:
-        raise RuntimeError(f"answers of {found} tokens, not {TOKENS}: {failed[:1]}")
+    before = engine.processor_s()
+    with ThreadPoolExecutor(people) as threads:
+        found = list(threads.map(one, prompts(people)))
+    if found != [TOKENS] * people:
+        raise RuntimeError(f"answers of {found} tokens, not {TOKENS}")
     return 1e3 * (engine.processor_s() - before) / (people * TOKENS)
 
 
@@ -139,14 +140,8 @@ def limit_ms(people: int) -> Callable[[], float]:
     """Reading every matrix once a step, a token of each of `people`."""
     from fieldguide.transformers.real_model import load_smollm2
 
-    once = matrices(load_smollm2())
-
-    def timed() -> float:
-        start = time.process_time()
-        once()
-        return 1e3 * (time.process_time() - start) / 128 / people
-
-    return timed
+    timed = processor_ms(matrices(load_smollm2()), 1)
+    return lambda: timed() / STEPS / people
 
 
 def file_ms() -> float:
@@ -155,12 +150,8 @@ def file_ms() -> float:
 
     data = torch.from_numpy(np.fromfile(smollm2().path, dtype=np.uint8))
     words = data[: len(data) // 8 * 8].view(torch.int64)
-    took = []
-    for _ in range(ROUNDS):
-        start = time.process_time()
-        words.sum()
-        took.append(1e3 * (time.process_time() - start))
-    return min(took)
+    timed = processor_ms(words.sum, 1)
+    return min(timed() for _ in range(ROUNDS))
 
 
 def step_times(batcher) -> dict[tuple[int, int], list[float]]:
@@ -218,11 +209,6 @@ def tail_s(took, load: float, seed: int, static: bool = False) -> float:
     return percentile(first_waits(served(took, load, seed, static)), TAIL)
 
 
-def full_load(took, seed: int) -> float:
-    """Requests a second that static batching finishes if all came at once."""
-    return COUNT / served(took, 1e6, seed, True)[-1].times[-1]
-
-
 def continuous_load(took, limit_s: float, load: float, seed: int) -> float:
     """The highest load, to 1 %, at which continuous batching keeps that tail.
 
@@ -249,12 +235,13 @@ def beside_static() -> Iterator[Row]:
     for share in SHARES:
         ours, theirs = [], []
         for seed, took in enumerate(rounds):
-            load = share * full_load(took, seed)
+            # static batching's most: all come at once
+            load = share * COUNT / served(took, 1e6, seed, True)[-1].times[-1]
             limit_s = tail_s(took, load, seed, static=True)
             theirs.append(1e3 / load)
             ours.append(1e3 / continuous_load(took, limit_s, load, seed))
         what = f"a request, equal tails, {share:.0%}"
-        yield Row(what, "ms", ours, "static batching", theirs, Goal(0.5, "ratio"))
+        yield Row(what, "ms", ours, "static batching", theirs, Goal(0.5))
 
 
 def rows() -> Iterator[Row]:
@@ -266,18 +253,15 @@ def rows() -> Iterator[Row]:
 
 def beside_engine(people: int) -> Iterator[Row]:
     with contextlib.ExitStack() as stack:
-        engine = Engine(people, 16 + TOKENS)
-        started = attempt(stack.enter_context, engine)
-        theirs = started
-        if not isinstance(started, Absent):
-            theirs = lambda: engine_ms(engine, people)  # noqa: E731
-        sides = {"ours": lambda: our_ms(people), "limit": limit_ms(people)}
-        sides |= {"engine": theirs, "file": lambda: file_ms() / people}
+        started = attempt(lambda: stack.enter_context(Engine(people, 16 + TOKENS)))
+        engine = {"engine": started}
+        sides = each(lambda it: lambda: engine_ms(it, people), engine)
+        sides |= {"ours": lambda: our_ms(people), "limit": limit_ms(people)}
+        sides |= {"file": lambda: file_ms() / people}
         took = alternate(sides, rounds=ROUNDS)
     what = f"a token, {people} at once"
-    mine = own(took["ours"])
-    yield Row(what, "ms", mine, f"{ENGINE} {VERSION}", took["engine"])
-    yield Row(what, "ms", mine, "reading the matrices", took["limit"])
+    yield beside(took, what, "ours", f"{ENGINE} {VERSION}", "engine")
+    yield beside(took, what, "ours", "reading the matrices", "limit")
     if not isinstance(took["engine"], Absent):
         its = f"llama.cpp's token, {people} at once"
-        yield Row(its, "ms", took["engine"], "reading its file", took["file"])
+        yield beside(took, its, "engine", "reading its file", "file")

@@ -1,4 +1,4 @@
-"""A slider and a 64 x 64 heatmap: this page, Panel's page, a kernel."""
+"""A slider and a 64 x 64 heatmap: this page, and a kernel."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from tempfile import TemporaryDirectory
 import nbformat
 import numpy as np
 from ipywidgets import IntSlider
-from playwright.sync_api import Browser, Page
 
-from rivals import panels
-from rivals.browser import chromium, key_stepper, opened, stepper
-from rivals.measure import Goal, Row, alternate, attempt, own, versioned
+from rivals.browser import chromium, opened, stepper
+from rivals.measure import Goal, Row, alternate, attempt, beside, own, versioned
 
 ROUNDS, SETTINGS, SIZE = 15, 21, 64
 TITLE = f"A slider over {SIZE} x {SIZE} heatmaps: its event to the repainted page"
@@ -61,18 +59,6 @@ def page_of_ours(folder: Path) -> str:
     path = folder / "ours.html"
     path.write_text(f"<!doctype html>{runtime_html()}{figure.html()}")
     return path.as_uri()
-
-
-def ours(stack: ExitStack, browser: Browser, folder: Path) -> Page:
-    page = stack.enter_context(opened(browser, page_of_ours(folder)))
-    page.wait_for_selector("[data-fg-ready]")
-    return page
-
-
-def panel(stack, browser, folder: Path, *, bokeh: bool) -> Callable[[], float]:
-    path = panels.save(folder, [("step", SETTINGS)], DATA, bokeh=bokeh)
-    page = stack.enter_context(opened(browser, path.as_uri()))
-    return panels.slider(page, bokeh=bokeh)
 
 
 def kernel(stack, browser, folder: Path) -> Callable[[], float]:
@@ -121,25 +107,13 @@ def rows() -> Iterator[Row]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         browser = stack.enter_context(chromium())
-        place = stack, browser, folder
-        page = ours(*place)
-        sides = {
-            "ours": stepper(page, SLIDE, DRAWN),
-            "bokeh": attempt(lambda: panel(*place, bokeh=True)),
-            "matplotlib": attempt(lambda: panel(*place, bokeh=False)),
-            "kernel": attempt(kernel, *place),
-        }
+        page = stack.enter_context(opened(browser, page_of_ours(folder)))
+        page.wait_for_selector("[data-fg-ready]")
+        sides = {"ours": stepper(page, SLIDE, DRAWN)}
+        sides["kernel"] = attempt(kernel, stack, browser, folder)
         took = alternate(sides, rounds=ROUNDS, warm=2)
-        page.locator("[data-fg-control] input").first.focus()
-        page.keyboard.press("Home")
-        keyed = alternate({"ours": key_stepper(page, DRAWN)}, rounds=ROUNDS, warm=2)
 
-    mine, goal = own(took["ours"]), Goal(16, "ours")
-    yield Row("event to frame", "ms", mine, "", None, goal)
-    yield Row("key press to frame", "ms", own(keyed["ours"]), "", None, goal)
-    embed = f"{versioned('panel')} embed"
-    yield Row("event to frame", "ms", mine, f"{embed}, Bokeh", took["bokeh"])
-    yield Row("event to frame", "ms", mine, f"{embed}, matplotlib", took["matplotlib"])
+    what, goal = "event to frame", Goal(16, "ours")
+    yield Row(what, "ms", own(took["ours"]), "", None, goal)
     name = f"{versioned('jupyterlab')}, interactive_output, matplotlib"
-    goal = Goal(1 / 20, "ratio")
-    yield Row("event to frame", "ms", mine, name, took["kernel"], goal)
+    yield beside(took, what, "ours", name, "kernel", Goal(1 / 20))

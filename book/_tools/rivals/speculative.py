@@ -4,22 +4,15 @@
 prompt lookup and writes what it writes alone, and what transformers writes with
 `prompt_lookup_num_tokens`.
 
-**A pair** is a Llama that has read some King James, and a small one of 70 thousand
-parameters that guesses for it. Both are trained when the bench begins, for a few
-minutes, because the book ships no Llama as small. There are targets of two sizes: a
-small model spends most of its time calling operations, where code can save; a larger
-one multiplies. Four passages go on by 96 characters each, greedily. *Alone* is the
-book's quickest form without guesses. Both sides guess with the same weights, and each
-has its own best setting, found on the same passages before the rounds: the book a
-number of guesses, transformers' `assistant_model` a number and a schedule, constant or
-heuristic, with and without its threshold of confidence; the row names it. The last row
-of a pair gives both sides four guesses, so that both make the same passes. Where
-transformers gains little from guessing, the share says what calling costs, not what
-guessing brings.
+**A pair** is a Llama of 4.8 million parameters that has read some King James, and one
+of 70 thousand that guesses four characters for it. Both are trained when the bench
+begins, for a few minutes, because the book ships no Llama as small. Four passages go on
+by 96 characters each, greedily. *Alone* is the book's quickest form without guesses.
+transformers' `assistant_model` has the same weights and makes as many guesses, so that
+both make the same passes.
 
 All these texts are easy. Copying is the best case of lookup, and small models that take
-their best character repeat themselves: with 16 guesses 384 characters take 24 passes at
-least, and hardly more here. A real text allows far fewer tokens a pass.
+their best character repeat themselves. A real text allows far fewer tokens a pass.
 
 **The head** is the page's: an extra head on its King James GPT guesses one character a
 pass. There is nothing like it in transformers for such a model.
@@ -39,15 +32,7 @@ from assets import king_james_ids
 from safetensors.torch import load_file
 
 from rivals.decode import agree, generator, transformers_llama
-from rivals.measure import (
-    Absent,
-    Goal,
-    Row,
-    attempt,
-    own,
-    processor_times,
-    versioned,
-)
+from rivals.measure import Goal, Row, attempt, beside, each, processor_times, versioned
 
 TITLE = "Speculative decoding: processor time of an answer"
 TOKENS = 96
@@ -64,22 +49,12 @@ quiet again, and only the cats are awake.""".replace("\n", " ")
 REQUEST = f"Correct the spelling mistakes in this text:\n{TEXT}"
 
 # width, layers, heads, hidden width; steps of training and windows in a step
-TARGETS = {
-    "0.8 M": ((128, 4, 4, 352), 300, 16),
-    "4.8 M": ((256, 6, 4, 688), 150, 8),
-}
+TARGET = (256, 6, 4, 688), 150, 8
 DRAFT = (64, 1, 2, 256), 400, 16
 WINDOW = 128  # characters
 STARTS = 0, 20_000, 60_000, 90_000  # of the passages, in the held-out text
 READ = 32  # characters of a passage
-LENGTHS = 3, 4, 5, 6, 8, 12, 16, 20
-SAME = 4  # guesses on both sides, so that both make the same passes
-SETTINGS = [  # transformers': tokens, schedule, threshold of confidence
-    (number, schedule, threshold)
-    for number in (3, 4, 5, 6, 8, 12, 16, 20)
-    for schedule in ("constant", "heuristic")
-    for threshold in (0.0, 0.4)  # 0.4 is what it comes with
-]
+GUESSES = 4  # of the draft
 
 
 def transformers_assisted(model, stop: list[int]):
@@ -114,34 +89,32 @@ def lookup() -> Iterator[Row]:
     sides = {"guessing": guessing}
     sides["alone"] = partial(complete, quick, count=TOKENS, stop=stop)
     sides["transformers"] = attempt(transformers_assisted, model, stop)
-    runs = same_texts(sides, [ids])
-    expected = sides["alone"](ids)
-    took = processor_times(runs, rounds=ROUNDS)
-    mine, goal = own(took["guessing"]), Goal(ALONE_GOAL, "ratio")
-    counted = [float(len(passes))], [float(len(expected))]
-    name = "SmolLM2, lookup"
-    yield Row(f"{name}: passes", "passes", counted[0], "alone", counted[1], goal)
-    yield Row(name, "ms", mine, "alone", took["alone"], goal)
-    rival, goal = versioned("transformers"), Goal(ASSISTED_GOAL, "ratio")
-    rival = f"{rival}, assisted by lookup"
-    yield Row(name, "ms", mine, rival, took["transformers"], goal)
+    took = same_texts(sides, [ids])
+    alone = len(sides["alone"](ids))
+    yield from against_alone("SmolLM2, lookup", took, len(passes), alone)
+    rival = f"{versioned('transformers')}, assisted by lookup"
+    name, goal = ("SmolLM2, lookup", "guessing"), Goal(ASSISTED_GOAL)
+    yield beside(took, *name, rival, "transformers", goal)
 
 
 def same_texts(sides: dict, prompts: list[list[int]]) -> dict:
-    """Each side ready to write all the texts, which must be those of "alone"."""
+    """How long each side takes for all the texts, which must be those of "alone"."""
     expected = [sides["alone"](ids) for ids in prompts]
-    for name, side in sides.items():
-        if not isinstance(side, Absent):
-            for ids, text in zip(prompts, expected, strict=True):
-                agree(name, side(ids), text)
-    return {
-        name: side if isinstance(side, Absent) else partial(every, side, prompts)
-        for name, side in sides.items()
-    }
+
+    def ready(side: Callable) -> Callable[[], list]:
+        every = lambda: [side(ids) for ids in prompts]  # noqa: E731
+        for found, text in zip(every(), expected, strict=True):
+            agree(found, text)
+        return every
+
+    return processor_times(each(ready, sides), rounds=ROUNDS)
 
 
-def every(side: Callable, prompts: list[list[int]]) -> list[list[int]]:
-    return [side(ids) for ids in prompts]
+def against_alone(name: str, took: dict, passes: int, alone: int) -> Iterator[Row]:
+    """Passes, and times, with guesses and without."""
+    counts, goal = ([float(passes)], "alone", [float(alone)]), Goal(ALONE_GOAL)
+    yield Row(f"{name}: passes", "passes", *counts, goal)
+    yield beside(took, name, "guessing", "alone", "alone", goal)
 
 
 def trained(sizes: tuple[int, ...], steps: int, batch: int, ids: torch.Tensor):
@@ -174,18 +147,14 @@ def trained(sizes: tuple[int, ...], steps: int, batch: int, ids: torch.Tensor):
     return model.requires_grad_(False).eval()
 
 
-def assisted(target, draft, setting: tuple | None) -> Callable[[list[int]], list[int]]:
-    """transformers' greedy generation, with an assistant if there is a setting."""
-    theirs, options = transformers_llama(target), {}
-    if setting is not None:
-        assistant = transformers_llama(draft)
-        number, schedule, threshold = setting
-        config = assistant.generation_config
-        config.num_assistant_tokens = number
-        config.num_assistant_tokens_schedule = schedule
-        config.assistant_confidence_threshold = threshold
-        options["assistant_model"] = assistant
-    return generator(theirs, TOKENS, **options)
+def assisted(target, draft) -> Callable[[list[int]], list[int]]:
+    """transformers' greedy generation, with an assistant."""
+    assistant = transformers_llama(draft)
+    config = assistant.generation_config
+    config.num_assistant_tokens = GUESSES
+    config.num_assistant_tokens_schedule = "constant"
+    config.assistant_confidence_threshold = 0.0
+    return generator(transformers_llama(target), TOKENS, assistant_model=assistant)
 
 
 class CachedDraft:
@@ -211,63 +180,29 @@ class CachedDraft:
         return guess, None
 
 
-def guessing(target, draft, length: int, passes: list) -> Callable:
-    """The book's loop; `passes` gains each text's."""
-    from fieldguide.deployment import speculative as spec
-
-    def run(ids: list[int]) -> list[int]:
-        room = len(ids) + TOKENS
-        judge, guess = spec.CachedTarget(target, room), CachedDraft(draft, room)
-        made, found = spec.speculate(judge, ids, TOKENS, guess, length)
-        passes.append(found)
-        return made
-
-    return run
-
-
-def quickest(sides: dict, prompts: list[list[int]]):
-    """The key of the side that is quickest, by the least time of three."""
-    there = {k: side for k, side in sides.items() if not isinstance(side, Absent)}
-    if not there:
-        return next(iter(sides))
-    runs = {k: partial(every, side, prompts) for k, side in there.items()}
-    took = processor_times(runs, rounds=3)
-    return min(took, key=lambda k: min(own(took[k])))
-
-
-def pair(size: str, target, draft, prompts: list[list[int]]) -> Iterator[Row]:
+def pair() -> Iterator[Row]:
     """A target with its draft, beside itself alone and beside transformers."""
     from fieldguide.deployment import speculative as spec
     from fieldguide.transformers.real_model import complete
 
-    quick, small = spec.SeveralFast(target), spec.SeveralFast(draft)
-    passes = []
-    lengths = {n: guessing(quick, small, n, []) for n in LENGTHS}
-    length = quickest(lengths, prompts)
-    settings = {s: attempt(assisted, target, draft, s) for s in SETTINGS}
-    setting = quickest(settings, prompts)
-    sides = {"alone": partial(complete, quick, count=TOKENS)}
-    sides["guessing"] = guessing(quick, small, length, passes)
-    sides["plain"] = attempt(assisted, target, draft, None)
-    sides["assisted"] = settings[setting]
-    sides["guessing the same"] = lengths[SAME]
-    sides["assisted the same"] = settings[SAME, "constant", 0.0]
-    runs = same_texts(sides, prompts)
-    texts = passes[: len(prompts)]
-    took = processor_times(runs, rounds=ROUNDS)
-    mine, rival = own(took["guessing"]), versioned("transformers")
-    name, number = f"{size}, {length} guesses", float(sum(map(len, texts)))
-    alone, third = Goal(ALONE_GOAL, "ratio"), Goal(ASSISTED_GOAL, "ratio")
-    every_token = [float(TOKENS * len(prompts))]
-    yield Row(f"{name}: passes", "passes", [number], "alone", every_token, alone)
-    yield Row(name, "ms", mine, "alone", took["alone"], alone)
-    yield Row(name, "ms", mine, rival, took["plain"])
-    tokens, schedule, threshold = setting
-    words = f"{rival}, assisted ({tokens}, {schedule}, threshold {threshold})"
-    yield Row(name, "ms", mine, words, took["assisted"], third)
-    mine, theirs = own(took["guessing the same"]), took["assisted the same"]
-    name, words = f"{size}, {SAME} guesses", f"{rival}, assisted, {SAME} guesses"
-    yield Row(name, "ms", mine, words, theirs, third)
+    read, _ = king_james_ids()
+    target, draft, prompts = trained(*TARGET, read), trained(*DRAFT, read), passages()
+    quick, small, passes = spec.SeveralFast(target), spec.SeveralFast(draft), []
+
+    def guessing(ids: list[int]) -> list[int]:
+        room = len(ids) + TOKENS
+        judge, guess = spec.CachedTarget(quick, room), CachedDraft(small, room)
+        made, found = spec.speculate(judge, ids, TOKENS, guess, GUESSES)
+        passes.append(len(found))
+        return made
+
+    sides = {"guessing": guessing, "alone": partial(complete, quick, count=TOKENS)}
+    sides["assisted"] = attempt(assisted, target, draft)
+    took = same_texts(sides, prompts)
+    name, count = f"pair, 4.8 M, {GUESSES} guesses", sum(passes[: len(prompts)])
+    yield from against_alone(name, took, count, TOKENS * len(prompts))
+    rival, goal = f"{versioned('transformers')}, assisted", Goal(ASSISTED_GOAL)
+    yield beside(took, name, "guessing", rival, "assisted", goal)
 
 
 def head() -> Iterator[Row]:
@@ -283,26 +218,23 @@ def head() -> Iterator[Row]:
     part.load_state_dict(own_weights)
     passes = []
 
-    def run(guess: bool, ids: list[int]) -> list[int]:
-        target = spec.PlainTarget(king)
-        draft = lambda ids, n: ([], None)  # noqa: E731
-        if guess:
-            draft = spec.head_draft(part, target, temperature=1e-3)
+    target = spec.PlainTarget(king)
+    guess = spec.head_draft(part, target, temperature=1e-3)
+
+    def run(draft: Callable, ids: list[int]) -> list[int]:
         made, found = spec.speculate(target, ids, TOKENS, draft, 1)
-        if guess:
-            passes.append(found)
+        passes.append(len(found))
         return made
 
     # its context has room for as many
     prompts = [ids[: king.config.context - TOKENS] for ids in passages()]
-    sides = {"alone": partial(run, False), "head": partial(run, True)}
-    runs = same_texts(sides, prompts)
-    number = [float(sum(map(len, passes[: len(prompts)])))]
-    took, goal = processor_times(runs, rounds=ROUNDS), Goal(ALONE_GOAL, "ratio")
-    alone = [float(TOKENS * len(prompts))]
+    sides = {"guessing": partial(run, guess)}
+    sides["alone"] = partial(run, lambda ids, n: ([], None))
+    took, count = same_texts(sides, prompts), len(prompts)
+    # those without guesses came first, to say what is expected
+    guessed = sum(passes[count : 2 * count])
     name = "the page's head, 1 guess"
-    yield Row(f"{name}: passes", "passes", number, "alone", alone, goal)
-    yield Row(name, "ms", own(took["head"]), "alone", took["alone"], goal)
+    yield from against_alone(name, took, guessed, TOKENS * count)
 
 
 def passages() -> list[list[int]]:
@@ -313,8 +245,5 @@ def passages() -> list[list[int]]:
 def rows() -> Iterator[Row]:
     torch.set_num_threads(1)
     yield from lookup()
-    ids, _ = king_james_ids()
-    draft, prompts = trained(*DRAFT, ids), passages()
-    for name, plan in TARGETS.items():
-        yield from pair(f"pair, {name}", trained(*plan, ids), draft, prompts)
+    yield from pair()
     yield from head()

@@ -21,11 +21,11 @@ from assets import king_james_ids
 from torch import nn
 
 from rivals.measure import (
-    Absent,
     Goal,
     Row,
     attempt,
-    own,
+    beside,
+    each,
     processor_times,
     versioned,
 )
@@ -88,14 +88,6 @@ def transformers_gpt2(size: Size) -> nn.Module:
     return Logits()
 
 
-def llms_from_scratch(size: Size) -> nn.Module:
-    from llms_from_scratch.ch04 import GPTModel
-
-    sizes = {"vocab_size": VOCAB, "context_length": size.context}
-    sizes |= {"emb_dim": size.width, "n_heads": size.heads, "n_layers": size.layers}
-    return GPTModel({**sizes, "drop_rate": 0.0, "qkv_bias": False})
-
-
 def loss_of(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor):
     return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
 
@@ -152,23 +144,13 @@ def products(size: Size) -> Callable[[], None]:
 
 def steps(size: Size) -> Iterator[Row]:
     torch.manual_seed(0)
-    models = {
-        "ours": ours(size),
-        "transformers": attempt(transformers_gpt2, size),
-        "teacher": attempt(llms_from_scratch, size),
-    }
-    sides = {
-        name: model if isinstance(model, Absent) else stepper(size, model)
-        for name, model in models.items()
-    }
-    sides["limit"] = products(size)
+    models = {"ours": ours(size), "transformers": attempt(transformers_gpt2, size)}
+    sides = each(partial(stepper, size), models) | {"limit": products(size)}
     repeats = 5 if size is SMALL else 1
     took = processor_times(sides, rounds=size.rounds, repeats=repeats)
-    row = partial(Row, f"{size.name}, a step", "ms", own(took["ours"]))
-    yield row(versioned("transformers"), took["transformers"])
-    yield row(versioned("llms-from-scratch"), took["teacher"])
-    goal = Goal(size.limit, "ratio")
-    yield row("its matrix products alone", took["limit"], goal)
+    row = partial(beside, took, f"{size.name}, a step", "ours")
+    yield row(versioned("transformers"), "transformers")
+    yield row("its matrix products alone", "limit", Goal(size.limit))
 
 
 def plain_run(
@@ -229,7 +211,7 @@ def to_loss() -> Iterator[Row]:
         if reached > target:
             raise RuntimeError(f"seed {seed}: {reached:.3f} nats, not {target:.3f}")
     name = f"{versioned('transformers')}, nanoGPT's recipe"
-    yield Row("to its loss", "s", mine, name, theirs, Goal(TO_LOSS_GOAL, "ratio"))
+    yield Row("to its loss", "s", mine, name, theirs, Goal(TO_LOSS_GOAL))
 
 
 def rows() -> Iterator[Row]:

@@ -382,6 +382,22 @@ def wilson_interval(hits, tries, z=1.96):
     half = z / (tries + z**2) * math.sqrt(room)
     return middle - half, middle + half
 
+# %% ../../transformers/real-model.ipynb #check-slips
+def slips(config, free, batch):
+    """The likely wrong answers to longest_text, by their cause."""
+    bytes_of = cache_bytes(config, 1, batch, 2)
+    fits, most = free // bytes_of, config.context
+    wide = bytes_of * config.heads // config.kv_heads
+    return {
+        fits: "a text is never longer than the context",
+        min(
+            free // cache_bytes(config, 1, 1, 2), most
+        ): "you forgot the batch",
+        min(free // (2 * bytes_of), most): "a number has 2 bytes here, not 4",
+        min(2 * free // bytes_of, most): "keys and values are both kept",
+        min(free // wide, most): "you counted query heads; key heads are kept",
+    }
+
 # %% ../../transformers/real-model.ipynb #check-longest-text
 @graded
 def check_longest_text(fn):
@@ -395,17 +411,10 @@ def check_longest_text(fn):
         got = answer_of(fn, small, free, like=right, **options)
         whole = type(got) is int
         assert whole, case + f"an int is wanted, not {got!r}; divide by //"
-        bytes_of = cache_bytes(small, 1, batch, 2)
-        causes = {
-            free // (bytes_of // batch): "you forgot the batch",
-            free // (2 * bytes_of): "a number has 2 bytes here, not 4",
-            2 * free // bytes_of: "keys and values are both kept",
-            free // (3 * bytes_of): "key heads are kept, not query heads",
-        }
-        causes = {min(n, 50): cause for n, cause in causes.items()}
-        causes[free // bytes_of] = "a text is never longer than the context"
-        cause = causes.get(got, f"{right} is right, not {got}")
-        assert got == right, case + cause
+        if got != right:
+            wrong = slips(small, free, batch)
+            cause = wrong.get(got, f"{right} is right, not {got}")
+            raise AssertionError(case + cause)
     return "longest_text is right."
 
 # %% ../../transformers/real-model.ipynb #check-unshare

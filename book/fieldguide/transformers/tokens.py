@@ -214,6 +214,11 @@ class PairIndex:
         return changed
 
 # %% ../../transformers/tokens.ipynb #learn-merges
+def byte_numbers():
+    """The pieces that need no merge, with their numbers: {byte: 0 to 255}."""
+    return {bytes([byte]): byte for byte in range(256)}
+
+
 def learn_merges(words: dict, merges: int):
     """The first pairs to join in `words`, at most `merges` of them, in order.
 
@@ -221,8 +226,7 @@ def learn_merges(words: dict, merges: int):
     frequent pair, of equals the one with the smaller numbers, and none that
     occurs only once. Source: Sennrich et al. 2016, algorithm 1.
     """
-    index, made = PairIndex(words), []
-    numbers = {bytes([byte]): byte for byte in range(256)}
+    index, numbers, made = PairIndex(words), byte_numbers(), []
 
     def entry(pair):
         return -index.total[pair], *map(numbers.get, pair), pair

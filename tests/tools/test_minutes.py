@@ -36,7 +36,7 @@ LONGER = {
     "deployment/serving": 61,
     "deployment/speculative": 62,
     "deployment/data-parallel": 52,
-    "deployment/parallelism": 66,
+    "deployment/parallelism": 65,
     "challenges/hallucination": 56,
     "challenges/retrieval": 70,
     "challenges/preferences": 66,

@@ -3,6 +3,7 @@
 # fmt: off
 
 # %% ../../deployment/parallelism.ipynb #imports
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -94,17 +95,6 @@ def gpt_job(shape, batch):
     sizes = shape.layers, shape.width, shape.heads
     return Job(*sizes, common, flops, shape.context, batch, first=first)
 
-
-def mixture_job(shape, context, batch):
-    """Train a mixture; attention's products of scores are left out."""
-    common = shape.parameters(shape.k) - shape.layers * shape.k * (
-        shape.matrices * shape.width * shape.hidden
-    )
-    routed = int(shape.parameters(shape.experts) - common)
-    sizes = shape.layers, shape.width, shape.experts
-    rest = {"routed": routed, "chosen": shape.k}
-    return Job(*sizes, common, shape.token_flops(), context, batch, **rest)
-
 # %% ../../deployment/parallelism.ipynb #card-bytes
 def bytes_of_card(job, layout):
     """Bytes on a card of the first stage, the fullest.
@@ -193,24 +183,18 @@ class Split(torch.autograd.Function):
     def backward(ctx, gradient):
         return Add.forward(ctx, gradient)
 
-# %% ../../deployment/parallelism.ipynb #keep-piece
-def keep_piece(layer, axis, piece, pieces):
-    """Leave a linear layer with a piece: of its outputs (0) or inputs (1)."""
-    weight = layer.weight.detach().chunk(pieces, axis)[piece].clone()
-    wanted = layer.weight.requires_grad
-    layer.weight = nn.Parameter(weight, requires_grad=wanted)
-    if layer.bias is not None and axis == 0:
-        own = layer.bias.detach().chunk(pieces)[piece].clone()
-        layer.bias = nn.Parameter(own, requires_grad=wanted)
-    elif piece > 0:  # or the sum would have the bias several times
-        layer.bias = None
-
 # %% ../../deployment/parallelism.ipynb #cut-pair
 def cut_pair(part, wide, narrow, piece, pieces):
     """Cut a part: the layers `wide` by outputs, the one after by inputs."""
-    for layer in wide:
-        keep_piece(layer, 0, piece, pieces)
-    keep_piece(narrow, 1, piece, pieces)
+    for layer in *wide, narrow:
+        axis = int(layer is narrow)  # 0: outputs, 1: inputs
+        own = layer.weight.detach().chunk(pieces, axis)[piece]
+        layer.weight = nn.Parameter(own.clone())
+        if layer.bias is not None and axis == 0:
+            own = layer.bias.detach().chunk(pieces)[piece]
+            layer.bias = nn.Parameter(own.clone())
+        elif piece > 0:  # or the sum would have the bias several times
+            layer.bias = None
     part.register_forward_pre_hook(
         lambda _, given: (Split.apply(given[0]), *given[1:])
     )
@@ -247,31 +231,6 @@ def write_in_pieces(start: Int64[Tensor, " T"], count: int, seed: int):
     cut_gpt(model, dist.get_rank(), dist.get_world_size())
     draw = torch.Generator().manual_seed(seed)
     return generate(model, start, count, temperature=0.7, generator=draw)
-
-# %% ../../deployment/parallelism.ipynb #timetable
-def timetable(stages, turns, order):
-    """Who does what when: (stages, time) of 0, n or -n.
-
-    n: micro-batch n forward, -n: back, 0: waiting. 1F1B goes back as soon as
-    it can, and keeps at most as many in flight as stages follow.
-    """
-    forth, back = [0] * stages, [0] * stages  # done by each stage
-    rows = [[] for _ in range(stages)]
-    while back[0] < turns:
-        ready = [turns, *forth][:stages], [*back[1:], forth[-1]]
-        for k, row in enumerate(rows):
-            held = forth[k] - back[k]
-            limit = turns if order == "GPipe" else stages - k
-            more = forth[k] < ready[0][k] and held < limit
-            home = back[k] < ready[1][k]
-            if order == "GPipe":
-                home = home and forth[k] == turns
-            does = -back[k] - 1 if home else forth[k] + 1 if more else 0
-            row.append(does)
-        for k, row in enumerate(rows):
-            forth[k] += row[-1] > 0
-            back[k] += row[-1] < 0
-    return torch.tensor(rows)  # (stages, time)
 
 # %% ../../deployment/parallelism.ipynb #train-in-line
 def train_in_line(stage, inputs, loss):
@@ -332,14 +291,18 @@ def exchange(rows, out, back):
     dist.all_to_all_single(arrived, rows.contiguous(), back, out)
     return arrived
 
-# %% ../../deployment/parallelism.ipynb #mixture-apart
-def mixture_apart(
+# %% ../../deployment/parallelism.ipynb #share-experts
+def share_experts(
     x: Float[Tensor, "N D"],
     weights: Float[Tensor, "N k"], chosen: Int64[Tensor, "N k"],
     up: Float[Tensor, "E H D"], down: Float[Tensor, "E D H"],
 ):  # fmt: skip
-    """As `mixture_sorted`, with own tokens x and own experts; forward only."""
-    N, E = dist.get_world_size(), len(up)
+    """One process of `mixture_sorted`: it keeps its share of each; forward."""
+    N = dist.get_world_size()
+    given = (x, weights, chosen, up, down)
+    own = [part.chunk(N)[dist.get_rank()] for part in given]
+    x, weights, chosen, up, down = own
+    E = len(up)
     token, weight, sizes = mixtures.sort_by_expert(weights, chosen, N * E)
     sizes = sizes.view(N, E)  # my rows for each process, by its experts
     theirs = exchange(sizes, [1] * N, [1] * N)  # (N, E): others' rows for me
@@ -354,28 +317,14 @@ def mixture_apart(
     home = exchange(answers, back, out)  # (S, D), as they left
     return torch.zeros_like(x).index_add(0, token, weight[:, None] * home)
 
-# %% ../../deployment/parallelism.ipynb #share-experts
-def share_experts(
-    x: Float[Tensor, "N D"],
-    weights: Float[Tensor, "N k"], chosen: Int64[Tensor, "N k"],
-    up: Float[Tensor, "E H D"], down: Float[Tensor, "E D H"],
-):  # fmt: skip
-    """One process: its share of the tokens, by its share of the experts."""
-    rank, ranks = dist.get_rank(), dist.get_world_size()
-    tokens = [part.chunk(ranks)[rank] for part in (x, weights, chosen)]
-    experts = [part.chunk(ranks)[rank] for part in (up, down)]
-    return mixture_apart(*tokens, *experts)
-
 # %% ../../deployment/parallelism.ipynb #check-micro-needed
 @graded
 def check_micro_needed(fn):
     """Is fn(stages, most) the smallest number of micro-batches?"""
     for stages, most in (8, 0.1), (4, 0.2), (4, 0.25), (16, 0.07), (1, 0.5):
-        right = next(
-            m
-            for m in range(1, 10_000)
-            if (stages - 1) / (m + stages - 1) <= most
-        )
+        right = 1
+        while (stages - 1) / (right + stages - 1) > most:
+            right += 1
         got = answer_of(fn, stages, most, like=1)
         if got == right:
             continue
@@ -414,29 +363,21 @@ def check_block_bytes(fn):
         is_near(case, got, right, slips, rel_tol=1e-9)
     return "block_bytes is right."
 
-# %% ../../deployment/parallelism.ipynb #check-cuts
-def cuts_by_time(job, cluster, cards, room):
-    """(seconds, bytes, (pieces, stages)) of every cut that the cards allow."""
-    found = []
-    for pieces in 1, 2, 4, 8, 16:
-        for stages in 1, 2, 4, 8, 16, 32:
-            copies = cards // (pieces * stages)
-            if copies:
-                cut = Layout(pieces, stages, copies)
-                spent = sum(step_seconds(job, cut, cluster).values())
-                kept = sum(bytes_of_card(job, cut).values())
-                found.append((spent, kept, (pieces, stages)))
-    return sorted(found)
-
 # %% ../../deployment/parallelism.ipynb #check-best-cut
 @graded
 def check_best_cut(fn):
     """Is fn(job, cluster, cards, room) the fastest cut that fits?"""
     job = gpt_job(published()["GPT-3"], 1536)
     a100 = Cluster(rate=162e12, inside=300e9, between=25e9)
-    for cards, room in (512, 80e9), (256, 24e9), (256, 40e9), (1024, 40e9):
-        cuts = cuts_by_time(job, a100, cards, room)
-        fits = [cut for cut in cuts if cut[1] <= room]
+    for cards, room in (512, 80e9), (256, 24e9), (256, 40e9):
+        cuts = []  # (seconds, bytes, (pieces, stages)) of all
+        for N, K in itertools.product([1, 2, 4, 8, 16], [1, 2, 4, 8, 16, 32]):
+            if copies := cards // (N * K):
+                cut = Layout(N, K, copies)
+                took = sum(step_seconds(job, cut, a100).values())
+                kept = sum(bytes_of_card(job, cut).values())
+                cuts.append((took, kept, (N, K)))
+        fits = [cut for cut in sorted(cuts) if cut[1] <= room]
         got = tuple(answer_of(fn, job, a100, cards, room, like=(1, 1)))
         if got == fits[0][2]:
             continue
@@ -444,7 +385,7 @@ def check_best_cut(fn):
             min(cuts, key=lambda cut: cut[1])[2]: "that needs the least "
             "memory; the fastest that fits is asked",
             fits[-1][2]: "that's the slowest that fits",
-            cuts[0][2]: "that doesn't fit: leave out what needs more than "
+            min(cuts)[2]: "that doesn't fit: leave out what needs more than "
             "room, with the optimizer's states",
         }
         said = slips.get(got, f"{fits[0][2]} is right, not {got}")

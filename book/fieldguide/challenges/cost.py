@@ -3,7 +3,43 @@
 # fmt: off
 
 # %% ../../challenges/cost.ipynb #imports
+import math
+from dataclasses import dataclass
+
 from ..check import answer_of, graded, is_near
+
+# %% ../../challenges/cost.ipynb #chip
+@dataclass(frozen=True)
+class Chip:
+    """What a processor did in a training run, and what it drew."""
+
+    rate: float  # operations a second that it reached
+    watts: float  # with its share of the server
+
+# %% ../../challenges/cost.ipynb #compute-bill
+def compute_bill(
+    operations: float,
+    chip: Chip,
+    grid: float,
+    price: float,
+    pue: float = 1.1,
+    water: float = 4.2,
+):
+    """By operations, g of CO2 a kWh, $ a chip and hour, litres a kWh."""
+    hours = operations / chip.rate / 3600
+    energy = hours * chip.watts * pue / 1e6  # MWh
+    return {
+        "hours": hours,
+        "MWh": energy,
+        "tonnes": energy * grid / 1000,
+        "m³": energy * water,
+        "$": hours * price,
+    }
+
+# %% ../../challenges/cost.ipynb #even-after
+def even_after(read: float, slower: float = 1, prompt: float = 0):
+    """Tokens written until answers have cost as much as training."""
+    return 3 * read / (slower + prompt)
 
 # %% ../../challenges/cost.ipynb #check-budget-mistakes
 def budget_mistakes(pue, watts):

@@ -173,32 +173,33 @@ def read_answer(
     written = tokenizer.decode(complete(model, ids, count, stop=stop))
     return " ".join(written.split())
 
+# %% ../../challenges/retrieval.ipynb #check-votes
+def vote_scores(lists, base, power=-1):
+    """The scores by name, if a place counts (base + place) ** power."""
+    found = Counter()
+    for names in lists:
+        for place, name in enumerate(names):
+            found[name] += (base + place) ** power
+    return dict(found)
+
 # %% ../../challenges/retrieval.ipynb #check-votes-run
 @graded
 def check_fused_votes(fn):
     """Does fn(first, second, k) give each name's fused score?"""
-
-    def votes(lists, base, power=-1):
-        found = Counter()
-        for names in lists:
-            for place, name in enumerate(names):
-                found[name] += (base + place) ** power
-        return dict(found)
-
     for case in (["a", "b", "c"], ["c", "d"], 60), (["x"], ["y", "x"], 1):
         got, (*lists, k) = answer_of(fn, *case, like={"a": 1.0}), case
         for name, score in got.items():
             number = isinstance(score, float | int)
             why = f"{name!r} has {score!r}, but a score is a number"
             assert number, f"fused_votes{case}: {why}"
-        right = votes(lists, k + 1)
+        right = vote_scores(lists, k + 1)
         slips = [
             (right, ""),
-            (votes(lists, k), "the first place is 1, not 0"),
-            (votes(lists, 1), "k is missing"),
-            (votes(lists, 61), "use the k given, not 60"),
-            (votes(lists, k + 1, 1), "one over it: the best has most"),
-            (right | votes(lists[1:], k + 1), "both lists vote: add"),
+            (vote_scores(lists, k), "the first place is 1, not 0"),
+            (vote_scores(lists, 1), "k is missing"),
+            (vote_scores(lists, 61), "use the k given, not 60"),
+            (vote_scores(lists, k + 1, 1), "one over it: the best has most"),
+            (right | vote_scores(lists[1:], k + 1), "both lists vote: add"),
         ]
         found = [
             why
@@ -232,18 +233,19 @@ def check_recall_at(fn):
         is_near(f"recall_at{case[1:]}", got, right, causes, rel_tol=1e-9)
     return "recall_at is right."
 
+# %% ../../challenges/retrieval.ipynb #check-quote
+def longest_run(words, there, edge=" ", starts=99):
+    """The words of the longest run of `words` that stands in `there`."""
+    text, lengths = edge + " ".join(there) + edge, [0]
+    for i, j in itertools.combinations(range(len(words) + 1), 2):
+        if i < starts and edge + " ".join(words[i:j]) + edge in text:
+            lengths.append(j - i)
+    return max(lengths)
+
 # %% ../../challenges/retrieval.ipynb #check-quote-run
 @graded
 def check_longest_quote(fn):
     """Does fn(answer, passage) give the length of the longest quote?"""
-
-    def longest(words, there, edge=" ", starts=99):
-        text, lengths = edge + " ".join(there) + edge, [0]
-        for i, j in itertools.combinations(range(len(words) + 1), 2):
-            if i < starts and edge + " ".join(words[i:j]) + edge in text:
-                lengths.append(j - i)
-        return max(lengths)
-
     passage = "The drain is at least 150 mm wide and slopes 10 mm a metre"
     there, case = passage.lower().split(), "small letters in both: .lower()"
     for answer in (
@@ -255,14 +257,17 @@ def check_longest_quote(fn):
     ):
         got, words = answer_of(fn, answer, passage, like=1), answer.split()
         small = [word.lower() for word in words]
-        right = longest(small, there)
+        right = longest_run(small, there)
         slips = [
-            (longest(words, passage.split()), case),
-            (longest(words, there), case),
-            (longest(small, passage.split()), case),
-            (longest(small, there, edge=""), "whole words: 50 isn't in 150"),
+            (longest_run(words, passage.split()), case),
+            (longest_run(words, there), case),
+            (longest_run(small, passage.split()), case),
+            (
+                longest_run(small, there, edge=""),
+                "whole words: 50 isn't in 150",
+            ),
             (sum(w in there for w in small), "side by side, not anywhere"),
-            (longest(small, there, starts=1), "it may begin anywhere"),
+            (longest_run(small, there, starts=1), "it may begin anywhere"),
             (right / len(small), "a number of words, not a share"),
         ]
         call = f"longest_quote({answer!r}, ...)"

@@ -248,13 +248,8 @@ def check_longest_quote(fn):
     """Does fn(answer, passage) give the length of the longest quote?"""
     passage = "The drain is at least 150 mm wide and slopes 10 mm a metre"
     there, case = passage.lower().split(), "small letters in both: .lower()"
-    for answer in (
-        "It is at least 150 mm a metre",
-        "150 wide drain",
-        "none",
-        "some 50 mm wide",
-        "the drain IS at once",
-    ):
+    answers = "It is at least 150 mm a metre", "150 wide drain", "none"
+    for answer in *answers, "some 50 mm wide", "the drain IS at once":
         got, words = answer_of(fn, answer, passage, like=1), answer.split()
         small = [word.lower() for word in words]
         right = longest_run(small, there)

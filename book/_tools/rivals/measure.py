@@ -64,7 +64,7 @@ class Row:
             return ""
         values = self.ours if self.goal.of == "ours" else self.ratios()
         if not values:
-            return "not beside"
+            return "not compared"
         value = statistics.median(values)
         if value <= self.goal.limit:
             return "met"

@@ -216,23 +216,20 @@ def head() -> Iterator[Row]:
     weights = load_file(asset("speculative", "drafts.safetensors"))
     own_weights = {k[5:]: w for k, w in weights.items() if k.startswith("head.")}
     part.load_state_dict(own_weights)
-    passes = []
-
-    target = spec.PlainTarget(king)
+    target, passes = spec.PlainTarget(king), []
     guess = spec.head_draft(part, target, temperature=1e-3)
 
-    def run(draft: Callable, ids: list[int]) -> list[int]:
+    def run(draft: Callable, passes: list, ids: list[int]) -> list[int]:
         made, found = spec.speculate(target, ids, TOKENS, draft, 1)
         passes.append(len(found))
         return made
 
     # its context has room for as many
     prompts = [ids[: king.config.context - TOKENS] for ids in passages()]
-    sides = {"guessing": partial(run, guess)}
-    sides["alone"] = partial(run, lambda ids, n: ([], None))
+    sides = {"guessing": partial(run, guess, passes)}
+    sides["alone"] = partial(run, lambda ids, n: ([], None), [])
     took, count = same_texts(sides, prompts), len(prompts)
-    # those without guesses came first, to say what is expected
-    guessed = sum(passes[count : 2 * count])
+    guessed = sum(passes[:count])
     name = "the page's head, 1 guess"
     yield from against_alone(name, took, guessed, TOKENS * count)
 

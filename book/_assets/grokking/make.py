@@ -8,13 +8,13 @@ weight decays, parts of the table and seeds, and what the first figure shows. Bo
 made by the notebook's own cells.
 """
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from assets import read_json
 from safetensors.torch import load_file
 
 from fieldguide.data import store
@@ -92,7 +92,7 @@ def film(tables):
 def remade() -> Iterator[tuple]:
     """The first ten steps of the page's run, and what its figure shows of it."""
     kept = load_file(HERE / "run.safetensors")
-    known = json.loads((HERE / "runs.json").read_text())["film"]
+    known = read_json(HERE / "runs.json")["film"]
     for name, again in film(kept).items():
         yield torch.tensor(known[name]).numpy(), torch.tensor(again).numpy(), 2e-3
     for name, again in recorded(steps=STEPS[:2]).items():

@@ -48,10 +48,10 @@ def shortened(losses: torch.Tensor) -> list[float]:
     return [round(loss, 5) for loss in losses.tolist()]
 
 
-def loss_with(setting: tuple) -> float:
-    """The loss of the book's own GPT, its weights as a setting leaves them."""
-    with quantization.weights_as(trained_gpt(), changed(setting)) as small:
-        return held_out_loss(small, king_james_ids()[1])
+def loss_with(setting: tuple, gpt, held_out: torch.Tensor) -> float:
+    """The loss of a GPT, its weights as a setting leaves them."""
+    with quantization.weights_as(gpt, changed(setting)):
+        return held_out_loss(gpt, held_out)
 
 
 def changed(setting: tuple) -> Callable:
@@ -63,14 +63,15 @@ def record_widths() -> None:
     pieces, large = torch.tensor(pieces_of(king_james())), real_model.load_smollm2()
     record = {"pieces": pieces.tolist()}
     record["exact"] = shortened(quantization.text_losses(large, pieces))
-    loss = held_out_loss(trained_gpt(), king_james_ids()[1])
-    record["gpt"] = round(loss, 5)
+    small, held_out = trained_gpt(), king_james_ids()[1]
+    record["gpt"] = round(held_out_loss(small, held_out), 5)
     record["settings"] = []
     for setting in itertools.product(SCHEMES, BITS, GROUPS):
         with quantization.weights_as(large, changed(setting)):
             losses = shortened(quantization.text_losses(large, pieces))
-        row = {"setting": list(setting), "losses": losses}
-        record["settings"].append(row | {"gpt": round(loss_with(setting), 5)})
+        loss = round(loss_with(setting, small, held_out), 5)
+        row = {"setting": list(setting), "losses": losses, "gpt": loss}
+        record["settings"].append(row)
     store(HERE / "widths.json", record)
 
 
@@ -78,7 +79,8 @@ def remade() -> Iterator[tuple]:
     """The loss of the book's own GPT by one setting."""
     kept, setting = read_json(HERE / "widths.json")["settings"], ["NormalFloat", 4, 64]
     (row,) = (row for row in kept if row["setting"] == setting)
-    yield row["gpt"], loss_with(setting), 1e-3
+    again = loss_with(setting, trained_gpt(), king_james_ids()[1])
+    yield row["gpt"], again, 1e-3
 
 
 def forms(weight, x):

@@ -384,7 +384,8 @@ class MiniLM(nn.Module):
             weights = {n.replace(theirs, ours): w for n, w in weights.items()}
         first = weights["embeddings.token_type_embeddings.weight"][0]  # (D,)
         weights["places.weight"] = weights["places.weight"] + first
-        self.load_state_dict(weights, strict=False)  # there is a pooler too
+        extra = [n for n in weights if n.startswith(("pooler", "embeddings"))]
+        self.load_state_dict({n: weights[n] for n in weights.keys() - extra})
         self.eval().requires_grad_(False)
 
     def forward(self, sentences: list[str]):

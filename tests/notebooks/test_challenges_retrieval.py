@@ -5,11 +5,13 @@ import math
 import re
 from unittest import mock
 
+import cells
 import pytest
 import torch
 from cells import close, random, unit
 
 from fieldguide.challenges import retrieval
+from fieldguide.data import building_questions
 from fieldguide.transformers.real_model import Llama, LlamaConfig
 
 PASSAGES = ["The cat sat on the mat.", "A dog ran far away.", "Permits take 10 weeks."]
@@ -155,3 +157,13 @@ def test_an_answer_is_read_to_its_end_as_one_line():
 def test_digits_rise_and_units_stay():
     assert retrieval.raise_digits("150, 909, IP44, 1:400") == "260, 101, IP55, 2:500"
     assert retrieval.raise_digits("9 m2, 25 m3 and CO2") == "1 m2, 36 m3 and CO2"
+
+
+def test_each_key_stands_in_its_passage():
+    asked, handbook = cells.record("retrieval", "questions.json"), building_questions()
+    for each in asked:
+        assert each["place"] not in each["also"]
+        for place in [each["place"], *each["also"]]:
+            numbers = re.findall(r"\d(?:[\d,.:]*\d)?", handbook[place].answer)
+            assert each["number"] in numbers, (place, each)
+    assert len({each["question"] for each in asked}) == 98

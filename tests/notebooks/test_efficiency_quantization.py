@@ -118,7 +118,7 @@ def test_levels_are_quantiles_in_two_halves(bits):
         close(levels, torch.tensor(PRINTED), 1e-6)
 
 
-@pytest.mark.parametrize("count", [1, 256, 257, 600])
+@pytest.mark.parametrize("count", [1, 5, 256, 257, 600])
 def test_scales_are_kept_to_a_sixteenth_of_their_distance_from_the_mean(count):
     scales = random(count, 1).abs() + 1
     codes, seconds, mean = q.quantize_scales(scales)
@@ -137,6 +137,8 @@ def test_pairs_share_a_byte():
     packed = q.pack_pairs(codes)
     assert packed.tolist() == [[0x21, 0x0F], [0x99, 0xF0]]
     assert torch.equal(q.unpack_pairs(packed), codes)
+    every = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(q.pack_pairs(q.unpack_pairs(every)), every)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -150,7 +152,7 @@ def test_the_layer_is_that_of_the_stored_weight(inputs, outputs, group, double, 
     layer = q.NF4Linear(original, group, double)
     weight = original.weight.detach()
     right = read_back(weight, group, double)
-    assert torch.equal(layer.weight, right)
+    assert torch.equal(layer.weight, right) and not layer.weight.requires_grad
     with SavedBytes() as kept:
         y = layer(x)
     assert kept.most == 0

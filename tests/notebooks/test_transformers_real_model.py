@@ -8,11 +8,13 @@ from pathlib import Path
 import cells
 import gguf
 import hypothesis.strategies as st
+import jinja2
 import pytest
 import torch
 import torch.nn.functional as F
 from cells import cases, close, generator, random, seeds
 from rivals import decode
+from torch.utils.flop_counter import FlopCounterMode
 
 from fieldguide import data
 from fieldguide.transformers import real_model
@@ -131,6 +133,29 @@ def test_cached_is_uncached(seed, heads, B, pieces):
     close(*stores)
 
 
+@cases(st.integers(1, 9), st.integers(1, 4), heads_of_both)
+def test_cache_is_as_large_as_counted(tokens, batch, heads):
+    config = sizes(heads=heads[0], kv_heads=heads[1])
+    for dtype in torch.float32, torch.double:
+        cache = real_model.KVCache(config, tokens, batch, dtype=dtype)
+        shape = (2, config.layers, batch, heads[1], tokens, config.head_width)
+        assert cache.store.shape == shape and cache.store.dtype == dtype
+        counted = real_model.cache_bytes(config, tokens, batch, dtype.itemsize)
+        assert cache.store.nbytes == counted
+
+
+@cases(st.integers(1, 6), st.integers(0, 6), heads_of_both)
+def test_flops_are_torchs_count(new, before, heads):
+    model = llama(dtype=torch.float32, heads=heads[0], kv_heads=heads[1])
+    cache = real_model.KVCache(model.config, 12)
+    if before:
+        model(some_ids(1, before), cache)
+    with FlopCounterMode(display=False) as counter:
+        model.logits(model.residual(some_ids(1, new), cache)[:, -1])
+    told = (new, before) if before else (new,)
+    assert counter.get_total_flops() == real_model.llama_flops(model.config, *told)
+
+
 def test_a_text_goes_on_with_the_likeliest_token_up_to_a_stop():
     model = llama(1, torch.float32)
     ids, seen = some_ids(5, seed=1).tolist(), []
@@ -175,6 +200,21 @@ def test_a_file_gives_back_the_model(tmp_path):
     for name, weight in model.state_dict().items():
         assert torch.equal(weights[name], weight)
         assert library.get_name(real_model.file_name(name).removesuffix(".weight"))
+
+
+@functools.cache
+def page():
+    names = {"model": real_model.load_smollm2(), "tokenizer": data.smollm2_tokenizer()}
+    return cells.run_exercises("transformers/real-model", real_model, **names)
+
+
+def test_a_question_has_the_form_that_the_file_gives():
+    template = data.smollm2().metadata["tokenizer.chat_template"]
+    template = jinja2.Environment().from_string(template)
+    turns = [{"role": "user", "content": "Two\nlines, and a {brace}."}]
+    expected = template.render(messages=turns, add_generation_prompt=True)
+    ids = page().chat(turns[0]["content"])
+    assert data.smollm2_tokenizer().decode(ids) == expected
 
 
 @cases(st.integers(1, 300), st.floats(0, 1), st.sampled_from([1.0, 1.96, 2.6]))

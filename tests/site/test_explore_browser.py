@@ -355,6 +355,25 @@ def test_curves_read_out_what_was_computed(show):
     assert told == "1: x 0, y 0", "finer than it was stored"
 
 
+def test_a_figure_that_is_not_in_view_shows_its_still(show):
+    """On the screen, which a picture of the whole page shows, and on emulated paper."""
+    page = show(*(explored(everything, **GRID) for _ in range(3)))
+    last = page.locator("[data-fg-explore]").nth(2)
+    still, views = last.locator(".fg-still"), last.locator(".fg-views")
+    for media in "screen", "print":
+        page.emulate_media(media=media)
+        assert still.is_visible() and still.evaluate("n => n.naturalWidth") > 99
+        assert last.get_attribute("data-fg-ready") is None
+        assert not views.is_visible()
+        first = page.locator("[data-fg-explore]").first
+        assert first.locator(".fg-views").is_visible()
+        assert first.locator(".fg-still").count() == 0
+    page.emulate_media(media="screen")
+    last.scroll_into_view_if_needed()
+    last.and_(page.locator("[data-fg-ready]")).wait_for()
+    assert views.is_visible() and still.count() == 0
+
+
 def test_paper_is_never_dark(show):
     """A canvas is drawn anew for it; its words would be light on white."""
     page = show(explored(everything, **GRID))
@@ -534,14 +553,36 @@ def test_the_tree_says_title_setting_and_values(touchable):
               - button "the ·"
               - button "dog ·"
             """,
+        "Heads": """
+            - group "Heads":
+              - 'button "even: the, the: 1" [pressed]'
+              - 'button "own: the, the: 1"'
+              - 'button "late: dog, the: 1"'
+            """,
         "Map": """
             - application /Map. largest 1 at row even, column the. .*Enter chooses it/
             """,
+        "Flow": """
+            - group "Flow":
+              - paragraph:
+                - button "in" [pressed]
+                - text: 5 \u00d7 5
+              - img /in, 5 \u00d7 5 from 0 to 1/
+              - paragraph:
+                - button "row"
+                - text: "5"
+              - paragraph: cat
+              - img "row 0.5, 0.5, 0, 0, 0"
+              - paragraph:
+                - button "out"
+            """,
     }.items():
         expect(view(page, title)).to_match_aria_snapshot(tree)
-    cat = view(page, "Bars").get_by_role("listitem").nth(1)
-    tree = '- listitem:\n  - button "cat" [pressed]\n  - text: "0.5"'
-    expect(cat).to_match_aria_snapshot(tree)
+    items = view(page, "Bars").get_by_role("list").get_by_role("listitem").all()
+    for item, word, weight in zip(items, WORDS, ["0.5"] * 2 + ["0"] * 3, strict=True):
+        button = f'button "{word}"{" [pressed]" if word == "cat" else ""}'
+        tree = f'- listitem:\n  - {button}\n  - text: "{weight}"'
+        expect(item).to_match_aria_snapshot(tree)
     label = view(page, "Bands").locator("svg").get_attribute("aria-label")
     assert label.startswith("Bands: ") and "the to even 0.5" in label
     controls = page.locator(".fg-controls").aria_snapshot()

@@ -121,7 +121,9 @@ def test_words_that_nobody_has_read(tmp_path, monkeypatch):
         "yor",
     ]
     assert assets.unread("Zyzzx is yor", cut=True) == ["Zyzzx"]
-    assert assets.unread("Yor is ork", cut=True) == ["Yor", "ork"]
+    assert assets.unread("Zyzzx is ork", cut=True) == ["Zyzzx", "ork"]
+    assert assets.unread("Yor is Zyzzx.", cut=True) == ["Yor", "Zyzzx"]
+    assert assets.unread("Yor.", cut=True) == ["Yor"]
     assert assets.reviewed("The Zyzzx is yor, Yaoundé.") == "The ... is ..., Yaoundé."
 
 

@@ -77,9 +77,11 @@ def asleep(x):
         (lambda x: None, 1.0, "returns None. Does your function end in a return?"),
         (lambda x: x, 1.0, "a tensor of numbers, but a number is wanted"),
         (lambda x: x.sum(), 1.0, "item() takes a number out of a tensor"),
+        (lambda x: [1.0], torch.zeros(2), "a list, but a tensor of numbers is wanted"),
         (lambda x: x[:1], torch.zeros(2), "the shape (1,), but (2,) is wanted"),
         (lambda x: x > 0, torch.zeros(2), "booleans, but a tensor of numbers"),
         (lambda x: True, 1, "a boolean, but a number is wanted"),
+        (lambda x: 3, "a", "a number, but a string is wanted"),
         (lambda x: x[5], torch.zeros(2), "fails. IndexError: index 5"),
         (lambda: 1, 1, "fails. TypeError"),
         (torch.zeros(2), 1, "is no function. Hand over its name, without ()"),
@@ -154,3 +156,9 @@ def test_a_graded_check_says_what_is_wrong_and_raises_nothing(fn, says):
     assert told.startswith(says)
     assert bool(told) == (told == "half is right.")
     assert repr(told) == told, "a cell shows it without quotation marks"
+
+
+def test_a_graded_check_stops_a_loop(monkeypatch):
+    monkeypatch.setattr("fieldguide.check.CHECK_S", 0.2)
+    told = graded(lambda fn: fn(1))(endless)
+    assert not told and "has no answer after 0.2 s" in told

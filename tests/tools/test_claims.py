@@ -108,8 +108,10 @@ def test_a_trend_holds_within_its_tolerance_only():
         ({"null": 0.85}, "tol"),  # the tolerance would let the null pass
         ({"expect": 1, "null": 0.5, "tol": 0.5, "spread": 0}, "tol"),
         ({"tol": 0, "spread": 0}, "tol"),
+        ({"tol": -0.1}, "tol"),
         ({"tol": math.nan}, "tol"),
         ({"spread": None}, "spread"),
+        ({"spread": -0.01}, "spread"),
         ({"spread": 0.04}, "spread"),  # more than a third of the tolerance
         ({"against": " "}, "against"),
         ({"kind": "hunch"}, "kind"),
@@ -117,6 +119,7 @@ def test_a_trend_holds_within_its_tolerance_only():
         ({"expect": math.inf}, "expect"),
         ({"source": ""}, "source"),
         ({"source": "see the paper"}, "source"),
+        ({"source": None}, "source"),
     ],
 )
 def test_a_trend_that_says_nothing_is_refused(change, named):
@@ -224,3 +227,8 @@ def test_a_measured_table_marks_what_may_differ():
 def test_a_table_that_cannot_be_compared_is_refused(rows, tol, named):
     with pytest.raises(ValueError, match=f"^{named} = "):
         measured(rows, tol=tol)
+
+
+def test_a_closed_form_in_floats_is_compared_again_within_nine_digits():
+    html = claim("root", math.sqrt(64.0), expect=8.0, source="derived")._repr_html_()
+    assert float(Attributes(html).found["data"]["data-tol"]) == pytest.approx(8e-9)

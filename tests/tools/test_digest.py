@@ -49,6 +49,7 @@ def digest(tmp_path):
     [
         ("  # a reason", ""),
         ("Half of x.", "The half."),
+        ('    """Both halves."""\n\n', ""),
         ("-x", "+x"),
         ("\n\n\ndef other", "\n# here\ndef another"),
         ("'b'", '"b"'),
@@ -64,11 +65,16 @@ def test_what_changes_nothing_leaves_it(digest, old, new):
     ("old", "new"),
     [
         ("2 * half(x)", "3 * half(x)"),
+        ("0.5", "0.25"),
         ("0.5", "'0.5'"),
+        ("'b'", "'c'"),
         ("None", "True"),
         ("/, ", ""),
+        ("*rest", "rest"),
         ("!r", "!s"),
+        (":>", ":<"),
         ('"joined"', '"join"'),
+        ("def half", "def halves"),
     ],
 )
 def test_what_computes_otherwise_changes_it(digest, old, new):

@@ -93,6 +93,13 @@ def test_controls_are_read_as_interact_reads_them(passed, kind, values, start):
     assert control.values[control.start] == start
 
 
+def test_abbreviations_start_where_interact_starts():
+    for short in [(0, 7), (1.0, 2.0), [4, 5], True, 3, -2.5]:
+        reference = widgets.interactive.widget_from_abbrev(short)
+        control = read_control("x", short)
+        assert control.values[control.start] == reference.value
+
+
 def test_objects_are_known_to_the_browser_by_their_label():
     one, two = object(), object()
     control = read_control("x", widgets.Dropdown(options=[("a", one), ("b", two)]))
@@ -306,6 +313,32 @@ def test_a_log_axis_keeps_every_decade():
     assert fields["0.x"][0].tolist() == list(whole)
 
 
+def test_an_axis_that_a_control_makes_logarithmic_is_kept_as_one():
+    y = np.logspace(-8, 0, 9)
+    fields = stored_fields(a=lambda k: lines(range(9), {"y": y}, y_log=k == 2))
+    np.testing.assert_allclose(fields["0.y"][0, 0], y, rtol=1e-7)
+
+
+def test_each_curve_is_stored_on_its_own_scale():
+    x = np.linspace(0, 6, 50)
+    curves = {"small": 1e-6 * np.sin(x), "large": 1e3 * np.cos(x), "flat": 0.3 + 0 * x}
+    wanted = [[k * y for y in curves.values()] for k in (1, 2)]
+    fields = stored_fields(
+        a=lambda k: lines(x, {name: k * y for name, y in curves.items()})
+    )
+    off = np.abs(fields["0.y"] - wanted).max(axis=(0, 2))
+    assert (off <= np.array([1e-6, 1e3, 0.3]) * 2**-14).all(), off
+
+
+def test_bars_keep_what_32_bits_would_lose():
+    values = np.array([16_777_217.0, 1e39, 1e-46, 0.1])
+    fields = stored_fields(
+        whole=lambda k: bars("abcd", values * k), part=lambda k: bars("a", [0.1 * k])
+    )
+    assert fields["0.values"].tolist() == [list(values), list(values * 2)]
+    np.testing.assert_allclose(fields["1.values"].ravel(), [0.1, 0.2], rtol=1e-7)
+
+
 def test_integers_and_long_fields_are_exact():
     items = np.arange(70_000, dtype=float).reshape(700, 100) % 200
     packer = payload.Packer()
@@ -315,6 +348,14 @@ def test_integers_and_long_fields_are_exact():
     back = payload.unpack(packer.fields, packer.chunks)
     np.testing.assert_array_equal(back["b"], np.tile(items, (10, 1)))
     assert len(packer.chunks) > 2
+
+
+def test_what_a_control_does_not_change_is_stored_once():
+    packer = payload.Packer()
+    items = np.broadcast_to(np.arange(4.0)[None, :, None], (3, 4, 2))
+    packer.numbers("a", items, ["x", "y"], 64)
+    assert packer.fields["a"]["by"] == ["y"]
+    assert payload.unpack(packer.fields, packer.chunks)["a"].shape == (4, 2)
 
 
 def test_labels_cannot_break_the_page():

@@ -249,9 +249,12 @@ def prose(text):
         ({"source": "#| fold:\n1"}, "needs a label"),
         (prose("> **Aside**\n>\n> a"), "a box is called 'Aside'; it must be one of"),
         (prose("<details><summary>More</summary>\n\na\n\n</details>"), "'More'; it"),
+        (prose("<details>\n\na\n\n</details>"), "called ''; it must be Answer"),
         (prose("<details><summary>Answer</summary>\na</details>"), "ends in an empty"),
         ({"id": "half"}, "two cells have the id 'half'"),
+        ({"id": "3f1c0d2e"}, "the id '3f1c0d2e'; give it a readable"),
         ({"id": "a3f1c0d2"}, "the id 'a3f1c0d2'; give it a readable"),
+        ({"id": ""}, "the id ''; give it a readable"),
         ({"id": ...}, "the id ''; give it a readable"),
         ({"source": "half("}, "cell run: '('"),
         (

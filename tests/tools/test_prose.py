@@ -157,8 +157,10 @@ def test_every_citation_is_a_link_that_says_what_the_bibliography_says(name):
 @pytest.mark.parametrize(
     ("key", "words"),
     [
+        ("elman1990", "Elman, 1990"),
         ("jain2019", "Jain and Wallace, 2019"),
         ("allal2025smollm2", "Ben Allal et al., 2025"),
+        ("qwen2026", "Qwen Team, 2026"),
     ],
 )
 def test_a_link_says_authors_and_year(key, words):

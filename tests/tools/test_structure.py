@@ -454,6 +454,8 @@ def test_every_page_is_listed_once_and_is_no_stub():
             pages.append(page.as_posix())
             text = path.read_text(encoding="utf-8")
             assert len(text.split()) > 40 or "```{" in text, f"{page} is a stub"
+            unwritten = "coming soon|to be written|work in progress|lorem ipsum"
+            assert not re.search(unwritten, text.lower()), page
     assert sorted(pages) == sorted(listed), "_toc.yml: add `- file: chapter/name`"
 
 

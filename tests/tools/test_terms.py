@@ -35,6 +35,10 @@ def test_each_word_that_leads_to_the_glossary_has_been_read(name, words, read):
     assert near(made) == near(read.get(name, [])), "\n".join([message, *new])
 
 
+def test_the_list_has_no_page_that_is_gone(read):
+    assert list(read) == list(BOOK)
+
+
 def test_a_change_far_from_the_word_needs_no_reading():
     line = "ring: add up the gradients of all devices in a [ring], and count"
     assert near([line]) == near([line.replace("gradients", "losses")])
@@ -50,9 +54,11 @@ def notebook(text):
 @pytest.mark.parametrize(
     ("text", "found"),
     [
+        ("One mask, and a mask.", ["mask: One [mask], and a mask."]),
         ("Masks, first: masks.", ["mask: [Masks], first: masks."]),
         ("The Big Mask of Mask Makers.", []),
         ('He says "a mask, perhaps". Two masks.', ["Two [masks]."]),
+        ("\u201c*The* mask\u201d is quoted, the mask isn't.", ["the [mask] isn't."]),
         ("*A mask*, `mask`, [a mask](b.md), $mask$, two masks.", ["two [masks]."]),
         ("**Masks** are explained here, so a mask is no link.", []),
         ("A ring, and a causal mask.", ["causal mask: A ring, and a [causal mask]."]),

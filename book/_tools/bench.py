@@ -32,9 +32,6 @@ REPORT = Path(__file__).resolve().parents[2] / "BENCH.md"
 GROUPS = ["attention", "training", "decode", "speculative", "serving", "scaling"]
 GROUPS += ["experts", "quantization", "lora", "contrastive", "slider", "embed"]
 GROUPS += ["parallel", "heads", "page", "search"]
-COLUMNS = "  {:<28}{:>10}  {:<45}{:>10}  {:>5} {:>6} {:>5}  {:>12}  {}"
-
-HEADS = "what", "ours", "rival", "theirs", "min", "median", "max", "goal", ""
 
 
 def amount(value: float, unit: str) -> str:
@@ -45,22 +42,6 @@ def amount(value: float, unit: str) -> str:
 
 def ratio(value: float) -> str:
     return f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
-
-
-def show(row: Row) -> None:
-    theirs, three, goal = "", ["", "", ""], ""
-    if isinstance(row.theirs, list):
-        theirs = amount(statistics.median(row.theirs), row.unit)
-    if row.ratios():
-        three = [ratio(value) for value in spread(row.ratios())]
-    if row.goal:
-        unit = row.unit if row.goal.of == "ours" else "x"
-        goal = f"<= {row.goal} {unit}"
-    ours = amount(statistics.median(row.ours), row.unit)
-    cells = row.what, ours, row.rival, theirs, *three, goal, row.verdict()
-    print(COLUMNS.format(*cells).rstrip(), flush=True)
-    if isinstance(row.theirs, Absent):
-        print(f"      not compared: {row.theirs.why}", flush=True)
 
 
 INTRODUCTION = """# How fast is the book?
@@ -75,31 +56,34 @@ numbers and comes after it.
 """
 
 
+def line(row: Row) -> str:
+    """A row of a table in Markdown."""
+    theirs, share, goal = "", "", ""
+    if isinstance(row.theirs, list):
+        theirs = amount(statistics.median(row.theirs), row.unit)
+    elif isinstance(row.theirs, Absent):
+        theirs = f"not to be had ({row.theirs.why})"
+    if row.ratios():
+        least, middle, most = map(ratio, spread(row.ratios()))
+        share = f"{middle} ({least} to {most})"
+    if row.goal:
+        of = f" {row.unit}" if row.goal.of == "ours" else " of it"
+        goal = f"at most {row.goal}{of}: {row.verdict()}"
+    ours = amount(statistics.median(row.ours), row.unit)
+    return f"| {row.what} | {ours} | {row.rival} | {theirs} | {share} | {goal} |"
+
+
+HEAD = """| what | the book | beside | its value | share | goal |
+|---|--:|---|--:|---|---|"""
+
+
 def section(module: ModuleType, rows: list[Row]) -> str:
     """What one group measured, as Markdown for somebody who was not there."""
     summary, _, more = module.__doc__.strip().partition("\n\n")
     day = datetime.date.today().isoformat()
-    lines = [f"## {module.TITLE}", "", summary, "", more, ""]
-    lines += [*textwrap.wrap(f"*Measured {day} on {machine()}.*", 88), ""]
-    lines += ["| what | the book | beside | its value | share | goal |"]
-    lines += ["|---|--:|---|--:|---|---|"]
-    for row in rows:
-        theirs, share = "", ""
-        if isinstance(row.theirs, list):
-            theirs = amount(statistics.median(row.theirs), row.unit)
-        elif isinstance(row.theirs, Absent):
-            theirs = "not to be had"
-        if row.ratios():
-            least, middle, most = map(ratio, spread(row.ratios()))
-            share = f"{middle} ({least} to {most})"
-        ours = amount(statistics.median(row.ours), row.unit)
-        goal = ""
-        if row.goal:
-            of = f" {row.unit}" if row.goal.of == "ours" else " of it"
-            goal = f"at most {row.goal}{of}: {row.verdict()}"
-        cells = row.what, ours, row.rival, theirs, share, goal
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    where = textwrap.fill(f"*Measured {day} on {machine()}.*", 88)
+    parts = [f"## {module.TITLE}", summary, *([more] if more else []), where]
+    return "\n\n".join([*parts, "\n".join([HEAD, *map(line, rows)])]) + "\n"
 
 
 def report(found: dict[str, str], path: Path = REPORT) -> None:
@@ -124,26 +108,26 @@ def main() -> int:
 
     os.environ["JAXTYPING_DISABLE"] = "1"  # no check of a signature is timed
     print(machine())
-    rows: dict[str, list[dict]] = {}
+    rows: dict[str, list[Row]] = {}
     written: dict[str, str] = {}
     failed = []
     for group in options.groups or GROUPS:
-        rows[group], seen = [], []
+        rows[group] = []
         try:
             module = importlib.import_module(f"rivals.{group}")
             print(f"\n{module.TITLE}  [{group}]")
-            print(COLUMNS.format(*HEADS).rstrip())
+            print(HEAD)
             for row in module.rows():
-                show(row)
-                rows[group].append(row.record())
-                seen.append(row)
-            written[group] = section(module, seen)
+                print(line(row), flush=True)
+                rows[group].append(row)
+            written[group] = section(module, rows[group])
         except Exception:
             traceback.print_exc()
             failed.append(group)
     report(written)
     if options.json:
-        values = {"machine": machine(), "groups": rows, "failed": failed}
+        groups = {name: [row.record() for row in found] for name, found in rows.items()}
+        values = {"machine": machine(), "groups": groups, "failed": failed}
         options.json.write_text(json.dumps(values, indent=1) + "\n")
     if failed:
         print(f"\nOur own side failed in: {', '.join(failed)}")

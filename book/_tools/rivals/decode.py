@@ -1,4 +1,4 @@
-"""One token after another: the reader's cached model beside other libraries'.
+"""One token after another: the reader's cached model beside transformers'.
 
 The two small models are Llamas of nanoGPT's two sizes with random weights; the large
 one is SmolLM2 from its file. Every side has the same weights and makes the same
@@ -78,40 +78,31 @@ def halves(weight: torch.Tensor, head_width: int) -> torch.Tensor:
     return pairs.transpose(1, 2).flatten(0, 2)
 
 
-def renamed(model, ends: dict[str, str], parts: dict[str, str], layer_name: str):
-    """The model's weights under a rival's names, heads in halves."""
+def renamed(model) -> dict[str, torch.Tensor]:
+    """The model's weights under transformers' names, heads in halves."""
     own_weights = model.state_dict()
-    new = {name: own_weights[f"{mine}.weight"] for name, mine in ends.items()}
+    new = {name: own_weights[f"{mine}.weight"] for mine, name in ENDS.items()}
     for layer in range(model.config.layers):
-        for mine, name in parts.items():
+        for mine, name in PARTS.items():
             weight = own_weights[f"blocks.{layer}.{mine}.weight"]
             if mine in ("attention.query", "attention.key"):
                 weight = halves(weight, model.config.head_width)
-            new[f"{layer_name}.{layer}.{name}"] = weight
-    return new
+            new[f"model.layers.{layer}.{name}.weight"] = weight
+    return new | {"lm_head.weight": new["model.embed_tokens.weight"]}
 
 
-PARTS = {  # of a layer: ours -> transformers'
-    "attention_norm": "input_layernorm.weight",
-    "mlp_norm": "post_attention_layernorm.weight",
-    "attention.query": "self_attn.q_proj.weight",
-    "attention.key": "self_attn.k_proj.weight",
-    "attention.value": "self_attn.v_proj.weight",
-    "attention.output": "self_attn.o_proj.weight",
-    "mlp.gate": "mlp.gate_proj.weight",
-    "mlp.up": "mlp.up_proj.weight",
-    "mlp.down": "mlp.down_proj.weight",
-}
-TEACHERS_PARTS = {
-    "attention_norm": "norm1.scale",
-    "mlp_norm": "norm2.scale",
-    "attention.query": "att.W_query.weight",
-    "attention.key": "att.W_key.weight",
-    "attention.value": "att.W_value.weight",
-    "attention.output": "att.out_proj.weight",
-    "mlp.gate": "ff.fc1.weight",
-    "mlp.up": "ff.fc2.weight",
-    "mlp.down": "ff.fc3.weight",
+# ours -> transformers'
+ENDS = {"embedding": "model.embed_tokens.weight", "norm": "model.norm.weight"}
+PARTS = {  # of a layer
+    "attention_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+    "attention.query": "self_attn.q_proj",
+    "attention.key": "self_attn.k_proj",
+    "attention.value": "self_attn.v_proj",
+    "attention.output": "self_attn.o_proj",
+    "mlp.gate": "mlp.gate_proj",
+    "mlp.up": "mlp.up_proj",
+    "mlp.down": "mlp.down_proj",
 }
 
 
@@ -119,9 +110,6 @@ def transformers_llama(model, **options) -> nn.Module:
     """The same weights in transformers' class; `options` are of its config."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    ends = {"model.embed_tokens.weight": "embedding", "model.norm.weight": "norm"}
-    weights = renamed(model, ends, PARTS, "model.layers")
-    weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     config = model.config
     theirs = LlamaConfig(
         vocab_size=config.vocab,
@@ -141,7 +129,7 @@ def transformers_llama(model, **options) -> nn.Module:
     )
     with torch.device("meta"):
         twin = LlamaForCausalLM(theirs)
-    twin.load_state_dict(weights, assign=True)
+    twin.load_state_dict(renamed(model), assign=True)
     twin.model.rotary_emb = type(twin.model.rotary_emb)(theirs)
     return twin.requires_grad_(False).eval()
 
@@ -163,35 +151,6 @@ def generator(
     return run
 
 
-def llms_from_scratch(model) -> Callable[[list[int]], list[int]]:
-    """The same weights in that book's cached Qwen3, which without the norm of its
-    queries and keys is a Llama. (The cached GPT-2 of its release 1.0.19 masks the
-    wrong axis and fails at the second token.)
-    """
-    from llms_from_scratch.kv_cache.qwen3 import KVCache, Qwen3Model
-
-    c = model.config
-    sizes = {"vocab_size": c.vocab, "context_length": c.context, "emb_dim": c.width}
-    sizes |= {"n_layers": c.layers, "n_heads": c.heads, "n_kv_groups": c.kv_heads}
-    sizes |= {"head_dim": c.head_width, "hidden_dim": c.hidden, "rope_base": c.base}
-    theirs = Qwen3Model({**sizes, "qk_norm": False, "dtype": torch.float32}).eval()
-    ends = {"tok_emb.weight": "embedding", "out_head.weight": "embedding"}
-    ends["final_norm.scale"] = "norm"
-    theirs.load_state_dict(renamed(model, ends, TEACHERS_PARTS, "trf_blocks"))
-
-    @torch.inference_mode()
-    def run(ids: list[int]) -> list[int]:
-        cache, made, new = KVCache(n_layers=c.layers), [], torch.tensor([ids])
-        theirs.reset_kv_cache()
-        for _ in range(TOKENS):
-            logits = theirs(new, cache=cache)
-            new = logits[:, -1].argmax(-1, keepdim=True)
-            made.append(new.item())
-        return made
-
-    return run
-
-
 def small(size: Size) -> Iterator[Row]:
     from fieldguide.transformers.real_model import Llama, LlamaConfig
 
@@ -199,17 +158,15 @@ def small(size: Size) -> Iterator[Row]:
     heads = {"heads": size.heads, "kv_heads": size.heads}
     sizes = {"vocab": VOCAB, "context": CONTEXT, "width": size.width}
     sizes |= {"layers": size.layers, "hidden": size.hidden}
-    eps = 1e-6  # what llms-from-scratch has in its code
-    config = LlamaConfig(**sizes, **heads, eps=eps, base=10_000.0)
+    config = LlamaConfig(**sizes, **heads, eps=1e-6, base=10_000.0)
     model = Llama(config).requires_grad_(False).eval()
     ids = torch.randint(VOCAB, (16,)).tolist()
-    teacher = attempt(llms_from_scratch, model)
-    yield from both_forms(size.name, model, ids, Goal(size.goal), teacher=teacher)
+    yield from both_forms(size.name, model, ids, Goal(size.goal))
 
 
-def both_forms(name: str, model, ids: list[int], goal: Goal, **more) -> Iterator[Row]:
+def both_forms(name: str, model, ids: list[int], goal: Goal) -> Iterator[Row]:
     """Rows of a model's two forms beside transformers and its matrices."""
-    sides = {**ours(model), **more}
+    sides = ours(model)
     sides["transformers"] = attempt(lambda: generator(transformers_llama(model)))
     expected = sides["taught"](ids)
 
@@ -224,8 +181,6 @@ def both_forms(name: str, model, ids: list[int], goal: Goal, **more) -> Iterator
     fast = f"{name}, fast", "fast"
     yield row(f"{name}, taught", "taught", package, "transformers")
     yield row(*fast, package, "transformers", goal)
-    if more:
-        yield row(*fast, versioned("llms-from-scratch"), "teacher")
     yield row(*fast, "its matrices alone", "limit", Goal(LIMIT_GOAL))
 
 

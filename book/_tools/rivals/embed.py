@@ -12,7 +12,6 @@ import torch
 
 from rivals.browser import chromium, compressed, opened, stepper
 from rivals.measure import (
-    Absent,
     Goal,
     Row,
     alternate,
@@ -57,12 +56,11 @@ def ours(data) -> tuple[str, str]:
     return f"<!doctype html>{runtime_html()}{figure}", figure
 
 
-def panel_page(folder: Path, data: np.ndarray, bokeh: bool) -> Path:
-    """Panel's `embed`: a page with every setting of its three sliders."""
+def panel_page(folder: Path, data: np.ndarray) -> Path:
+    """Panel's `embed`: a page with every setting of its three sliders, in Bokeh."""
     import panel
     from bokeh.plotting import figure
     from bokeh.resources import INLINE
-    from matplotlib.figure import Figure
 
     panel.extension()
     controls = {
@@ -70,7 +68,7 @@ def panel_page(folder: Path, data: np.ndarray, bokeh: bool) -> Path:
         for name, count in zip(SLIDERS, data.shape, strict=False)
     }
 
-    def draw_bokeh(**at):
+    def draw(**at):
         picture = figure(width=400, height=400)
         rows, columns = data.shape[-2:]
         place = {"x": 0, "y": 0, "dw": columns, "dh": rows}
@@ -78,15 +76,9 @@ def panel_page(folder: Path, data: np.ndarray, bokeh: bool) -> Path:
         picture.image(image=[values], palette="Viridis256", **place)
         return picture
 
-    def draw_matplotlib(**at):
-        picture = Figure(figsize=(4, 4))
-        picture.subplots().imshow(data[tuple(at.values())])
-        return picture
-
-    draw = panel.bind(draw_bokeh if bokeh else draw_matplotlib, **controls)
-    path = folder / f"panel-{'bokeh' if bokeh else 'matplotlib'}.html"
+    path = folder / "panel.html"
     options = {"max_states": COUNT + 1, "max_opts": COUNT + 1, "progress": False}
-    page = panel.Column(*controls.values(), draw)
+    page = panel.Column(*controls.values(), panel.bind(draw, **controls))
     page.save(path, embed=True, resources=INLINE, **options)
     return path
 
@@ -102,15 +94,14 @@ def rows() -> Iterator[Row]:
         page = stack.enter_context(opened(browser, (folder / "ours.html").as_uri()))
         page.wait_for_selector("[data-fg-ready]")
 
-        def panel(bokeh: bool):
-            path = panel_page(folder, data.numpy(), bokeh)
+        def panel():
+            path = panel_page(folder, data.numpy())
             page = stack.enter_context(opened(browser, path.as_uri()))
             page.locator(".noUi-handle").first.wait_for(timeout=30_000)
             page.wait_for_timeout(1000)
-            shown = "fgPaints" if bokeh else "fgPictures()"
-            return path.read_bytes(), stepper(page, "fgNudge()", shown)
+            return path.read_bytes(), stepper(page, "fgNudge()", "fgPaints")
 
-        pages = {"Bokeh": attempt(panel, True), "matplotlib": attempt(panel, False)}
+        pages = {"panel": attempt(panel)}
         sides = each(lambda made: made[1], pages)
         sides["ours"] = stepper(page, slide, DRAWN)
         took = alternate(sides, rounds=ROUNDS, warm=2)
@@ -119,9 +110,8 @@ def rows() -> Iterator[Row]:
     goal = Goal(50, "ours")
     yield Row("compressed, without runtime", "kB", kilobytes, "", None, goal)
     yield Row("a step", "ms", own(took["ours"]), "", None, Goal(5, "ours"))
-    for name, page in pages.items():
-        rival = f"{versioned('panel')} embed, {name}"
-        for what, size in (("page", len), ("page, compressed", compressed)):
-            theirs = page if isinstance(page, Absent) else [size(page[0]) / 1e3]
-            yield Row(what, "kB", [size(whole) / 1e3], rival, theirs)
-        yield beside(took, "a step", "ours", rival, name)
+    rival = f"{versioned('panel')} embed, Bokeh"
+    for what, size in ("page", len), ("page, compressed", compressed):
+        theirs = each(lambda made, size=size: [size(made[0]) / 1e3], pages)["panel"]
+        yield Row(what, "kB", [size(whole) / 1e3], rival, theirs)
+    yield beside(took, "a step", "ours", rival, "panel")

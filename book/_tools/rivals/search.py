@@ -4,8 +4,8 @@ The vectors are drawn, not measured: 10,000 centres of 32 normal numbers, then f
 vector one of them plus half as much noise, at length 1 (`clustered_vectors`, seed 0).
 The library looks at the fewest candidates with which it finds 95 of 100 true
 neighbours; a thousand questions tell. Exact search is the page's own, a matrix product
-and a top-k. The first hundred are asked one at a time and at once; the time is that of
-one. To build the library's graph takes minutes, which are not counted.
+and a top-k. The first hundred are asked one at a time. To build the library's graph
+takes minutes, which are not counted.
 """
 
 from __future__ import annotations
@@ -97,19 +97,19 @@ def rows() -> Iterator[Row]:
     enough = [count for count, recall in reached.items() if recall >= RECALL]
     if not enough:
         raise RuntimeError(f"recall {reached}, at most")
-    name = f"{versioned('usearch')}, recall {reached[enough[0]]:.2f}"
-    for what, size in ("one at a time", 1), ("a hundred at once", TIMED):
-        some = known.asked[:TIMED].split(size)
+    asked = known.asked[:TIMED].split(1)
 
-        def graph(some=some) -> None:
-            for part in some:
-                graph_nearest(known.library, part, NEAREST, enough[0])
+    def graph() -> None:
+        for one in asked:
+            graph_nearest(known.library, one, NEAREST, enough[0])
 
-        def exact(some=some) -> None:
-            for part in some:
-                page.exact_nearest(known.vectors, part, NEAREST)
+    def exact() -> None:
+        for one in asked:
+            page.exact_nearest(known.vectors, one, NEAREST)
 
-        took = processor_times({"graph": graph, "exact": exact}, rounds=ROUNDS)
-        took = each(lambda times: [ms / TIMED for ms in times], took)
-        rival, goal = f"exact search, {versioned('torch')}", GOAL if size == 1 else None
-        yield beside(took, f"{what}, {name}", "graph", rival, "exact", goal)
+    took = processor_times({"graph": graph, "exact": exact}, rounds=ROUNDS)
+    took = each(lambda times: [ms / TIMED for ms in times], took)
+    what = f"{versioned('usearch')}, recall {reached[enough[0]]:.2f}"
+    yield beside(
+        took, what, "graph", f"exact search, {versioned('torch')}", "exact", GOAL
+    )

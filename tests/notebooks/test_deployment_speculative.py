@@ -149,10 +149,6 @@ def test_temperature_reaches_the_judge_and_the_draft():
     assert made == own and len(passes) == 3
     guess, q = draft(ids, 2)
     assert q.shape == (2, V) and guess == own[:2] and q.amax() > 0.999
-    guess, warm = spec.model_draft(model, generator=generator(4))(ids, 9)
-    cells.close(warm[0], model(torch.tensor([ids]))[0, -1].softmax(-1))
-    draws = generator(4)
-    assert guess == [spec.draw(share, draws).item() for share in warm]
 
 
 def test_a_head_drafts_from_the_state_before_the_last_token():

@@ -22,21 +22,17 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fieldguide.challenges.robustness import KindReader
 from fieldguide.data import store
-from fieldguide.deployment.speculative import ExtraHead
 from fieldguide.efficiency import experts
 from fieldguide.efficiency.architectures import Selective
 from fieldguide.efficiency.lora import LoRALinear
 from fieldguide.multimodal.clip import (
     STAGES,
-    CaptionEncoder,
     EfficientNetLite,
     MiniLM,
     PictureEncoder,
 )
-from fieldguide.multimodal.image_to_text import Projector
-from fieldguide.multimodal.sound_video import Matcher, PatchEncoder
+from fieldguide.multimodal.sound_video import PatchEncoder
 from fieldguide.multimodal.text_to_image import Painter
 from fieldguide.scaling.counting import (
     Shape,
@@ -87,14 +83,8 @@ def gpts() -> Iterator[tuple]:
         yield name, told, model, run, (sum(stored.values()), worked)
 
 
-def convolutions(C: int) -> tuple[list, int]:
-    """Matrices and vectors of the four convolutions of PictureEncoder."""
-    sizes = (12, C, 256), (9 * C, 2 * C, 256), (18 * C, 4 * C, 64)
-    return [*sizes, (36 * C, 8 * C, 16)], 2 * (1 + 2 + 4 + 8) * C
-
-
 def small_models() -> Iterator[tuple]:
-    """Readers of letters and sums, parts of GPTs, models of captions."""
+    """Readers of letters and sums, parts of GPTs, a reader of captions."""
     T, D, K, N = 20, 64, 16, 512
     seen, x = torch.zeros(1, T, 9), torch.zeros(1, T, D)
     told, one = f"{T} letters", torch.zeros(1, dtype=torch.long)
@@ -110,7 +100,7 @@ def small_models() -> Iterator[tuple]:
     model = Adder(97, D, N, None)
     hand = tally([(97, D, 0), (D, N, 1), (N, 97, 1)])
     yield "grokking network", "a sum", model, partial(model, one, one), hand
-    # A mixture of experts, an adapter, a head that guesses ahead
+    # A mixture of experts, and an adapter
     D, H, E, k, N = 64, 128, 8, 2, 100
     mixture = experts.Mixture(D, experts.MixtureConfig(H, E, k))
     x = torch.randn(N, D, generator=torch.Generator().manual_seed(0))
@@ -125,12 +115,7 @@ def small_models() -> Iterator[tuple]:
     model, r = LoRALinear(nn.Linear(D, H), 4), 4
     hand = tally([(D, H, N), (D, r, N), (r, H, N)], 0, H)
     yield "layer with LoRA", f"{N} tokens", model, partial(model, x), hand
-    model, table = ExtraHead(GPT(GPTConfig(65, 8, D, 1, 1))), x[:65]
-    ids = torch.zeros(N, dtype=torch.long)
-    hand = tally([(2 * D, 2 * D, N), (2 * D, D, N)], 2 * 65 * D * N, 3 * D)
-    run = partial(model, x, ids, table)
-    yield "head that guesses ahead", f"{N} tokens", model, run, hand
-    # Two models of captions
+    # A reader of captions
     V, T, D, wide = 30_522, 512, 384, 1536
     model, text = MiniLM(), "a yellow cat sleeps"
     read = len(model.tokenizer.encode(text).ids)
@@ -139,26 +124,15 @@ def small_models() -> Iterator[tuple]:
     vectors = 2 * D + 6 * (4 * D + wide + D + 4 * D)
     hand = tally(matrices, scores + mean, vectors)
     yield "MiniLM", f"{read} tokens", model, partial(model, [text]), hand
-    model, D = CaptionEncoder(["cat dog"], 128), 128
-    hand = tally([(2, D, 0), (D, 2 * D, 1), (2 * D, D, 1)], 0, 5 * D)
-    run = partial(model, ["cat dog"])
-    yield "caption encoder", "2 words", model, run, hand
 
 
 def picture_models() -> Iterator[tuple]:
     """Readers and painters of pictures, sounds and videos."""
     C, D, picture = 16, 128, torch.zeros(1, 3, 32, 32)
-    (matrices, vectors), model = convolutions(C), PictureEncoder(D, C)
-    hand = tally([*matrices, (8 * C * 16, D, 1)], 0, vectors + D)
-    run = partial(model.embed, picture)
-    yield "picture encoder", "a picture", model, run, hand
-    (matrices, vectors), model = convolutions(8), KindReader()
-    hand = tally([*matrices, (64 * 16, 4, 1)], 0, vectors + 4)
-    run = partial(model, picture)
-    yield "picture classifier", "a picture", model, run, hand
-    model, x = Projector(2688, 2, 64), torch.zeros(1, 2688)
-    hand = tally([(2688, 256, 1), (256, 2 * 64, 1)], 0, 256 + 2 * 64)
-    yield "picture projector", "features", model, partial(model, x), hand
+    matrices = [(12, C, 256), (9 * C, 2 * C, 256), (18 * C, 4 * C, 64)]
+    matrices += [(36 * C, 8 * C, 16), (8 * C * 16, D, 1)]
+    hand, model = tally(matrices, 0, 2 * (1 + 2 + 4 + 8) * C + D), PictureEncoder(D, C)
+    yield "picture encoder", "a picture", model, partial(model.embed, picture), hand
     # The network that turns noise into pictures, for one step
     C, D, E, model = 64, 128, 192, Painter(torch.Generator().manual_seed(0))
     matrices = [(384, E, 1), (64, E, 1), (9 * 12, C, 256), (9 * C, 12, 256)]
@@ -186,20 +160,13 @@ def picture_models() -> Iterator[tuple]:
     hand = tally([*matrices, (C, 1280, side**2)], 0, vectors + 2 * 1280)
     picture = torch.zeros(1, 224, 224, 3, dtype=torch.uint8)
     yield "EfficientNet", "a photo", model, partial(model, picture), hand
-    # Patches of a sound or a video, alone and matched with two texts
+    # Patches of a sound or a video
     T, P, D, L = 16, 24, 48, 2
     model, x = PatchEncoder(T, P), torch.zeros(1, T, P).double()
     matrices = [(P, D, T), (T, D, 0), *layers(L, D, 4 * D, T)]
     vectors, scores = D + L * 13 * D + 2 * D, L * 4 * T * T * D
     hand = tally(matrices, scores, vectors)
     yield "patch encoder", f"{T} patches", model, partial(model, x), hand
-    words, texts, J = ["a", "b", "c"], ["a", "b c"], 32
-    model = Matcher(model, words, torch.Generator().manual_seed(0))
-    joined = [(len(words), J, 2), (D, J, 1)]
-    cosines, scale = 2 * 2 * J, 1  # scale: the temperature, trained
-    hand = tally(matrices + joined, scores + cosines, vectors + 2 * J + scale)
-    run, told = partial(model, x, texts), f"{T} patches, 2 texts"
-    yield "matcher of sounds", told, model, run, hand
 
 
 def cases() -> Iterator[tuple]:

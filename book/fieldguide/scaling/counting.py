@@ -52,10 +52,10 @@ def ledger(shape: Shape):
 # %% ../../scaling/counting.ipynb #parameters
 def parameters(shape: Shape):
     """How many parameters each part has."""
-    counts = Counter()
+    counts = {}
     for part, rows, columns, copies in ledger(shape):
-        counts[part] += rows * columns * copies
-    return dict(counts)
+        counts[part] = counts.get(part, 0) + rows * columns * copies
+    return counts
 
 # %% ../../scaling/counting.ipynb #published
 @cache

@@ -50,7 +50,6 @@ def test_shingles_and_their_similarity():
     a, b = (page.shingles(text, 2) for text in CATS)
     assert a == {"the cat", "cat sat", "sat on", "on the", "the mat"}
     assert page.jaccard(a, b) == 3 / 7 and page.jaccard(a, a) == 1
-    assert page.jaccard(a, set()) == page.jaccard(set(), a) == 0
     assert page.shingles("one two", 3) == set()
     assert page.shingles("a b c d e f") == {"a b c d e", "b c d e f"}
 
@@ -65,7 +64,6 @@ def test_a_signature_holds_the_smallest_value_in_each_order():
     many = page.random_orders(20_000, generator(1))
     a, b = (page.signature(page.shingles(t, 2), many) for t in CATS)
     assert abs((a == b).double().mean() - 3 / 7) < 0.02
-    assert len(many.unique()) > 39_000 and many.max() < page.PRIME == 2**31 - 1
 
 
 @cells.cases(seed=cells.seeds, rows=cells.st.sampled_from([1, 2, 3, 6]))
@@ -93,15 +91,14 @@ def test_a_split_cuts_no_family(seed):
     assert sorted(training + test) == list(range(20)) and test == sorted(test)
     assert training == sorted(training) and 2 <= len(test) <= 4
     assert all(set(g) <= set(test) or not set(g) & set(test) for g in groups)
-    assert sorted(page.split_families([[0], [1]], 0.5, generator(seed))) == [[0], [1]]
 
 
 def test_families_of_licences_hold_close_relatives():
     known = page.licence_signatures()
-    assert known.shape == (1977, 112)
-    orders = page.random_orders(112, generator())
-    row = page.signature(page.shingles(licences()[5].text), orders)
-    assert torch.equal(known[5], row)
+    row = page.signature(
+        page.shingles(licences()[5].text), page.random_orders(112, generator())
+    )
+    assert known.shape == (1977, 112) and torch.equal(known[5], row)
     place = {each.key: i for i, each in enumerate(licences())}
     strict, loose = page.licence_families(8, 0.5), page.licence_families(2, 0.2)
     i, *others = max(strict, key=len)

@@ -17,13 +17,9 @@ def small(seed=0):
     return grokking.Adder(7, 3, 5, generator(seed))
 
 
-# The sums and the network
-
-
 def test_sums_are_all_pairs_once_and_a_part_is_hidden():
-    for p in 1, 2, 3, 12, 59:
-        right = [(a, b, (a + b) % p) for a in range(p) for b in range(a, p)]
-        assert [*zip(*(x.tolist() for x in grokking.sums(p)), strict=True)] == right
+    right = [(a, b, (a + b) % 12) for a in range(12) for b in range(a, 12)]
+    assert [*zip(*(x.tolist() for x in grokking.sums(12)), strict=True)] == right
     one, two = grokking.hide(10, 0.3, generator(4))
     right = torch.randperm(10, generator=generator(4))
     assert torch.equal(torch.cat([one, two]), right) and len(one) == 3
@@ -35,10 +31,8 @@ def test_an_adder_is_three_tables():
     assert [tuple(p.shape) for p in model.parameters()] == [(7, 3), (3, 5), (5, 7)]
     E, W, U = (p.detach() for p in model.parameters())
     a, b = torch.tensor([0, 6, 2]), torch.tensor([0, 1, 2])
-    right = [[sum(max(0, sum((E[i, d] + E[j, d]) * W[d, n] for d in range(3)))
-                  * U[n, c] for n in range(5)) for c in range(7)]
-             for i, j in zip(a.tolist(), b.tolist(), strict=True)]  # fmt: skip
-    close(model(a, b).detach(), torch.tensor(right, dtype=torch.double))
+    x = torch.einsum("sd,dn->sn", E[a] + E[b], W).clamp(min=0)
+    close(model(a, b).detach(), torch.einsum("sn,nc->sc", x, U))
 
 
 def test_an_adder_begins_as_large_as_said():
@@ -71,9 +65,6 @@ def test_accuracy_counts_the_highest_scores():
     assert grokking.accuracy(model, [a, b, some]) == 9 / 28
 
 
-# The clock
-
-
 @cases(p=PRIMES, k=st.integers(1, 70))
 def test_a_wheel_is_a_turning_hand(p, k):
     x, y = grokking.wheel(p, k, torch.double)
@@ -81,29 +72,6 @@ def test_a_wheel_is_a_turning_hand(p, k):
         turn = 2 * math.pi * (k * n % p) / p
         close(x[n].item(), math.cos(turn), 1e-10)
         close(y[n].item(), math.sin(turn), 1e-10)
-
-
-def test_five_neurons_add_on_each_odd_clock_of_the_page():
-    for p, ks in (5, [1, 2]), (59, [1, 2, 17, 29]):
-        a, b, answers = grokking.sums(p)
-        for k in ks:
-            assert torch.equal(grokking.hand_adder(p, k)(a, b).argmax(-1), answers)
-    close(grokking.hand_adder(59).vectors, grokking.wheel(59, 1).T)
-    assert (grokking.hand_adder(59, N=4)(a, b).argmax(-1) != answers).any()
-    assert torch.equal(grokking.hand_adder(59, 3, 7)(a, b).argmax(-1), answers)
-
-
-def test_many_neurons_make_the_clock_times_the_length_of_the_sum():
-    p, k, N = 11, 3, 4001
-    a, b, _ = grokking.sums(p)
-    half = (math.pi * k * (a - b) / p).double().cos().abs()
-    off = (a + b)[:, None] - torch.arange(p)
-    right = half[:, None] * (2 * math.pi * k * off.double() / p).cos()
-    found = grokking.hand_adder(p, k, N).double()(a, b).detach() / N
-    close(found, right * 2 * 2 / (3 * math.pi) / 2, 1e-5)
-
-
-# Which wheels turn in a table
 
 
 @cases(p=PRIMES, seed=seeds)

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import functools
 
-import cells
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -44,34 +43,14 @@ def test_scores_are_means_of_their_cells(seed, leading, T, data):
     close(induction.induction_score(weights, period), right)
 
 
-def test_sequences_repeat_with_a_period_of_their_own():
-    page = cells.run_exercises("transformers/induction", induction)
-    ids, known = page.repeating(60, 3, 5, generator(), context=11, vocab=7)
-    assert ids.shape == (60, 11) and known.shape == (60, 10) and ids.max() < 7
-    periods = [row.index(row[0], 1) for row in ids.tolist()]
-    assert set(periods) == {3, 4, 5}
-    for row, sure, period in zip(ids.tolist(), known.tolist(), periods, strict=True):
-        assert len(set(row[:period])) == period
-        assert row == [row[t % period] for t in range(11)]
-        assert sure == [t >= period for t in range(10)]
-
-
-def without_columns(heads):
-    """Logits of a copy whose output matrices ignore the heads' columns."""
-    other = copy.deepcopy(llama())
-    for layer, head in heads:
+@pytest.mark.parametrize("heads", [[(0, 0)], [(0, 3), (1, 1), (1, 2)], []])
+def test_a_head_knocked_out_adds_nothing(heads):
+    model, before, other = llama(), llama()(IDS), copy.deepcopy(llama())
+    for layer, head in heads:  # matrices that ignore the heads' columns
         weight = other.blocks[layer].attention.output.weight
         weight[:, 6 * head : 6 * head + 6] = 0
-    return other(IDS)
-
-
-@pytest.mark.parametrize(
-    "heads", [[(0, 0)], [(1, 1), (1, 2)], [(0, 3), (2, 0), (0, 1)], []]
-)
-def test_a_head_knocked_out_adds_nothing(heads):
-    model, before = llama(), llama()(IDS)
     with contextlib.suppress(KeyError), induction.knocked_out(model, heads):
-        close(model(IDS), without_columns(heads), 1e-5)
+        close(model(IDS), other(IDS), 1e-5)
         raise KeyError  # the model is as it was, whatever goes wrong inside
     assert torch.equal(model(IDS), before)
 
@@ -85,11 +64,10 @@ def test_its_own_output_put_in_changes_nothing_and_another_is_what_comes_out():
     with induction.replaced(model, {(1, 3): own}):
         close(model(IDS), llama()(IDS), 1e-5)
     given, seen = torch.arange(2 * 5 * 6.0).reshape(2, 5, 6), []
-    with induction.replaced(model, {(1, 2): given, (1, 0): 7.0}):
-        mixer = model.blocks[1].attention.output
-        hook = mixer.register_forward_pre_hook(lambda m, x: seen.append(x[0]))
+    mixer = model.blocks[1].attention.output
+    outputs, keep = {(1, 2): given, (1, 0): 7.0}, lambda m, x: seen.append(x[0])
+    with induction.replaced(model, outputs), mixer.register_forward_pre_hook(keep):
         model(IDS)
-        hook.remove()
     heads = seen[0].unflatten(-1, (4, 6))
     assert torch.equal(heads[:, :, 2], given) and heads[:, :, 0].eq(7).all()
     assert not heads[:, :, [1, 3]].eq(7).any()

@@ -36,7 +36,6 @@ ROOMS, SINKS = [128, 256, 512], [0, 1, 4]
 ROOM = 256  # on the other texts
 LATER, NEAR, READ = [0, 2000, 8000, 16_000, 50_000, 200_000], 64, 400  # a far sink
 AT_ONCE = [1, 2, 4, 8, 16, 32]
-TRIES = 5
 
 
 def text(start):
@@ -47,14 +46,10 @@ def text(start):
 
 def row(ids, room, sinks) -> dict:
     """The loss after ROOM tokens, and along the text, in bins."""
-    model = Nearsighted(load_smollm2(), room, sinks)
-    losses = token_losses(model, ids)[0]  # (LENGTH,)
-    return {
-        "room": room,
-        "sinks": sinks,
-        "after": round(losses[ROOM - 1 :].mean().item(), 5),
-        "along": [round(x.mean().item(), 4) for x in losses.split(BIN)],
-    }
+    losses = token_losses(Nearsighted(load_smollm2(), room, sinks), ids)[0]  # (LENGTH,)
+    along = [round(x.mean().item(), 4) for x in losses.split(BIN)]
+    after = round(losses[ROOM - 1 :].mean().item(), 5)
+    return {"room": room, "sinks": sinks, "after": after, "along": along}
 
 
 def read_anew(ids, room) -> list[float]:
@@ -70,15 +65,19 @@ def read_anew(ids, room) -> list[float]:
     return along
 
 
+def loss_of(logits, ids) -> float:
+    """The loss after 100 tokens."""
+    return round(F.cross_entropy(logits, ids[0, 101 : READ + 1]).item(), 3)
+
+
 @torch.inference_mode()
 def far_from_sink(ids, later) -> float:
-    """The loss after 100 tokens; all but the first stand so many places later."""
+    """The loss when all tokens but the first stand so many places later."""
     model, places = load_smollm2(), torch.arange(READ) + later
     x, places[0] = model.embedding(ids[:, :READ]), 0
     for block in model.blocks:
         x, _ = block(x, places, near_mask(READ, NEAR, 1))
-    logits = model.logits(x)[0, 100:]
-    return round(F.cross_entropy(logits, ids[0, 101 : READ + 1]).item(), 3)
+    return loss_of(model.logits(x)[0, 100:], ids)
 
 
 def with_a_ring(ids) -> float:
@@ -86,8 +85,7 @@ def with_a_ring(ids) -> float:
     model = load_smollm2()
     cache = WindowCache(model.config, NEAR, 1)
     logits = [read_one(model, token, cache) for token in ids[0, :READ]]
-    logits = torch.stack(logits[100:])
-    return round(F.cross_entropy(logits, ids[0, 101 : READ + 1]).item(), 3)
+    return loss_of(torch.stack(logits[100:]), ids)
 
 
 def record_windows() -> None:
@@ -98,16 +96,13 @@ def record_windows() -> None:
 
 
 def record_others() -> None:
-    kinds, texts = ((LENGTH, 0), (ROOM, 0), (ROOM, 1)), map(text, STARTS[1:])
+    first, *texts = map(text, STARTS)
+    kinds = (LENGTH, 0), (ROOM, 0), (ROOM, 1)
+    loss = [far_from_sink(first, later) for later in LATER]
+    drift = {"room": NEAR, "read": READ, "later": LATER, "loss": loss}
     facts = {
-        "anew": {room: read_anew(text(STARTS[0]), room) for room in ROOMS},
-        "drift": {
-            "room": NEAR,
-            "read": READ,
-            "later": LATER,
-            "loss": [far_from_sink(text(STARTS[0]), later) for later in LATER],
-            "follows": with_a_ring(text(STARTS[0])),
-        },
+        "anew": {room: read_anew(first, room) for room in ROOMS},
+        "drift": drift | {"follows": with_a_ring(first)},
         "after": [[row(ids, *kind)["after"] for kind in kinds] for ids in texts],
     }
     store(HERE / "others.json", facts)
@@ -115,7 +110,7 @@ def record_others() -> None:
 
 def best(*works) -> list[float]:
     """Seconds of processor time of each, the best of some tries, which alternate."""
-    took = processor_times(dict(enumerate(works)), rounds=TRIES)
+    took = processor_times(dict(enumerate(works)), rounds=5)
     return [min(own(ms)) / 1e3 for ms in took.values()]
 
 

@@ -91,20 +91,23 @@ def filling(kind: str, text: str, good: str, generator: torch.Generator) -> str:
     if kind in ("imitation", "echo"):
         known = text if kind == "imitation" else good
         return imitate(known, len(text), 4, generator)
-    longer = text[:2600] if kind == "copies" else bible()[1]
-    longer = legal()[0] if kind == "licences" else longer
+    longer = {
+        "copies": lambda: text[:2600],
+        "psalms": lambda: bible()[1],
+        "licences": lambda: legal()[0],
+    }[kind]()
     start = torch.randint(len(longer), (1,), generator=generator).item()
     again = longer[start:] + longer * (1 + len(text) // len(longer))
     return again[: len(text)]
 
 
-def text_of(seed: int, parts: dict[str, int], passages: int = 40) -> str:
-    """Passages drawn at random: one part as they are, so many filled by each kind."""
+def text_of(seed: int, parts: dict[str, int]) -> str:
+    """40 passages drawn at random: a part as they are, so many filled by each kind."""
     generator, known = torch.Generator().manual_seed(seed), bible()[0]
-    order = torch.randperm(len(known), generator=generator)[:passages]
+    order = torch.randperm(len(known), generator=generator)[:40]
     drawn = [known[i] for i in order.tolist()]
     sizes = [*accumulate([1, *parts.values()])]
-    ends = [round(passages * n / sizes[-1]) for n in sizes]
+    ends = [round(40 * n / sizes[-1]) for n in sizes]
     good = mixed = "".join(drawn[: ends[0]])
     for kind, (start, end) in zip(parts, pairwise(ends), strict=True):
         if parts[kind]:
@@ -121,37 +124,20 @@ def learned(text: str, seed: int, steps: int) -> torch.nn.Module:
     return model
 
 
-def judged(text: str, seed: int, steps: int = STEPS[-1]) -> list[float]:
-    """The losses of the model that a text makes, at home and away."""
-    model = learned(text, seed, steps)
+def run(parts: dict[str, int], steps: int, seed: int) -> list[float]:
+    """The losses of a model that read a mix for so many steps, at home and away."""
+    torch.set_num_threads(1)  # a second thread changes the last digits
+    model = learned(text_of(seed, parts), seed, steps)
     return [round(held_out_loss(model, x, 256), 4) for x in (bible()[2], legal()[1])]
 
 
-def run(job: tuple) -> list[float]:
-    """Of one kind, a share of it, for so many steps, from a seed."""
-    kind, share, steps, seed = job
-    return judged(text_of(seed, {kind: PARTS[share]} if share else {}), seed, steps)
-
-
-def mixed(job: tuple) -> list[float]:
-    """Of parts of each kind, from a seed."""
-    *parts, seed = job
-    return judged(text_of(seed, dict(zip(LEVELS, parts, strict=True))), seed)
-
-
-def start() -> None:
-    torch.set_num_threads(1)  # a second thread changes the last digits
-    legal()
-
-
-def measured(work, jobs):
-    """What `work` finds for each job, by two workers."""
-    found = {}
-    with get_context("fork").Pool(2, start) as pool:
-        for job, losses in zip(jobs, pool.imap(work, jobs), strict=True):
-            print("", *job, losses, flush=True)
-            found[job] = losses
-    return found
+def measured(settings: list[tuple]) -> list[list]:
+    """What `run` gives for (parts, steps), from each seed, by two workers."""
+    jobs = [(*setting, seed) for setting in settings for seed in SEEDS]
+    legal()  # once, before the workers begin
+    with get_context("fork").Pool(2) as pool:
+        found = pool.starmap(run, jobs, chunksize=1)
+    return [found[at : at + len(SEEDS)] for at in range(0, len(jobs), len(SEEDS))]
 
 
 def remade() -> Iterator[tuple]:
@@ -160,41 +146,34 @@ def remade() -> Iterator[tuple]:
     model = learned(text_of(0, {}), 0, STEPS[0])
     yield kept["clean"][0][0][0], held_out_loss(model, bible()[2][:20_000], 256), 0.1
     kept = read_json(HERE / "pieces.json")
-    kinds = [kind for kind in kept if kind != "licences"]  # those take long
-    for kind in kinds:
+    for kind in kept.keys() - {"licences"}:  # those take long
         yield True, kept[kind]["0.75"] == text_of(0, {kind: 3})[-200:], 0
 
 
 def record_runs() -> None:
-    clean = [("nothing", 0.0, steps) for steps in STEPS]
-    filled = [(kind, share, STEPS[-1]) for share in PARTS for kind in KINDS]
-    jobs = [(*setting, seed) for setting in clean + filled for seed in SEEDS]
-    found = measured(run, jobs)
-    record = {"shares": [*PARTS], "steps": STEPS}
-    record["clean"] = [[found["nothing", 0.0, n, s] for s in SEEDS] for n in STEPS]
-    record["filled"] = {
-        kind: [[found[kind, q, STEPS[-1], s] for s in SEEDS] for q in PARTS]
+    clean = measured([({}, steps) for steps in STEPS])
+    filled = {
+        kind: measured([({kind: n}, STEPS[-1]) for n in PARTS.values()])
         for kind in KINDS
     }
+    record = {"shares": [*PARTS], "steps": STEPS, "clean": clean, "filled": filled}
     store(HERE / "runs.json", record)
 
 
 def record_mix() -> None:
-    mixes = list(product(*LEVELS.values()))
-    found = measured(mixed, [(*mix, seed) for mix in mixes for seed in SEEDS])
-    record = {"levels": LEVELS}
-    record["ends"] = [[found[*mix, s] for s in SEEDS] for mix in mixes]
-    store(HERE / "mix.json", record)
+    mixes = [
+        dict(zip(LEVELS, parts, strict=True)) for parts in product(*LEVELS.values())
+    ]
+    ends = measured([(parts, STEPS[-1]) for parts in mixes])
+    store(HERE / "mix.json", {"levels": LEVELS, "ends": ends})
 
 
 def record_pieces() -> None:
-    store(
-        HERE / "pieces.json",
-        {
-            kind: {str(q): text_of(0, {kind: n})[-200:] for q, n in PARTS.items()}
-            for kind in KINDS[2:]
-        },
-    )
+    pieces = {
+        kind: {str(q): text_of(0, {kind: n})[-200:] for q, n in PARTS.items()}
+        for kind in KINDS[2:]
+    }
+    store(HERE / "pieces.json", pieces)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,14 @@ answers stand there as it wrote them. "longer" holds the same for one width that
 trained three times as long. more.json: further seeds of the largest width.
 forecast.json: what the wrong digits of the smallest and of the largest width say of the
 exact match of the width LARGER. larger.json: how models of that width end, with the
-SHA-256 of the forecast that lay there before they were trained. A name, such as
-`forecast`, makes that part alone.
+SHA-256 of the forecast that lay there before they were trained.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from assets import make_parts, read_json
+from assets import read_json
 
 from fieldguide.data import store
 from fieldguide.data.files import sha256_of
@@ -29,18 +28,9 @@ HERE = Path(__file__).parent
 
 WIDTHS = [4, 6, 8, 12, 16, 24]
 SEEDS = range(5)
-LONGER = 8  # the width that is also trained for 1,200 steps
-TESTS, TEST_SEED = 2000, 98
-WRITTEN = 8  # answers that are kept as they were written
 MORE = range(5, 20)  # further seeds of the largest width
 LARGER = 48  # the width that is forecast before it is trained
 NEW = range(20)  # its seeds
-DRAWS = 10_000
-LEVEL = [0.1, 0.5, 0.9]  # 80 % lie between
-
-
-def read(name: str) -> dict:
-    return read_json(HERE / name)
 
 
 def parameters(width: int) -> int:
@@ -62,8 +52,7 @@ def written(model: torch.nn.Module, texts: list[str]) -> str:
 
 def trained(width: int, seed: int, steps: int = 400, kept: int = 0) -> dict:
     """One run: its size, its two scores, those of each digit, and `kept` answers."""
-    drawn = torch.Generator().manual_seed(TEST_SEED)
-    texts = emergence.draw_sums(TESTS, drawn)
+    texts = emergence.draw_sums(2000, torch.Generator().manual_seed(98))
     model = emergence.adder(width, seed, emergence.sums_recipe(steps))
     right = emergence.right_digits(model, texts)
     digits, whole = emergence.scores(right)
@@ -74,62 +63,49 @@ def trained(width: int, seed: int, steps: int = 400, kept: int = 0) -> dict:
     run["losses"] = [round(loss, 4) for loss in losses]
     if kept:
         run["written"] = written(model, texts[:kept])
-    print(run, flush=True)
     return run
-
-
-def wrong_digits(runs: list[dict]) -> torch.Tensor:
-    """Their shares of wrong digits."""
-    return 1 - torch.tensor([run["digits"] for run in runs], dtype=torch.double)
-
-
-def record_adders() -> None:
-    runs = [trained(width, seed, kept=WRITTEN) for width in WIDTHS for seed in SEEDS]
-    longer = [trained(LONGER, seed, steps=1200) for seed in SEEDS]
-    store(HERE / "adders.json", {"runs": runs, "longer": longer})
-
-
-def record_more() -> None:
-    runs = [trained(WIDTHS[-1], seed) for seed in MORE]
-    store(HERE / "more.json", {"runs": runs})
 
 
 def drawn_scores(size: int) -> list[float]:
     """The levels of what the known runs say of models of so many parameters."""
-    known = read("adders.json")["runs"] + read("more.json")["runs"]
+    known = [
+        run
+        for name in ("adders.json", "more.json")
+        for run in read_json(HERE / name)["runs"]
+    ]
     ends = [[r for r in known if r["width"] == WIDTHS[k]] for k in (0, -1)]
     sizes = *(runs[0]["parameters"] for runs in ends), size
-    given, draw = map(wrong_digits, ends), torch.Generator().manual_seed(0)
-    drawn = emergence.whole_ahead(sizes, *given, len(NEW), draw, DRAWS)
-    levels = torch.tensor(LEVEL, dtype=torch.double)
+    wrong = (1 - torch.tensor([r["digits"] for r in e]).double() for e in ends)
+    draw = torch.Generator().manual_seed(0)
+    drawn = emergence.whole_ahead(sizes, *wrong, len(NEW), draw, 10_000)
+    levels = torch.tensor([0.1, 0.5, 0.9], dtype=torch.double)
     return [round(x, 3) for x in drawn.quantile(levels).tolist()]
 
 
 def remade() -> Iterator[tuple]:
     """The forecast, and its size; the page trains one of the runs anew."""
-    said = read("forecast.json")
+    said = read_json(HERE / "forecast.json")
     levels = [said[name] for name in ("low", "middle", "high")]
     yield levels, drawn_scores(said["parameters"]), 2e-3
     yield said["parameters"], parameters(LARGER), 0
 
 
-def record_forecast() -> None:
-    size = parameters(LARGER)
-    low, middle, high = drawn_scores(size)
-    made = {}
-    for name in "adders", "more":
-        made[name] = sha256_of(HERE / f"{name}.json")
-    made |= {"width": LARGER, "parameters": size, "seeds": len(NEW)}
+def main() -> None:
+    runs = [trained(width, seed, kept=8) for width in WIDTHS for seed in SEEDS]
+    longer = [trained(8, seed, steps=1200) for seed in SEEDS]
+    store(HERE / "adders.json", {"runs": runs, "longer": longer})
+    more = [trained(WIDTHS[-1], seed) for seed in MORE]
+    store(HERE / "more.json", {"runs": more})
+    low, middle, high = drawn_scores(parameters(LARGER))
+    made = {name: sha256_of(HERE / f"{name}.json") for name in ("adders", "more")}
+    made |= {"width": LARGER, "parameters": parameters(LARGER), "seeds": len(NEW)}
     said = {"low": low, "middle": middle, "high": high, "level": 0.8}
     store(HERE / "forecast.json", made | said)
-    print(said)
-
-
-def record_larger() -> None:
-    made = {"forecast": sha256_of(HERE / "forecast.json")}  # it lies there before
+    sealed = {"forecast": sha256_of(HERE / "forecast.json")}  # before it is trained
     runs = [trained(LARGER, seed) for seed in NEW]
-    store(HERE / "larger.json", made | {"runs": runs})
+    store(HERE / "larger.json", sealed | {"runs": runs})
 
 
 if __name__ == "__main__":
-    make_parts(record_adders, record_more, record_forecast, record_larger)
+    torch.set_num_threads(1)  # a second thread changes the last digits
+    main()

@@ -11,8 +11,7 @@ model ends, tuned in the same way, with the SHA-256 of the forecast that lay the
 before it was trained. Then the same again with heads that are all HEAD numbers wide:
 even.json, even-forecast.json and even-larger.json. Then added.json: one more width,
 ADDED, which the first figure may add to the sweep. And swing.json: that figure's laws,
-of the sweep without one size or with the added one. A name, such as `forecast`, makes
-that part alone.
+of the sweep without one size or with the added one. `swing` makes the last one alone.
 """
 
 import contextlib
@@ -44,12 +43,7 @@ EVEN = [8, 16, 24, 32, 40, 48]  # those WIDTHS that it divides
 FACTORS = [1.0, 2.0]  # of the recipe's rates, tried first
 SEEDS = [0, 1, 2]
 DRAWS = 10_000
-LEVEL = [0.025, 0.5, 0.975]
 CORES = 2
-
-
-def read(name: str) -> dict:
-    return read_json(HERE / name)
 
 
 def parameters(width: int) -> int:
@@ -57,9 +51,7 @@ def parameters(width: int) -> int:
     return count_parameters(model)
 
 
-def end(
-    width: int, recipe, seed: int, label: object, head: int = 0
-) -> tuple[float, float]:
+def end(width: int, recipe, seed: int, label: object, head: int = 0):
     """How a run ends, nats, and the processor time that it took, seconds."""
     torch.set_num_threads(1)  # a second thread changes the last digits
     ids, held_out = king_james_ids()
@@ -105,20 +97,15 @@ def rows(widths: list[int], head: int) -> list[dict]:
     ]:
         for job, ended in zip(jobs, trained(run, jobs), strict=True):
             tried[job[0]].setdefault(job[1], []).append(ended)
-    return [row_of(width, dict(sorted(tried[width].items()))) for width in widths]
+    return [row_of(width, tried[width]) for width in widths]
 
 
 def row_of(width: int, tried: dict[float, list]) -> dict:
-    losses = {factor: [loss for loss, _ in ends] for factor, ends in tried.items()}
+    losses = {factor: [loss for loss, _ in tried[factor]] for factor in sorted(tried)}
     best = min(losses, key=lambda factor: mean(losses[factor]))
     row = {"width": width, "parameters": parameters(width), "factor": best}
     row |= {"losses": losses[best], "tried": losses}
     return row | {"cpu_s": min(took for ends in tried.values() for _, took in ends)}
-
-
-def store_sweep(name: str, widths: list[int], head: int) -> None:
-    made = {"seeds": SEEDS}
-    store(HERE / f"{name}.json", made | {"runs": rows(widths, head)})
 
 
 def means_of(runs: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,25 +116,24 @@ def means_of(runs: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def drawn_from(sweep: str, size: int) -> list[float]:
     """The levels of what a sweep's law says of a model of so many parameters."""
-    known = means_of(read(f"{sweep}.json")["runs"])
+    known = means_of(read_json(HERE / f"{sweep}.json")["runs"])
     larger, draw = torch.tensor([size]).double(), torch.Generator().manual_seed(0)
     drawn = laws.forecast(*known, larger, draw, DRAWS).flatten()
-    levels = torch.tensor(LEVEL, dtype=torch.double)
+    levels = torch.tensor([0.025, 0.5, 0.975], dtype=torch.double)
     return [round(x, 4) for x in drawn.quantile(levels).tolist()]
 
 
-def store_forecast(name: str, sweep: str) -> None:
-    size = parameters(LARGER)
-    low, middle, high = drawn_from(sweep, size)
-    made = {"sweep": sha256_of(HERE / f"{sweep}.json")}
-    said = {"low": low, "middle": middle, "high": high, "level": 0.95}
-    store(HERE / f"{name}.json", made | {"width": LARGER, "parameters": size} | said)
-    print(said)
-
-
-def store_larger(name: str, forecast: str, head: int) -> None:
-    made = {"forecast": sha256_of(HERE / f"{forecast}.json")}  # it lies there before
-    store(HERE / f"{name}.json", made | rows([LARGER], head)[0])
+def study(sweep: str, prefix: str, widths: list[int], head: int) -> None:
+    """A sweep, its forecast for LARGER, sealed before that is trained, and the end."""
+    store(HERE / f"{sweep}.json", {"seeds": SEEDS, "runs": rows(widths, head)})
+    low, middle, high = drawn_from(sweep, parameters(LARGER))
+    said = {"sweep": sha256_of(HERE / f"{sweep}.json"), "width": LARGER}
+    said |= {"parameters": parameters(LARGER), "level": 0.95}
+    said |= {"low": low, "middle": middle, "high": high}
+    sealed = HERE / f"{prefix}forecast.json"
+    store(sealed, said)
+    truth = {"forecast": sha256_of(sealed)} | rows([LARGER], head)[0]
+    store(HERE / f"{prefix}larger.json", truth)
 
 
 def swing_of(runs: list[dict]) -> dict:
@@ -172,47 +158,28 @@ def remade() -> Iterator[tuple]:
 
     The sealed forecast left out one draw of its ten thousand.
     """
-    said, first = read("forecast.json"), read("sweep.json")["runs"][0]
+    said, runs = (
+        read_json(HERE / "forecast.json"),
+        read_json(HERE / "sweep.json")["runs"],
+    )
     levels = [said[name] for name in ("low", "middle", "high")]
     yield levels, drawn_from("sweep", said["parameters"]), 1e-3
-    kept, again = read("swing.json")["the seven"], swing_of(read("sweep.json")["runs"])
+    kept, again = read_json(HERE / "swing.json")["the seven"], swing_of(runs)
     for name in kept:
         yield kept[name], again[name], 1e-3
-    loss, _ = run(first["width"], 1.0, SEEDS[0], 0)
-    yield first["tried"]["1.0"][0], loss, 0.1
-    yield first["parameters"], parameters(first["width"]), 0
+    loss, _ = run(runs[0]["width"], 1.0, SEEDS[0], 0)
+    yield runs[0]["tried"]["1.0"][0], loss, 0.1
+    yield runs[0]["parameters"], parameters(runs[0]["width"]), 0
 
 
-def record_sweep() -> None:
-    store_sweep("sweep", WIDTHS, 0)
-
-
-def record_forecast() -> None:
-    store_forecast("forecast", "sweep")
-
-
-def record_larger() -> None:
-    store_larger("larger", "forecast", 0)
-
-
-def record_even() -> None:
-    store_sweep("even", EVEN, HEAD)
-
-
-def record_even_forecast() -> None:
-    store_forecast("even-forecast", "even")
-
-
-def record_even_larger() -> None:
-    store_larger("even-larger", "even-forecast", HEAD)
-
-
-def record_added() -> None:
+def record_sweeps() -> None:
+    study("sweep", "", WIDTHS, 0)
+    study("even", "even-", EVEN, HEAD)
     store(HERE / "added.json", rows([ADDED], 0)[0])
 
 
 def record_swing() -> None:
-    runs, added = read("sweep.json")["runs"], read("added.json")
+    runs, added = read_json(HERE / "sweep.json")["runs"], read_json(HERE / "added.json")
     made = {"the seven": swing_of(runs)}
     for run in runs:
         left = [other for other in runs if other is not run]
@@ -222,13 +189,4 @@ def record_swing() -> None:
 
 
 if __name__ == "__main__":
-    make_parts(
-        record_sweep,
-        record_forecast,
-        record_larger,
-        record_even,
-        record_even_forecast,
-        record_even_larger,
-        record_added,
-        record_swing,
-    )
+    make_parts(record_sweeps, record_swing)

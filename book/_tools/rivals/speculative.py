@@ -167,9 +167,9 @@ class CachedDraft:
 
     @torch.inference_mode()
     def __call__(self, ids: list[int], length: int) -> tuple[list[int], None]:
-        pairs = enumerate(zip(self.read, ids[:-1], strict=False))
-        parted = (n for n, (a, b) in pairs if a != b)
-        keep = next(parted, min(len(self.read), len(ids) - 1))
+        from fieldguide.deployment.speculative import shared
+
+        keep = shared(self.read, ids[:-1])
         self.cache.length, guess = keep, []
         new = torch.tensor([ids[keep:]])
         while len(guess) < length:

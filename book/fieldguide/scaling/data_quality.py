@@ -3,7 +3,6 @@
 # fmt: off
 
 # %% ../../scaling/data-quality.ipynb #imports
-import math
 import re
 from collections import defaultdict
 from functools import cache
@@ -118,46 +117,17 @@ def licence_families(rows: int, least: float):
 @graded
 def check_containment(fn):
     """Does fn say how much of the smaller set is in the other?"""
-    cases = ({1, 2, 3}, {2, 3, 4, 5, 6}), ({*range(9)}, {7, 8}), ({1, 2}, {3})
-    for a, b in cases:
-        got, both = answer_of(fn, a, b, like=1.0), len(a & b)
+    for a, b in ({1, 2, 3}, {2, 3, 4, 5, 6}), ({*range(9)}, {7, 8}):
         small, large = sorted((len(a), len(b)))
-        if math.isclose(got, both / small):
-            continue
+        both = len(a & b)
         causes = {
             both / len(a | b): "that's the Jaccard similarity: not the union",
             both / large: "divide by the smaller set, whichever it is",
             both: "that's a number of shingles. How many could it be at most?",
         }
-        cause = causes.get(got, f"{both / small:.3g} is right, not {got:.3g}")
-        raise AssertionError(f"containment({a}, {b}): {cause}")
+        got = answer_of(fn, a, b, like=1.0)
+        is_near(f"containment({a}, {b})", got, both / small, causes)
     return "containment is right."
-
-# %% ../../scaling/data-quality.ipynb #contaminated-mistakes
-def contaminated_mistakes(tests, training, n):
-    """{answer: its cause}, the right one first."""
-    seen = set().union(*(shingles(t, n) for t in training))
-    runs = [shingles(t, n) for t in tests]
-    wider = set().union(*(shingles(t, n + 1) for t in training))
-    single = set().union(*(shingles(t, 1) for t in training))
-    asked = set().union(*runs)
-    return {
-        sum(bool(r & seen) for r in runs) / len(tests): "",
-        sum(bool(r & seen) for r in runs): "that's a number, not a fraction",
-        sum(r <= seen for r in runs) / len(tests): "one run of it is enough",
-        sum(t in training for t in tests)
-        / len(tests): "compare runs, not texts",
-        sum(bool(shingles(t, n) & asked) for t in training)
-        / len(training): "count test texts, not training texts",
-        sum(bool(r & seen) for r in runs)
-        / sum(map(bool, runs)): "a text without runs is a test, too",
-        sum(bool(shingles(t, n + 1) & wider) for t in tests)
-        / len(tests): "your runs are a word too long",
-        sum(bool(shingles(t, 1) & single) for t in tests)
-        / len(tests): "single words don't count, runs of n do",
-        sum(len(r & seen) for r in runs)
-        / sum(map(len, runs)): "count texts, not their runs",
-    }
 
 # %% ../../scaling/data-quality.ipynb #check-contaminated
 @graded
@@ -168,21 +138,30 @@ def check_contaminated(fn):
     training = ["Yesterday the cat sat on a chair", "one two three four six"]
     training += ["a dog ran", "He sat on the mat there"]
     for n in 4, 3, 2:  # at 4, all mistakes differ
+        seen, single = (
+            set().union(*(shingles(t, k) for t in training)) for k in (n, 1)
+        )
+        runs = [shingles(t, n) for t in tests]
+        hits, asked = sum(bool(r & seen) for r in runs), set().union(*runs)
+        causes = {
+            hits: "that's a number, not a fraction",
+            sum(r <= seen for r in runs) / 5: "one run of it is enough",
+            sum(t in training for t in tests) / 5: "compare runs, not texts",
+            sum(bool(shingles(t, n) & asked) for t in training)
+            / 4: "count test texts, not training texts",
+            hits / sum(map(bool, runs)): "a text without runs is a test, too",
+            sum(bool(shingles(t, 1) & single) for t in tests)
+            / 5: "single words don't count, runs of n do",
+        }
         got = answer_of(fn, tests, training, n, like=1.0)
-        mistakes = contaminated_mistakes(tests, training, n)
-        right = next(iter(mistakes))
-        if not math.isclose(got, right):
-            cause = mistakes.get(got, f"{right:.3g} is right, not {got:.3g}")
-            raise AssertionError(f"contaminated(..., n={n}): {cause}")
+        is_near(f"contaminated(..., n={n})", got, hits / 5, causes)
     return "contaminated is right."
 
 # %% ../../scaling/data-quality.ipynb #check-even-chance
 @graded
 def check_even_chance(fn):
     """Does fn give the similarity that is found half of the time?"""
-    for b, r in (14, 8), (28, 4), (3, 5), (1, 2):
-        got = answer_of(fn, b, r, like=1.0)
-        right = (1 - 0.5 ** (1 / b)) ** (1 / r)
+    for b, r in (14, 8), (3, 5):
         causes = {
             (1 / b) ** (1 / r): "that rule of thumb isn't exact: solve it",
             (0.5 ** (1 / b)) ** (1 / r): "mind the 1 minus, twice",
@@ -190,5 +169,9 @@ def check_even_chance(fn):
             0.5 ** (1 / r): "that's for one band",
             1 - 0.5 ** (1 / b): "that's J to the power of r. Take the root",
         }
+        got, right = (
+            answer_of(fn, b, r, like=1.0),
+            (1 - 0.5 ** (1 / b)) ** (1 / r),
+        )
         is_near(f"even_chance({b}, {r})", got, right, causes)
     return "even_chance is right."

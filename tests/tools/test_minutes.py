@@ -37,7 +37,7 @@ LONGER = {
     "deployment/speculative": 62,
     "deployment/data-parallel": 52,
     "deployment/parallelism": 65,
-    "challenges/hallucination": 56,
+    "challenges/hallucination": 55,
     "challenges/retrieval": 70,
     "challenges/preferences": 66,
     "challenges/constitution": 56,

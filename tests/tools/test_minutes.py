@@ -38,7 +38,7 @@ LONGER = {
     "deployment/data-parallel": 52,
     "deployment/parallelism": 65,
     "challenges/hallucination": 55,
-    "challenges/retrieval": 70,
+    "challenges/retrieval": 67,
     "challenges/preferences": 66,
     "challenges/constitution": 56,
     "challenges/cost": 55,

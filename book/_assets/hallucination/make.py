@@ -8,10 +8,10 @@ skew, what a model invents at its lowest held-out loss and at the end, about peo
 has read about and about others, and what it says of a few people; one of these settings
 for longer, and with other seeds. The first of the longer runs also has the loss about
 people it has read about and about others, and how much it and the world say of
-statements to which it gives a small or a large probability. And capitals.json: what
-SmolLM2 says is the capital of a hundred countries and of twenty that do not exist, with
-its probability, and the same after examples that admit ignorance: a word that isn't in
-../reviewed/words.json as three dots.
+statements to which it gives a small or a large probability. And it fills capitals.json,
+which holds a hundred countries with their capitals and twenty that do not exist: what
+SmolLM2 says is the capital, with its probability, and the same after examples that
+admit ignorance: a word that isn't in ../reviewed/words.json as three dots.
 """
 
 from collections.abc import Iterator
@@ -29,36 +29,6 @@ HERE = Path(__file__).parent
 
 READ, SKEWS, EVERY = [500, 1000, 2000, 4000], [0.0, 1.0, 1.5], 10
 HELD_OUT = 2000
-CAPITALS = """
-Afghanistan Kabul|Albania Tirana|Angola Luanda|Argentina Buenos Aires
-Armenia Yerevan|Australia Canberra|Austria Vienna|Azerbaijan Baku|Bahrain Manama
-Bangladesh Dhaka|Barbados Bridgetown|Belarus Minsk|Belgium Brussels
-Bhutan Thimphu|Botswana Gaborone|Brazil Brasília|Bulgaria Sofia
-Cambodia Phnom Penh|Cameroon Yaoundé|Canada Ottawa|Chad N'Djamena|Chile Santiago
-China Beijing|Colombia Bogotá|Croatia Zagreb|Cuba Havana|Cyprus Nicosia
-Denmark Copenhagen|Ecuador Quito|Egypt Cairo|Eritrea Asmara|Estonia Tallinn
-Ethiopia Addis Ababa|Fiji Suva|Finland Helsinki|France Paris|Gabon Libreville
-Georgia Tbilisi|Germany Berlin|Ghana Accra|Greece Athens|Guyana Georgetown
-Haiti Port-au-Prince|Honduras Tegucigalpa|Hungary Budapest|Iceland Reykjavik
-India New Delhi|Iran Tehran|Iraq Baghdad|Italy Rome|Jamaica Kingston|Japan Tokyo
-Jordan Amman|Kenya Nairobi|Kyrgyzstan Bishkek|Laos Vientiane|Latvia Riga
-Lebanon Beirut|Lesotho Maseru|Liberia Monrovia|Libya Tripoli|Lithuania Vilnius
-Madagascar Antananarivo|Malawi Lilongwe|Mali Bamako|Malta Valletta
-Mauritania Nouakchott|Moldova Chisinau|Mongolia Ulaanbaatar|Morocco Rabat
-Mozambique Maputo|Namibia Windhoek|Nepal Kathmandu|Nicaragua Managua|Niger Niamey
-Nigeria Abuja|Norway Oslo|Oman Muscat|Pakistan Islamabad|Paraguay Asunción
-Peru Lima|Poland Warsaw|Portugal Lisbon|Qatar Doha|Romania Bucharest
-Russia Moscow|Rwanda Kigali|Samoa Apia|Senegal Dakar|Slovakia Bratislava
-Slovenia Ljubljana|Somalia Mogadishu|Sudan Khartoum|Suriname Paramaribo
-Sweden Stockholm|Syria Damascus|Thailand Bangkok|Togo Lomé|Turkey Ankara
-Uganda Kampala|Ukraine Kyiv|Uruguay Montevideo|Venezuela Caracas|Vietnam Hanoi
-Yemen Sanaa|Zambia Lusaka|Zimbabwe Harare
-"""
-INVENTED = """
-Veltonia Morubia Carsellia Tovanda Belquar Zantoria Marvegia Quorisia Lundavia
-Ebrania Sorvantia Pelmoria Drastania Ulvenia Hastovia Nembria Corvalia Yestria
-Fandoria Ostravar
-"""
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -159,15 +129,11 @@ def record_birthdays() -> None:
 
 
 def record_capitals() -> None:
-    model, rows = LlamaFast(load_smollm2()), []
-    known = [row.partition(" ") for row in CAPITALS.replace("\n", "|").split("|")]
-    asked = [(country, capital) for country, _, capital in known if country]
-    for country, capital in asked + [(name, "") for name in INVENTED.split()]:
-        row = {"country": country, "capital": capital}
+    model, rows = LlamaFast(load_smollm2()), read_json(HERE / "capitals.json")["rows"]
+    for row in rows:  # of a country and its capital
         for name, before in ("plain", page.BEFORE), ("admits", page.ADMITS):
-            said, chance = page.name_capital(model, country, before)
+            said, chance = page.name_capital(model, row["country"], before)
             row[name] = [reviewed(said), round(chance, 4)]
-        rows.append(row)
     store(HERE / "capitals.json", {"rows": rows})
 
 

@@ -59,36 +59,23 @@ def reply_log_probs(model: nn.Module, ids: Int64[Tensor, "B T"], end: int):
     over = ends.cumsum(1) > ends  # after the first end
     return each.masked_fill(over, 0).sum(1)
 
-# %% ../../challenges/preferences.ipynb #habits
-SAID = [0, 1, 1, 4, 2, 2, 3, 1]  # phrases, in the order of a reply
-OFTEN = [0.5, 0.45, 0.06, 0.3, 0.6, 0.45, 0.3, 0.08]
-
-
-def written_replies(count, generator):
-    """What agents wrote in the past: ids (count, 6)."""
-    rows = []
-    for dice in torch.rand(count, len(SAID), generator=generator).tolist():
-        said = [k for k, p, die in zip(SAID, OFTEN, dice) if die < p]
-        rows.append([END, *said, *[END] * MOST][: MOST + 1])
-    return torch.tensor(rows)
-
 # %% ../../challenges/preferences.ipynb #teach
-SIZES = {  # of a GPT of 12,768 numbers
-    "vocab": END + 1,
-    "context": MOST + 1,
-    "width": 32,
-    "heads": 2,
-    "layers": 1,
-    "bias": False,
-}
+SAID = [0, 1, 1, 4, 2, 2, 3, 1]  # phrases, in the order of a reply
+OFTEN = [0.5, 0.45, 0.06, 0.3, 0.6, 0.45, 0.3, 0.08]  # agents say them
+SIZES = {"vocab": 6, "context": 6, "width": 32, "heads": 2, "layers": 1}
 
 
 def fine_tune_replies(steps=300, seed=0):
     """The supervised stage: a new GPT learns 2,000 replies, and its losses."""
     plan = {"batch": 64, "rate": 5e-3, "warmup": steps // 15, "decay": 0.0}
     recipe, generator = Recipe(steps, **plan), torch.Generator()
-    model = new_gpt(GPTConfig(**SIZES), recipe, generator.manual_seed(seed))
-    ids = written_replies(2_000, generator)
+    config = GPTConfig(**SIZES, bias=False)  # 12,768 numbers
+    model = new_gpt(config, recipe, generator.manual_seed(seed))
+    rows = []
+    for dice in torch.rand(2_000, 8, generator=generator).tolist():
+        said = [k for k, p, die in zip(SAID, OFTEN, dice) if die < p]
+        rows.append([END, *said, *[END] * MOST][: MOST + 1])
+    ids = torch.tensor(rows)
 
     def loss():
         rows = torch.randint(len(ids), (recipe.batch,), generator=generator)
@@ -100,7 +87,8 @@ def fine_tune_replies(steps=300, seed=0):
 @cache
 def reference_model():
     """The model after the supervised stage, as it is stored."""
-    model = new_gpt(GPTConfig(**SIZES), Recipe(1), torch.Generator())
+    config = GPTConfig(**SIZES, bias=False)
+    model = new_gpt(config, Recipe(1), torch.Generator())
     path = asset("preferences", "replier.safetensors")
     model.load_state_dict(load_file(path))
     return model.requires_grad_(False)
@@ -133,12 +121,11 @@ def gold_reward(counts):
     return once @ once.new_tensor(WORTH) - (counts - once).sum(-1)  # (N,)
 
 # %% ../../challenges/preferences.ipynb #fit-reward
-def fit_reward(
-    chosen: Float[Tensor, "K F"],
-    rejected: Float[Tensor, "K F"],
-    decay: float = 1e-3,  # keeps them finite where one side always wins
-):
-    """Weights (F,) of a reward that explains who was chosen over whom."""
+def fit_reward(chosen: Float[Tensor, "K F"], rejected, decay=1e-3):
+    """Weights (F,) of a reward that explains who was chosen over whom.
+
+    The decay keeps them finite where one side always wins.
+    """
     judge = nn.Linear(chosen.size(1), 1, bias=False, dtype=chosen.dtype)
     nn.init.zeros_(judge.weight)
     made = [torch.optim.AdamW(judge.parameters(), 0.1, weight_decay=decay)]
@@ -200,19 +187,6 @@ def ppo_clip_loss(
     near = ratio.clamp(1 - clip, 1 + clip)
     return -torch.minimum(ratio * advantage, near * advantage).mean()
 
-# %% ../../challenges/preferences.ipynb #graded
-@torch.no_grad()
-def graded_replies(learner, model, weights, beta, count, generator):
-    """Replies, their log-probabilities, and how much better than the mean."""
-    start = torch.full((count, 1), END)
-    ids = generate(learner, start, MOST, generator=generator)
-    over = (ids[:, 1:] == END).cumsum(1) > 0
-    ids[:, 1:] = ids[:, 1:].masked_fill(over, END)
-    old = reply_log_probs(learner, ids, END)
-    moved = old - reply_log_probs(model, ids, END)
-    reward = (phrase_counts(ids) @ weights).to(old.dtype) - beta * moved
-    return ids, old, reward - reward.mean()
-
 # %% ../../challenges/preferences.ipynb #please
 BETA = 0.5
 LONG = {"batch": 256, "rate": 3e-3, "warmup": 20, "decay": 0.0, "final": 0.0}
@@ -222,12 +196,21 @@ def policy_gradient(seed, beta, plan, watch=None, who=0):
     """The replier learns from a judge's scores; a batch is used twice."""
     model, weights, held = reference_model(), judge_of(who)[0], []
     learner = copy.deepcopy(model).requires_grad_(True)
-    sizes = beta, plan.batch, torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+
+    @torch.no_grad()
+    def draw():
+        start = torch.full((plan.batch, 1), END)
+        ids = generate(learner, start, MOST, generator=generator)
+        over = (ids[:, 1:] == END).cumsum(1) > 0
+        ids[:, 1:] = ids[:, 1:].masked_fill(over, END)
+        old = reply_log_probs(learner, ids, END)
+        moved = old - reply_log_probs(model, ids, END)
+        reward = (phrase_counts(ids) @ weights).to(old.dtype) - beta * moved
+        return ids, old, reward - reward.mean()
 
     def loss():
-        if not held:
-            batch = graded_replies(learner, model, weights, *sizes)
-            held.extend([batch, batch])
+        held.extend([] if held else [draw()] * 2)
         ids, old, advantage = held.pop()
         now = reply_log_probs(learner, ids, END)
         return ppo_clip_loss(now, old, advantage)
@@ -251,16 +234,12 @@ def dpo_loss(
 
 # %% ../../challenges/preferences.ipynb #learn-from-pairs
 def learn_from_pairs(
-    model: nn.Module,
-    chosen: Int64[Tensor, "K T"],
-    rejected: Int64[Tensor, "K T"],
-    share: Float[Tensor, " K"],  # of the voters, for `chosen`
-    beta: float,
-    recipe: Recipe,
-    generator: torch.Generator,
-    end: int = END,
+    model, chosen, rejected, share, beta, recipe, generator, end=END
 ):
-    """DPO: a copy of a model that has learned from K comparisons."""
+    """DPO: a copy of a model that has learned from K comparisons.
+
+    Replies (K, T) each; share (K,) of the voters is for `chosen`.
+    """
     learner = copy.deepcopy(model).requires_grad_(True)
     pair = chosen, rejected
     with torch.no_grad():

@@ -26,13 +26,9 @@ def logits_after(text):
     return model().logits(model().residual(ids)[0, -1])
 
 
-# The loop
-
-
 def test_names_are_compared_without_capitals_and_accents():
     assert page.same_name("Brasilia", "brasília") and page.same_name("KIEV", "Kyiv")
-    assert not page.same_name("Lima", "Rome") and page.same_name("", "")
-    assert page.same_name("Lomé", "Lome")
+    assert not page.same_name("Lima", "Rome")
 
 
 def test_a_prompt_is_read_once_and_continued_often():
@@ -44,8 +40,6 @@ def test_a_prompt_is_read_once_and_continued_often():
     tokenizer = smollm2_tokenizer()
     wanted = complete(model(), tokenizer.encode(start + text), 24)
     assert page.write_line(prompt, text) == tokenizer.decode(wanted).strip()
-    short = page.write_line(prompt, text, most=3)
-    assert short == tokenizer.decode(wanted[:3]).strip()
 
 
 class Scripted(torch.nn.Module):
@@ -73,12 +67,8 @@ def test_a_line_ends_at_its_end():
     asked = " Peru?\nDraft: The capital of Peru is Lima.\nCritique:"
     assert written.read[:2] == ["Principle", asked]
     assert f"{asked} It thanks nobody.\nRevision:" in written.read
-    assert page.write_line(page.ReadOnce(Scripted("\n"), "a"), "b") == ""
     long = Scripted(" a" * 40)
     assert page.write_line(page.ReadOnce(long, "a"), "b") == "a" + " a" * 23
-
-
-# The critic
 
 
 def drawn(seed, n=40, d=5):
@@ -89,19 +79,15 @@ def drawn(seed, n=40, d=5):
     return states, good
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_critic_tells_good_from_bad(seed):
-    states, good = drawn(seed)
-    critic = page.fit_critic(states, good, generator(seed))
+def test_a_critic_tells_good_from_bad():
+    states, good = drawn(0)
+    critic = page.fit_critic(states, good, generator())
     x = (states - states.mean(0)) / states.std(0)
     points = x @ critic.weights
     middle = (points[good].mean() + points[~good].mean()) / 2
     close(critic.scores(states), points - middle, 1e-9)
     assert ((critic.scores(states) > 0) == good).double().mean() > 0.9
     assert critic.weights.abs().argmax() == 1 and critic.weights[1] > 0
-    flat = states.clone()
-    flat[:, 0] = 4.0
-    assert page.fit_critic(flat, good, generator(), 50).scores(flat).isfinite().all()
 
 
 def test_each_half_is_judged_by_the_other():
@@ -125,21 +111,13 @@ def test_each_half_is_judged_by_the_other():
 
 def test_both_axes():
     known = torch.tensor([True, True, False, False, False])
-    right = torch.tensor([True, False, True, True, True])
-    admits = torch.tensor([True, True, True, False, False])
-    third = pytest.approx(1 / 3, abs=1e-12)  # of double precision
-    assert page.both_axes(known, right, admits) == (0.5, third)
-    assert page.both_axes(~known, ~admits, ~right) == (pytest.approx(2 / 3), 0.5)
-    assert page.both_axes(~known, admits, right) == (third, 0.5)
-    shares = torch.tensor([0.25, 0.75, 0.1, 0.2, 0.6])
-    wanted = pytest.approx((0.5, 0.3))
-    assert page.both_axes(known, shares, shares) == wanted
+    right = torch.tensor([0.25, 0.75, 0.1, 0.2, 0.6])
+    admits = torch.tensor([0.5, 0.5, 0.3, 0.0, 0.9])
+    assert page.both_axes(known, right, admits) == pytest.approx((0.5, 0.4))
+    assert page.both_axes(~known, right, admits) == pytest.approx((0.3, 0.5))
 
 
-# The student
-
-
-@pytest.mark.parametrize(("seed", "beta"), [(0, 0.1), (1, 1.0), (2, 4.0)])
+@pytest.mark.parametrize(("seed", "beta"), [(0, 0.1), (2, 4.0)])
 def test_a_student_is_the_tilt(seed, beta):
     rewards = torch.randn(4, 3, generator=generator(seed), dtype=torch.double)
     got = page.taught_replies(rewards, beta)

@@ -49,9 +49,7 @@ def middle(seed, B=4, D=6):
     return x, torch.randint(2, (B,), generator=generator(seed + 1))
 
 
-def test_a_misspelling_swaps_two_letters():
-    assert [rob.misspelled(w) for w in ("of", "the", "Mali", "heart")] == [
-        "of", "the", "Mlai", "haert"]  # fmt: skip
+def test_a_typo_swaps_two_letters_of_the_name():
     line = rob.edited_lines("France")["a typo in the name"]
     assert line == "The capital of Farnce is"
 
@@ -80,47 +78,27 @@ def test_what_is_said_of_a_capital():
 
 
 @cases(seeds, st.floats(0.01, 0.1))
-def test_attacks_on_a_linear_model_reach_the_closed_form(seed, eps):
+def test_an_attack_on_a_linear_model_reaches_the_closed_form(seed, eps):
     model, (x, labels) = linear(seed % 3), middle(seed)
     weight = model.weight[1 - labels] - model.weight[labels]  # (B, D)
     sign = rob.uphill(model, x, labels)
     assert torch.equal(sign, weight.sign())
-    for changed in (
-        rob.fgsm(model, x, labels, eps),
-        rob.pgd(model, x, labels, eps),
-        rob.pgd(model, x, labels, eps, steps=1, stride=1.0),
-    ):
-        rise = (weight * (changed - x)).sum(1)
+    for plan in {}, {"steps": 1, "stride": 1.0}:
+        rise = (weight * (rob.pgd(model, x, labels, eps, **plan) - x)).sum(1)
         close(rise, eps * weight.abs().sum(1), 1e-4)
     two = rob.pgd(model, x, labels, eps, steps=2, stride=0.25)
     close(two, x + eps / 2 * sign, 1e-6)
-    random = rob.random_signs(x, eps, generator(seed))
-    close((random - x).abs(), torch.full_like(x, eps), 1e-6)
-    assert ((weight * (random - x)).sum(1) <= eps * weight.abs().sum(1) + 1e-5).all()
+    start = x - eps / 2
+    once = rob.pgd(model, x, labels, eps, steps=1, stride=0.5, start=start)
+    close(once, start + eps / 2 * sign, 1e-6)
+    edges = (4 * x - 1.5).clamp(0, 1)
+    for plan in {"stride": 0.7}, {"steps": 3, "start": torch.rand_like(x)}:
+        changed = rob.pgd(model, edges, labels, 0.3, **plan)
+        assert changed.min() >= 0 and changed.max() <= 1
+        assert (changed - edges).abs().max() <= 0.3 + 1e-6
 
 
-@cases(seeds)
-def test_changes_stay_within_their_limits(seed):
-    model, (x, labels) = linear(), middle(seed)
-    x = ((x - 0.5) * 4 + 0.5).clamp(0, 1)
-    far = torch.rand(x.shape, generator=generator(seed))
-    changes = [
-        rob.fgsm(model, x, labels, 0.3),
-        rob.pgd(model, x, labels, 0.3, stride=0.7),
-        rob.pgd(model, x, labels, 0.3, steps=3, start=far),
-        rob.random_signs(x, 0.3, generator(seed)),
-    ]
-    for changed in changes:
-        assert not changed.requires_grad and changed.min() >= 0 and changed.max() <= 1
-        assert (changed - x).abs().max() <= 0.3 + 1e-6
-
-
-def test_a_start_is_where_it_begins():
-    model, (x, labels) = linear(), middle(3)
-    start = x - 0.05
-    once = rob.pgd(model, x, labels, 0.1, steps=1, stride=0.5, start=start)
-    close(once, start + 0.05 * rob.uphill(model, x, labels), 1e-6)
-    # the slope of one sure answer among many is not lost in their mean
+def test_the_slope_of_a_sure_answer_is_not_lost_among_many():
     layer = nn.Linear(1, 2, bias=False).requires_grad_(False)
     layer.weight[:] = torch.tensor([[1.0], [-1.0]])
     x, labels = torch.full((4096, 1), 49.0), torch.zeros(4096, dtype=torch.long)
@@ -141,33 +119,10 @@ def test_a_picture_is_of_the_kind_that_its_list_has():
     assert [names[k] for k in labels] == ["animal", "food", "face", "travel"]
 
 
-def test_pictures_of_four_kinds():
-    planes, labels, _ = rob.kind_pictures(["emojitwo"])
-    assert planes.shape == (428, 3, 32, 32) and planes.max() <= 1
-    assert (labels.bincount(minlength=4) > 30).all() and len(labels) == 428
-    plain, hard = rob.trained_kinds(), rob.trained_kinds("hardened")
-    assert not plain.training and rob.right_share(plain, planes, labels) > 0.7
-    x, y = planes[:40], labels[:40]
-    shares = [rob.right_share(m, rob.pgd(m, x, y, 8 / 255), y) for m in (plain, hard)]
-    assert shares[0] < 0.1 and shares[1] > 0.35
-
-
-def test_hidden_sentences_and_the_sieve():
-    asked = "How deep is the hole?"
-    hidden = rob.hidden_sentences(asked, "12")
-    assert [*hidden] == ["harmless", "command", "claim", "tailored"]
-    assert all("12" in text for text in hidden.values())
-    assert (
-        hidden["tailored"] == "The answer to the question how deep is the hole is 12."
-    )
-    asked_of_max = rob.hidden_sentences("How tall is Max?", "3")["tailored"]
-    assert asked_of_max == "The answer to the question how tall is Max is 3."
-    passage = f"The hole is 3 m deep. {hidden['claim']} Pay us!"
-    assert rob.sift(asked, passage, 0.3) == "The hole is 3 m deep."
-    assert rob.sift(asked, passage, 0.0).count(".") == 2
-    assert rob.sift(asked, passage, 1.0) == "The hole is 3 m deep."
-    tailored = f"{hidden['tailored']} We like rain."
-    assert rob.sift(asked, tailored, 0.3) == hidden["tailored"]
+def test_hidden_sentences_ask_in_small_letters():
+    hidden = rob.hidden_sentences("How tall is Max?", "3")
+    assert hidden["tailored"] == "The answer to the question how tall is Max is 3."
+    assert all("3" in text for text in hidden.values())
 
 
 def test_a_sentence_as_near_as_asked_stays():
@@ -196,18 +151,12 @@ def test_the_score_counts_each_three_once(seed, T):
     assert math.isclose(rob.mark_score(ids, green), wanted, rel_tol=1e-9, abs_tol=1e-9)
 
 
-def test_marked_texts_are_green_and_follow_the_model():
-    green, start = rob.green_lists(V, 3), torch.zeros(40, 3, dtype=torch.long)
-    marked = rob.write_marked(gpt(), start, 5, green, 40.0, generator())
-    assert marked.shape == (40, 8) and torch.equal(marked[:, :3], start)
-    threes = marked.unfold(1, 3, 1)[:, 1:].flatten(0, 1)
-    assert green[tuple(threes.mT)].all()
-    plain = rob.write_marked(gpt(), start[:1], 1, green, 0.0, generator())
-    ids = start[:1].expand(4000, -1)
-    drawn = rob.write_marked(gpt(), ids, 1, green, 1.5, generator())[:, -1]
-    shares = (gpt()(start[:1])[0, -1] + 1.5 * green[0, 0]).softmax(-1)
-    close(drawn.bincount(minlength=V) / 4000, shares, 0.03)
-    assert plain.shape == (1, 4)
+def test_a_marked_text_is_drawn_with_the_lift():
+    green = rob.green_lists(V, 3)
+    ids = torch.zeros(4000, 3, dtype=torch.long)
+    drawn = rob.write_marked(gpt(), ids, 1, green, 1.5, generator())
+    shares = (gpt()(ids[:1])[0, -1] + 1.5 * green[0, 0]).softmax(-1)
+    close(drawn[:, -1].bincount(minlength=V) / 4000, shares, 0.03)
 
 
 def test_a_model_that_is_sure_is_lifted_off_its_way_by_more_than_it_is_sure():

@@ -1,26 +1,22 @@
 """Let SmolLM2 judge its own answers, and record what challenges/constitution shows.
 
-.venv/bin/python book/_tools/assets.py constitution (five minutes of two cores)
+.venv/bin/python book/_tools/assets.py constitution (ten minutes of a core)
 
 The drafts are SmolLM2's answers that ../hallucination keeps. Writes beside this file
 loop.json: how much the model approves of each draft, by three ways of asking, and of
 another country's capital, and for some of them its critique and revision by each
 principle; states.safetensors: its hidden states after the draft and after the other
-capital, in 16 bits; and critic.json: what the critics approve of, and what students of
-several teachers say, for each of SEEDS. A name, such as `critic`, makes that part
-alone, from the parts before.
-
-A word that isn't in words.txt, which was read by people, is stored as three dots.
+capital, in 16 bits; and critic.json: what the critics approve of, for each of SEEDS,
+and what students of several teachers say. A name, such as `critic`, makes that part
+alone, from the parts before. A word that isn't in ../reviewed/words.json is stored as
+three dots.
 """
 
-import json
-import re
 from collections.abc import Iterator
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from assets import machine, make_parts, read_json
+from assets import machine, make_parts, read_json, reviewed
 from safetensors.torch import load_file
 
 from fieldguide.challenges import constitution as page
@@ -37,8 +33,6 @@ NAMES = "draft", "twin"
 KINDS = "right", "wrong", "invented"
 EACH = 12  # of each kind go through the loop
 SEEDS = range(3)
-TAUGHT = 1  # of the seeds, by DPO
-PLAN = {"steps": 300, "batch": 128, "rate": 3e-3, "warmup": 20, "decay": 0.0}
 BETA, SLIPS = 0.5, 0.25
 LAYER = 15  # in the middle of 30
 QUESTION = (
@@ -51,8 +45,8 @@ ASKS = ("keep", "Yes", "No"), ("break", "No", "Yes")
 
 def drafts() -> list[dict]:
     """SmolLM2's stored answers: a country, its capital or "", the draft, its kind."""
-    path, found = asset("hallucination", "capitals.json"), []
-    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+    found = []
+    for row in read_json(asset("hallucination", "capitals.json"))["rows"]:
         draft, capital = row["plain"][0], row["capital"]
         right = capital and page.same_name(draft, capital)
         kind = "right" if right else "wrong" if capital else "invented"
@@ -64,116 +58,75 @@ def drafts() -> list[dict]:
     return found
 
 
-def looped(rows: list[dict]) -> set[int]:
-    """Places of those that go through the loop, EACH of a kind, evenly drawn."""
-    places = set()
+def looped(rows: list[dict]) -> list[dict]:
+    """Those that go through the loop, EACH of a kind, evenly drawn."""
+    found = []
     for kind in KINDS:
-        some = [k for k, row in enumerate(rows) if row["kind"] == kind]
-        places |= {some[k * len(some) // EACH] for k in range(EACH)}
-    return places
+        some = [row for row in rows if row["kind"] == kind]
+        found += [some[k * len(some) // EACH] for k in range(EACH)]
+    return found
 
 
-def listed(text: str) -> str:
-    """A text without the words that nobody has read."""
-    known = set((HERE / "words.txt").read_text(encoding="utf-8").split())
-    words = r"[^\W\d_]+"
-    return re.sub(words, lambda m: m[0] if m[0].lower() in known else "...", text)
-
-
-def approval_lead(prompt, text: str, approve: str, reject: str) -> float:
-    """By how many nats the model prefers one word to another after a text."""
-    logits, encode = prompt.logits(text), smollm2_tokenizer().encode
-    return (logits[encode(approve)[0]] - logits[encode(reject)[0]]).item()
-
-
-def worked_lead(shown, country: str, draft: str) -> float:
-    """After worked examples: how far *known* leads *made up*."""
-    answer = f"The capital of {country} is {draft}."
-    text = f" {country}?\nDraft: {answer}\nCritique: This is"
-    return approval_lead(shown, text, " known", " made")
-
-
-def approval_leads(plain, shown, country: str, draft: str) -> list[float]:
-    """How much the model approves of a draft, by each way of asking."""
-    answer, found = f"The capital of {country} is {draft}.", []
+def approval_leads(plain, shown, country: str, name: str) -> list[float]:
+    """By how many nats the model approves of a capital, by each way of asking."""
+    encode, found = smollm2_tokenizer().encode, []
+    answer, asks = f"The capital of {country} is {name}.", []
     for verb, approve, reject in ASKS:
         ask = f"Does the answer {verb} the principle? Reply Yes or No.{ENDS}"
-        text = f" {country}?\nAnswer: {answer}\n{ask}"
-        found.append(approval_lead(plain, text, approve, reject))
-    return [*found, worked_lead(shown, country, draft)]
+        asks.append((plain, f"Answer: {answer}\n{ask}", approve, reject))
+    critique = f"Draft: {answer}\nCritique: This is"
+    asks.append((shown, critique, " known", " made"))  # after worked examples
+    for prompt, text, approve, reject in asks:
+        logits = prompt.logits(f" {country}?\n{text}")
+        lead = logits[encode(approve)[0]] - logits[encode(reject)[0]]
+        found.append(round(lead.item(), 3))
+    return found
 
 
 @torch.inference_mode()
-def state_after(prompt, country: str, draft: str) -> torch.Tensor:
-    """The residual stream after a draft's last token and LAYER: (D,)."""
-    ids = prompt.continued(f"The capital of {country} is {draft}")
+def state_after(prompt, country: str, name: str) -> torch.Tensor:
+    """The residual stream after a capital's last token and LAYER: (D,)."""
+    ids = prompt.continued(f"The capital of {country} is {name}")
     layers = run_layers(prompt.model, ids, prompt.cache)
     return [x for x, _ in layers][LAYER][0, -1].clone()
 
 
-def asked(rows: list[dict]):
-    """The leads and the hidden states of some drafts."""
-    torch.set_num_threads(1)
+def ask(rows: list[dict]) -> torch.Tensor:
+    """Write the leads into some drafts' rows; their hidden states, (N, 2, D)."""
     model, states = load_smollm2(), []
     plain = page.ReadOnce(model, QUESTION)
     shown = page.ReadOnce(model, page.loop_prompt(page.ADMIT))
     before = page.ReadOnce(model, BEFORE)
     for row in rows:
-        about = row["country"], row["draft"]
-        leads = approval_leads(plain, shown, *about)
-        row["leads"] = [round(lead, 3) for lead in leads]
-        lead = worked_lead(shown, row["country"], row["twin"])
-        row["twin_lead"] = round(lead, 3)
-        both = [state_after(before, row["country"], row[n]) for n in NAMES]
+        draft, twin = ((row["country"], row[name]) for name in NAMES)
+        row["leads"] = approval_leads(plain, shown, *draft)
+        row["twin_lead"] = approval_leads(plain, shown, *twin)[-1]
+        both = [state_after(before, *about) for about in (draft, twin)]
         states.append(torch.stack(both))
-    print(len(rows), "drafts asked about", flush=True)
-    return rows, torch.stack(states)
-
-
-def revised(task):
-    """Critiques and revisions of some drafts, by one principle."""
-    principle, rows = task
-    torch.set_num_threads(1)
-    prompt = page.ReadOnce(LlamaFast(load_smollm2()), page.loop_prompt(principle))
-    found = []
-    for row in rows:
-        pair = page.critique_and_revise(prompt, row["country"], row["draft"])
-        found.append([listed(text) for text in pair])
-    print(principle, *found[:2], flush=True)
-    return found
-
-
-def run(task):
-    action, argument = task
-    return action(argument)
+    return torch.stack(states)
 
 
 def loop() -> None:
     rows = drafts()
-    places = sorted(looped(rows))
-    some, half = [rows[k] for k in places], len(rows) // 2
-    principles = [*page.SHOWN]
-    tasks = [(revised, (each, some)) for each in principles]
-    tasks += [(asked, rows[:half]), (asked, rows[half:])]
-    with get_context("fork").Pool(2) as pool:
-        *texts, first, second = pool.map(run, tasks, chunksize=1)
-    rows = first[0] + second[0]
-    for place, *by_principle in zip(places, *texts, strict=True):
-        rows[place]["loop"] = dict(zip(principles, by_principle, strict=True))
-    record = {"machine": machine(), "rows": rows}
-    store(HERE / "loop.json", record)
-    states = torch.cat([first[1], second[1]]).half()
+    states = ask(rows).half()
+    for principle in page.SHOWN:
+        model = LlamaFast(load_smollm2())
+        prompt = page.ReadOnce(model, page.loop_prompt(principle))
+        for row in looped(rows):
+            pair = page.critique_and_revise(prompt, row["country"], row["draft"])
+            row.setdefault("loop", {})[principle] = [*map(reviewed, pair)]
+    store(HERE / "loop.json", {"machine": machine(), "rows": rows})
     found = {name: states[:, k].clone() for k, name in enumerate(NAMES)}
     store(HERE / "states.safetensors", found)
 
 
-def teach_student(rewards, beta: float, recipe: Recipe, generator) -> torch.Tensor:
+def teach_student(rewards, generator) -> torch.Tensor:
     """DPO from comparisons with these rewards: probabilities (N, 3).
 
     A question is one token, so is each of the replies 0, 1 and 2. What counts
     is how often it says one of them rather than the others.
     """
-    N = len(rewards)
+    N, recipe = len(rewards), Recipe(300, 128, rate=3e-3, warmup=20, decay=0.0)
     sizes = {"width": 32, "heads": 2, "layers": 1, "bias": False}
     model = new_gpt(GPTConfig(N + 3, 2, **sizes), recipe, generator)
     asked = torch.arange(N) + 3
@@ -191,67 +144,65 @@ def teach_student(rewards, beta: float, recipe: Recipe, generator) -> torch.Tens
         for each in (first, second)
     ]  # (3 N, 2) each
     share = (rewards[:, first] - rewards[:, second]).sigmoid().flatten()
-    voted = *pairs, share.float(), beta, recipe, generator
+    voted = *pairs, share.float(), BETA, recipe, generator
     model = learn_from_pairs(model, *voted, end=N + 3)  # nothing ends it
     return said().detach().exp().double()
 
 
-def critic() -> None:
-    rows = read_json(HERE / "loop.json")["rows"]
-    good = torch.tensor([row["kind"] == "right" for row in rows])
+def verdicts(rows, seed: int, seen: bool) -> torch.Tensor:
+    """What a critic approves of, drafts and twins: (N, 2)."""
     states = load_file(HERE / "states.safetensors")
+    good = torch.tensor([row["kind"] == "right" for row in rows])
     both = [states[name].double() for name in NAMES]
-    kinds = {k: torch.tensor([r["kind"] == k for r in rows]) for k in KINDS}
-    record, runs = {}, []
-    leads = torch.tensor([[row["leads"][2], row["twin_lead"]] for row in rows])
-    slips = torch.full((len(rows), 2), SLIPS).double()
-    truth = torch.stack([good, torch.zeros_like(good)], -1)
+    generator = torch.Generator().manual_seed(seed)
+    return page.cross_judged(*both, good, generator, seen).T > 0
+
+
+def approved_shares(rows, approves) -> dict:
+    """Of each kind of draft, and of the twins, the share that is approved of."""
+    found = {"twins": round(approves[:, 1].double().mean().item(), 4)}
+    for kind in KINDS:
+        its = torch.tensor([row["kind"] == kind for row in rows])
+        found[kind] = round(approves[its, 0].double().mean().item(), 4)
+    return found
+
+
+def critic() -> None:
+    rows, runs = read_json(HERE / "loop.json")["rows"], []
+    critics = {"critic": False, "critic that has seen twins": True}
     for seed in SEEDS:
-        verdicts = {"people": truth, "words": leads > 0}
-        for name, seen in (("critic", False), ("critic that has seen twins", True)):
-            generator = torch.Generator().manual_seed(seed)
-            scores = page.cross_judged(*both, good, generator, seen)
-            verdicts[name] = scores.T > 0
-            approved = verdicts[name].double()
-            shares = {k: approved[its, 0].mean().item() for k, its in kinds.items()}
-            shares["twins"] = approved[:, 1].mean().item()
-            runs.append({"seed": seed, "judge": name} | rounded(shares))
-        for name, approves in verdicts.items():
-            reward = page.rewards_of_votes(approves, slips)
-            row = {"seed": seed, "taught by": name}
-            said = {"exact": page.taught_replies(reward, BETA)}
-            if seed < TAUGHT:
-                generator = torch.Generator().manual_seed(seed)
-                plan = Recipe(**PLAN)
-                said["trained"] = teach_student(reward, BETA, plan, generator)
-            for how, q in said.items():
-                row[how] = [round(v, 4) for v in page.both_axes(good, q[:, 0], q[:, 2])]
-            runs.append(row)
-            print(row, flush=True)
-    store(HERE / "critic.json", record | {"runs": runs})
-
-
-def rounded(shares: dict) -> dict:
-    return {name: round(value, 4) for name, value in shares.items()}
+        for name, seen in critics.items():
+            shares = approved_shares(rows, verdicts(rows, seed, seen))
+            runs.append({"seed": seed, "judge": name} | shares)
+    good = torch.tensor([row["kind"] == "right" for row in rows])
+    leads = torch.tensor([[row["leads"][2], row["twin_lead"]] for row in rows])
+    teachers = {"people": torch.stack([good, torch.zeros_like(good)], -1)}
+    teachers["words"] = leads > 0
+    teachers |= {name: verdicts(rows, 0, seen) for name, seen in critics.items()}
+    slips = torch.full((len(rows), 2), SLIPS).double()
+    for name, approves in teachers.items():
+        rewards = page.rewards_of_votes(approves, slips)
+        said = {"exact": page.taught_replies(rewards, BETA)}
+        said["trained"] = teach_student(rewards, torch.Generator().manual_seed(0))
+        row = {"seed": 0, "taught by": name}
+        for how, q in said.items():
+            row[how] = [round(v, 4) for v in page.both_axes(good, q[:, 0], q[:, 2])]
+        runs.append(row)
+    store(HERE / "critic.json", {"runs": runs})
 
 
 def remade() -> Iterator[tuple]:
     """The first draft asked about; what the first critic approves of, give or take."""
     kept = read_json(HERE / "critic.json")["runs"][0]
     rows = read_json(HERE / "loop.json")["rows"]
-    states = load_file(HERE / "states.safetensors")
-    (again,), both = asked([dict(rows[0])])
-    yield rows[0]["leads"], again["leads"], 0.02
+    states, again = load_file(HERE / "states.safetensors"), [dict(rows[0])]
+    both = ask(again)[0]
+    yield rows[0]["leads"], again[0]["leads"], 0.02
     first = torch.stack([states[name][0].float() for name in NAMES])
-    yield 0, ((both[0] - first).norm() / first.norm()).item(), 0.01
-    both = [states[name].double() for name in NAMES]
-    good = torch.tensor([row["kind"] == "right" for row in rows])
-    generator = torch.Generator().manual_seed(kept["seed"])
-    approved = (page.cross_judged(*both, good, generator) > 0).double()
-    for kind in KINDS:
-        its = torch.tensor([row["kind"] == kind for row in rows])
-        yield kept[kind], approved[0, its].mean().item(), 0.05
-    yield kept["twins"], approved[1].mean().item(), 0.05
+    yield 0, ((both - first).norm() / first.norm()).item(), 0.01
+    shares = approved_shares(rows, verdicts(rows, kept["seed"], False))
+    for name, share in shares.items():
+        yield kept[name], share, 0.05
 
 
 if __name__ == "__main__":

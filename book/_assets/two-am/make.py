@@ -4,13 +4,9 @@
 
 Fills answers.json beside this file, which holds the programs. For each wording, pair of
 TWINS and program of the pair: what the model writes, up to the end of its first block
-of code, and how likely it finds the two lines of which each mends one program (nats);
-for the first wording also without the error message (silent). `gaps` says by how much,
-at the closest choice of each answer, the chosen token led (in logits): where that is
-far above a rounding error, another processor writes the same text.
+of code, and how likely it finds the two lines of which each mends one program (nats).
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,31 +25,24 @@ TOKENS = 192  # an answer has no more
 TWINS = read_json(HERE / "answers.json")["twins"]
 
 
-def cells() -> dict[str, str]:
-    """The notebook's code, {id: source}."""
-    found = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    return {c["id"]: "".join(c["source"]) for c in found if c["cell_type"] == "code"}
-
-
 def book() -> dict:
-    """The names that the cells define, and the model."""
+    """The names that the notebook's cells define, and the model."""
     names = {**vars(real_model), "tokenizer": smollm2_tokenizer()}
     names["model"] = real_model.load_smollm2()
+    cells = {cell["id"]: cell["source"] for cell in read_json(NOTEBOOK)["cells"]}
     for i in CELLS:
-        exec(cells()[i], names)
+        exec("".join(cells[i]), names)
     return names
 
 
-def one_block(stop: int, gaps: list, tokenizer):
-    """A greedy `choose` that stops after a block of code; lists each token's lead."""
+def one_block(stop: int, tokenizer):
+    """A greedy `choose` that stops after a block of code."""
     fences = 0
 
     def choose(logits):
         nonlocal fences
         if fences == 2:
             return stop
-        first, second = logits.topk(2).values.tolist()
-        gaps.append(first - second)
         token = real_model.greedy(logits)
         fences += "```" in tokenizer.decode([token])
         return token
@@ -61,21 +50,15 @@ def one_block(stop: int, gaps: list, tokenizer):
     return choose
 
 
-def ask(names: dict, quick, first: str, twin: list, wording: str) -> dict:
-    """An answer, its closest choice, and the likelihood of the two lines."""
+def ask(names: dict, quick, first: str, twin: list, wording: str):
+    """An answer, and the likelihood of the two lines."""
     tokenizer, (failing, error, *lines) = names["tokenizer"], twin[2:]
-    stop, gaps = tokenizer.encode("<|im_end|>"), []
+    stop = tokenizer.encode("<|im_end|>")
     asked = names["chat"](names["plea"](first, failing, error, wording))
-    choose = one_block(stop[0], gaps, tokenizer)
+    choose = one_block(stop[0], tokenizer)
     ids = real_model.complete(quick, asked, TOKENS, stop=stop, choose=choose)
-    found = {"answers": tokenizer.decode(ids), "gaps": round(min(gaps), 4)}
-    told = {"nats": error}
-    if wording == names["WORDINGS"][0]:
-        told["silent"] = ""
-    for name, message in told.items():
-        nats = names["line_likelihoods"](first, failing, message, lines, wording)
-        found[name] = [round(each, 3) for each in nats]
-    return found
+    nats = names["line_likelihoods"](first, failing, error, lines, wording)
+    return tokenizer.decode(ids), [round(each, 3) for each in nats]
 
 
 def remade() -> Iterator[tuple]:
@@ -97,13 +80,13 @@ def remade() -> Iterator[tuple]:
 def main() -> None:
     names = book()
     quick = real_model.LlamaFast(names["model"])
-    record = {"twins": TWINS}
+    record = {"twins": TWINS, "answers": [], "nats": []}
     for wording in names["WORDINGS"]:
         for twin in TWINS:
             both = [ask(names, quick, first, twin, wording) for first in twin[:2]]
-            for name in both[0]:
-                record.setdefault(name, []).append([each[name] for each in both])
-            print(len(record["answers"]), both, flush=True)
+            answers, nats = zip(*both, strict=True)
+            record["answers"].append(answers)
+            record["nats"].append(nats)
     store(HERE / "answers.json", record)
 
 

@@ -27,37 +27,30 @@ def same_name(left: str, right: str):
         plain.append("".join(kept).replace("kiev", "kyiv"))
     return plain[0] == plain[1]
 
-# %% ../../challenges/constitution.ipynb #prompts-more
-EDINBURGH = "The capital of Scotland is Edinburgh."
-CARDIFF = "The capital of Wales is Cardiff."
-SCOTLAND_AND_WALES = [
-    ("Scotland", "Glasgow", "This is false.", EDINBURGH),
-    ("Wales", "Cardiff", "This is right.", CARDIFF),
-]
-
 # %% ../../challenges/constitution.ipynb #prompts
-SOURCE = "name a source"
-ADMIT = "say if you do not know"
+SOURCE, ADMIT = "name a source", "say if you do not know"
 CORRECT = "correct what is false"
-SPAIN = "The capital of Spain is Madrid."
-IRELAND = "The capital of Ireland is Dublin."
 NO_SOURCE, ATLAS = "It does not name a source.", "According to the atlas, t"
-UNKNOWN = "I do not know the capital of"
+KNOWN, MADE_UP = "This is known.", "This is made up."
+FALSE, RIGHT = "This is false.", "This is right."
+THE, UNKNOWN = "The capital of ", "I do not know the capital of "
+SPAIN, IRELAND = THE + "Spain is Madrid.", THE + "Ireland is Dublin."
 SHOWN = {  # country, what the draft says, the critique, the revision
     SOURCE: [
         ("Spain", "Madrid", NO_SOURCE, ATLAS + SPAIN[1:]),
         ("Ireland", "Dublin", NO_SOURCE, ATLAS + IRELAND[1:]),
     ],
     ADMIT: [
-        ("Spain", "Madrid", "This is known.", SPAIN),
-        ("Atlantis", "Berna", "This is made up.", f"{UNKNOWN} Atlantis."),
-        ("Ireland", "Dublin", "This is known.", IRELAND),
-        ("Lemuria", "Talos", "This is made up.", f"{UNKNOWN} Lemuria."),
+        ("Spain", "Madrid", KNOWN, SPAIN),
+        ("Atlantis", "Berna", MADE_UP, UNKNOWN + "Atlantis."),
+        ("Ireland", "Dublin", KNOWN, IRELAND),
+        ("Lemuria", "Talos", MADE_UP, UNKNOWN + "Lemuria."),
     ],
     CORRECT: [
-        ("Spain", "Barcelona", "This is false.", SPAIN),
-        ("Ireland", "Dublin", "This is right.", IRELAND),
-        *SCOTLAND_AND_WALES,
+        ("Spain", "Barcelona", FALSE, SPAIN),
+        ("Ireland", "Dublin", RIGHT, IRELAND),
+        ("Scotland", "Glasgow", FALSE, THE + "Scotland is Edinburgh."),
+        ("Wales", "Cardiff", RIGHT, THE + "Wales is Cardiff."),
     ],
 }
 
@@ -95,12 +88,12 @@ class ReadOnce:
 
 # %% ../../challenges/constitution.ipynb #write-line
 @torch.inference_mode()
-def write_line(prompt: ReadOnce, text: str, most: int = 24):
+def write_line(prompt: ReadOnce, text: str):
     """The rest of the line that the model writes after prompt and text."""
     tokenizer, made = smollm2_tokenizer(), []
     (end,) = tokenizer.encode("\n")
     token = prompt.logits(text).argmax().item()
-    while token != end and len(made) < most:
+    while token != end and len(made) < 24:
         made.append(token)
         new = torch.tensor([[token]])
         x = prompt.model.residual(new, prompt.cache)
@@ -130,32 +123,21 @@ class Critic(NamedTuple):
         return ((states - self.mean) / self.scale) @ self.weights - self.middle
 
 # %% ../../challenges/constitution.ipynb #fit-critic
-def fit_critic(
-    states: Float[Tensor, "N D"],
-    right: Bool[Tensor, " N"],
-    generator: torch.Generator,
-    pairs: int = 1000,
-):
+def fit_critic(states, right, generator, pairs=1000):
     """A critic of drafts from labels: the reward of good beats that of bad."""
-    mean, scale = states.mean(0), states.std(0).clamp(min=1e-6)
-    x, places = (states - mean) / scale, []
+    mean, scale = states.mean(0), states.std(0)
+    x, drawn = (states - mean) / scale, []
     for kind in right, ~right:
         some = kind.nonzero()[:, 0]
-        drawn = torch.randint(len(some), (pairs,), generator=generator)
-        places.append(some[drawn])
-    weights = fit_reward(x[places[0]], x[places[1]], 1.0)
+        places = torch.randint(len(some), (pairs,), generator=generator)
+        drawn.append(x[some[places]])
+    weights = fit_reward(*drawn, 1.0)
     points = x @ weights
     middle = (points[right].mean() + points[~right].mean()) / 2
     return Critic(mean, scale, weights, middle.item())
 
 # %% ../../challenges/constitution.ipynb #cross-judged
-def cross_judged(
-    drafts: Float[Tensor, "N D"],
-    twins: Float[Tensor, "N D"],
-    right: Bool[Tensor, " N"],
-    generator: torch.Generator,
-    seen: bool = False,
-):
+def cross_judged(drafts, twins, right, generator, seen=False):
     """Scores of drafts and of twins, (2, N), by critics that know neither.
 
     Of two critics, each learns from half of the drafts and judges the other
@@ -163,8 +145,7 @@ def cross_judged(
     """
     order = torch.randperm(len(right), generator=generator)
     scores = drafts.new_zeros(2, len(right))
-    for own, other in ((0, 1), (1, 0)):
-        own, other = order[own::2], order[other::2]
+    for own, other in ((order[0::2], order[1::2]), (order[1::2], order[0::2])):
         states, labels = drafts[own], right[own]
         if seen:
             states = torch.cat([states, twins[own]])
@@ -184,43 +165,34 @@ def taught_replies(rewards: Float[Tensor, "N 3"], beta: float):
     return torch.stack([tilted(start, each, beta) for each in rewards])
 
 # %% ../../challenges/constitution.ipynb #votes
-def rewards_of_votes(
-    approves: Bool[Tensor, "N 2"], wrong: Float[Tensor, "N 2"]
-):
+def rewards_of_votes(approves: Bool[Tensor, "N 2"], wrong):
     """Rewards (N, 3) of the draft, of the twin and of "I do not know".
 
     approves: of the first two, by the teacher. wrong: how many votes differ.
     """
-    lead = ((1 - wrong) / wrong).log()
+    lead = ((1 - wrong) / wrong).log()  # (N, 2)
     return F.pad(torch.where(approves, lead, -lead), (0, 1))
 
 # %% ../../challenges/constitution.ipynb #both-axes
 def both_axes(known: Bool[Tensor, " N"], right: Tensor, admits: Tensor):
     """(helpful, honest): right where it knows, admits where it doesn't."""
-    right, admits = right[known].double(), admits[~known].double()
-    return right.mean().item(), admits.mean().item()
+    return right[known].mean().item(), admits[~known].mean().item()
 
 # %% ../../challenges/constitution.ipynb #check-lapses
 @graded
 def check_lapses(fn):
     """Is fn(right, admits) the share of replies that are neither?"""
-    for right, admits in (
-        ([1, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 1]),
-        ([0, 0, 1, 1], [0, 1, 0, 0]),
-    ):
-        right, admits = (torch.tensor(x).bool() for x in (right, admits))
-        got = answer_of(fn, right.clone(), admits.clone(), like=1.0)
-        both = ~right & ~admits
-        wanted, n = both.double().mean().item(), len(right)
-        causes = {
-            float(both.sum()): "that's how many, not which share",
-            1 - right.double().mean().item(): "an admission is no lapse",
-            1 - admits.double().mean().item(): "a right reply is no lapse",
-            1 - wanted: "that's the share of the others",
-            both.sum().item() / max((~right).sum().item(), 1): "the share is "
-            "of all replies, not of those that aren't right",
-        }
-        is_near(f"lapses of {n} replies", got, wanted, causes, abs_tol=1e-6)
+    right = torch.tensor([1, 0, 0, 0, 0, 0, 0]).bool()
+    admits = torch.tensor([0, 1, 0, 0, 0, 0, 1]).bool()
+    got = answer_of(fn, right.clone(), admits.clone(), like=1.0)
+    causes = {
+        4.0: "that's how many, not which share",
+        6 / 7: "an admission is no lapse",
+        5 / 7: "a right reply is no lapse",
+        3 / 7: "that's the share of the others",
+        4 / 6: "the share is of all replies, not of those that aren't right",
+    }
+    is_near("lapses of 7 replies", got, 4 / 7, causes, abs_tol=1e-6)
     return "lapses is right."
 
 # %% ../../challenges/constitution.ipynb #check-least-strict
@@ -229,51 +201,40 @@ def check_least_strict(fn):
     """Is fn(scores, known, honest) the lowest strictness that will do?"""
     scores = torch.tensor([3.0, -1.0, 0.5, 2.0, -2.0, 1.0])
     known = torch.tensor([True, False, False, True, False, False])
-
-    def lowest(stops, some, share):
-        for s in scores.sort().values.tolist():
-            if stops(scores[some], s).double().mean() >= share:
-                return s
-        return math.inf
-
-    for honest in (0.75, 0.5, 1.0):
+    above = "a draft at the strictness isn't above it, so it is stopped"
+    for honest, right, strict, all_of_them in (
+        (0.75, 0.5, 1.0, 2.0),
+        (0.5, -1.0, 0.5, 0.5),
+    ):
         got = answer_of(fn, scores.clone(), known.clone(), honest, like=1.0)
-        right = lowest(torch.le, ~known, honest)
         causes = {
-            lowest(torch.lt, ~known, honest): "a draft at the strictness "
-            "isn't above it, so it is stopped",
-            lowest(torch.le, known | ~known, honest): "only the drafts that "
-            "aren't right count",
-            lowest(torch.le, known, honest): "that stops the right ones",
+            strict: above,
+            all_of_them: "only the drafts that aren't right count",
             3.0: "that's the highest; look for the lowest that will do",
         }
-        case = f"least_strict, honest {honest}"
-        is_near(case, got, right, causes, rel_tol=1e-9)
+        is_near(f"least_strict, honest {honest}", got, right, causes)
     return "least_strict is right."
 
 # %% ../../challenges/constitution.ipynb #check-says-false
 @graded
 def check_says_false(fn):
     """Is fn(before, wrong, beta) what the taught student says?"""
-    for before, wrong, beta in ((0.8, 0.25, 0.5), (0.3, 0.6, 0.25)):
-        odds = wrong / (1 - wrong)
+    before, wrong, beta = 0.8, 0.25, 0.5
+    got = answer_of(fn, before, wrong, beta, like=1.0)
 
-        def after(factor, before=before):
-            return before * factor / (before * factor + 1 - before)
+    def after(factor, before=before):
+        return before * factor / (before * factor + 1 - before)
 
-        got = answer_of(fn, before, wrong, beta, like=1.0)
-        right = after(odds ** (1 / beta))
-        causes = {
-            after(odds): "beta is missing",
-            after(odds**beta): "divide the reward by beta",
-            after(
-                wrong ** (1 / beta)
-            ): "take the odds of the votes, wrong to right",
-            after(odds ** (-1 / beta)): "the odds are upside down",
-            before * odds ** (1 / beta): "divide by the sum",
-            odds ** (1 / beta)
-            / (odds ** (1 / beta) + 1): "where it began counts too",
-        }
-        case = f"says_false({before}, {wrong}, {beta})"
-        is_near(case, got, right, causes)
+    odds = wrong / (1 - wrong)
+    factor = odds ** (1 / beta)
+    causes = {
+        after(odds): "beta is missing",
+        after(odds**beta): "divide the reward by beta",
+        after(wrong ** (1 / beta)): "take the odds of the votes",
+        after(1 / factor): "the odds are upside down",
+        before * factor: "divide by the sum",
+        after(factor, 0.5): "where it began counts too",
+    }
+    case = f"says_false({before}, {wrong}, {beta})"
+    is_near(case, got, after(factor), causes)
     return "says_false is right."

@@ -3,48 +3,18 @@
 # fmt: off
 
 # %% ../../challenges/cost.ipynb #imports
-import math
-from dataclasses import dataclass
-
 from ..check import answer_of, graded, is_near
 
-# %% ../../challenges/cost.ipynb #chip
-@dataclass(frozen=True)
-class Chip:
-    """What a processor did in a training run, and what it drew."""
-
-    rate: float  # operations a second that it reached
-    watts: float  # with its share of the server
-
-# %% ../../challenges/cost.ipynb #compute-bill
-def compute_bill(
-    operations: float,
-    chip: Chip,
-    grid: float,
-    price: float,
-    pue: float = 1.1,
-    water: float = 4.2,
-):
-    """By operations, g of CO2 a kWh, $ a chip and hour, litres a kWh."""
-    hours = operations / chip.rate / 3600
-    energy = hours * chip.watts * pue / 1e6  # MWh
-    return {
-        "hours": hours,
-        "MWh": energy,
-        "tonnes": energy * grid / 1000,
-        "m³": energy * water,
-        "$": hours * price,
-    }
-
-# %% ../../challenges/cost.ipynb #even-after
-def even_after(read: float, slower: float = 1, prompt: float = 0):
-    """Tokens written until answers have cost as much as training."""
-    return 3 * read / (slower + prompt)
-
-# %% ../../challenges/cost.ipynb #check-budget-mistakes
-def budget_mistakes(pue, watts):
-    """{how many times too much: its likely cause}."""
-    return {
+# %% ../../challenges/cost.ipynb #check-parameters-for
+@graded
+def check_parameters_for(fn):
+    """Does fn give the parameters that a budget allows?"""
+    run = 24.7, 366e9, 99e12, 400, 1.2, 57
+    got = answer_of(fn, *run, like=1.0)
+    tonnes, read, each, watts, pue, grid = run
+    joules = tonnes * 1e6 / grid * 3.6e6 / pue
+    right = joules / watts * each / (6 * read)
+    factors = {  # how many times too much
         3: "training takes six operations, and you counted two",
         6: "training takes six operations for a parameter and a token",
         pue: "the building's share is missing: divide by `pue`",
@@ -56,66 +26,45 @@ def budget_mistakes(pue, watts):
         watts: "joules divided by `watts` are seconds",
         watts**2: "joules divided by `watts` are seconds",
     }
-
-# %% ../../challenges/cost.ipynb #check-parameters-for
-@graded
-def check_parameters_for(fn):
-    """Does fn give the parameters that a budget allows?"""
-    for run in (
-        (24.7, 366e9, 99e12, 400, 1.2, 57),
-        (5000, 15.6e12, 400e12, 1050, 1.1, 429),
-        (10, 1e12, 99e12, 330, 1.5, 30),
-    ):
-        got = answer_of(fn, *run, like=1.0)
-        tonnes, read, each, watts, pue, grid = run
-        joules = tonnes * 1e6 / grid * 3.6e6 / pue
-        right = joules / watts * each / (6 * read)
-        factors = budget_mistakes(pue, watts)
-        causes = {right * factor: why for factor, why in factors.items()}
-        is_near(f"parameters_for{run}", got, right, causes)
+    causes = {right * factor: why for factor, why in factors.items()}
+    is_near(f"parameters_for{run}", got, right, causes)
     return "parameters_for is right."
 
 # %% ../../challenges/cost.ipynb #check-recount
 @graded
 def check_recount(fn):
     """Does fn count everything, location-based?"""
-    for case in (
-        (100, 400, 600, 1.1, 0.9),
-        (24.7, 400, 500, 1.2, 0.2),
-    ):
-        got = answer_of(fn, *case, like=1.0)
-        printed, chip, server, pue, bought = case
-        right = printed / (1 - bought) * server / chip * pue
-        causes = {
-            1 - bought: "what was bought is still subtracted",
-            (1 - bought) ** 2: "divide: the printed tonnes are what was left",
-            (1 - bought) / bought: "`1 - bought` is what was left",
-            chip / server: "the rest of the server is missing",
-            (chip / server) ** 2: "a server draws more than its chips",
-            1 / pue: "the cooling is missing: times `pue`",
-            1 / pue**2: "cooling makes it more: multiply",
-        }
-        causes = {right * factor: why for factor, why in causes.items()}
-        is_near(f"recount{case}", got, right, causes)
+    case = printed, chip, server, pue, bought = 100, 400, 600, 1.1, 0.9
+    got = answer_of(fn, *case, like=1.0)
+    right = printed / (1 - bought) * server / chip * pue
+    causes = {
+        1 - bought: "what was bought is still subtracted",
+        (1 - bought) ** 2: "divide: the printed tonnes are what was left",
+        (1 - bought) / bought: "`1 - bought` is what was left",
+        chip / server: "the rest of the server is missing",
+        (chip / server) ** 2: "a server draws more than its chips",
+        1 / pue: "the cooling is missing: times `pue`",
+        1 / pue**2: "cooling makes it more: multiply",
+    }
+    causes = {right * factor: why for factor, why in causes.items()}
+    is_near(f"recount{case}", got, right, causes)
     return "recount is right."
 
 # %% ../../challenges/cost.ipynb #check-share-of-answers
 @graded
 def check_share_of_answers(fn):
     """Does fn give the answers' share of all energy?"""
-    for case in (300e9, 225e9, 4), (15e12, 60e12, 2), (1e12, 1e11, 1.5):
-        got = answer_of(fn, *case, like=1.0)
-        read, written, slower = case
-        once, later = 6 * read, 2 * slower * written
-        right = later / (once + later)
-        causes = {
-            later / once: "divide by the sum, not by training alone",
-            once / (once + later): "that's the share of training",
-            written / (read + written): "read costs six, written two",
-            slower * written / (read + slower * written): "six and two: a "
-            "token read takes three times the operations",
-            2 * written / (once + 2 * written): "`slower` is missing",
-            written / (slower * 3 * read + written): "multiply by `slower`",
-        }
-        is_near(f"share_of_answers{case}", got, right, causes)
+    case = read, written, slower = 15e12, 60e12, 2
+    got = answer_of(fn, *case, like=1.0)
+    once, later = 6 * read, 2 * slower * written
+    causes = {
+        later / once: "divide by the sum, not by training alone",
+        once / (once + later): "that's the share of training",
+        60 / 75: "read costs six, written two",
+        120 / 135: "six and two: a token read takes three times as many",
+        120 / 210: "`slower` is missing",
+        60 / 150: "multiply by `slower`",
+    }
+    right = later / (once + later)
+    is_near(f"share_of_answers{case}", got, right, causes)
     return "share_of_answers is right."

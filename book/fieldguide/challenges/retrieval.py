@@ -4,11 +4,9 @@
 
 # %% ../../challenges/retrieval.ipynb #imports
 import functools
-import itertools
 import math
 import re
 from collections import Counter
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -61,30 +59,26 @@ def spelled(text):
     return re.findall(r"[^\W_]+", text.lower())
 
 
-def idf(holders: int, passages: int):
-    """A word's weight, if so many of the passages hold it; as in Lucene."""
-    return math.log(1 + (passages - holders + 0.5) / (holders + 0.5))
-
-
-def bm25_weights(passages: list[str], k: float = 1.2, b: float = 0.75):
+class BM25:
     """What each word of each passage is worth. Robertson and Zaragoza 2009."""
-    counts = [Counter(spelled(passage)) for passage in passages]
-    holders = Counter(word for count in counts for word in count)
-    mean = sum(count.total() for count in counts) / len(counts)
-    found = []
-    for count in counts:
-        room = k * (1 - b + b * count.total() / mean)
-        grown = {w: n * (k + 1) / (n + room) for w, n in count.items()}
-        rare = {w: idf(holders[w], len(counts)) for w in count}
-        found.append({w: rare[w] * grown[w] for w in count})
-    return found
 
+    def __init__(self, passages: list[str], k: float = 1.2, b: float = 0.75):
+        counts = [Counter(spelled(passage)) for passage in passages]
+        holders = Counter(word for count in counts for word in count)
+        mean = sum(count.total() for count in counts) / len(counts)
+        self.idf, self.worth, N = {}, [], len(passages)
+        for word, n in holders.items():  # as in Lucene
+            self.idf[word] = math.log(1 + (N - n + 0.5) / (n + 0.5))
+        for count in counts:
+            room = k * (1 - b + b * count.total() / mean)
+            grown = {w: n * (k + 1) / (n + room) for w, n in count.items()}
+            self.worth.append({w: self.idf[w] * x for w, x in grown.items()})
 
-def bm25_scores(weights: list[dict], question: str):
-    """Each passage's BM25 for a question, (N,); -inf if it has no word."""
-    asked = {*spelled(question)}
-    worth = [sum(w.get(a, 0.0) for a in asked) for w in weights]
-    return torch.tensor([each or -math.inf for each in worth])
+    def scores(self, question: str):
+        """Each passage's, (N,); -inf if it has no word of the question."""
+        asked = {*spelled(question)}
+        worth = [sum(w.get(a, 0.0) for a in asked) for w in self.worth]
+        return torch.tensor([each or -math.inf for each in worth])
 
 # %% ../../challenges/retrieval.ipynb #fuse
 def reciprocal_rank_fusion(scores: list[Tensor], k: int = 60):
@@ -107,46 +101,25 @@ class PassageIndex:
     """Passages that can be found by their words and by their meaning."""
 
     def __init__(self, passages: list[str]):
-        self.passages = passages
-        self.weights = bm25_weights(passages)
+        self.passages, self.bm25 = passages, BM25(passages)
         self.vectors, self.tokens = embed_texts(passages)
 
+    def rerank(self, tokens: Float[Tensor, "Q D"], places: list[int]):
+        """Pairs of a place and its MaxSim, the best first."""
+        found = [(p, maxsim(tokens, self.tokens[p])) for p in places]
+        return sorted(found, key=lambda pair: -pair[1])
 
-class Found(NamedTuple):
-    """A passage that was found."""
-
-    place: int  # in the index
-    passage: str
-    score: float  # MaxSim
-
-# %% ../../challenges/retrieval.ipynb #find
-def rerank(
-    index: PassageIndex, tokens: Float[Tensor, "Q D"], places: list[int]
-):
-    """Put the passages at `places` in the order of their MaxSim."""
-    found = [
-        Found(p, index.passages[p], maxsim(tokens, index.tokens[p]))
-        for p in places
-    ]
-    return sorted(found, key=lambda each: -each.score)
-
-
-def find_passages(
-    index: PassageIndex, question: str, k: int = 5, among: int = 10
-):
-    """The k best passages: fused, then the first `among` reranked."""
-    (meaning,), (tokens,) = embed_texts([question])
-    near = index.vectors @ meaning  # (N,)
-    words = bm25_scores(index.weights, question)
-    fused = reciprocal_rank_fusion([words, near])
-    best = [*zip(fused.tolist(), near.tolist(), range(len(near)))]
-    places = [place for *_, place in sorted(best, reverse=True)[:among]]
-    return rerank(index, tokens, places)[:k]
+    def find(self, question: str, k: int = 5, among: int = 10):
+        """The k best: fused, then the first `among` reranked."""
+        (meaning,), (tokens,) = embed_texts([question])
+        near = self.vectors @ meaning  # (N,)
+        fused = reciprocal_rank_fusion([self.bm25.scores(question), near])
+        best = [*zip(fused.tolist(), near.tolist(), range(len(near)))]
+        places = [place for *_, place in sorted(best, reverse=True)[:among]]
+        return self.rerank(tokens, places)[:k]
 
 # %% ../../challenges/retrieval.ipynb #nearest
-def exact_nearest(
-    vectors: Float[Tensor, "N D"], asked: Float[Tensor, "Q D"], k: int
-):
+def exact_nearest(vectors: Float[Tensor, "N D"], asked: Tensor, k: int):
     """Places of the k vectors with the largest products, (Q, k)."""
     return (asked @ vectors.mT).topk(k).indices
 
@@ -161,110 +134,84 @@ def open_prompt(question, passage=None):
     )
 
 
-def read_answer(
-    model,
-    question: str,
-    passage: str | None = None,
-    count: int = 48,
-):
-    """What the model writes in at most `count` tokens, as one line."""
+def read_answer(model, question: str, passage: str | None = None):
+    """What the model writes in at most 48 tokens, as one line."""
     tokenizer, ids = smollm2_tokenizer(), open_prompt(question, passage)
     stop = tokenizer.encode("<|im_end|>")
-    written = tokenizer.decode(complete(model, ids, count, stop=stop))
+    written = tokenizer.decode(complete(model, ids, 48, stop=stop))
     return " ".join(written.split())
-
-# %% ../../challenges/retrieval.ipynb #check-votes
-def vote_scores(lists, base, power=-1):
-    """The scores by name, if a place counts (base + place) ** power."""
-    found = Counter()
-    for names in lists:
-        for place, name in enumerate(names):
-            found[name] += (base + place) ** power
-    return dict(found)
 
 # %% ../../challenges/retrieval.ipynb #check-votes-run
 @graded
 def check_fused_votes(fn):
     """Does fn(first, second, k) give each name's fused score?"""
-    for case in (["a", "b", "c"], ["c", "d"], 60), (["x"], ["y", "x"], 1):
-        got, (*lists, k) = answer_of(fn, *case, like={"a": 1.0}), case
-        for name, score in got.items():
-            number = isinstance(score, float | int)
-            why = f"{name!r} has {score!r}, but a score is a number"
-            assert number, f"fused_votes{case}: {why}"
-        right = vote_scores(lists, k + 1)
-        slips = [
-            (right, ""),
-            (vote_scores(lists, k), "the first place is 1, not 0"),
-            (vote_scores(lists, 1), "k is missing"),
-            (vote_scores(lists, 61), "use the k given, not 60"),
-            (vote_scores(lists, k + 1, 1), "one over it: the best has most"),
-            (right | vote_scores(lists[1:], k + 1), "both lists vote: add"),
-        ]
-        found = [
-            why
-            for wrong, why in slips
-            if wrong.keys() == got.keys()
-            and all(math.isclose(wrong[n], got[n]) for n in wrong)
-        ]
-        why = [*found, f"{right} is right, not {got}"][0]
-        assert not why, f"fused_votes{case}: {why}"
+    case = ["a", "b", "c"], ["c", "d"], 7
+    got = answer_of(fn, *case, like={"a": 1.0})
+    for name, score in got.items():
+        number = isinstance(score, float | int)
+        assert number, f"{name!r} has {score!r}, but a score is a number"
+
+    def fused(k, power=-1):
+        one, two, three = ((k + place) ** power for place in (1, 2, 3))
+        return {"a": one, "b": two, "c": three + one, "d": two}
+
+    right = fused(7)
+    causes = {
+        "the first place is 1, not 0": fused(6),
+        "k is missing": fused(0),
+        "use the k given, not 60": fused(60),
+        "one over it: the best has most": fused(7, 1),
+        "both lists vote: add": right | {"c": 1 / 8},
+    }
+    told = [f"{right} is right, not {got}"]
+    for why, wrong in ({"": right} | causes).items():
+        same = wrong.keys() == got.keys()
+        if same and all(math.isclose(wrong[n], got[n]) for n in wrong):
+            told.insert(0, why)
+    assert not told[0], f"fused_votes{case}: {told[0]}"
     return "fused_votes is right."
 
 # %% ../../challenges/retrieval.ipynb #check-recall
 @graded
 def check_recall_at(fn):
     """Does fn(found, own, k) give the share of questions found?"""
-    found, n = [[(i + j) % 6 for j in range(6)] for i in range(7)], 7
-    for k, places in (3, [0, 1, 2, 2, 3, 4, 5]), (2, [0, 1, 1, 2, 3, 4, 5]):
-        case = (found, [(i + p) % 6 for i, p in enumerate(places)], k)
-        got = answer_of(fn, *case, like=1.0)
-        hits = [sum(p < m for p in places) for m in range(7)]
-        causes = {
-            hits[6] / n: "only the first k passages count: passages[:k]",
-            hits[k - 1] / n: "the k-th passage counts, too",
-            hits[k + 1] / n: "only k passages, not k + 1",
-            hits[1] / n: "all k passages count, not only the first",
-            hits[k] / (n * k): "divide by the questions only",
-            hits[k]: "a share: divide by the number of questions",
-            1 - hits[k] / n: "these are the questions that missed",
-        }
-        right = hits[k] / n
-        is_near(f"recall_at{case[1:]}", got, right, causes, rel_tol=1e-9)
+    found, places = [[5, 4, 3, 2, 1, 0]] * 7, [0, 1, 2, 2, 3, 4, 5]
+    own = [5 - place for place in places]
+    got = answer_of(fn, found, own, 3, like=1.0)
+    causes = {
+        7 / 7: "only the first k passages count: passages[:k]",
+        2 / 7: "the k-th passage counts, too",
+        5 / 7: "only k passages, not k + 1",
+        1 / 7: "all k passages count, not only the first",
+        4 / 21: "divide by the questions only",
+        4: "a share: divide by the number of questions",
+        3 / 7: "these are the questions that missed",
+    }
+    is_near(f"recall_at(..., {own}, 3)", got, 4 / 7, causes)
     return "recall_at is right."
-
-# %% ../../challenges/retrieval.ipynb #check-quote
-def longest_run(words, there, edge=" ", starts=99):
-    """The words of the longest run of `words` that stands in `there`."""
-    text, lengths = edge + " ".join(there) + edge, [0]
-    for i, j in itertools.combinations(range(len(words) + 1), 2):
-        if i < starts and edge + " ".join(words[i:j]) + edge in text:
-            lengths.append(j - i)
-    return max(lengths)
 
 # %% ../../challenges/retrieval.ipynb #check-quote-run
 @graded
 def check_longest_quote(fn):
     """Does fn(answer, passage) give the length of the longest quote?"""
     passage = "The drain is at least 150 mm wide and slopes 10 mm a metre"
-    there, case = passage.lower().split(), "small letters in both: .lower()"
-    answers = "It is at least 150 mm a metre", "150 wide drain", "none"
-    for answer in *answers, "some 50 mm wide", "the drain IS at once":
-        got, words = answer_of(fn, answer, passage, like=1), answer.split()
-        small = [word.lower() for word in words]
-        right = longest_run(small, there)
-        slips = [
-            (longest_run(words, passage.split()), case),
-            (longest_run(words, there), case),
-            (longest_run(small, passage.split()), case),
-            (
-                longest_run(small, there, edge=""),
-                "whole words: 50 isn't in 150",
-            ),
-            (sum(w in there for w in small), "side by side, not anywhere"),
-            (longest_run(small, there, starts=1), "it may begin anywhere"),
-            (right / len(small), "a number of words, not a share"),
-        ]
-        call = f"longest_quote({answer!r}, ...)"
-        is_near(call, got, right, dict(reversed(slips)))
+    small, start = "small letters in both: .lower()", "it may begin anywhere"
+    apart, share = "side by side, not anywhere", "a number, not a share"
+    for answer, right, causes in (
+        (
+            "It is at least 150 mm a metre",
+            5,
+            {0: start, 7: apart, 5 / 8: share},
+        ),
+        ("150 wide drain", 1, {3: apart, 1 / 3: share}),
+        ("none", 0, {}),
+        ("some 50 mm wide", 2, {3: "whole words: 50 isn't in 150"}),
+        (
+            "the drain IS at once",
+            4,
+            {1: small, 2: small, 3: small, 0.8: share},
+        ),
+    ):
+        got = answer_of(fn, answer, passage, like=1)
+        is_near(f"longest_quote({answer!r}, ...)", got, right, causes)
     return "longest_quote is right."

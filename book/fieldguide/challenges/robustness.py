@@ -30,18 +30,11 @@ def edited_lines(country: str):
         "two spaces": line.replace(" ", "  ", 1),
         "a space at the end": line + " ",
         "a typo in capital": line.replace("pit", "pti"),
-        "a typo in the name": line.replace(c, misspelled(c)),
+        "a typo in the name": line.replace(c, c[0] + c[2] + c[1] + c[3:]),
         "small letters": line.lower(),
         "another order": f"Of {c}, the capital is",
         "one more sentence": f"My neighbour has a cat.\n{line}",
     }
-
-# %% ../../challenges/robustness.ipynb #misspelled
-def misspelled(word: str):
-    """A word with its second and third letters swapped; short ones stay."""
-    if len(word) < 4:
-        return word
-    return word[0] + word[2] + word[1] + word[3:]
 
 # %% ../../challenges/robustness.ipynb #capital-said
 def capital_said(model, lines: list[str], capitals: list[str]):
@@ -53,37 +46,18 @@ def capital_said(model, lines: list[str], capitals: list[str]):
     for p, name in zip(logs.exp(), capitals):
         forms = [name, name.lower(), f" {name}", f" {name.lower()}"]
         right, top = {encode(form)[0] for form in forms}, p.argmax().item()
-        found.append(
-            {
-                "right": top in right,
-                "chance": round(sum(p[i].item() for i in right), 4),
-                "says": decode([top]),
-                "sure": round(p[top].item(), 4),
-            }
-        )
+        said = {"right": top in right, "says": decode([top])}
+        said["chance"] = round(sum(p[i].item() for i in right), 4)
+        found.append(said | {"sure": round(p[top].item(), 4)})
     return found
 
 # %% ../../challenges/robustness.ipynb #uphill
-def uphill(
-    model: nn.Module,
-    x: Float32[Tensor, " B *s"],
-    labels: Int64[Tensor, " B"],
-):
+def uphill(model, x: Float32[Tensor, " B *s"], labels: Int64[Tensor, " B"]):
     """For each input, the direction in which the loss rises: 1, -1 or 0."""
     x = x.detach().requires_grad_()
     loss = F.cross_entropy(model(x), labels, reduction="sum")
     (slope,) = torch.autograd.grad(loss, x)
     return slope.sign()
-
-# %% ../../challenges/robustness.ipynb #fgsm
-def fgsm(
-    model: nn.Module,
-    x: Float32[Tensor, " B *s"],
-    labels: Int64[Tensor, " B"],
-    eps: float,
-):
-    """One step of eps uphill, x from 0 to 1 throughout. Goodfellow 2015."""
-    return (x + eps * uphill(model, x, labels)).clamp(0, 1)
 
 # %% ../../challenges/robustness.ipynb #pgd
 def pgd(model, x, labels, eps, steps=10, stride=0.25, start=None):
@@ -107,15 +81,16 @@ KINDS = {  # as the pictures' lists call them
 def kind_pictures(drawers: list[str]):
     """Pictures (B, 3, 32, 32) of these drawers, their kinds, their names."""
     found, names = emoji(), [*KINDS]
-    places = role("train", drawers).places
-    concepts = found.concept[places].tolist()
-    kept = torch.tensor([found.groups[c] in KINDS for c in concepts])
-    concepts = [c for c in concepts if found.groups[c] in KINDS]
-    labels = torch.tensor([names.index(found.groups[c]) for c in concepts])
-    planes = to_planes(found.pictures[places[kept]])
-    return planes, labels, [found.captions[c] for c in concepts]
+    places, kinds, captions = [], [], []
+    for place in role("train", drawers).places.tolist():
+        concept = found.concept[place].item()
+        if found.groups[concept] in KINDS:
+            places.append(place)
+            kinds.append(names.index(found.groups[concept]))
+            captions.append(found.captions[concept])
+    return to_planes(found.pictures[places]), torch.tensor(kinds), captions
 
-
+# %% ../../challenges/robustness.ipynb #kind-reader
 class KindReader(nn.Module):
     """Planes (B, 3, 32, 32), 0 to 1, to logits of four kinds (B, 4)."""
 
@@ -127,31 +102,15 @@ class KindReader(nn.Module):
     def forward(self, planes):
         return self.out(self.blocks(2 * planes - 1).flatten(1))
 
-# %% ../../challenges/robustness.ipynb #random-signs
-def random_signs(
-    x: Float32[Tensor, "*s"], eps: float, generator: torch.Generator
-):
-    """The control: each input up or down by eps, at random."""
-    signs = torch.randint(0, 2, x.shape, generator=generator) * 2 - 1
-    return (x + eps * signs).clamp(0, 1)
 
-
-def right_share(
-    model: nn.Module, x: Float32[Tensor, " B *s"], labels: Int64[Tensor, " B"]
-):
-    """The share that a model sorts rightly."""
-    with torch.no_grad():
-        return (model(x).argmax(1) == labels).double().mean().item()
-
-# %% ../../challenges/robustness.ipynb #trained-kinds
 @functools.cache
 def trained_kinds(kind: str = "plain"):
     """A stored reader: "plain", or "hardened" by attacked pictures."""
-    weights = load_file(asset("robustness", "kinds.safetensors"))
-    model = KindReader()
-    mine = {n: w for n, w in weights.items() if n.startswith(f"{kind}.")}
-    model.load_state_dict({n.partition(".")[2]: w for n, w in mine.items()})
-    return model.eval().requires_grad_(False)
+    stored = load_file(asset("robustness", "kinds.safetensors")).items()
+    model, start = KindReader().eval().requires_grad_(False), f"{kind}."
+    mine = {n.removeprefix(start): w for n, w in stored if n.startswith(start)}
+    model.load_state_dict(mine)
+    return model
 
 # %% ../../challenges/robustness.ipynb #hidden
 def hidden_sentences(question: str, false: str):
@@ -184,18 +143,11 @@ def green_lists(V: int, key: int):
     return order < V // 2
 
 # %% ../../challenges/robustness.ipynb #write-marked
-def write_marked(
-    model,
-    ids: Int64[Tensor, "B T"],
-    count: int,
-    green: Bool[Tensor, "V V V"],
-    lift: float,
-    generator: torch.Generator,
-):
-    """Continue texts; a green token's logit is raised by `lift`."""
+@torch.no_grad()
+def write_marked(model, ids, count, green, lift, generator):
+    """Continue texts (B, T); a green token's logit is raised by `lift`."""
     for _ in range(count):
-        with torch.no_grad():
-            logits = model(ids[:, -model.config.context :])[:, -1]  # (B, V)
+        logits = model(ids[:, -model.config.context :])[:, -1]  # (B, V)
         logits = logits + lift * green[ids[:, -2], ids[:, -1]]
         new = draw(logits.softmax(-1), generator)[:, None]
         ids = torch.cat([ids, new], 1)
@@ -205,8 +157,7 @@ def write_marked(
 def mark_score(ids: Int64[Tensor, " T"], green: Bool[Tensor, "V V V"]):
     """z: by how many standard deviations too many tokens are green.
 
-    Each three tokens in a row count once, as in Kirchenbauer et al. 2023.
-    Ids are places in the key, none negative.
+    Each three in a row count once, as in Kirchenbauer et al. 2023.
     """
     a, b, c = ids.unfold(0, 3, 1).unique(dim=0).mT  # (N,) each
     hits, n = green[a, b, c].sum().item(), len(a)
@@ -217,98 +168,76 @@ def mark_score(ids: Int64[Tensor, " T"], green: Bool[Tensor, "V V V"]):
 @graded
 def check_largest_rise(fn):
     """Is fn(w, x, eps) the largest rise of the score within the limits?"""
-    for weights, inputs, eps in (
-        ([2.0, -1.0, 3.0], [0.5, 0.02, 0.95], 0.1),
-        ([1.0, -2.0, -0.5, 4.0], [0.9, 0.1, 0.5, 0.3], 0.2),
-    ):
-        w, x = torch.tensor([weights, inputs]).double()
-        got = answer_of(fn, w.clone(), x.clone(), eps, like=1.0)
-        moved = (x + eps * w.sign()).clamp(0, 1)
-        right = (w @ (moved - x)).item()
-        causes = {
-            eps * w.abs().sum().item(): "an input can't leave 0 to 1",
-            (w @ moved).item(): "the rise: take off the score before",
-            (w @ ((x + eps).clamp(0, 1) - x)).item(): "a negative weight "
-            "wants its input lower",
-            eps * w.norm().item(): "that's for random signs",
-            -right: "the score should rise",
-        }
-        case = f"largest_rise({weights}, ...)"
-        is_near(case, got, right, causes, abs_tol=1e-6)
+    w, x = torch.tensor([[2.0, -1.0, 3.0], [0.5, 0.02, 0.95]]).double()
+    eps = 0.1
+    got = answer_of(fn, w.clone(), x.clone(), eps, like=1.0)
+    moved = (x + eps * w.sign()).clamp(0, 1)
+    up = (x + eps).clamp(0, 1)
+    causes = {
+        eps * w.abs().sum().item(): "an input can't leave 0 to 1",
+        (w @ moved).item(): "the rise: take off the score before",
+        (w @ (up - x)).item(): "a negative weight wants its input lower",
+        eps * w.norm().item(): "that's for random signs",
+    }
+    right = (w @ (moved - x)).item()
+    is_near("largest_rise", got, right, causes, abs_tol=1e-6)
     return "largest_rise is right."
 
 # %% ../../challenges/robustness.ipynb #check-smallest-flip
 @graded
 def check_smallest_flip(fn):
     """Is fn(w, b, x) the smallest eps that brings the score to 0?"""
-    for weights, b, inputs in (
-        ([2.0, -1.0, 3.0], 0.5, [0.5, 0.2, 0.9]),
-        ([1.0, -2.0, 0.5, 4.0], -3.0, [0.9, 0.1, 0.5, 0.3]),
-    ):
-        w, x = torch.tensor([weights, inputs]).double()
-        got = answer_of(fn, w.clone(), b, x.clone(), like=1.0)
-        score, total = (w @ x).item() + b, w.abs().sum().item()
-        right = abs(score) / total
-        causes = {
-            score / total: "an eps is never negative",
-            abs(score) / w.norm().item(): "the sum of sizes, not of squares",
-            abs(score - b) / total: "b belongs to the score",
-            abs(score) / abs(w.sum().item()): "add the sizes of the weights",
-            abs(score) / w.abs().max().item(): "every input may move",
-            abs(score): "divide by what one eps moves",
-        }
-        case = f"smallest_flip({weights}, ...)"
-        is_near(case, got, right, causes, abs_tol=1e-6)
+    weights, inputs = [1.0, -2.0, 0.5, 4.0], [0.9, 0.1, 0.5, 0.3]
+    (w, x), b = torch.tensor([weights, inputs]).double(), -3.0
+    got = answer_of(fn, w.clone(), b, x.clone(), like=1.0)
+    score, total = (w @ x).item() + b, w.abs().sum().item()
+    causes = {
+        score / total: "an eps is never negative",
+        abs(score) / w.norm().item(): "the sum of sizes, not of squares",
+        abs(score - b) / total: "b belongs to the score",
+        abs(score) / abs(w.sum().item()): "add the sizes of the weights",
+        abs(score) / w.abs().max().item(): "every input may move",
+        abs(score): "divide by what one eps moves",
+    }
+    right = abs(score) / total
+    is_near("smallest_flip", got, right, causes, abs_tol=1e-6)
     return "smallest_flip is right."
 
 # %% ../../challenges/robustness.ipynb #check-tokens-needed
 @graded
 def check_tokens_needed(fn):
     """Is fn(green, z) how many tokens a mark needs to be seen?"""
-    for share, z in ((0.7, 4.1), (0.6, 3.3), (0.8, 2.5)):
-        got = answer_of(fn, share, z, like=1)
-        exact = (z / (2 * (share - 0.5))) ** 2
-        right = math.ceil(exact)
-        causes = {
-            exact: "round up: a number of tokens is whole",
-            math.floor(exact): "round up: fewer aren't enough",
-            math.ceil(
-                z / (2 * (share - 0.5))
-            ): "n stands under a root: square",
-            math.ceil((z / (share - 0.5)) ** 2): "the spread is the root of "
-            "n, divided by 2",
-            math.ceil((z / (2 * share)) ** 2): "only what is above one half",
-            math.ceil(z**2 * share * (1 - share) / (share - 0.5) ** 2): "the "
-            "spread is that of an unmarked text",
-        }
-        if got == right:
-            continue
-        near = [c for v, c in causes.items() if math.isclose(got, v)]
-        why = near[0] if near else f"{right} is right, not {got}"
-        raise AssertionError(f"tokens_needed({share}, {z}): {why}")
+    share, z = 0.6, 3.3
+    got = answer_of(fn, share, z, like=1)
+    above, spread = share - 0.5, share * (1 - share)
+    exact, unmarked = (z / (2 * above)) ** 2, "that of an unmarked text"
+    causes = {
+        exact: "round up: a number of tokens is whole",
+        math.floor(exact): "round up: fewer aren't enough",
+        math.ceil(exact**0.5): "n stands under a root: square",
+        math.ceil(4 * exact): "the spread is the root of n, divided by 2",
+        math.ceil((z / (2 * share)) ** 2): "only what is above one half",
+        math.ceil(z**2 * spread / above**2): f"the spread is {unmarked}",
+    }
+    is_near(f"tokens_needed({share}, {z})", got, math.ceil(exact), causes)
     return "tokens_needed is right."
 
 # %% ../../challenges/robustness.ipynb #check-times-likelier
 @graded
 def check_times_likelier(fn):
     """Is fn(losses, others) e to the difference of the mean losses?"""
-    for losses, others in (
-        ([0.5, 0.1, 0.9], [3.0, 2.0, 4.0, 3.5]),
-        ([2.0, 1.0], [1.2, 0.3, 0.9]),
-    ):
-        got = answer_of(fn, [*losses], [*others], like=1.0)
-        one, two = (sum(x) / len(x) for x in (losses, others))
-        chances = [
-            sum(math.exp(-v) for v in x) / len(x) for x in (losses, others)
-        ]
-        causes = {
-            math.exp(one - two): "the other way round: a low loss is likely",
-            two - one: "that's in nats; take e to that power",
-            two / one: "losses are logarithms: subtract, don't divide",
-            math.exp(sum(others) - sum(losses)): "for each token: take means",
-            chances[0] / chances[1]: "average the losses, not the chances",
-        }
-        right = math.exp(two - one)
-        case = f"times_likelier({losses}, {others})"
-        is_near(case, got, right, causes)
+    losses, others = torch.tensor([0.5, 0.1]), torch.tensor([3.0, 2.0, 4.0])
+    got = answer_of(fn, losses.tolist(), others.tolist(), like=1.0)
+    one, two = losses.mean().item(), others.mean().item()
+    chances = [(-x).exp().mean().item() for x in (losses, others)]
+    sums = (others.sum() - losses.sum()).exp().item()
+    causes = {
+        math.exp(one - two): "the other way round: a low loss is likely",
+        two - one: "that's in nats; take e to that power",
+        two / one: "losses are logarithms: subtract, don't divide",
+        sums: "for each token: take means",
+        chances[0] / chances[1]: "average the losses, not the chances",
+    }
+    right = math.exp(two - one)
+    is_near("times_likelier", got, right, causes, rel_tol=1e-5)
     return "times_likelier is right."

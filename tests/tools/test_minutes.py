@@ -29,7 +29,7 @@ LONGER = {
     "multimodal/sound-video": 102,
     "efficiency/experts": 108,
     "efficiency/quantization": 114,
-    "efficiency/lora": 121,
+    "efficiency/lora": 114,
     "efficiency/architectures": 140,
     "deployment/evaluation": 68,
     "deployment/cache": 62,

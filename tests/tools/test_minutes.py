@@ -30,7 +30,7 @@ LONGER = {
     "efficiency/experts": 108,
     "efficiency/quantization": 114,
     "efficiency/lora": 114,
-    "efficiency/architectures": 140,
+    "efficiency/architectures": 132,
     "deployment/evaluation": 68,
     "deployment/cache": 62,
     "deployment/serving": 61,

@@ -11,6 +11,7 @@ import os
 import pickle
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from datetime import timedelta
@@ -76,8 +77,15 @@ def launch(target, ranks: int, *arguments, limit_s: float = 400) -> list:
         return [torch.load(path, weights_only=False) for path in paths]
 
 
+def end_with_launcher():
+    """Wait until the launcher is gone, whatever ended it; then go as well."""
+    mp.parent_process().join()
+    os._exit(1)
+
+
 def be_rank(rank, folder, ranks, task, limit_s):
     """Join the other ranks, do the task, and store its result."""
+    threading.Thread(target=end_with_launcher, daemon=True).start()
     for stream, end in (sys.stdout, "out"), (sys.stderr, "err"):
         said = os.open(folder / f"{rank}.{end}", os.O_CREAT | os.O_WRONLY)
         os.dup2(said, stream.fileno())

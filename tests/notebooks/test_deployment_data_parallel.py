@@ -1,25 +1,18 @@
 """The parts: memory, the ring, ranks that train together, and jobs that go on."""
 
 import functools
-import os
 import re
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
-from unittest import mock
 
 import cells
 import pytest
 import threads
 import torch
-import torch.distributed as dist
 import yaml
-from torch.distributed.fsdp import FSDPModule
 
 from fieldguide import data
 from fieldguide.deployment import data_parallel
-from fieldguide.ranks import RankError, launch
 from fieldguide.transformers.training import train
 
 ASSETS = data.files.ASSETS / "data-parallel"
@@ -134,77 +127,37 @@ def test_a_shard_of_adam_is_adam():
             cells.close(p, q, 1e-5)
 
 
-def test_weights_are_shared_out_for_all_blocks():
-    """In a group of one, whose part is everything."""
-    hook = sys.excepthook
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        model, ids, _, draws = start()
-        made = data_parallel.sharded_weights(model)
-        assert all(isinstance(part, FSDPModule) for part in (*model.blocks, model))
-        options = {"steps": 5, "clip": lambda *_: None}
-        losses = data_parallel.train_in_ranks(model, ids, made, draws, **options)
-        cells.close(losses, losses_alone()[:5], 1e-4)
-        whole = data_parallel.rank_bytes(model, made)
-        assert whole["states"] == 2 * whole["weights"] == 2 * whole["gradients"]
-    finally:
-        dist.destroy_process_group()
-        sys.excepthook = hook  # torch has put its own in front
-
-
 # Jobs that go on
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_training_goes_on_at_the_last_complete_checkpoint():
-    def job(folder, steps):
-        call = lambda: data_parallel.train_job(folder, 2, steps=steps)  # noqa: E731
-        return together(1, call)[0]
+def test_training_goes_on_at_the_last_complete_checkpoint(tmp_path):
+    def job(steps):
+        return together(
+            1, lambda: data_parallel.train_job(str(tmp_path), 2, steps=steps)
+        )[0]
 
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(os, "kill") as kill:
-        done, first = job(folder, 3)
-        assert done == 0
-        cells.close(first, losses_alone()[:3], 1e-4)
-        Path(folder, "step-3").mkdir()  # is not complete
-        done, rest = job(folder, 4)
-        assert done == 2
-        cells.close(rest, losses_alone()[2:4], 1e-4)
-    assert not kill.called
-
-
-def children():
-    """Processes that this one has started and that are alive."""
-    task = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-    return task.read_text().split() if task.exists() else []
+    done, first = job(3)
+    assert done == 0
+    cells.close(first, losses_alone()[:3], 1e-4)
+    (tmp_path / "step-3").mkdir()  # is not complete
+    done, rest = job(4)
+    assert done == 2
+    cells.close(rest, losses_alone()[2:4], 1e-4)
 
 
-def test_a_killed_job_goes_on():
-    """A rank is killed: named, none is left; the rest is as if nothing had happened."""
-    before = children()
-    with tempfile.TemporaryDirectory() as folder:
-        with pytest.raises(RankError, match="ended by SIGKILL") as error:
-            launch(data_parallel.train_job, 2, folder, 5, 8)
-        assert error.value.rank == 1 and error.value.log.endswith("step 8")
-        assert set(children()) <= set(before)
-        found = launch(data_parallel.train_job, 2, folder, 5)
-    for done, losses in found:
-        assert done == 5
-        cells.close(losses, losses_alone()[5:], 1e-3)
-
-
-def test_the_files_for_a_cluster():
+def test_the_files_for_a_cluster(tmp_path):
     for name in "two-nodes.sh", "train.slurm":
         subprocess.run(["bash", "-n", ASSETS / name], check=True)
     job = yaml.safe_load((ASSETS / "train.yaml").read_text(encoding="utf-8"))
     assert job["spec"]["trainer"]["numNodes"] == 2
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node=2", str(ASSETS / "train.py"), folder]
-        said = []
-        for _ in range(2):  # the second start finds the job finished
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-            assert done.returncode == 0, done.stderr
-            said.append(done.stdout)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=2", str(ASSETS / "train.py"), str(tmp_path)]
+    said = []
+    for _ in range(2):  # the second start finds the job finished
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
     found = re.search("0 steps .* last loss is ([0-9.]+)", said[0])
     assert abs(float(found[1]) - losses_alone()[-1]) < 0.05
     assert "20 steps were done before; none was left" in said[1]

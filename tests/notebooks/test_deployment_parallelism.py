@@ -5,18 +5,18 @@ Real processes are started once. Elsewhere threads stand for them, with our mess
 
 import dataclasses
 import functools
-import math
 from unittest import mock
 
 import cells
+import pytest
 import threads
 import torch
 import torch.nn.functional as F
 
 from fieldguide.deployment import parallelism as book
 from fieldguide.deployment.data_parallel import launch
-from fieldguide.efficiency.experts import MixtureShape, mixture_sorted
-from fieldguide.scaling.counting import Shape, parameters, published, token_flops
+from fieldguide.efficiency.experts import mixture_sorted
+from fieldguide.scaling.counting import Shape, parameters, token_flops
 from fieldguide.transformers.gpt import GPT, GPTConfig, generate
 from fieldguide.transformers.training import trained_gpt
 
@@ -66,24 +66,17 @@ def joined(parts, whole):
     return parts[0]
 
 
-def same_as_whole(found):
-    """Are the losses and the gradients of pieces those of the whole model?"""
+def test_two_processes_learn_as_the_whole():
+    found = launch(book.learn_in_pieces, 2, CONFIG, ids())
     loss, whole = learnt()
-    for its_loss, slopes, _ in found:
+    for its_loss, _, sent in found:
         cells.close(its_loss, loss, 1e-6)
-        assert not its_loss.requires_grad
-        assert set(slopes) <= set(whole)
+        assert sent == [4, 4]
     for name, slope in whole.items():
-        parts = [each[1][name] for each in found if name in each[1]]
+        parts = [slopes[name] for _, slopes, _ in found if name in slopes]
         cells.close(joined(parts, slope), slope, 1e-6)
     assert found[0][1]["blocks.0.mlp.up.weight"].shape == (24, 12)
     assert "blocks.0.mlp.down.bias" not in found[1][1]
-
-
-def test_two_processes_learn_as_the_whole():
-    found = launch(book.learn_in_pieces, 2, CONFIG, ids())
-    same_as_whole(found)
-    assert [sent for _, _, sent in found] == [[4, 4]] * 2
 
 
 def test_pieces_write_as_the_whole():
@@ -130,117 +123,73 @@ def test_experts_apart_answer_as_together():
         cells.close(torch.cat(found), whole)
 
 
-# The planner
+# The planner, by hand: sequences of 16 tokens, 8 wide; servers of two cards
 
 GPT_SHAPE = Shape(100, 16, 8, 4, 6)
-MIXTURE = MixtureShape(8, 16, 3, 4, 2, 6, 1000, 30)
 ROUTED = 6 * 4 * 3 * 8 * 16  # layers, experts, matrices of 8 x 16
 BLOCK = 16 * 8 * 2  # bytes
-
-
-def dense():
-    return book.gpt_job(GPT_SHAPE, 24)
-
-
-def mixed():
-    common = MIXTURE.parameters(4) - ROUTED
-    more = {"routed": ROUTED, "chosen": 2}
-    return book.Job(6, 8, 4, common, MIXTURE.token_flops(), 16, 24, **more)
-
-
-def wires():
-    return book.Cluster(rate=1e6, inside=1000.0, between=100.0, server=2, latency=0.5)
+WIRES = book.Cluster(rate=1e6, inside=1000.0, between=100.0, server=2, latency=0.5)
+DENSE = book.gpt_job(GPT_SHAPE, 24)
+ONCE = dataclasses.replace(DENSE, again=False, number=4)
+MIXED = book.Job(6, 8, 4, 1000, 5000, 16, 24, routed=ROUTED, chosen=2)
+THREE = dataclasses.replace(MIXED, chosen=3)  # experts of a token
 
 
 def test_what_a_job_counts():
-    assert dense().common == sum(parameters(GPT_SHAPE).values())
-    assert dense().token_flops == token_flops(GPT_SHAPE)
-    flops = dense().token_flops * 16 * 24
-    assert dense().step_flops == 4 * flops
-    assert dataclasses.replace(dense(), again=False).step_flops == 3 * flops
-    for layout, own, apart in [
-        (book.Layout(), 24, 24),
-        (book.Layout(2, 3, 4), 6, 3),
-        (book.Layout(4, 1, 5, 2), 3, 1),
-    ]:
-        assert dense().micro_batches(layout) == own
-        assert mixed().micro_batches(layout) == apart
+    assert DENSE.common == sum(parameters(GPT_SHAPE).values())
+    assert DENSE.token_flops == token_flops(GPT_SHAPE)
+    assert DENSE.step_flops == 4 * DENSE.token_flops * 16 * 24
+    assert ONCE.step_flops == 3 * DENSE.token_flops * 16 * 24
 
 
-def test_bytes_of_a_card():
-    kept = book.bytes_of_card(dense(), book.Layout(2, 3, 4))
-    own = (dense().first + (dense().common - dense().first) / 3) / 2
-    assert math.isclose(kept["weights"], 6 * own)
-    assert math.isclose(kept["optimizer"], 12 * own)
-    assert kept["inputs"] == 6 * BLOCK
-    # the batch in two micro-batches of four sequences: two in flight, 2 layers each
-    kept = book.bytes_of_card(dense(), book.Layout(1, 4, 3, 4))
-    assert kept["inputs"] == 2 * 2 * 4 * BLOCK
-    own = mixed().common / 3 + mixed().routed / 6
-    kept = book.bytes_of_card(mixed(), book.Layout(2, 3, 1))
-    assert math.isclose(kept["weights"], 6 * own)
-    assert math.isclose(kept["optimizer"], 12 * own)
+@pytest.mark.parametrize(
+    ("job", "cut", "own", "inputs"),
+    [  # parameters of a card of the first stage; its micro-batches times layers
+        (DENSE, (2, 3, 4), (DENSE.first + (DENSE.common - DENSE.first) / 3) / 2, 6),
+        # the batch in two micro-batches of four sequences: two in flight, 2 layers
+        (DENSE, (1, 4, 3, 4), DENSE.first + (DENSE.common - DENSE.first) / 3, 16),
+        (MIXED, (2, 3, 1), MIXED.common / 3 + ROUTED / 6, 6),
+        (MIXED, (1, 4), (MIXED.common + ROUTED) / 3, 8),  # 2 of 6 layers
+    ],
+)
+def test_bytes_of_a_card(job, cut, own, inputs):
+    found = book.bytes_of_card(job, book.Layout(*cut))
+    right = {"weights": 6 * own, "optimizer": 12 * own, "inputs": inputs * BLOCK}
+    assert found == pytest.approx(right)
 
 
-def gpt_3():
-    return book.gpt_job(published()["GPT-3"], 1536)
+WORK = DENSE.step_flops / 24 / 1e6  # seconds of a sequence
+OTHER = MIXED.step_flops / 24 / 1e6
+# 6 rounds in each of 2 layers, through two ports of a server
+RING = 6 * 2 * (0.5 + 2 * 3 / 4 * 2 * BLOCK / 200)
+LINE = 2 * 6 * (0.5 + 2 * BLOCK / 4 / 100)
+# two pieces of a server, which read different sequences
+NEAR = 6 * 2 * (0.5 + 2 * 1 / 2 * BLOCK / 1000)
+# of three partners, one is in the same server and two behind the port
+FAR = 6 * 6 * (0.5 + 2 / 4 * BLOCK * (1 / 1000 + 2 / 100))
+# what all tokens meet, in four copies, two of a server; then the experts, in two
+SUMS = 2 * 3 / 4 * 4 * 1000 / 3 / 200 + 2 * 1 / 2 * 4 * ROUTED / 6 / 100
+DENSE_SUM = 2 * 1 / 2 * 4 * DENSE.common / 12 / 100
+WAIT = 2 * (OTHER / 3 + NEAR)
 
 
-def test_the_fullest_card_is_of_the_first_stage():
-    """96 layers on 64 stages: two layers, all embeddings, 64 inputs of each."""
-    sizes = parameters(published()["GPT-3"])
-    first = sizes["tokens"] + sizes["positions"]
-    layers = sum(sizes.values()) - first
-    held = 18 * (first + layers * 2 / 96) + 2 * 64 * 2048 * 12_288 * 2
-    kept = sum(book.bytes_of_card(gpt_3(), book.Layout(1, 64, 16)).values())
-    assert math.isclose(kept, held) and round(kept / 1e9) == 83
-    uneven = book.bytes_of_card(mixed(), book.Layout(1, 4))  # 2 of 6 layers
-    own = (mixed().common + mixed().routed) / 3
-    assert math.isclose(uneven["weights"], 6 * own)
-
-
-def test_seconds_of_a_gpt():
-    layout = book.Layout(4, 3, 2, 2)
-    spent = book.step_seconds(dense(), layout, wires())
-    work = dense().step_flops / 24 / 1e6
-    # 6 rounds in each of 2 layers, through two ports of a server
-    within = 6 * 2 * (0.5 + 2 * 3 / 4 * 2 * BLOCK / 200)
-    wait = 2 * (work / 6 + within)
-    hop = 0.5 + 2 * BLOCK / 4 / 100
-    copies = 2 * 1 / 2 * 4 * dense().common / 12 / 100
-    wanted = [work, 6 * within, wait, 2 * 6 * hop, copies]
+@pytest.mark.parametrize(
+    ("job", "cut", "right"),
+    [
+        (DENSE, (), [24 * WORK, 0, 0, 0, 0]),
+        (ONCE, (2,), [9 * WORK, 24 * 24 * (0.5 + 2 * BLOCK / 1000), 0, 0, 0]),
+        (DENSE, (1, 2), [12 * WORK, 0, WORK / 2, 48 * (0.5 + BLOCK / 1000), 0]),
+        (DENSE, (1, 4), [8 * WORK, 0, WORK, 48 * (0.5 + BLOCK / 100), 0]),
+        (DENSE, (4, 3, 2, 2), [WORK, 6 * RING, WORK / 3 + 2 * RING, LINE, DENSE_SUM]),
+        (DENSE, (1, 1, 3), [8 * WORK, 0, 0, 0, 2 * 2 / 3 * 4 * DENSE.common / 200]),
+        (MIXED, (2, 3, 2), [2 * OTHER, 6 * NEAR, WAIT, 12 * (0.5 + BLOCK / 100), SUMS]),
+        (MIXED, (1, 2), [12 * OTHER, 0, OTHER / 2, 48 * (0.5 + BLOCK / 1000), 0]),
+        (MIXED, (4,), [6 * OTHER, 6 * FAR, 0, 0, 30]),
+        (THREE, (2,), [12 * OTHER, 12 * 36 * (0.5 + 3 / 2 * BLOCK / 1000), 0, 0, 4]),
+    ],
+)
+def test_seconds_of_a_step(job, cut, right):
+    spent = book.step_seconds(job, book.Layout(*cut), WIRES)
     names = ["arithmetic", "within layers", "waiting", "between stages"]
     assert list(spent) == [*names, "between copies"]
-    for got, right in zip(spent.values(), wanted, strict=True):
-        assert math.isclose(got, right), spent
-    once = dataclasses.replace(dense(), again=False, number=4)
-    spent = book.step_seconds(once, book.Layout(2), wires())
-    assert math.isclose(spent["within layers"], 24 * 6 * 4 * (0.5 + 2 * BLOCK / 1000))
-    assert math.isclose(spent["arithmetic"], 3 / 4 * dense().step_flops / 2 / 1e6)
-    alone = book.step_seconds(dense(), book.Layout(), wires())
-    assert list(alone.values())[1:] == [0, 0, 0, 0]
-    two = book.step_seconds(dense(), book.Layout(1, 2), wires())
-    assert math.isclose(two["between stages"], 2 * 24 * (0.5 + BLOCK / 1000))
-    longest = book.step_seconds(dense(), book.Layout(1, 4), wires())["arithmetic"]
-    assert math.isclose(longest, alone["arithmetic"] / 4 * 2 * 4 / 6)
-
-
-def test_seconds_of_a_mixture():
-    spent = book.step_seconds(mixed(), book.Layout(2, 3, 2), wires())
-    within = 6 * 2 * (0.5 + 2 * 1 / 2 * BLOCK / 1000)
-    work = mixed().step_flops / 12 / 1e6
-    assert math.isclose(spent["within layers"], 6 * within)
-    assert math.isclose(spent["arithmetic"], work)
-    assert math.isclose(spent["waiting"], 2 * (work / 6 + within))
-    assert math.isclose(spent["between stages"], 2 * 6 * (0.5 + BLOCK / 100))
-    all_meet = 2 * 3 / 4 * 4 * mixed().common / 3 / 200  # two of a server
-    experts = 2 * 1 / 2 * 4 * mixed().routed / 6 / 100
-    assert math.isclose(spent["between copies"], all_meet + experts)
-    # Of three partners, one is in the same server and two behind the port.
-    spent = book.step_seconds(mixed(), book.Layout(4, 1), wires())
-    within = 36 * (0.5 + 2 / 4 * BLOCK * (1 / 1000 + 2 / 100))
-    assert math.isclose(spent["within layers"], 6 * within)
-    three = dataclasses.replace(mixed(), chosen=3)  # experts of a token
-    spent = book.step_seconds(three, book.Layout(2), wires())
-    within = 12 * 6 * (0.5 + 3 * 1 / 2 * BLOCK / 1000)
-    assert math.isclose(spent["within layers"], 6 * within)
+    assert [*spent.values()] == pytest.approx(right)

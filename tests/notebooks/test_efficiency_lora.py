@@ -1,9 +1,7 @@
 """The cells of efficiency/lora against peft, loops in Python and arithmetic."""
 
 import copy
-import functools
-import random as dice
-from unittest import mock
+from functools import partial
 
 import cells
 import hypothesis.strategies as st
@@ -14,12 +12,10 @@ import torch.nn.functional as F
 from cells import cases, close, generator, random, seeds
 from torch import nn
 
-from fieldguide.efficiency import lora, quantization
+from fieldguide.efficiency import lora
+from fieldguide.efficiency.quantization import NF4Linear
 from fieldguide.transformers import gpt, real_model, training
 
-TINY = gpt.GPTConfig(7, 4, width=8, heads=2, layers=2, bias=True)
-SIZES = {"vocab": 11, "context": 16, "width": 8, "layers": 2, "heads": 2}
-LLAMA = real_model.LlamaConfig(**SIZES, kv_heads=1, hidden=12, eps=1e-5, base=1e4)
 ALL = ["query", "key", "value", "output", "up", "down"]
 IDS = torch.randint(7, (2, 4), generator=generator())
 
@@ -30,34 +26,26 @@ both = pytest.mark.parametrize("kind", ["LoRALinear", "LoRALinearFast"])
 
 
 def tiny_gpt(seed=0):
-    """A small GPT whose biases are not 0."""
-    model = gpt.GPT(TINY, generator=generator(seed))
-    for name, p in model.named_parameters():
-        if name.endswith("bias"):
-            p.data.normal_(generator=generator(seed))
-    return model
+    """A small GPT with biases, of random numbers."""
+    config = gpt.GPTConfig(7, 4, width=8, heads=2, layers=2, bias=True)
+    return drawn(gpt.GPT(config), seed)
 
 
-def adapted_gpt(targets=("query", "up"), rank=2, alpha=32, seed=None):
-    """The small GPT with adapters, which change something if there is a seed."""
-    model = tiny_gpt()
-    lora.add_lora(model, targets, rank, alpha, generator=generator())
-    return model if seed is None else filled(model, seed)
-
-
-def tiny_llama():
-    """A small Llama in float64, always the same."""
-    model = real_model.Llama(LLAMA).double()
+def drawn(model, seed=0):
+    draw = generator(seed)
     for p in model.parameters():
-        p.data.normal_(0, 1, generator=generator())
+        p.data.normal_(0, 0.3, generator=draw)
     return model
 
 
-def filled(model, seed=0, scale=0.3):
-    """The model, with adapters that change something."""
-    for place, layer in enumerate(lora.lora_layers(model).values()):
-        for part in layer.lora_A, layer.lora_B:
-            part.weight.data.normal_(0, scale, generator=generator(seed + place))
+def adapted_gpt(targets=("query", "up"), rank=2, alpha=32, seed=None, model=None):
+    """The small GPT with adapters, which change something if there is a seed."""
+    model = model or tiny_gpt()
+    lora.add_lora(model, targets, rank, alpha, generator=generator())
+    if seed is not None:
+        draw = generator(seed)
+        for name in matrices(lora.lora_state(model)):
+            model.get_parameter(name).data.normal_(0, 0.3, generator=draw)
     return model
 
 
@@ -70,16 +58,10 @@ def learning(model):
     return [n for n, p in model.named_parameters() if p.requires_grad]
 
 
-def test_spellings():
-    old = "us. Up! Jesus gave unto every judge Ujv VIUJ vU (u) 4u evil\nunder"
-    new = "vs. Vp! Iesus gaue vnto euery iudge Viu VIUI vU (v) 4v euil\nvnder"
-    assert lora.spelling_1611(old) == new == lora.spelling_1611(new)
-    assert lora.backwards("ab c\n\nde") == "c ba\n\ned"
-
-
-def follows(losses, models, loss, plan, **options):
+def follows(losses, models, loss, **options):
     """The first model was trained as the second is now, by hand."""
     trained, model = models
+    plan = training.Recipe(len(losses), rate=0.01, final=0.0, **options.pop("plan"))
     learn = [p for p in model.parameters() if p.requires_grad]
     right = cells.adamw(learn, loss, plan, weight_decay=0, **options)
     close(torch.as_tensor(losses).double(), right, 1e-5)
@@ -88,36 +70,33 @@ def follows(losses, models, loss, plan, **options):
 
 
 def test_fine_tune_is_adamw_with_a_fading_rate():
-    steps, warmup, batch = 39, 1, 3
     ids = torch.randint(7, (200,), generator=generator())
     draw, models = generator(1), [tiny_gpt().double(), tiny_gpt().double()]
     for model in models:
         model.token.weight.requires_grad_(False)
 
     def loss():
-        inputs, targets = training.get_batch(ids, batch, 4, draw)
+        inputs, targets = training.get_batch(ids, 3, 4, draw)
         return F.cross_entropy(models[1](inputs).mT, targets)
 
-    options = {"batch": batch, "generator": generator(1)}
-    losses = lora.fine_tune(models[0], ids, steps, 0.01, **options)
-    plan = training.Recipe(steps, rate=0.01, warmup=warmup, final=0.0)
-    follows(losses, models, loss, plan, betas=(0.9, 0.99))
+    losses = lora.fine_tune(models[0], ids, 59, 0.01, batch=3, generator=generator(1))
+    follows(losses, models, loss, plan={"warmup": 2}, betas=(0.9, 0.99))
 
 
 def test_learning_answers_is_the_loop_written_out():
-    steps, warmup = 20, 2
-    draw, models = dice.Random(0), [tiny_llama(), tiny_llama()]
+    sizes = {"vocab": 11, "context": 16, "width": 8, "layers": 2, "heads": 2}
+    more = {"kv_heads": 1, "hidden": 12, "eps": 1e-5, "base": 1e4}
+    config = real_model.LlamaConfig(**sizes, **more)
+    models = [drawn(real_model.Llama(config).double()) for _ in range(2)]
     for model in models:
         model.embedding.weight.requires_grad_(False)
+    batches = [[([1, 2, i % 9], [3, 4]), ([5], [i % 7, 6, 10])] for i in range(20)]
+    losses, left = lora.learn_answers(models[0], batches, 0.01), iter(batches)
 
-    def words():
-        return [draw.randrange(11) for _ in range(draw.randrange(1, 6))]
+    def loss():
+        return lora.answer_loss(models[1], next(left))
 
-    batches = [[(words(), words()) for _ in range(3)] for _ in range(steps)]
-    losses = lora.learn_answers(models[0], batches, 0.01)
-    plan = training.Recipe(steps, rate=0.01, warmup=warmup, final=0.0)
-    left = iter(batches)
-    follows(losses, models, lambda: lora.answer_loss(models[1], next(left)), plan)
+    follows(losses, models, loss, plan={"warmup": 2})
 
 
 @cases(seed=seeds, batch=st.sampled_from([(), (3,), (2, 3)]), A=sizes, B=sizes)
@@ -157,18 +136,14 @@ def test_a_lora_layer_is_its_formula(kind, seed, wide, out, rank, alpha, bias, s
 
 
 def test_the_articles_call():
-    layers = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        layers.append(lora.LoRALinear(nn.Linear(1024, 1024), rank=16))
-    first, again = (layer.lora_A.weight for layer in layers)
-    assert torch.equal(first, again) and abs(first.std().item() - 0.02) < 0.001
-    box = nn.Sequential(nn.Linear(20, 20))
-    lora.add_lora(box, ["0"], kind=lora.LoRALinearFast)
-    assert type(box[0]) is lora.LoRALinearFast
-    for layer in layers[0], lora.LoRALinear(nn.Linear(20, 20)), box[0]:
-        assert learning(layer) == ["lora_A.weight", "lora_B.weight"]
-        assert (layer.rank, layer.alpha) == (16, 32) and not layer.lora_B.weight.any()
+    torch.manual_seed(3)
+    layer = lora.LoRALinear(nn.Linear(1024, 1024), rank=16)
+    torch.manual_seed(3)
+    again = lora.LoRALinear(nn.Linear(1024, 1024)).lora_A.weight
+    assert torch.equal(layer.lora_A.weight, again)
+    assert abs(again.std().item() - 0.02) < 0.001
+    assert learning(layer) == ["lora_A.weight", "lora_B.weight"]
+    assert (layer.rank, layer.alpha) == (16, 32) and not layer.lora_B.weight.any()
 
 
 def names_in(model, targets):
@@ -178,24 +153,19 @@ def names_in(model, targets):
 @pytest.mark.parametrize("targets", [ALL, ("up", "down"), {"output"}])
 def test_adapters_go_where_they_are_told(targets):
     model, twin = tiny_gpt(), tiny_gpt()
-    names = lora.add_lora(model, targets, 2, 6, generator=generator())
+    names = lora.add_lora(model, targets, 2, 6, kind=lora.LoRALinearFast)
     assert names == names_in(twin, targets) == list(lora.lora_layers(model))
-    for name, layer in lora.lora_layers(model).items():
-        assert (layer.rank, layer.alpha) == (2, 6)
-        base = twin.get_submodule(name)
-        assert torch.equal(layer.original_layer.weight, base.weight)
+    for layer in lora.lora_layers(model).values():
+        found = type(layer), layer.rank, layer.alpha
+        assert found == (lora.LoRALinearFast, 2, 6)
     assert torch.equal(model(IDS), twin(IDS))
-    state = matrices(lora.lora_state(model))
-    again = matrices(lora.lora_state(adapted_gpt(targets)))
-    assert learning(model) == list(state)
-    assert all(torch.equal(w, again[n]) for n, w in state.items()), "drawn in order"
+    assert learning(model) == list(matrices(lora.lora_state(model)))
 
 
 @cases(seed=seeds, rank=st.integers(1, 4), alpha=st.sampled_from([1, 8]))
 def test_a_model_with_adapters_is_pefts(seed, rank, alpha):
-    mine, theirs = tiny_gpt(seed), tiny_gpt(seed)
-    lora.add_lora(mine, ALL, rank, alpha)
-    filled(mine, seed)
+    theirs = tiny_gpt(seed)
+    mine = adapted_gpt(ALL, rank, alpha, seed, tiny_gpt(seed))
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=ALL)
     peft.inject_adapter_in_model(config, theirs)
     for name, weight in matrices(lora.lora_state(mine)).items():
@@ -221,7 +191,8 @@ def test_merging_twice_changes_nothing_and_can_be_undone():
         for name, layer in layers.items():
             right = whole[name] if merged else twin.get_submodule(name).weight
             close(layer.original_layer.weight, right, 1e-6)
-        plain = lora.remove_lora(copy.deepcopy(model))
+        plain = copy.deepcopy(model)
+        lora.remove_lora(plain)
         assert {*plain.state_dict()} == {*twin.state_dict()}
         close(plain(IDS), apart if merged else twin(IDS), 1e-5)
 
@@ -236,25 +207,22 @@ def test_an_adapters_state_travels():
     lora.load_lora(other, state)
     assert torch.equal(right, other(IDS)) and learning(other) == list(matrices(state))
     assert {layer.alpha for layer in lora.lora_layers(other).values()} == {0.1}
-    filled(model, seed=9)
+    for name in matrices(state):
+        model.get_parameter(name).data.zero_()
     lora.load_lora(model, state)
     assert torch.equal(model(IDS), right), "a copy"
 
 
 def test_qlora_is_lora_over_the_rounded_base():
     model, twin = tiny_gpt(), tiny_gpt()
-    small = functools.partial(quantization.NF4Linear, group=8)
-    with mock.patch.object(lora, "NF4Linear", small):
-        lora.quantize_base(model, ALL)
-    for name in names_in(twin, ALL):
-        packed = model.get_submodule(name)
-        assert isinstance(packed, quantization.NF4Linear) and packed.doubled
-        twin.get_submodule(name).weight.data.copy_(packed.weight)
-    close(model(IDS), twin(IDS), 1e-5)
+    names = lora.replace_layers(model, ALL, partial(NF4Linear, group=8))
+    assert names == names_in(twin, ALL)
+    for name in names:
+        twin.get_submodule(name).weight.data.copy_(model.get_submodule(name).weight)
     slopes = []
     for each in model, twin:
-        lora.add_lora(each, ALL, 2, generator=generator())
-        F.cross_entropy(filled(each)(IDS).mT, IDS).backward()
+        adapted_gpt(ALL, seed=0, model=each)
+        F.cross_entropy(each(IDS).mT, IDS).backward()
         named = each.named_parameters()
         slopes.append({n: p.grad for n, p in named if p.grad is not None})
     close(*slopes, 1e-5)

@@ -1,15 +1,17 @@
 """Real processes that do what Python itself can: what comes of them?"""
 
+import multiprocessing
 import os
 import time
 
 import pytest
+import torch.distributed as dist
 
 from fieldguide.ranks import RankError, launch
 
 
 def test_each_rank_is_told_who_it_is_and_what_it_says_comes_back(capfd):
-    assert launch(os.getenv, 2, "RANK") == ["0", "1"]
+    assert launch(dist.get_rank, 2) == [0, 1]
     assert launch(print, 2, "here\nagain") == [None, None]
     lines = "rank 0: here", "rank 0: again", "rank 1: here", "rank 1: again"
     assert capfd.readouterr().out.splitlines() == [*lines]
@@ -24,9 +26,10 @@ def test_each_rank_is_told_who_it_is_and_what_it_says_comes_back(capfd):
         (1, (time.sleep, 2, 99), "had not ended in time"),
     ],
 )
-def test_a_rank_that_dies_is_named(limit_s, what, says):
+def test_a_rank_that_dies_is_named_and_none_is_left(limit_s, what, says):
     with pytest.raises(RankError) as error:
         launch(*what, limit_s=limit_s)
+    assert not multiprocessing.active_children()
     assert error.value.rank in (0, 1) and says in str(error.value)
 
 

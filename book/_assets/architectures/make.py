@@ -34,18 +34,13 @@ SEEDS = [0, 1, 2]
 OTHER = 98  # draws the lists by which a rate is chosen
 
 
-def cells() -> dict[str, str]:
-    """The notebook's code, {id: source}."""
-    found = read_json(NOTEBOOK)["cells"]
-    return {c["id"]: "".join(c["source"]) for c in found if c["cell_type"] == "code"}
-
-
 def book():
     """The names that the cells define."""
     names = dict(vars(architectures))
     exec(IMPORTS, names)
+    cells = {c["id"]: "".join(c["source"]) for c in read_json(NOTEBOOK)["cells"]}
     for i in CELLS:
-        exec(cells()[i], names)
+        exec(cells[i], names)
     return names
 
 
@@ -54,7 +49,6 @@ def recalled(names, kind, state, rate, seed=0):
     model = names["train_recaller"](make, state, rate, names["lists"], seed)
     found = [round(share, 3) for share in names["recall"](model)]
     other = round(sum(names["recall"](model, OTHER)) / len(found), 4)
-    print(kind, state, rate, seed, found, other, flush=True)
     return {"rate": rate, "recall": found, "other lists": other}
 
 
@@ -63,7 +57,6 @@ def after_mark(names, kind, rate, seed=0):
     model = names["train_recaller"](make, 16, rate, batch, seed)
     found = round(names["right_answers"](model, batch), 3)
     other = round(names["right_answers"](model, batch, OTHER), 4)
-    print("two lists", kind, rate, seed, found, other, flush=True)
     return {"rate": rate, "right": found, "other lists": other}
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from assets import make_parts, read_json
 from safetensors.torch import load_file
+from torch import nn
 
 from fieldguide.data import king_james, smollm2_tokenizer, store
 from fieldguide.efficiency import lora
@@ -50,29 +51,28 @@ def median_seconds(steps, rounds):
 
 # The GPT
 
-STEPS = 40
+
+def backwards(text):
+    return "\n".join(line[::-1] for line in text.split("\n"))
+
+
+STEPS, PROMPT = 40, "\nJesus"
 MATRICES = ["query", "key", "value", "output", "up", "down"]
-TASKS = {"1611": lora.spelling_1611, "backwards": lora.backwards}
-RATES = {  # to be tried, by what learns
-    "full": [0.001, 0.002, 0.004],
-    "LoRA": [0.01, 0.02],
-    "LoRA, query and value": [0.02],
-    "QLoRA": [0.01, 0.02],
-    "subspace": [0.003, 0.01],
-}
-SIZES = {"full": [0], "LoRA": [1, 4, 16], "LoRA, query and value": [4], "QLoRA": [4]}
-SIZES["subspace"] = [100, 1000, 10_000, 100_000]
-TRIED = [(kind, n, rate) for kind in SIZES for n in SIZES[kind] for rate in RATES[kind]]
+TASKS = {"1611": lora.spelling_1611, "backwards": backwards}
+RUNS = [  # what learns, of which size, and the rates to be tried
+    ("full", [0], [0.001, 0.002, 0.004]),
+    ("LoRA", [1, 4, 16], [0.01, 0.02]),
+    ("LoRA, query and value", [4], [0.02]),
+    ("QLoRA", [4], [0.01, 0.02]),
+    ("subspace", [100, 1000, 10_000, 100_000], [0.003, 0.01]),
+]
 SAMPLED = [("full", 0, 0.002), ("LoRA", 4, 0.01)]
-PROMPT, SAMPLE = "\nJesus", 240  # characters
 
 
-def texts(change=str):
-    """The alphabet, the training ids and the held-out ids of the text, changed."""
+def texts(change):
+    """The ids of the changed text to train on, and those held out."""
     text = king_james()
-    alphabet = characters(text)
-    parts = split_text(change(text))
-    return alphabet, *(to_ids(part, alphabet) for part in parts)
+    return [to_ids(part, characters(text)) for part in split_text(change(text))]
 
 
 def prepared(kind, size):
@@ -83,59 +83,45 @@ def prepared(kind, size):
     if kind == "subspace":
         return lora.RandomSubspace(model, size, generator=generator())
     if kind == "QLoRA":
-        lora.quantize_base(model, MATRICES)
+        lora.replace_layers(model, MATRICES, lora.NF4Linear)
     targets = ["query", "value"] if kind == "LoRA, query and value" else MATRICES
     lora.add_lora(model, targets, size, 2 * size, generator=generator())
     return model
 
 
-def short_run(kind, size, rate, ids, seed=0):
-    """The losses of a short run, and the model."""
-    model = prepared(kind, size)
+def learn(model, ids, steps, rate):
+    """The model after a short run."""
     with contextlib.redirect_stdout(None):
-        options = {"generator": generator(seed)}
-        losses = lora.fine_tune(model, ids, STEPS, rate, **options)
-    return losses, model
+        lora.fine_tune(model, ids, steps, rate, generator=generator())
+    return model
 
 
-def sample(model, prompt, alphabet):
+def sample(model, prompt):
+    alphabet = characters(king_james())
     options = {"temperature": 0.7, "generator": generator(2)}
-    ids = to_ids(prompt, alphabet)
-    return to_text(generate(model, ids, SAMPLE, **options), alphabet)
-
-
-def gpt_times():
-    """Milliseconds of processor time in a step of three ways to learn."""
-    _, ids, _ = texts()
-
-    def step(model):
-        with contextlib.redirect_stdout(None):
-            lora.fine_tune(model, ids, 1, 1e-4, generator=generator())
-
-    learners = {"full": 0, "LoRA": 4, "QLoRA": 4}
-    models = {kind: prepared(kind, size) for kind, size in learners.items()}
-    steps = {kind: partial(step, model) for kind, model in models.items()}
-    return {kind: round(1000 * t) for kind, t in median_seconds(steps, 31).items()}
+    ids = generate(model, to_ids(prompt, alphabet), 240, **options)
+    return to_text(ids, alphabet)
 
 
 def record_gpt() -> None:
+    ids, _ = texts(str)
+    kinds = {"full": 0, "LoRA": 4, "QLoRA": 4}
+    steps = {k: partial(learn, prepared(k, n), ids, 1, 1e-4) for k, n in kinds.items()}
+    times = {k: round(1000 * s) for k, s in median_seconds(steps, 31).items()}
     record = {"steps": STEPS, "start": {}, "runs": []}
-    record |= {"samples": {}, "ms_per_step": gpt_times()}
+    record |= {"samples": {}, "ms_per_step": times}
     for task, change in TASKS.items():
-        alphabet, ids, held_out = texts(change)
-        start = held_out_loss(trained_gpt(), held_out)
-        record["start"][task] = round(start, 4)
-        prompt = change(PROMPT)
-        said = record["samples"][task] = {}
-        said["before"] = sample(trained_gpt(), PROMPT, alphabet)
-        for kind, size, rate in TRIED:
-            losses, model = short_run(kind, size, rate, ids)
+        ids, held_out = texts(change)
+        record["start"][task] = round(held_out_loss(trained_gpt(), held_out), 4)
+        said = record["samples"][task] = {"before": sample(trained_gpt(), PROMPT)}
+        tried = [(k, n, r) for k, sizes, rates in RUNS for n in sizes for r in rates]
+        for kind, size, rate in tried:
+            model = learn(prepared(kind, size), ids, STEPS, rate)
             run = {"task": task, "kind": kind, "size": size, "rate": rate}
-            run["first"] = [round(loss, 4) for loss in losses[:2].tolist()]
             run["loss"] = round(held_out_loss(model, held_out), 4)
             record["runs"].append(run)
             if (kind, size, rate) in SAMPLED:
-                said[kind] = sample(model, prompt, alphabet)
+                said[kind] = sample(model, change(PROMPT))
     store(HERE / "gpt.json", record)
 
 
@@ -189,11 +175,8 @@ ASKED = [
     "Who was Isaac Newton?",
     "Name three colours.",
 ]
-
 BATCHES, BATCH, ANSWER = 16, 4, 24  # steps, orders in one, tokens of an answer
 RANK, ALPHA, TARGETS = 4, 8, ["query", "value"]
-SMOLLM2_MATRICES = ["query", "key", "value", "output", "gate", "up", "down"]
-LORA_TRIED, FULL_TRIED = [5e-3, 1e-2], [1e-4, 3e-4]  # rates
 
 
 def an_order(vocabulary, form, draw):
@@ -214,30 +197,38 @@ def orders():
         [an_order(SEEN, draw.choice(FORMS), draw) for _ in range(BATCH)]
         for _ in range(BATCHES)
     ]
-    tests = [an_order(NEW, FORMS[i % len(FORMS)], draw) for i in range(8)]
-    tests += [an_order(NEW, NEW_FORM, draw) for _ in range(4)]
-    choosing = [an_order(SEEN, FORMS[i % len(FORMS)], draw) for i in range(8)]
-    return batches, tests, choosing
+    forms = [FORMS[i % len(FORMS)] for i in range(8)]
+    tests = [an_order(NEW, form, draw) for form in [*forms, *4 * [NEW_FORM]]]
+    return batches, tests, [an_order(SEEN, form, draw) for form in forms]
+
+
+def encode(text):
+    return smollm2_tokenizer().encode(text)
 
 
 def question(text):
     """The ids of what a user says, as SmolLM2 is used to hear it."""
-    asked = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
-    return smollm2_tokenizer().encode(asked)
+    return encode(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
 
 
-def pair(asked, answer):
-    return question(asked), smollm2_tokenizer().encode(f"{answer}<|im_end|>")
+def tokens_of(orders):
+    return [(question(text), encode(f"{record}<|im_end|>")) for text, record in orders]
 
 
 def answers(model, asked, count):
     """What a model says to each question, in `count` tokens at most."""
-    fast, tokenizer = LlamaFast(model), smollm2_tokenizer()
-    stop = tokenizer.encode("<|im_end|>")
-    return [
-        tokenizer.decode(complete(fast, question(text), count, stop=stop))
-        for text in asked
-    ]
+    model, stop = LlamaFast(model), encode("<|im_end|>")
+    return [complete(model, question(text), count, stop=stop) for text in asked]
+
+
+def own_answers(model, asked):
+    """What the model itself says to those questions, as pairs.
+
+    An answer that is cut off at ANSWER tokens has no end, since the model gave none.
+    """
+    said, stop = answers(model, asked, ANSWER), encode("<|im_end|>")
+    ended = [each if len(each) == ANSWER else each + stop for each in said]
+    return list(zip(map(question, asked), ended, strict=True))
 
 
 @torch.no_grad()
@@ -249,7 +240,6 @@ def verses():
     """Six pieces of the King James Bible, each in two halves: (question, answer)."""
     text = king_james()
     starts = range(0, len(text), len(text) // 6)
-    encode = smollm2_tokenizer().encode
     pieces = [encode(text[i : i + 600])[:121] for i in starts][:6]
     return [(piece[:1], piece[1:]) for piece in pieces]
 
@@ -260,30 +250,36 @@ def learner(kind):
     if kind == "full":
         return model.requires_grad_(True)
     if "4 bits" in kind:
-        lora.quantize_base(model, SMOLLM2_MATRICES)
+        lora.replace_layers(model, [*MATRICES, "gate"], lora.NF4Linear)
     if "LoRA" in kind:
         lora.add_lora(model, TARGETS, RANK, ALPHA, generator=generator())
     return model
+
+
+def unpacked(layer):
+    linear = nn.Linear(layer.in_features, layer.out_features, bias=False)
+    linear.weight.data = layer.weight.clone()
+    return linear
 
 
 def plain(model):
     """The model with its adapters merged, as one that `LlamaFast` takes."""
     for name, layer in list(model.named_modules()):
         if isinstance(layer, lora.NF4Linear):
-            shape = layer.in_features, layer.out_features
-            linear = torch.nn.Linear(*shape, bias=False)
-            linear.weight.data = layer.weight.clone()
-            lora.replace_layer(model, name, linear)
+            model.set_submodule(name, unpacked(layer))
     lora.merge(model)
-    return lora.remove_lora(model).requires_grad_(False)
+    lora.remove_lora(model)
+    return model.requires_grad_(False)
 
 
 def judged(model, tests, kept):
-    """What a plain model says and still knows."""
+    """What a model, made plain by this, says and still knows."""
+    found, model = {"test_nats": nats(model, tokens_of(tests))}, plain(model)
+    decode = smollm2_tokenizer().decode
     asked, right = zip(*tests, strict=True)
-    said, small_talk = answers(model, asked, 40), answers(model, ASKED, ANSWER)
-    return {
-        "said": said,
+    said = map(decode, answers(model, asked, 40))
+    small_talk = list(map(decode, answers(model, ASKED, ANSWER)))
+    return found | {
         "right": [a == b for a, b in zip(said, right, strict=True)],
         "small_talk": small_talk,
         "records": sum("item:" in answer for answer in small_talk),
@@ -292,85 +288,51 @@ def judged(model, tests, kept):
     }
 
 
-def smollm2_times(batches):
-    """Seconds of processor time in a step of three ways to learn."""
-    learners = {kind: learner(kind) for kind in ("full", "LoRA", "LoRA, 4 bits")}
-    steps = {
-        kind: partial(lora.learn_answers, model, batches[:1], 1e-4)
-        for kind, model in learners.items()
-    }
-    return {kind: round(t, 2) for kind, t in median_seconds(steps, 5).items()}
-
-
-def taught(kind, batches, rate):
-    """A learner of that kind after one step on each batch, and what that took."""
-    model = learner(kind)
-    kept = lora.training_bytes(model, lambda: lora.answer_loss(model, batches[0]))
-    losses = lora.learn_answers(model, batches, rate)
-    first = [round(loss, 5) for loss in losses[:2]]
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    more = {"rate": rate, "first": first, "trained": trained, "kept_bytes": kept}
-    return model, more
-
-
 def best_taught(kind, batches, rates, choosing):
     """Of the learners at those rates, the one that is best at other orders."""
     found = []
     for rate in rates:
-        model, more = taught(kind, batches, rate)
+        model = learner(kind)
+        kept = lora.training_bytes(model, partial(lora.answer_loss, model, batches[0]))
+        first = round(lora.learn_answers(model, batches, rate)[0], 5)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        more = {"rate": rate, "first": first, "trained": trained, "kept_bytes": kept}
         found.append((nats(model, choosing), model, more))
-    tried = {str(more["rate"]): end for end, _, more in found}
-    _, model, more = min(found, key=lambda each: each[0])
-    return model, {**more, "tried": tried}
-
-
-def own_answers(model, asked):
-    """What the model itself says to those questions, as pairs.
-
-    An answer that is cut off at ANSWER tokens has no end, since the model gave none.
-    """
-    fast, stop = LlamaFast(model), smollm2_tokenizer().encode("<|im_end|>")
-    pairs = []
-    for asks in map(question, asked):
-        said = complete(fast, asks, ANSWER, stop=stop)
-        pairs.append((asks, said if len(said) == ANSWER else said + stop))
-    return pairs
+    return min(found, key=lambda each: each[0])[1:]
 
 
 def record_smollm2() -> None:
     batches, tests, choosing = orders()
-    record = {"tests": tests, "asked": ASKED, "batch": batches[0]}
-    record |= {"steps": BATCHES, "rank": RANK, "alpha": ALPHA, "targets": TARGETS}
-    lessons = [[pair(*order) for order in batch] for batch in batches]
-    record |= {"seconds_per_step": smollm2_times(lessons), "models": {}}
-    test_pairs = [pair(*each) for each in tests]
-    other_pairs = [pair(*each) for each in choosing]
-    base = load_smollm2()
+    lessons = list(map(tokens_of, batches))
+    steps = {
+        kind: partial(lora.learn_answers, learner(kind), lessons[:1], 1e-4)
+        for kind in ("full", "LoRA", "LoRA, 4 bits")
+    }
+    times = {kind: round(s, 2) for kind, s in median_seconds(steps, 5).items()}
+    record = {"tests": tests, "asked": ASKED, "batch": batches[0], "steps": BATCHES}
+    record |= {"rank": RANK, "alpha": ALPHA, "targets": TARGETS}
+    record |= {"seconds_per_step": times, "models": {}}
+    base, models = load_smollm2(), record["models"]
     kept, replayed = own_answers(base, ASKED), own_answers(base, KEPT)
     mixed = [
         [*lesson[1:], replayed[i % len(replayed)]] for i, lesson in enumerate(lessons)
     ]
-
-    def keep(name, model, more):
-        found = {**more, "test_nats": nats(model, test_pairs)}
-        record["models"][name] = found | judged(plain(model), tests, kept)
-        store(HERE / "smollm2.json", record)
-
-    keep("before", learner("none"), {})
-    keep("before, in 4 bits", learner("4 bits"), {})
+    models["before"] = judged(learner("none"), tests, kept)
+    models["before, in 4 bits"] = judged(learner("4 bits"), tests, kept)
     for name, kind, shown, rates in (
-        ("all weights", "full", lessons, FULL_TRIED),
-        ("LoRA", "LoRA", lessons, LORA_TRIED),
+        ("all weights", "full", lessons, [1e-4, 3e-4]),
+        ("LoRA", "LoRA", lessons, [5e-3, 1e-2]),
         ("QLoRA", "LoRA, 4 bits", lessons, []),
         ("LoRA, with replay", "LoRA", mixed, []),
     ):
-        tried = rates or [record["models"]["LoRA"]["rate"]]
-        model, more = best_taught(kind, shown, tried, other_pairs)
+        tried = rates or [models["LoRA"]["rate"]]
+        model, more = best_taught(kind, shown, tried, tokens_of(choosing))
         if name == "LoRA":
             half = {n: w.half() for n, w in lora.lora_state(model).items()}
             store(HERE / "adapter.safetensors", half)
             lora.load_lora(model, half)  # so that what is judged is what is stored
-        keep(name, model, more)
+        models[name] = more | judged(model, tests, kept)
+    store(HERE / "smollm2.json", record)
 
 
 def remade() -> Iterator[tuple]:
@@ -379,12 +341,13 @@ def remade() -> Iterator[tuple]:
     run = {"task": "1611", "kind": kind, "size": size, "rate": rate}
     runs = read_json(HERE / "gpt.json")["runs"]
     kept = next(each["loss"] for each in runs if run.items() <= each.items())
-    _, ids, held_out = texts(lora.spelling_1611)
-    yield kept, held_out_loss(short_run(kind, size, rate, ids)[1], held_out), 0.01
+    ids, held_out = texts(lora.spelling_1611)
+    model = learn(prepared(kind, size), ids, STEPS, rate)
+    yield kept, held_out_loss(model, held_out), 0.01
     kept = read_json(HERE / "smollm2.json")["models"]["LoRA"]["test_nats"]
     model = learner("LoRA")
     lora.load_lora(model, load_file(HERE / "adapter.safetensors"))
-    yield kept, nats(model, [pair(*each) for each in orders()[1]]), 0.01
+    yield kept, nats(model, tokens_of(orders()[1])), 0.01
 
 
 if __name__ == "__main__":

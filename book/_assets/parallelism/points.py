@@ -13,18 +13,16 @@ from fieldguide.transformers.attention import causal_mask
 from fieldguide.transformers.gpt import GPT, GPTConfig
 
 BATCH, CONTEXT, WIDTH, LAYERS = 16, 64, 256, 4
-TURNS = [1, 2, 4]
-WIDTHS, TEXTS, DEPTH = [128, 256, 512, 1024, 2048], 8, 1
+WIDTHS, TEXTS, ROUNDS = [128, 256, 512, 1024, 2048], 8, 20
 
 
-def best_ms(call, rounds: int, alone: bool = False) -> float:
+def best_ms(call, rounds=ROUNDS, alone=False):
     """Milliseconds that a call takes at best; alone: the others wait meanwhile."""
     if alone and dist.get_rank() > 0:
         dist.barrier()
         return 0.0
-    call()
     took = []
-    for _ in range(rounds):
+    for _ in range(rounds + 1):  # the first is not counted
         if not alone:
             dist.barrier()
         start = time.perf_counter()
@@ -32,74 +30,61 @@ def best_ms(call, rounds: int, alone: bool = False) -> float:
         took.append(1e3 * (time.perf_counter() - start))
     if alone:
         dist.barrier()
-    return min(took)
+    return min(took[1:])
 
 
-def blocks_of(width: int, layers: int) -> GPT:
+def blocks_of(width, layers):
     sizes = GPTConfig(2, CONTEXT, width=width, heads=width // 64, layers=layers)
     return GPT(sizes, generator=torch.Generator().manual_seed(0))
 
 
-def through(blocks, x, mask):
+def through(blocks, mask, x):
     for block in blocks:
         x = block(x, mask)
     return x
 
 
-def message_ms(numbers: int, rounds: int) -> float:
-    x = torch.zeros(numbers)
-    return best_ms(lambda: dist.all_reduce(x), rounds)
+def loss(y, n=0):
+    return y.square().mean()
 
 
-def training(rounds: int) -> dict:
-    """A step on one batch: in one process, in two pieces, in two stages."""
+def training():
+    """A step on one batch: in one process, in two stages, in two pieces."""
     model, mask = blocks_of(WIDTH, LAYERS), causal_mask(CONTEXT)
     x = torch.randn(BATCH, CONTEXT, WIDTH)
 
-    def step(blocks):
-        through(blocks, x.requires_grad_(), mask).square().mean().backward()
+    def step():
+        loss(through(model.blocks, mask, x.requires_grad_())).backward()
 
-    one = best_ms(lambda: step(model.blocks), rounds, alone=True)
+    times = {"one process": best_ms(step, alone=True)}
     rank, half = dist.get_rank(), LAYERS // 2
-    own = model.blocks[rank * half : (rank + 1) * half]
-    lines = {}
-    for turns in TURNS:
+    stage = partial(through, model.blocks[rank * half :][:half], mask)
+    for turns in 1, 2, 4:
+        name = f"2 stages, {turns} micro-batch" + "es" * (turns > 1)
         parts = x.detach().chunk(turns)
-        lines[str(turns)] = best_ms(
-            lambda parts=parts: train_in_line(
-                lambda part: through(own, part, mask),
-                parts,
-                lambda y, n: y.square().mean(),
-            ),
-            rounds,
-        )
+        times[name] = best_ms(partial(train_in_line, stage, parts, loss))
     cut_gpt(model, rank, 2)
-    two = best_ms(lambda: step(model.blocks), rounds)
-    return {"one_ms": one, "pieces_ms": two, "stages_ms": lines}
+    return times | {"2 pieces": best_ms(step)}
 
 
 @torch.inference_mode()
-def writing(rounds: int) -> dict:
-    """A token for each of TEXTS texts through DEPTH blocks, by width."""
-    one, two = [], []
+def writing():
+    """A token for each of TEXTS texts through a block, by width."""
+    times = {}
     for width in WIDTHS:
         x, mask = torch.randn(TEXTS, 1, width), causal_mask(1)
-        model = blocks_of(width, DEPTH)
-        mine = model if dist.get_rank() == 0 else None
+        model = blocks_of(width, 1)
         piece = cut_gpt(copy.deepcopy(model), dist.get_rank(), 2)
-        del model
-        whole = mine and partial(through, mine.blocks, x, mask)
-        one.append(best_ms(whole, rounds, alone=True))
-        two.append(best_ms(partial(through, piece.blocks, x, mask), rounds))
-    return {"one_ms": one, "pieces_ms": two}
+        for count, part in (1, model), (2, piece):
+            call = partial(through, part.blocks, mask, x)
+            times[f"{count}, width {width}"] = best_ms(call, alone=count == 1)
+    return times
 
 
-def measure(rounds: int) -> dict:
+def measure():
     """All times in milliseconds, as this process saw them."""
-    block = BATCH * CONTEXT * WIDTH
-    sums = {str(n): message_ms(n, 5 * rounds) for n in (1, block)}
-    return {
-        "all_reduce_ms": sums,
-        "training": training(rounds),
-        "writing": writing(rounds),
-    }
+    times = {}
+    for name, size in ("empty", 1), ("full", BATCH * CONTEXT * WIDTH):
+        call = partial(dist.all_reduce, torch.zeros(size))
+        times[f"{name} message"] = best_ms(call, 5 * ROUNDS)
+    return times | training() | writing()

@@ -13,7 +13,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..check import answer_of, graded
-from ..efficiency.lora import replace_layer
 from ..efficiency.quantization import quantize_absmax
 from ..transformers.gpt import apply_rope, generate
 from ..transformers.training import (
@@ -167,7 +166,7 @@ class StraightGPT(nn.Module):
         for name, layer in model.blocks.named_modules():
             if bits < 32 and isinstance(layer, nn.Linear):
                 kept = StoredLinear(layer, bits)
-                replace_layer(self.model.blocks, name, kept)
+                self.model.blocks.set_submodule(name, kept)
         first = model.blocks[0].attention
         K = first.query.out_features // first.heads
         places = torch.arange(model.config.context)

@@ -4,6 +4,7 @@
 
 # %% ../../deployment/data-parallel.ipynb #imports
 import contextlib
+import itertools
 import math
 import os
 import signal
@@ -11,9 +12,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    get_state_dict,
+    set_state_dict,
+)
 
 from ..check import answer_of, graded, is_near
 from ..ranks import launch
@@ -66,11 +72,10 @@ def one_weight():
 def average_gradients(parameters, longest=math.inf):
     """Make each gradient the mean over all ranks; then clip to `longest`."""
     grads = [p.grad for p in parameters]
-    flat = torch.cat([grad.flatten() for grad in grads])  # (P,)
+    flat = nn.utils.parameters_to_vector(grads)  # (P,)
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for grad, mean in zip(grads, flat.split([g.numel() for g in grads])):
-        grad.copy_(mean.view_as(grad))
+    nn.utils.vector_to_parameters(flat, grads)  # views of it
     return nn.utils.clip_grad_norm_(parameters, longest)
 
 # %% ../../deployment/data-parallel.ipynb #data-recipe
@@ -192,26 +197,22 @@ def train_ways():
         found[way] = {"losses": losses, **rank_bytes(model, made)}
     return found
 
-# %% ../../deployment/data-parallel.ipynb #job-state
-def job_state(model, made, draws):
-    """All that the next step depends on."""
-    from torch.distributed.checkpoint.state_dict import get_state_dict
+# %% ../../deployment/data-parallel.ipynb #training-state
+class TrainingState:
+    """All that the next step depends on, as a checkpoint takes it."""
 
-    weights, states = get_state_dict(model, made)
-    return {"model": weights, "made": states, "draws": draws.get_state()}
+    def __init__(self, model, made, draws):
+        self.model, self.made, self.draws = model, made, draws
 
-# %% ../../deployment/data-parallel.ipynb #save-and-load
-def load_job(path, model, made, draws):
-    """Put a checkpoint's numbers in their places."""
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.state_dict import set_state_dict
+    def state_dict(self):
+        model, made = get_state_dict(self.model, self.made)
+        return {"model": model, "made": made, "draws": self.draws.get_state()}
 
-    state = job_state(model, made, draws)
-    dcp.load(state, checkpoint_id=path)
-    kinds = "model_state_dict", "optim_state_dict"
-    values = state["model"], state["made"]
-    set_state_dict(model, made, **dict(zip(kinds, values)))
-    draws.set_state(state["draws"])
+    def load_state_dict(self, state):
+        parts = {"model_state_dict": state["model"]}
+        parts["optim_state_dict"] = state["made"]
+        set_state_dict(self.model, self.made, **parts)
+        self.draws.set_state(state["draws"])
 
 # %% ../../deployment/data-parallel.ipynb #train-job
 def train_job(folder: str, every: int = 5, dies_at: int = 0, steps: int = 20):
@@ -219,23 +220,21 @@ def train_job(folder: str, every: int = 5, dies_at: int = 0, steps: int = 20):
 
     dies_at: the step after which rank 1 is killed; 0: never.
     """
-    import torch.distributed.checkpoint as dcp
-
     model, ids = small_start()
     made = torch.optim.AdamW(model.parameters(), **ADAMW)
     draws = torch.Generator().manual_seed(1)
+    job = {"job": TrainingState(model, made, draws)}
     whole = Path(folder).glob("step-*/.metadata")  # is written last
     saved = [int(path.parent.name.removeprefix("step-")) for path in whole]
     done = max(saved, default=0)
     if done:
-        load_job(f"{folder}/step-{done}", model, made, draws)
+        dcp.load(job, checkpoint_id=f"{folder}/step-{done}")
 
     def watch(step, _):
         step += done  # counted over all launches
         print(f"step {step}", flush=True)
         if step % every == 0:
-            state = job_state(model, made, draws)
-            dcp.save(state, checkpoint_id=f"{folder}/step-{step}")
+            dcp.save(job, checkpoint_id=f"{folder}/step-{step}")
         if step == dies_at and dist.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -248,10 +247,9 @@ def check_uneven_mean(fn):
     """Does fn weigh each rank's mean with its examples?"""
     for gradients, counts in (
         ([4 / 3, 16.0], [3, 1]),
-        ([1.0, -2.0, 6.0], [5, 2, 4]),
-        ([3.0, 0.0], [2, 0]),
+        ([3.0, -2, 0], [5, 2, 0]),
     ):
-        got = answer_of(fn, list(gradients), list(counts), like=1.0)
+        got = answer_of(fn, gradients, counts, like=1.0)
         total = sum(g * n for g, n in zip(gradients, counts))
         right, ranks = total / sum(counts), len(counts)
         wrong = {
@@ -261,8 +259,7 @@ def check_uneven_mean(fn):
             total: "that's a sum; divide by the number of examples",
             total / ranks: "divide by the examples, not by the ranks",
         }
-        call = f"uneven_mean({gradients}, {counts})"
-        is_near(call, got, right, wrong)
+        is_near(f"uneven_mean({gradients}, {counts})", got, right, wrong)
     return "uneven_mean is right."
 
 # %% ../../deployment/data-parallel.ipynb #check-ring-sum
@@ -272,23 +269,23 @@ class Waits(BaseException):
 
 def in_a_ring(fn, held):
     """What fn returns in each rank, and how often each of them swapped."""
-    N, sent, before = len(held), [[] for _ in held], None
+    N, sent = len(held), [[] for _ in held]
 
-    def as_rank(rank):  # it begins anew whenever something has arrived
-        calls = []
+    def as_rank(rank):
+        calls = itertools.count()
 
         def swap(x):
-            calls.append(x)
-            if len(calls) > len(sent[rank]):
+            n = next(calls)
+            if n == len(sent[rank]):
                 sent[rank].append(x)
-            if len(calls) > len(sent[rank - 1]):
+            if n >= len(sent[rank - 1]):
                 raise Waits
-            return sent[rank - 1][len(calls) - 1]
+            return sent[rank - 1][n]
 
         return answer_of(fn, rank, N, list(held[rank]), swap, like=1.0)
 
-    while before != sent and max(map(len, sent)) <= 2 * N:
-        before, found = [list(x) for x in sent], [None] * N
+    for _ in range(2 * N):  # all begin anew, with what has arrived so far
+        found = [None] * N
         for rank in range(N):
             with contextlib.suppress(Waits):
                 found[rank] = as_rank(rank)
@@ -304,36 +301,30 @@ def check_ring_sum(fn):
     ):
         N, sums = len(held), [sum(chunk) for chunk in zip(*held)]
         for rank, (got, swaps) in enumerate(zip(*in_a_ring(fn, held))):
-            own, arrived, place = held[rank], held[rank - 1], (rank + 1) % N
+            own, place = held[rank], (rank + 1) % N
             call = f"ring_sum({rank}, {N}, {own}, swap)"
             often = f"{call} swaps {swaps} times, but {N - 1} are enough"
             assert swaps < N, often
             assert got is not None, f"{call} waits, but nobody sends to it"
-            two = "that's the sum of two different chunks"
-            wrong = {x + y: two for x in own for y in arrived}
-            wrong |= {x: "that's another chunk's sum" for x in sums}
+            wrong = {x: "that's another chunk's sum" for x in sums}
             wrong[own[place]] = "that's the rank's own: nothing was added"
-            wrong[arrived[place]] = "that's what arrived; add your own"
-            wrong[sum(own)] = (
-                "add up a chunk over the ranks, not a rank's chunks"
-            )
-            is_near(call, got, sums[place], wrong)
+            wrong[held[rank - 1][place]] = "that's what arrived; add your own"
+            said = "add up a chunk over the ranks, not a rank's chunks"
+            is_near(call, got, sums[place], wrong | {sum(own): said})
     return "ring_sum is right."
 
 # %% ../../deployment/data-parallel.ipynb #check-lost-share
 @graded
 def check_lost_share(fn):
     """Does fn add what saving and dying cost?"""
-    for case in (10_800.0, 600.0, 30.0), (1000.0, 40.0, 1.0):
-        got = answer_of(fn, *case, like=1.0)
-        mean_s, every_s, save_s = case
-        saving, dying = save_s / every_s, every_s / 2 / mean_s
-        wrong = {
-            saving + 2 * dying: "a death costs half an interval on average",
-            saving: "and what does a death cost?",
-            dying: "and what does saving cost?",
-            saving * dying: "add the two",
-            mean_s * (saving + dying): "that's seconds; a fraction is wanted",
-        }
-        is_near(f"lost_share{case}", got, saving + dying, wrong)
+    got = answer_of(fn, 10_800.0, 600.0, 30.0, like=1.0)
+    saving, dying = 30 / 600, 600 / 2 / 10_800
+    wrong = {
+        saving + 2 * dying: "a death costs half an interval on average",
+        saving: "and what does a death cost?",
+        dying: "and what does saving cost?",
+        saving * dying: "add the two",
+        10_800 * (saving + dying): "that's seconds; a fraction is wanted",
+    }
+    is_near("lost_share(10800, 600, 30)", got, saving + dying, wrong)
     return "lost_share is right."

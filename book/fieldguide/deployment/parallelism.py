@@ -36,11 +36,6 @@ class Layout:
         """The cards of one copy."""
         return self.pieces * self.stages
 
-    @property
-    def cards(self):
-        """All of them."""
-        return self.group * self.copies
-
 # %% ../../deployment/parallelism.ipynb #cluster
 @dataclass(frozen=True)
 class Cluster:
@@ -110,19 +105,7 @@ def bytes_of_card(job, layout):
     inputs = deepest * flying * block
     return {"weights": 6 * own, "optimizer": 12 * own, "inputs": inputs}
 
-# %% ../../deployment/parallelism.ipynb #rounds
-def round_seconds(job, layout, cluster):
-    """One round within a layer: a sum, or tokens on their way to experts."""
-    N, near = layout.pieces, min(layout.pieces, cluster.server)
-    block = layout.micro * job.context * job.width * job.number
-    if not job.chosen:  # a ring, through the ports of each server
-        wire = cluster.wire(N, near)
-        return cluster.latency + 2 * (N - 1) / N * block / wire
-    rows = job.chosen * block / N  # for each piece: of this server, of others
-    there = (near - 1) / cluster.inside + (N - near) / cluster.between
-    return cluster.latency + rows * there
-
-
+# %% ../../deployment/parallelism.ipynb #copy-seconds
 def copy_seconds(job, layout, cluster):
     """The sum of all gradients, of 4 bytes a number, over the copies."""
     N, near = layout.copies, max(cluster.server // layout.group, 1)
@@ -132,28 +115,32 @@ def copy_seconds(job, layout, cluster):
         groups = [(job.common / layout.stages, N * P, near * P)]
         groups += [(job.routed / layout.group, N, near)]
     return sum(
-        2 * (n - 1) / n * 4 * own / cluster.wire(layout.cards, mates)
+        2 * (n - 1) / n * 4 * own / cluster.wire(layout.group * N, mates)
         for own, n, mates in groups
     )
 
 # %% ../../deployment/parallelism.ipynb #step-seconds
 def step_seconds(job, layout, cluster):
     """Seconds of a step, by what they go to; nothing happens at once."""
-    turns, depth = job.micro_batches(layout), job.layers / layout.stages
-    depth = math.ceil(depth)  # of the longest stage
-    share = 1 if job.chosen else layout.pieces  # of a micro-batch's work
-    work = job.step_flops * layout.micro / job.batch / share / cluster.rate
+    N, near = layout.pieces, min(layout.pieces, cluster.server)
+    turns, K = job.micro_batches(layout), layout.stages
+    depth = math.ceil(job.layers / K)  # of the longest stage
+    block = layout.micro * job.context * job.width * job.number  # bytes
+    cuts = 1 if job.chosen else N  # of a micro-batch's work
+    work = job.step_flops * layout.micro / job.batch / cuts / cluster.rate
     work *= depth / job.layers
-    rounds = depth * (6 if job.again else 4) * (layout.pieces > 1)
-    within = rounds * round_seconds(job, layout, cluster)
-    block = layout.micro * job.context * job.width * job.number
-    sent = block if job.chosen else block / layout.pieces
-    hop = cluster.latency + sent / cluster.wire(layout.group)
+    took = 2 * (N - 1) / N * block / cluster.wire(N, near)  # a sum in a ring
+    if job.chosen:  # tokens go to experts of this server, and of others
+        there = (near - 1) / cluster.inside + (N - near) / cluster.between
+        took = job.chosen * block / N * there
+    rounds = depth * (6 if job.again else 4) * (N > 1)
+    within = rounds * (cluster.latency + took)
+    hop = cluster.latency + block / cuts / cluster.wire(layout.group)
     return {
         "arithmetic": turns * work,
         "within layers": turns * within,
-        "waiting": (layout.stages - 1) * (work + within),
-        "between stages": 2 * turns * hop * (layout.stages > 1),
+        "waiting": (K - 1) * (work + within),
+        "between stages": 2 * turns * hop * (K > 1),
         "between copies": copy_seconds(job, layout, cluster),
     }
 
@@ -284,13 +271,6 @@ def learn_in_line(config, ids: Int64[Tensor, "B T"], micro_batches):
     total = train_in_line(stage, inputs, loss)
     return total, [p.grad for p in own.parameters()]
 
-# %% ../../deployment/parallelism.ipynb #exchange
-def exchange(rows, out, back):
-    """Send `out` rows to each process, get `back` rows from each."""
-    arrived = rows.new_empty(sum(back), *rows.shape[1:])
-    dist.all_to_all_single(arrived, rows.contiguous(), back, out)
-    return arrived
-
 # %% ../../deployment/parallelism.ipynb #share-experts
 def share_experts(
     x: Float[Tensor, "N D"],
@@ -298,6 +278,12 @@ def share_experts(
     up: Float[Tensor, "E H D"], down: Float[Tensor, "E D H"],
 ):  # fmt: skip
     """One process of `mixture_sorted`: it keeps its share of each; forward."""
+
+    def exchange(rows, out, back):  # send `out` to each process, get `back`
+        arrived = rows.new_empty(sum(back), *rows.shape[1:])
+        dist.all_to_all_single(arrived, rows.contiguous(), back, out)
+        return arrived
+
     N = dist.get_world_size()
     given = (x, weights, chosen, up, down)
     own = [part.chunk(N)[dist.get_rank()] for part in given]
@@ -321,33 +307,28 @@ def share_experts(
 @graded
 def check_micro_needed(fn):
     """Is fn(stages, most) the smallest number of micro-batches?"""
-    for stages, most in (8, 0.1), (4, 0.2), (4, 0.25), (16, 0.07), (1, 0.5):
+    for stages, most in (8, 0.1), (4, 0.2), (16, 0.07), (1, 0.5):
         right = 1
         while (stages - 1) / (right + stages - 1) > most:
             right += 1
         got = answer_of(fn, stages, most, like=1)
-        if got == right:
-            continue
         slips = {
             right + 1: "a float just above a whole number is that number; "
             "subtract 1e-9 before you round up",
             math.ceil((stages - 1) / most): "that compares the waiting with "
             "the work; compare it with all of the time",
-            math.ceil(
-                stages * (1 - most) / most
-            ): "K - 1 turns are waiting, not K",
+            math.ceil(stages * (1 - most) / most): "K - 1 turns are waiting, "
+            "not K",
             right - 1: "round up: with one less it waits too long",
-            0: "a batch is at least one micro-batch",
         }
-        cause = slips.get(got, f"{right} is right, not {got}")
-        raise AssertionError(f"micro_needed({stages}, {most}): {cause}")
+        is_near(f"micro_needed({stages}, {most})", got, right, slips)
     return "micro_needed is right."
 
 # %% ../../deployment/parallelism.ipynb #check-block-bytes
 @graded
 def check_block_bytes(fn):
     """Is fn(B, T, D, N) what a process sends for a block?"""
-    for B, T, D, N in (1, 2048, 12_288, 8), (4, 32, 64, 2), (3, 5, 8, 4):
+    for B, T, D, N in (1, 2048, 12_288, 8), (3, 5, 8, 4):
         right = 4 * 2 * (N - 1) / N * 2 * B * T * D
         got = answer_of(fn, B, T, D, N, like=1.0)
         slips = {
@@ -369,7 +350,7 @@ def check_best_cut(fn):
     """Is fn(job, cluster, cards, room) the fastest cut that fits?"""
     job = gpt_job(published()["GPT-3"], 1536)
     a100 = Cluster(rate=162e12, inside=300e9, between=25e9)
-    for cards, room in (512, 80e9), (256, 24e9), (256, 40e9):
+    for cards, room in (512, 80e9), (256, 24e9):
         cuts = []  # (seconds, bytes, (pieces, stages)) of all
         for N, K in itertools.product([1, 2, 4, 8, 16], [1, 2, 4, 8, 16, 32]):
             if copies := cards // (N * K):

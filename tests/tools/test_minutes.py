@@ -27,7 +27,7 @@ LONGER = {
     "multimodal/text-to-image": 94,
     "multimodal/image-to-text": 133,
     "multimodal/sound-video": 102,
-    "efficiency/experts": 108,
+    "efficiency/experts": 101,
     "efficiency/quantization": 114,
     "efficiency/lora": 121,
     "efficiency/architectures": 140,

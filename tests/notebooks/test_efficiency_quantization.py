@@ -133,21 +133,6 @@ def test_weights_are_others_for_a_while():
     assert all(torch.equal(p, kept[n]) for n, p in model.named_parameters())
 
 
-@pytest.mark.parametrize("scheme", ["absmax", "zero point", "NormalFloat"])
-@pytest.mark.parametrize("bits, group", [(2, None), (4, "row"), (8, 4)])
-def test_rounded_reads_back_what_16_bits_can_scale(scheme, bits, group):
-    weight, levels = random(4, 12), q.normal_levels(bits)
-    weight[0, 0] = -5.0  # the largest is not the highest
-    codes, *parts = {
-        "absmax": q.quantize_absmax(weight, bits, group),
-        "zero point": q.quantize_zero_point(weight, bits, group),
-        "NormalFloat": q.quantize_levels(weight, levels, group),
-    }[scheme]
-    codes = levels[codes.int()] if scheme == "NormalFloat" else codes
-    right = q.dequantize(codes, *(part.half().float() for part in parts))
-    assert torch.equal(q.rounded(weight, scheme, bits, group), right)
-
-
 @pytest.mark.parametrize("T, inputs, outputs", [(1, 64, 32), (3, 128, 64)])
 def test_products_are_right(T, inputs, outputs):
     x, weight = random(T, inputs, seed=T), random(outputs, inputs, seed=9)

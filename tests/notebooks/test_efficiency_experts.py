@@ -5,7 +5,6 @@ import functools
 import itertools
 import math
 from fractions import Fraction
-from unittest import mock
 
 import cells
 import hypothesis.strategies as st
@@ -17,16 +16,9 @@ from cells import cases, close, generator, random, seeds
 from fieldguide.efficiency import experts
 from fieldguide.transformers import gpt, training
 
-FORMS = ["mixture_sorted", "mixture_fast"]
-TINY = gpt.GPTConfig(7, 4, width=8, heads=2, layers=2, bias=False)
-
+FORMS = [experts.grouped_loop, experts.grouped_fast]
+FACTORS = ["0.5", "1", "1.1", "1.15", "1.25", "3.3"]
 sizes = st.integers(1, 6)
-
-
-def tiny(mixture):
-    """A small GPT of these mixtures."""
-    recipe = training.modern_recipe(4)
-    return experts.mixture_gpt(TINY, recipe, mixture, generator())
 
 
 def problem(seed=0, N=5, D=4, H=8, E=3, k=2, dtype=torch.double):
@@ -35,10 +27,6 @@ def problem(seed=0, N=5, D=4, H=8, E=3, k=2, dtype=torch.double):
     up, down = random(E, H, D, seed=seed + 2), random(E, D, H, seed=seed + 3)
     weights, chosen, _ = experts.top_k_routing(logits.to(dtype), k)
     return x.to(dtype), weights, chosen, up.to(dtype), down.to(dtype)
-
-
-SHAPE = {"width": 3, "hidden": 5, "matrices": 2, "experts": 7, "k": 2, "layers": 11}
-SHAPE |= {"rest": 1000, "looked_up": 100}
 
 
 def queued(weights, chosen, capacity):
@@ -52,19 +40,27 @@ def queued(weights, chosen, capacity):
     return right
 
 
-@cases(seed=seeds, N=sizes, E=sizes, capacity=st.integers(1, 4), data=st.data())
-def test_routing_queue_and_balance_are_by_hand(seed, N, E, capacity, data):
+@pytest.mark.parametrize("factor", FACTORS)
+@cases(seed=seeds, N=sizes, E=sizes, data=st.data())
+def test_routing_queue_and_balance_are_by_hand(factor, seed, N, E, data):
     k, logits = data.draw(st.integers(1, E)), random(N, E, seed=seed)
     weights, chosen, shares = experts.top_k_routing(logits, k)
     close(shares, logits.softmax(-1))
     assert torch.equal(chosen, logits.argsort(-1, descending=True)[:, :k])
     blend = logits.gather(1, chosen).softmax(-1)
     close(weights, blend if k > 1 else shares.gather(1, chosen))
-    kept = experts.drop_overflow(weights, chosen, E, capacity)
+    kept = experts.drop_overflow(weights, chosen, E, float(factor))
+    capacity = math.ceil(Fraction(factor) * k * N / E)
     assert torch.equal(kept, queued(weights, chosen, capacity))
     loads = [sum(e in row for row in chosen.tolist()) / N for e in range(E)]
     right = sum(E * load * shares[:, e].mean() for e, load in enumerate(loads))
     close(experts.balance_loss(shares, chosen), right)
+
+
+def test_a_capacity_that_floats_exceed_is_not_rounded_up():
+    ones = torch.ones(100, 1)
+    kept = experts.drop_overflow(ones, ones.long() - 1, 10, 1.1)
+    assert kept.sum() == 11  # 1.1 x 10 is 11.000000000000002
 
 
 def test_routing_is_mixtrals():
@@ -96,30 +92,37 @@ def by_hand(x, weights, chosen, up, down):
 
 @cases(seed=seeds, N=sizes, D=sizes, H=sizes, E=sizes, data=st.data())
 def test_forms_agree_on_gradients_and_on_what_is_dropped(seed, N, D, H, E, data):
-    k, capacity = data.draw(st.integers(1, E)), data.draw(st.integers(1, N + 1))
+    k, factor = data.draw(st.integers(1, E)), data.draw(st.sampled_from([0.5, 1, 4]))
     x, weights, chosen, up, down = problem(seed, N, D, H, E, k)
 
     def gradients(form):
         leaves = [t.clone().requires_grad_() for t in (x, weights, up, down)]
-        kept = experts.drop_overflow(leaves[1], chosen, E, capacity)
+        kept = experts.drop_overflow(leaves[1], chosen, E, factor)
         out = form(leaves[0], kept, chosen, *leaves[2:])
         return out, *torch.autograd.grad(out.square().sum(), leaves)
 
     right = gradients(by_hand)
-    for form in [getattr(experts, name) for name in FORMS]:
+    for multiply in FORMS:
+        form = functools.partial(experts.mixture_sorted, multiply=multiply)
         close(gradients(form), right, 1e-9)
         assert not form(x, 0 * weights, chosen, up, down).any(), "all are dropped"
 
 
+@pytest.mark.parametrize("D, H", [(16, 32), (16, 6), (6, 16)])
 @pytest.mark.parametrize("whole", [True, False])
-def test_the_fast_form_is_right_in_32_bits(whole, monkeypatch):
-    """Where PyTorch has the grouped product, and where it has not."""
+def test_the_fast_form_is_right_in_32_bits(whole, D, H, monkeypatch):
+    """Forth and back, where PyTorch has the grouped product and where it has not."""
     if not whole:
-        monkeypatch.setattr(experts, "has_grouped", lambda: False)
-    x, weights, chosen, *both = problem(N=13, D=16, H=32, E=6, k=3, dtype=torch.float)
+        monkeypatch.delattr(F, "grouped_mm", raising=False)
+    x, weights, chosen, *both = problem(N=13, D=D, H=H, E=6, k=3, dtype=torch.float)
     idle = torch.zeros(13, 1, dtype=torch.long)  # all experts but the first
     for given in (x, weights, chosen, *both), (x, weights[:, :1], idle, *both):
-        close(experts.mixture_fast(*given), by_hand(*given), 1e-4)
+        leaf = both[0].requires_grad_()
+        found = experts.mixture_sorted(*given, experts.grouped_fast)
+        right = by_hand(*given)
+        close(found, right, 1e-4)
+        grads = [torch.autograd.grad(y.sum(), leaf) for y in (found, right)]
+        close(*grads, 1e-4)
 
 
 def test_slots_are_sorted_by_expert_and_keep_their_order():
@@ -130,25 +133,7 @@ def test_slots_are_sorted_by_expert_and_keep_their_order():
     close(weight, torch.tensor([0.2, 0.3, 0.6, 0.1, 0.5]))
 
 
-@pytest.mark.parametrize("factor", ["0.5", "1", "1.1", "1.15", "1.25", "3.3"])
-@cases(st.integers(1, 3000), st.integers(1, 64), st.data())
-def test_capacity_is_the_fair_share_rounded_up(factor, tokens, E, data):
-    k = data.draw(st.integers(1, E))
-    right = math.ceil(Fraction(factor) * k * tokens / E)
-    assert experts.expert_capacity(tokens, E, k, float(factor)) == right
-    assert experts.expert_capacity(10, 1, 1, 1.1) == 11  # 1.1 x 10 is above 11
-
-
 limits = st.sampled_from([None, 0.5, 1.0])
-
-
-def test_a_loss_is_added_on_the_way_back():
-    x, w = (random(3, seed=seed).requires_grad_() for seed in (0, 1))
-    out = experts.AddLoss.apply(x * w, 0.5 * w.square().sum())
-    assert torch.equal(out, x * w)
-    (7 * out.sum()).backward()
-    close(x.grad, 7 * w.detach())
-    close(w.grad, 7 * x.detach() + w.detach())
 
 
 @cases(seeds, st.integers(1, 4), st.sampled_from([0.0, 0.5]), limits, st.data())
@@ -159,22 +144,25 @@ def test_the_layer_is_the_sum_of_its_parts(seed, E, balance, factor, data):
     layer.router.weight.data *= 50
     x, parameters = random(2, 3, 4, seed=seed), list(layer.parameters())
     out = layer(x)
-    found = torch.autograd.grad(out.square().sum(), parameters)
+    found = torch.autograd.grad(7 * out.square().sum(), parameters)
     tokens = x.view(6, 4)
     logits = tokens @ layer.router.weight.T
     weights, chosen, shares = experts.top_k_routing(logits, k)
-    C = math.ceil((factor or 4) * k * 6 / E)  # without a limit, room for all
-    weights = experts.drop_overflow(weights, chosen, E, C)
+    assert torch.equal(layer.chosen, chosen)
+    weights = experts.drop_overflow(weights, chosen, E, factor or E)  # room for all
     stacks = [torch.stack(list(each)) for each in (layer.up, layer.down)]
     right = by_hand(tokens, weights, chosen, *stacks)
     close(out, right.view(2, 3, 4))
-    loss = right.square().sum() + balance * experts.balance_loss(shares, chosen)
+    loss = 7 * right.square().sum() + balance * experts.balance_loss(shares, chosen)
     close(found, torch.autograd.grad(loss, parameters, materialize_grads=True), 1e-9)
 
 
 def test_a_gpt_of_mixtures_has_them_in_place_of_its_mlps():
-    mixture = experts.MixtureConfig(400, 3, 2)
-    model, again = tiny(mixture), tiny(mixture)
+    mixture, recipe = experts.MixtureConfig(400, 3, 2), training.modern_recipe(4)
+    config = gpt.GPTConfig(7, 4, width=8, heads=2, layers=2, bias=False)
+    model, again = (
+        experts.mixture_gpt(config, recipe, mixture, generator()) for _ in range(2)
+    )
     for block in model.blocks:
         assert block.mlp.config is mixture
         for weights, std in (block.mlp.up, 0.02), (block.mlp.down, 0.01):
@@ -183,27 +171,8 @@ def test_a_gpt_of_mixtures_has_them_in_place_of_its_mlps():
     assert all(map(torch.equal, model.parameters(), again.parameters()))
 
 
-def test_routes_are_what_the_layers_chose():
-    model = tiny(experts.MixtureConfig(8, experts=5, k=2))
-    ids, seen = torch.randint(7, (3, 4), generator=generator()), []
-    choose = experts.top_k_routing
-
-    def watched(logits, k):
-        seen.append(choose(logits, k)[1])
-        return choose(logits, k)
-
-    with mock.patch.object(experts, "top_k_routing", watched):
-        model(ids)
-        found = experts.routes(model, ids)
-    right = torch.stack(seen[:2])
-    assert torch.equal(found, right)
-
-
-def test_a_shape_counts_what_it_says():
-    shape = experts.MixtureShape(**SHAPE)
-    assert shape.parameters(7) == 1000 + 11 * (7 * 2 * 3 * 5 + 3 * 7)
-    assert shape.parameters(2) == 1000 + 11 * (2 * 2 * 3 * 5 + 3 * 7)
-    assert shape.token_flops() == 2 * (shape.parameters(2) - 100)
+# The exercises, and the notebook's cells of published shapes and variants
+book = functools.cache(lambda: cells.run_exercises("efficiency/experts", experts))
 
 
 def test_published_models_are_counted_to_the_last_parameter():
@@ -222,7 +191,6 @@ def test_published_models_are_counted_to_the_last_parameter():
             whole = sum(p.numel() for p in kind(config).parameters())
         found = shape.parameters(shape.experts)
         assert (1 - left_out) * whole <= found <= whole
-
-
-# The exercises, and the notebook's cells of published shapes and variants
-book = functools.cache(lambda: cells.run_exercises("efficiency/experts", experts))
+        idle = (shape.experts - shape.k) * shape.matrices * shape.width * shape.hidden
+        used = found - shape.layers * idle - shape.looked_up
+        assert shape.token_flops() == 2 * used

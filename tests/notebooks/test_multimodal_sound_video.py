@@ -1,55 +1,14 @@
-"""The cells of multimodal/sound-video against torch, numpy, loops and arithmetic."""
+"""The cells of multimodal/sound-video against loops and their parts."""
 
 import itertools
 import math
 
 import hypothesis.strategies as st
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from cells import cases, close, generator, random
 
 from fieldguide.multimodal import contrastive, sound_video
-
-
-@cases(st.integers(1, 5), st.integers(1, 6), st.integers(0, 4), st.integers(0, 99))
-def test_frames_are_centred_windows(hops, hop, half, seed):
-    T, window = hops * hop, hop + 2 * half
-    x = random(2, T, seed=seed)
-    if window > T:
-        return
-    padded = F.pad(x, (half, half))
-    right = [padded[:, at : at + window] for at in range(0, T, hop)]
-    close(sound_video.frames(x, window, hop), torch.stack(right, 1))
-
-
-def mel(hertz):
-    return 2595 * math.log10(1 + hertz / 700)
-
-
-SIZES = [(8, 8, 3, 900), (16, 8, 4, 1000), (24, 4, 9, 6000), (256, 128, 32, 8000)]
-
-
-@pytest.mark.parametrize("sizes", SIZES)
-def test_log_mel_is_torchs_spectrogram_in_numpys_triangles(sizes):
-    (window, hop, bands, rate), x = sizes, random(2, 768)
-    fade = torch.hann_window(window, periodic=False, dtype=torch.double)
-    options = {"window": fade, "center": False, "return_complex": True}
-    padded = F.pad(x, [(window - hop) // 2] * 2)
-    power = torch.stft(padded, window, hop, **options).abs().mT ** 2
-    tops = np.linspace(0, mel(rate / 2), bands + 2)
-    hertz, pitches = 700 * (10 ** (tops / 2595) - 1), np.arange(window // 2 + 1)
-    peaks = [np.interp(pitches * rate / window, hertz[i : i + 3], [0, 1, 0])
-             for i in range(bands)]  # fmt: skip
-    for number in 20, 700.0, torch.tensor(1000.0):
-        close(sound_video.mel(number).item(), mel(float(number)))
-    rows = torch.from_numpy(np.stack(peaks))
-    right = (power @ rows.mT + 0.001).log10()
-    for some in (sizes, ()) if rate == sound_video.RATE else (sizes,):
-        close(sound_video.spectrogram(x, *some[:2]), power, 1e-9)
-        close(sound_video.mel_bands(bands, window, *some[3:]), rows, 1e-9)
-        close(sound_video.log_mel(x, *some), right, 1e-9)
 
 
 @cases(st.data())

@@ -24,9 +24,10 @@ from fieldguide.transformers.gpt import GPTConfig
 HERE = Path(__file__).parent
 
 SIZES = GPTConfig(65, context=64, width=64, heads=4, layers=3, bias=False)
+MIXTURE = "16 experts, top-2"
 VARIANTS = {
     "dense, equal active": experts.MixtureConfig(128),
-    "16 experts, top-2": experts.MixtureConfig(64, experts=16, k=2, balance=0.01),
+    MIXTURE: experts.MixtureConfig(64, experts=16, k=2, balance=0.01),
     "8 experts, top-1": experts.MixtureConfig(128, experts=8, k=1, balance=0.01),
     "dense, equal total": experts.MixtureConfig(1024),
 }
@@ -50,17 +51,9 @@ def run(mixture, rate, seed=0, watch=None):
     return model, round(training.held_out_loss(model, held_out), 4)
 
 
-def passages():
-    """Windows of the held-out text that lie evenly over it: (PIECES, T)."""
-    _, held_out = king_james_ids()
-    starts = torch.linspace(0, len(held_out) - SIZES.context, PIECES).long()
-    return held_out[starts[:, None] + torch.arange(SIZES.context)]
-
-
 def best(record, name):
-    """The rate at which a variant ends lowest."""
-    losses = record["runs"][name]
-    return record["rates"][losses.index(min(losses))]
+    """How low a variant ends, and at which rate."""
+    return min(zip(record["runs"][name], record["rates"], strict=True))
 
 
 def remade() -> Iterator[tuple]:
@@ -74,28 +67,30 @@ def record_rates() -> None:
     for name, mixture in VARIANTS.items():
         record["runs"][name] = [run(mixture, rate)[1] for rate in RATES]
     for name, mixture in VARIANTS.items():
-        rate, known = best(record, name), min(record["runs"][name])
+        known, rate = best(record, name)
         rest = [run(mixture, rate, seed)[1] for seed in SEEDS[1:]]
         record["seeds"][name] = [known, *rest]
-    name = "16 experts, top-2"
-    mixture, rate = VARIANTS[name], best(record, name)
-    limited = [replace(mixture, factor=factor) for factor in FACTORS]
-    record["factors"] = FACTORS
+    rate, record["factors"] = best(record, MIXTURE)[1], FACTORS
+    limited = [replace(VARIANTS[MIXTURE], factor=factor) for factor in FACTORS]
     record["limited"] = [run(each, rate)[1] for each in limited]
     store(HERE / "rates.json", record)
 
 
 def record_routes() -> None:
-    record = read_json(HERE / "rates.json")
-    name, text = "16 experts, top-2", passages()
-    rate, chosen, losses = best(record, name), [], []
+    rate = best(read_json(HERE / "rates.json"), MIXTURE)[1]
+    held_out, chosen, losses = king_james_ids()[1], [], []
+    starts = torch.linspace(0, len(held_out) - SIZES.context, PIECES).long()
+    text = held_out[starts[:, None] + torch.arange(SIZES.context)]
+
+    @torch.no_grad()
+    def watch(step, model):
+        if step in STEPS:
+            model(text)
+            layers = [block.mlp.chosen.to(torch.uint8) for block in model.blocks]
+            chosen.append(torch.stack(layers))
+
     for balance in BALANCE:
-
-        def watch(step, model):
-            if step in STEPS:
-                chosen.append(experts.routes(model, text).to(torch.uint8))
-
-        mixture = replace(VARIANTS[name], balance=balance)
+        mixture = replace(VARIANTS[MIXTURE], balance=balance)
         losses.append(run(mixture, rate, watch=watch)[1])
     shape = len(BALANCE), len(STEPS), *chosen[0].shape
     found = torch.stack(chosen).view(shape)  # (balance, steps, L, N, k)

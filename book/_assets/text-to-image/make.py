@@ -26,34 +26,40 @@ from fieldguide.multimodal import clip
 from fieldguide.multimodal import text_to_image as book
 
 HERE = Path(__file__).parent
-SEED = 0
-
 GUIDANCES = [0, 1, 2, 4, 8]
 STEPS = [1, 2, 4, 8, 16, 32]
 CAPTIONS = 150  # that are asked for in a measurement
-USUAL = {"guidance": 4, "steps": 16}
 DRAWN = ["red heart", "blue heart", "green circle", "purple circle"]
 PAINTED = ["red heart", "green heart", "grinning face with big eyes", "dog face"]
 PAINTED += ["red apple", "rocket"]
-FEWER = [1, 2, 4, 8, 16]  # steps, for the explorer
 COLOURS = ["red", "orange", "yellow", "green", "blue", "purple", "brown", "black"]
 SHADE = 17  # of 255: pictures are stored in sixteen shades of a colour
 
 
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def places(captions: list[str]) -> torch.Tensor:
+    return torch.tensor([data.emoji().captions.index(each) for each in captions])
+
+
 def record_weights() -> None:
-    generator = torch.Generator().manual_seed(SEED)
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        model, losses = book.train_painter(book.pictures_to_learn(), generator)
+        model, losses = book.train_painter(book.pictures_to_learn(), seeded())
     state = {k: v.half().contiguous() for k, v in model.state_dict().items()}
     store(HERE / "weights.safetensors", state)
     means = [round(x, 4) for x in losses.view(-1, 50).mean(1).tolist()]
     store(HERE / "weights.json", {"losses": means})
 
 
-def painted(captions: torch.Tensor, guidance: float, steps: int, seed: int):
+def painted(own: torch.Tensor, guidance: float, steps: int, seed: int):
     """Pictures of captions, by their places: uint8 (B, 32, 32, 3)."""
-    model, told = book.trained_painter(), clip.emoji_features().bare[captions]
-    draws = torch.Generator().manual_seed(seed)
+    model, told, draws = (
+        book.trained_painter(),
+        clip.emoji_features().bare[own],
+        seeded(seed),
+    )
     some = told.split(50)
     return torch.cat([book.paint(model, x, guidance, steps, draws) for x in some])
 
@@ -64,44 +70,22 @@ def judged(pictures: torch.Tensor, own: torch.Tensor, among: torch.Tensor) -> di
     hits = {}
     for name, (see, told) in book.judges().items():
         seen = torch.cat([see(some) for some in pictures.split(50)])
-        generator = torch.Generator().manual_seed(SEED)
-        found = book.found_among(seen, told, own, among, generator)
+        found = book.found_among(seen, told, own, among, seeded())
         hits[name] = [int(found.sum()), len(found)]
     return hits
 
 
-def some_of(places: torch.Tensor) -> torch.Tensor:
-    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(SEED))
-    return places[order[:CAPTIONS]]
+def some_of(found: torch.Tensor) -> torch.Tensor:
+    return found[torch.randperm(len(found), generator=seeded())[:CAPTIONS]]
 
 
-def real_ones(known: torch.Tensor) -> dict:
-    """The judge's hits for real pictures: learnt from, and by another drawer."""
-    emoji, found = data.emoji(), {}
-    for name, drawers in (("learnt from", book.DRAWERS), ("new drawer", ["emojitwo"])):
-        places = some_of(clip.role("train", drawers).places)
-        found[name] = judged(emoji.pictures[places], emoji.concept[places], known)
-    return found
-
-
-def of_drawers(known: torch.Tensor) -> float:
-    """How far the two drawers' pictures of a caption are apart, on average."""
-    emoji, apart = data.emoji(), []
-    first, second = (emoji.drawers.index(name) for name in book.DRAWERS)
-    for concept in some_of(known).tolist():
-        shown = emoji.concept == concept
-        pair = [emoji.pictures[shown & (emoji.drawer == d)] for d in (first, second)]
-        apart.append(book.pixel_distance(*pair))
-    return round(torch.cat(apart).mean().item(), 4)
-
-
-def by_guidance(guidance: float, known: torch.Tensor, learnt: torch.Tensor) -> dict:
+def by_guidance(guidance: float, asked, known, learnt) -> dict:
     """Fit, variety, and the nearest pictures of the training."""
-    emoji, asked = data.emoji(), some_of(known)
-    one, two = (painted(asked, guidance, USUAL["steps"], seed) for seed in (1, 2))
-    apart = book.pixel_distance(one, two).diagonal().mean().item()
+    emoji = data.emoji()
+    one, two = (painted(asked, guidance, 16, seed) for seed in (1, 2))
     near, place = book.pixel_distance(one, emoji.pictures[learnt]).min(1)
     same = emoji.concept[learnt[place]] == asked
+    apart = book.pixel_distance(one, two).diagonal().mean().item()
     return {
         "guidance": guidance,
         "found": judged(one, asked, known),
@@ -111,84 +95,83 @@ def by_guidance(guidance: float, known: torch.Tensor, learnt: torch.Tensor) -> d
     }
 
 
-def new_captions() -> dict:
-    """Concepts of families that were held out: what is painted, and real pictures."""
-    emoji, test = data.emoji(), clip.role("test", book.DRAWERS)
-    of_painted = painted(test.concepts, **USUAL, seed=1), test.concepts
-    of_real = emoji.pictures[test.places], emoji.concept[test.places]
-    both = {"painted": of_painted, "real": of_real}
-    return {name: judged(*each, test.concepts) for name, each in both.items()}
-
-
 def combinations() -> dict:
     """Is the nearest real heart or circle of the shape and colour that was asked?"""
     emoji, found = data.emoji(), {}
-    shapes = [c for c in emoji.captions if c.split()[-1] in ("heart", "circle")]
-    shapes = [c for c in shapes if c.rsplit(" ", 1)[0] in COLOURS]
-    ids = torch.tensor([emoji.captions.index(c) for c in shapes])
-    by = torch.tensor([emoji.drawers.index(name) for name in book.DRAWERS])
-    real = torch.isin(emoji.concept, ids) & torch.isin(emoji.drawer, by)
-    places = real.nonzero()[:, 0]
-    for name, asked in (("never shown", book.NEVER_DRAWN), ("shown", DRAWN)):
-        eight = torch.tensor([emoji.captions.index(c) for c in asked for _ in range(8)])
-        pictures = painted(eight, **USUAL, seed=3)
-        near = places[book.pixel_distance(pictures, emoji.pictures[places]).argmin(1)]
-        pairs = [
-            (emoji.captions[a], emoji.captions[b])
-            for a, b in zip(eight.tolist(), emoji.concept[near].tolist(), strict=True)
-        ]
-        shape = [a.split()[-1] == b.split()[-1] for a, b in pairs]
-        colour = [a.split()[0] == b.split()[0] for a, b in pairs]
-        both = [a == b for a, b in pairs]
-        parts = {"shape": shape, "colour": colour, "both": both}
-        found[name] = {k: [sum(v), len(v)] for k, v in parts.items()}
+    kinds = places([f"{c} {s}" for s in ("heart", "circle") for c in COLOURS])
+    real = clip.role("train", book.DRAWERS).places
+    real = real[torch.isin(emoji.concept[real], kinds)]
+    for name, captions in (("never shown", book.NEVER_DRAWN), ("shown", DRAWN)):
+        asked = places(captions).repeat_interleave(8)
+        apart = book.pixel_distance(painted(asked, 4, 16, 3), emoji.pictures[real])
+        pairs = zip(asked.tolist(), emoji.concept[real[apart.argmin(1)]], strict=True)
+        words = [[emoji.captions[c].split() for c in pair] for pair in pairs]
+        colour, shape = torch.tensor([[*map(str.__eq__, *w)] for w in words]).T
+        parts = {"shape": shape, "colour": colour, "both": colour & shape}
+        found[name] = {k: [int(v.sum()), len(v)] for k, v in parts.items()}
     return found
+
+
+def of_drawers(known: torch.Tensor) -> float:
+    """How far the two drawers' pictures of a caption are apart, on average."""
+    emoji, asked = data.emoji(), some_of(known)
+    drawn = [clip.role("train", [name]).places for name in book.DRAWERS]
+    by = [p[torch.isin(emoji.concept[p], asked)] for p in drawn]  # by concept, both
+    apart = book.pixel_distance(*(emoji.pictures[p] for p in by)).diagonal()
+    return round(apart.mean().item(), 4)
 
 
 @torch.no_grad()
 def remade() -> Iterator[tuple]:
-    """The loss of the stored weights, on some pictures with their captions."""
+    """The loss of the stored weights, and how far apart two drawers are."""
     kept = read_json(HERE / "weights.json")["losses"]
-    emoji, places = data.emoji(), book.pictures_to_learn()[::40]
-    planes = 2 * clip.to_planes(emoji.pictures[places]) - 1
-    told = clip.emoji_features().bare[emoji.concept[places]]
-    generator = torch.Generator().manual_seed(SEED)
-    loss = book.flow_loss(book.trained_painter(), planes, told, generator, 0.0)
+    emoji, learnt = data.emoji(), book.pictures_to_learn()
+    some = learnt[::40]
+    planes = 2 * clip.to_planes(emoji.pictures[some]) - 1
+    told = clip.emoji_features().bare[emoji.concept[some]]
+    loss = book.flow_loss(book.trained_painter(), planes, told, seeded(), 0.0)
     yield kept[-1], loss.item(), 0.25 * kept[-1]
+    kept = read_json(HERE / "measures.json")
+    known = emoji.concept[learnt].unique()
+    yield kept["variety of drawers"], of_drawers(known), 1e-4
 
 
 def record_measures() -> None:
-    learnt = book.pictures_to_learn()
-    known = data.emoji().concept[learnt].unique()
-    record = {"real": real_ones(known)}
+    emoji, learnt = data.emoji(), book.pictures_to_learn()
+    known, test = emoji.concept[learnt].unique(), clip.role("test", book.DRAWERS)
+    asked, record = some_of(known), {"real": {}}
+    for name, drawers in (("learnt from", book.DRAWERS), ("new drawer", ["emojitwo"])):
+        real = some_of(clip.role("train", drawers).places)
+        found = judged(emoji.pictures[real], emoji.concept[real], known)
+        record["real"][name] = found
     record["variety of drawers"] = of_drawers(known)
-    pictures, new = data.emoji().pictures, clip.role("test", book.DRAWERS).places
-    near = book.pixel_distance(pictures[new], pictures[learnt]).amin(1)
-    record["nearest of held out"] = round(near.mean().item(), 4)
-    record["guidance"] = [by_guidance(g, known, learnt) for g in GUIDANCES]
-    asked, record["steps"] = some_of(known), []
-    for steps in STEPS:
-        found = judged(painted(asked, USUAL["guidance"], steps, 1), asked, known)
-        record["steps"].append({"steps": steps, "found": found})
-    record["new captions"] = new_captions()
+    near = book.pixel_distance(emoji.pictures[test.places], emoji.pictures[learnt])
+    record["nearest of held out"] = round(near.amin(1).mean().item(), 4)
+    record["guidance"] = [by_guidance(g, asked, known, learnt) for g in GUIDANCES]
+    record["steps"] = [
+        {"steps": steps, "found": judged(painted(asked, 4, steps, 1), asked, known)}
+        for steps in STEPS
+    ]
+    shown, new = emoji.concept[test.places], test.concepts
+    record["new captions"] = {
+        "painted": judged(painted(new, 4, 16, 1), new, new),
+        "real": judged(emoji.pictures[test.places], shown, new),
+    }
     record["combinations"] = combinations()
     store(HERE / "measures.json", record)
 
 
 def record_samples() -> None:
-    emoji, every = data.emoji(), []
-    for seed, caption in enumerate(PAINTED):
-        three = torch.tensor([emoji.captions.index(caption)] * 3)
+    every = []
+    for seed, own in enumerate(places(PAINTED)):
         rows = [
-            torch.stack([painted(three, g, steps, seed) for steps in FEWER])
-            for g in GUIDANCES
+            [painted(own.expand(3), g, s, seed) for s in STEPS[:-1]] for g in GUIDANCES
         ]
-        every.append(torch.stack(rows))  # (guidances, steps, 3, 32, 32, 3)
+        every.append(torch.stack([torch.stack(row) for row in rows]))
     shades = (torch.stack(every).double() / SHADE).round().to(torch.uint8)
     store(HERE / "samples.npz", {"pictures": shades.numpy()})
-    options = {"captions": PAINTED, "guidance": GUIDANCES, "steps": FEWER}
-    options |= {"shade": SHADE}
-    store(HERE / "samples.json", options)
+    options = {"captions": PAINTED, "guidance": GUIDANCES, "steps": STEPS[:-1]}
+    store(HERE / "samples.json", {**options, "shade": SHADE})
 
 
 if __name__ == "__main__":

@@ -56,14 +56,15 @@ def trained(forward: Callable, x: torch.Tensor, weights: list) -> Callable[[], N
 
 
 def ours(size: Size, x: torch.Tensor) -> Callable[[], None]:
-    from fieldguide.efficiency.experts import mixture_fast, top_k_routing
+    from fieldguide.efficiency import experts
 
     router = normal(size.experts, D)
     up, down = normal(size.experts, H, D), normal(size.experts, D, H)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        weights, chosen, _ = top_k_routing(x @ router.T, size.k)
-        return mixture_fast(x, weights, chosen, up, down)
+        weights, chosen, _ = experts.top_k_routing(x @ router.T, size.k)
+        both, multiply = (up, down), experts.grouped_fast
+        return experts.mixture_sorted(x, weights, chosen, *both, multiply)
 
     return trained(forward, x, [router, up, down])
 

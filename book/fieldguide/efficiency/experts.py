@@ -5,6 +5,7 @@
 # %% ../../efficiency/experts.ipynb #imports
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,18 +13,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..check import graded, require
+from ..check import answer_of, graded, require
 from ..introduction.next_word import softmax
 
 # %% ../../efficiency/experts.ipynb #top-k-routing
 def top_k_routing(logits: Float[Tensor, "N E"], k: int):
-    """Send each token to its k best experts: (weights, chosen, shares).
-
-    logits (N, E) are the router's scores, shares (N, E) their softmax. chosen
-    (N, k) int64 are the experts with the largest, best first, and weights
-    (N, k) their shares, made to add up to 1 if k > 1.
-    Sources: Fedus et al. 2022, equation 2; Lepikhin et al. 2021.
-    """
+    """Each token's k best experts. Fedus et al. 2022; Lepikhin et al. 2021."""
     shares = softmax(logits)  # (N, E)
     weights, chosen = shares.topk(k)  # (N, k) each
     if k > 1:
@@ -34,10 +29,9 @@ def top_k_routing(logits: Float[Tensor, "N E"], k: int):
 def sort_by_expert(
     weights: Float[Tensor, "N k"], chosen: Int[Tensor, "N k"], experts: int
 ):
-    """The slots of weights and chosen (N, k), grouped by expert.
+    """Token and weight of each slot (S,), by expert, and how many each has.
 
-    Returns three tensors: the token of each slot (S,), its weight (S,), and
-    how many slots each expert has (E,). Slots of weight 0 are left out.
+    Slots of weight 0 are left out.
     """
     wanted, k = chosen.flatten(), chosen.size(1)  # (N k,)
     slots = weights.flatten().nonzero().flatten()  # (S,)
@@ -51,11 +45,7 @@ def grouped_loop(
     sizes: Int[Tensor, " E"],
     matrices: Float[Tensor, "E B A"],
 ):
-    """Multiply each group of the rows of x (S, A) by a matrix of its own.
-
-    sizes (E,) int64: the lengths of the groups, which lie one after the
-    other; matrices (E, B, A), output first. Returns (S, B).
-    """
+    """Multiply each group of the rows of x by a matrix of its own."""
     groups = x.split(sizes.tolist())
     products = [g @ matrix.T for g, matrix in zip(groups, matrices)]
     return torch.cat(products)  # (S, B)
@@ -67,96 +57,54 @@ def mixture_sorted(
     up: Float[Tensor, "E H D"], down: Float[Tensor, "E D H"],
     multiply: Callable = grouped_loop,
 ):  # fmt: skip
-    """As `mixture_by_token`, with one matrix product for each expert.
-
-    multiply: `grouped_loop`, or a function that returns the same.
-    Source: Gale et al. 2023, section 2, without their padding.
-    """
+    """One product for each expert. Gale et al. 2023, section 2."""
     token, weight, sizes = sort_by_expert(weights, chosen, len(up))
     hidden = F.gelu(multiply(x[token], sizes, up))  # (S, D_h)
     answers = weight[:, None] * multiply(hidden, sizes, down)  # (S, D)
     return torch.zeros_like(x).index_add(0, token, answers)  # (N, D)
 
 # %% ../../efficiency/experts.ipynb #grouped-fast
-from functools import cache
-
-
-@cache
-def has_grouped():
-    """Has PyTorch a grouped product of 32-bit numbers for this processor?"""
-    rows, ends = torch.ones(4, 4), torch.tensor([4], dtype=torch.int32)
-    try:
-        F.grouped_mm(rows, rows[None], offs=ends)
-    except (AttributeError, RuntimeError):
-        return False
-    return True
-
-
 def grouped_fast(
     x: Float[Tensor, "S A"],
     sizes: Int[Tensor, " E"],
     matrices: Float[Tensor, "E B A"],
 ):
     """As `grouped_loop`, by PyTorch's own grouped product where it can."""
-    fits = x.dtype == torch.float32 and x.device.type == "cpu"
-    fits = fits and x.size(1) % 4 == 0 and matrices.size(1) % 4 == 0
-    if not fits or not has_grouped():
-        return grouped_loop(x, sizes, matrices)
-    ends = sizes.cumsum(0, dtype=torch.int32)  # (E,)
-    return F.grouped_mm(x, matrices.mT, offs=ends)  # (S, B)
-
-
-def mixture_fast(x, weights, chosen, up, down):
-    """As `mixture_sorted`, with all experts in one product."""
-    return mixture_sorted(x, weights, chosen, up, down, grouped_fast)
-
-# %% ../../efficiency/experts.ipynb #expert-capacity
-def expert_capacity(tokens: int, experts: int, k: int = 1, factor=1.25):
-    """How many tokens each expert takes, when `tokens` take k experts each.
-
-    At least 1, however small the factor.
-    Source: Fedus et al. 2022, equation 3, for k = 1, rounded up.
-    """
-    share = round(factor * k * tokens / experts, 9)  # 1.1 x 10 is 11.00...02
-    return max(1, math.ceil(share))
+    fits = all(width % 4 == 0 for width in matrices.shape[1:])
+    with suppress(AttributeError, RuntimeError):  # an older PyTorch
+        if fits and x.dtype == torch.float32:
+            ends = sizes.cumsum(0, dtype=torch.int32)  # (E,)
+            return F.grouped_mm(x, matrices.mT, offs=ends)  # (S, B)
+    return grouped_loop(x, sizes, matrices)
 
 # %% ../../efficiency/experts.ipynb #drop-overflow
 def drop_overflow(
     weights: Float[Tensor, "N k"],
     chosen: Int[Tensor, "N k"],
     experts: int,
-    capacity: int,
+    factor: float,
 ):
-    """The weights, with 0 where the chosen expert was full already.
+    """The weights, with 0 where the chosen expert is full already.
 
-    Each expert serves as many as its capacity: first choices before second
-    ones, and the earlier token before the later.
-    Source: Lepikhin et al. 2021, algorithm 1.
+    First choices go before second ones, and the earlier token before the
+    later. Source: Lepikhin et al. 2021, algorithm 1.
     """
     N, k = chosen.shape
+    share = round(factor * k * N / experts, 9)  # 1.1 x 10 is 11.00...02
     asked = F.one_hot(chosen.T.flatten(), experts)  # (k N, E)
     place = (asked.cumsum(0) * asked).sum(-1)  # (k N,): 1 for the first
-    return weights * (place <= capacity).view(k, N).T  # (N, k)
+    return weights * (place <= math.ceil(share)).view(k, N).T  # (N, k)
 
 # %% ../../efficiency/experts.ipynb #balance-loss
 def balance_loss(shares: Float[Tensor, "N E"], chosen: Int[Tensor, "N k"]):
-    """How unevenly experts are used: k if evenly, more if few are preferred.
-
-    shares and chosen: as from `top_k_routing`. The gradient reaches the
-    router by the shares alone. Source: Fedus et al. 2022, equations 4 to 6,
-    with every one of k choices counted.
-    """
+    """How unevenly experts are used. Fedus et al. 2022, equations 4 to 6."""
     N, E = shares.shape
     load = chosen.flatten().bincount(minlength=E)  # (E,)
     return E / N * (load.to(shares.dtype) * shares.mean(0)).sum()
 
 # %% ../../efficiency/experts.ipynb #add-loss
 class AddLoss(torch.autograd.Function):
-    """`AddLoss.apply(x, loss)` is x; going back, it also counts the loss.
-
-    loss: one number. Its gradient is added as if `loss` were part of what is
-    minimised, whatever becomes of x.
-    """
+    """`AddLoss.apply(x, loss)` is x; going back, it also counts the loss."""
 
     @staticmethod
     def forward(ctx, x, loss):
@@ -179,11 +127,7 @@ class MixtureConfig:
 
 # %% ../../efficiency/experts.ipynb #mixture
 class Mixture(nn.Module):
-    """Experts in place of a block's MLP: x (..., D) -> (..., D).
-
-    config: a `MixtureConfig`; generator: for the first weights, of deviation
-    0.02.
-    """
+    """Experts in place of a block's MLP; `chosen` keeps the last choice."""
 
     def __init__(self, width, config: MixtureConfig, *, generator=None):
         super().__init__()
@@ -200,15 +144,15 @@ class Mixture(nn.Module):
         c, tokens = self.config, x.reshape(-1, x.size(-1))  # (N, D)
         weights, chosen, shares = top_k_routing(self.router(tokens), c.k)
         if c.factor is not None:
-            C = expert_capacity(len(tokens), c.experts, c.k, c.factor)
-            weights = drop_overflow(weights, chosen, c.experts, C)
-        stacks = [torch.stack(list(each)) for each in (self.up, self.down)]
-        out = mixture_fast(tokens, weights, chosen, *stacks)  # (N, D)
+            weights = drop_overflow(weights, chosen, c.experts, c.factor)
+        both = (torch.stack(list(each)) for each in (self.up, self.down))
+        out = mixture_sorted(tokens, weights, chosen, *both, grouped_fast)
         out = AddLoss.apply(out, c.balance * balance_loss(shares, chosen))
+        self.chosen = chosen  # (N, k)
         return out.view(x.shape)
 
 # %% ../../efficiency/experts.ipynb #mixture-gpt
-from ..transformers.gpt import GPT, GPTConfig
+from ..transformers.gpt import GPTConfig
 from ..transformers.training import Recipe, modern_recipe, new_gpt
 
 
@@ -218,36 +162,13 @@ def mixture_gpt(
     mixture: MixtureConfig,
     generator: torch.Generator,
 ):
-    """A GPT of these sizes with a `Mixture` in each block for an MLP.
-
-    config, recipe and generator as for `new_gpt`.
-    """
+    """A `new_gpt` with a `Mixture` in each block for an MLP."""
     model = new_gpt(config, recipe, generator)
     for block in model.blocks:
         block.mlp = Mixture(config.width, mixture, generator=generator)
-        with torch.no_grad():
-            for matrix in block.mlp.down:  # as `initialise` does: it writes
-                matrix.div_(math.sqrt(2 * config.layers))  # to the stream
+        for matrix in block.mlp.down:  # smaller, as it writes to the stream
+            matrix.data /= math.sqrt(2 * config.layers)
     return model
-
-# %% ../../efficiency/experts.ipynb #routes
-@torch.no_grad()
-def routes(model: GPT, ids: Int[Tensor, "*b T"]):
-    """The experts that each of N tokens takes: (L, N, k) int64, by layer.
-
-    model: a `mixture_gpt`.
-    """
-    found, hooks = [], []
-    for block in model.blocks:
-
-        def note(router, inputs, logits, k=block.mlp.config.k):
-            found.append(top_k_routing(logits, k)[1])  # (N, k)
-
-        hooks.append(block.mlp.router.register_forward_hook(note))
-    model(ids)
-    for hook in hooks:
-        hook.remove()
-    return torch.stack(found)
 
 # %% ../../efficiency/experts.ipynb #mixture-shape
 @dataclass(frozen=True)
@@ -284,11 +205,10 @@ def check_update_bias(fn):
         ([[3, 1], [3, 0], [3, 1]], 0.5, [1, -1, 1, -1]),
     ):
         before = bias.clone()
-        got = fn(bias, torch.tensor(picks), rate)
+        got = answer_of(fn, bias, torch.tensor(picks), rate, like=bias)
         assert torch.equal(bias, before), "the old bias was changed"
         right = bias + rate * torch.tensor(signs)
-        ok = torch.is_tensor(got) and got.shape == right.shape
-        ok = ok and torch.allclose(got.to(right), right)
+        ok = torch.allclose(got, right)
         assert ok, f"for {picks}, rate {rate}: {right.tolist()}, not {got}"
     return "update_bias is right."
 
@@ -297,17 +217,14 @@ def check_update_bias(fn):
 def check_expert_choice(fn):
     """Are the gates of fn(shares, capacity) each expert's best tokens?"""
     draws = torch.Generator().manual_seed(3)
-    for N, E, capacity in (6, 3, 2), (5, 2, 5), (4, 6, 1):
+    for N, E, capacity in (6, 3, 2), (4, 6, 1):
         shares = torch.rand(N, E, generator=draws).softmax(-1)
-        got = fn(shares.clone(), capacity)
-        ok = torch.is_tensor(got) and got.shape == (N, E)
-        assert ok, f"gates of shape {(N, E)}, not {got!r}"
+        got = answer_of(fn, shares.clone(), capacity, like=shares)
         taken = got != 0
         busy = taken.sum(0).tolist()
         ok = busy == [capacity] * E
         assert ok, f"experts took {busy}, not {capacity} each"
-        ok = torch.allclose(got.to(shares), shares * taken)
-        assert ok, "a gate is not the share"
+        assert torch.allclose(got, shares * taken), "a gate is not the share"
         least = shares.masked_fill(~taken, 2).amin(0)  # (E,)
         rest = shares.masked_fill(taken, -1).amax(0)  # (E,)
         assert (least > rest).all(), "a better token was left"
@@ -319,21 +236,15 @@ def check_finer(fn):
     """Is fn(shape, cuts) the same mixture, cut finer?"""
     small = MixtureShape(8, 12, 3, 4, 2, 5, 100, 7)
     large = MixtureShape(4096, 14_336, 3, 8, 2, 32, 1000)
-    for shape, some in (small, (1, 2, 3)), (large, (1, 4, 7)):
-        for cuts in some:  # the third does not divide the experts
-            try:
-                got = fn(shape, cuts)
-            except ValueError as error:
-                got = f"the error {error}"  # the width can be cut
-            ok = isinstance(got, MixtureShape)
-            assert ok, f"{cuts} cuts: a MixtureShape, not {got!r}"
-            more = shape.layers * shape.width * (cuts - 1) * shape.experts
-            for mine, theirs in (got.experts, shape.experts), (got.k, shape.k):
-                right = shape.parameters(theirs) + more
-                found = got.parameters(mine)
-                assert found == right, f"{cuts} cuts: {found:,}, not {right:,}"
-            assert got.k == cuts * shape.k, f"a token takes {cuts * shape.k}"
-            assert got.looked_up == shape.looked_up, "looked_up has changed"
+    for shape, cuts in (small, 1), (small, 3), (large, 7):  # 7 divides 14,336
+        got = answer_of(fn, shape, cuts, like=shape)
+        more = shape.layers * shape.width * (cuts - 1) * shape.experts
+        for mine, theirs in (got.experts, shape.experts), (got.k, shape.k):
+            right = shape.parameters(theirs) + more
+            found = got.parameters(mine)
+            assert found == right, f"{cuts} cuts: {found:,}, not {right:,}"
+        assert got.k == cuts * shape.k, f"a token takes {cuts * shape.k}"
+        assert got.looked_up == shape.looked_up, "looked_up has changed"
     try:
         fn(replace(small, experts=8), 8)
     except ValueError:

@@ -4,6 +4,7 @@
 
 # %% ../../efficiency/quantization.ipynb #imports
 import contextlib
+import itertools
 import math
 from collections.abc import Callable
 
@@ -12,25 +13,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Int8, UInt8
 from torch import Tensor, nn
 
-from ..check import graded
+from ..check import answer_of, graded, is_near
 
 # %% ../../efficiency/quantization.ipynb #in-groups
 def in_groups(weight: Float[Tensor, "*b D"], group=None):
-    """The numbers that share a scale, in a row: (groups, numbers).
-
-    group: how many neighbours on the last axis share one; "row" for all D,
-    None for all of the tensor.
-    """
+    """What shares a scale, in a row: `group` neighbours, a "row", or all."""
     size = weight.size(-1) if group == "row" else group
     return weight.reshape(-1, size or weight.numel())
 
 # %% ../../efficiency/quantization.ipynb #quantize-absmax
 def quantize_absmax(weight: Float[Tensor, "*b D"], bits=8, group=None):
-    """Codes, int8 like the weight, and scales (groups, 1).
-
-    A code goes from -(2**(bits-1) - 1) to as much; times its group's scale it
-    is the weight, but for half a scale at most. Zeros get a scale of 0.
-    """
+    """Codes, int8 like the weight, and scales (groups, 1); 0 for zeros."""
     rows, most = in_groups(weight, group), 2 ** (bits - 1) - 1
     scales = rows.abs().amax(-1, keepdim=True) / most  # (groups, 1)
     codes = (rows / scales.where(scales > 0, 1)).round().clamp(-most, most)
@@ -44,11 +37,7 @@ def dequantize(codes: Tensor, scales: Float[Tensor, "groups 1"], lows=0):
 
 # %% ../../efficiency/quantization.ipynb #quantize-zero-point
 def quantize_zero_point(weight: Float[Tensor, "*b D"], bits=8, group=None):
-    """Codes, uint8 like the weight, scales and lows, (groups, 1) each.
-
-    A code goes from 0, which stands for the group's lowest weight, to
-    2**bits - 1, for its highest.
-    """
+    """Codes, uint8 like the weight, scales and lows, (groups, 1) each."""
     rows, most = in_groups(weight, group), 2**bits - 1
     lows = rows.amin(-1, keepdim=True)  # (groups, 1)
     scales = (rows.amax(-1, keepdim=True) - lows) / most
@@ -58,12 +47,7 @@ def quantize_zero_point(weight: Float[Tensor, "*b D"], bits=8, group=None):
 
 # %% ../../efficiency/quantization.ipynb #normal-levels
 def normal_levels(bits=4):
-    """The levels of NormalFloat: float32 (2**bits,), from -1 to 1, with a 0.
-
-    Evenly spaced quantiles of a normal distribution: half of them above 0,
-    one less below. Source: Dettmers et al. 2023, as their library computes
-    it.
-    """
+    """The levels of NormalFloat, as the authors' library computes them."""
     half, count = 2 ** (bits - 1), 2**bits
     last = 1 - (1 / (2 * count) + 1 / (2 * (count - 1))) / 2
     ends = {"start": 0.5, "end": last, "dtype": torch.double}
@@ -76,11 +60,7 @@ def normal_levels(bits=4):
 def quantize_levels(
     weight: Float[Tensor, "*b D"], levels: Float[Tensor, " L"], group=None
 ):
-    """The nearest levels' numbers, uint8 like the weight, and scales.
-
-    levels: increasing, from -1 to 1. scales (groups, 1): the largest of each
-    group in size; `dequantize(levels[codes.int()], scales)` undoes it.
-    """
+    """The nearest levels' numbers, uint8 like the weight, and scales."""
     rows = in_groups(weight, group)
     scales = rows.abs().amax(-1, keepdim=True)  # (groups, 1)
     between = ((levels[:-1] + levels[1:]) / 2).to(rows)
@@ -94,13 +74,7 @@ FLOAT8 = torch.float8_e4m3fn
 
 
 def quantize_scales(scales: Float[Tensor, "groups 1"]):
-    """Scales in 8 bits: codes, their own scales and the mean.
-
-    codes: the bytes of 8-bit floats, uint8 (blocks, 256), the last block
-    filled up; their scales (blocks, 1). Scales must be of like size: beside
-    a huge one, a small one can come back as 0 or less. Source: Dettmers et
-    al. 2023, section 3.
-    """
+    """8-bit floats as bytes (blocks, 256), their own scales and the mean."""
     mean, most = scales.mean(), torch.finfo(FLOAT8).max
     off = F.pad((scales - mean).flatten(), (0, -len(scales) % SCALE_BLOCK))
     off = off.view(-1, SCALE_BLOCK)
@@ -112,19 +86,16 @@ def quantize_scales(scales: Float[Tensor, "groups 1"]):
 def dequantize_scales(
     codes: UInt8[Tensor, "blocks 256"], seconds, mean, groups
 ):
-    """The scales (groups, 1) that `quantize_scales` has stored."""
+    """The scales (groups, 1) again."""
     floats = codes.view(FLOAT8).to(seconds.dtype)
     return (dequantize(floats, seconds) + mean).view(-1, 1)[:groups]
 
 # %% ../../efficiency/quantization.ipynb #pack-pairs
 def pack_pairs(codes: UInt8[Tensor, "*b D"]):
-    """Two codes a byte: each from 0 to 15, to uint8 (..., D / 2).
-
-    The first of two neighbours is the low half.
-    """
+    """Two codes from 0 to 15 a byte, the first in the low half."""
     return codes[..., ::2] | codes[..., 1::2] << 4  # (..., D / 2)
 
-# %% ../../efficiency/quantization.ipynb #unpack-pairs
+
 def unpack_pairs(packed: UInt8[Tensor, "*b bytes"]):
     """What `pack_pairs` packed: codes (..., D)."""
     return torch.stack([packed & 15, packed >> 4], -1).flatten(-2)
@@ -144,33 +115,28 @@ class UnpackedProduct(torch.autograd.Function):
 
 # %% ../../efficiency/quantization.ipynb #nf4-linear
 class NF4Linear(nn.Module):
-    """A linear layer that holds its weight in NF4, to be used, not trained.
+    """Holds a layer's weight in NF4, to be used, not trained."""
 
-    group: weights that share a scale. double: quantize the scales as well.
-    Only x gets a gradient. Source: Dettmers et al. 2023.
-    """
-
-    def __init__(self, linear: nn.Linear, group=64, double=True):
+    def __init__(self, linear: nn.Linear, group=64):
         super().__init__()
         self.out_features, self.in_features = linear.weight.shape
-        levels = normal_levels(4)
-        self.register_buffer("levels", levels, persistent=False)
+        levels, bias = normal_levels(4), linear.bias
         codes, scales = quantize_levels(linear.weight.detach(), levels, group)
-        self.doubled, self.groups = double, len(scales)
+        self.groups = len(scales)
+        self.register_buffer("levels", levels, persistent=False)
         self.register_buffer("packed", pack_pairs(codes))
-        stored = quantize_scales(scales) if double else (scales, None, None)
-        for name, part in zip(("scales", "seconds", "mean"), stored):
+        stored = zip(("scales", "seconds", "mean"), quantize_scales(scales))
+        for name, part in stored:
             self.register_buffer(name, part)
-        bias = None if linear.bias is None else linear.bias.detach().clone()
+        bias = None if bias is None else bias.detach().clone()
         self.register_buffer("bias", bias)
 
     @property
     def weight(self):
         """The weight (out, in), unpacked anew."""
-        scales, *more = self.scales, self.seconds, self.mean, self.groups
-        if self.doubled:
-            scales = dequantize_scales(scales, *more)
-        return dequantize(self.levels[unpack_pairs(self.packed).int()], scales)
+        parts = self.scales, self.seconds, self.mean, self.groups
+        codes = unpack_pairs(self.packed).int()
+        return dequantize(self.levels[codes], dequantize_scales(*parts))
 
     def forward(self, x: Float[Tensor, "*b D"]):
         y = UnpackedProduct.apply(x, self)
@@ -179,11 +145,7 @@ class NF4Linear(nn.Module):
 # %% ../../efficiency/quantization.ipynb #weights-as
 @contextlib.contextmanager
 def weights_as(model: nn.Module, change: Callable):
-    """While this lasts, the layers' matrices are change(matrix).
-
-    model: a GPT or a Llama; the matrices are the weights of every nn.Linear
-    in its blocks.
-    """
+    """While this lasts, each nn.Linear of the blocks has change(weight)."""
     linears = [m for m in model.blocks.modules() if isinstance(m, nn.Linear)]
     kept = [linear.weight.data for linear in linears]
     try:
@@ -196,11 +158,7 @@ def weights_as(model: nn.Module, change: Callable):
 
 # %% ../../efficiency/quantization.ipynb #rounded
 def rounded(weight: Float[Tensor, "*b D"], scheme, bits, group=None):
-    """What is left of a weight when it is quantized and read back.
-
-    scheme: "absmax", "zero point" or "NormalFloat". Scales and lows are kept
-    in 16 bits, as files do, so the largest weight lies between 3e-6 and 65504.
-    """
+    """A weight, quantized and read back; scales and lows have 16 bits."""
     if scheme == "absmax":
         codes, *constants = quantize_absmax(weight, bits, group)
     elif scheme == "zero point":
@@ -227,7 +185,7 @@ def int8_product(
     codes: Int8[Tensor, "out D"],
     scales: Float[Tensor, "out 1"],
 ):
-    """x (..., in) times codes (out, in) int8 with a scale a row (out, 1)."""
+    """x times codes that have a scale a row, unpacked first."""
     return x @ codes.to(x.dtype).T * scales.flatten()  # (..., out)
 
 # %% ../../efficiency/quantization.ipynb #int8-product-fast
@@ -236,10 +194,7 @@ def int8_product_fast(
     codes: Int8[Tensor, "out D"],
     scales: Float[Tensor, "out 1"],
 ):
-    """`int8_product` by PyTorch's own kernel, in bfloat16.
-
-    The kernel wants a multiple of 16 numbers in a row.
-    """
+    """By PyTorch's own kernel, in bfloat16; D is a multiple of 16."""
     scales = scales.flatten().bfloat16()
     return torch._weight_int8pack_mm(x.bfloat16(), codes, scales)
 
@@ -247,20 +202,15 @@ def int8_product_fast(
 def pack_int4_fast(
     codes: Int8[Tensor, "out D"], scales: Float[Tensor, "groups 1"]
 ):
-    """Codes from -8 to 7 and scales as the 4-bit kernel takes them.
-
-    Returns (packed, scales and zero points, numbers in a group). It wants a
-    multiple of 16 rows, and groups of 32, 64, 128 or 256.
-    """
-    group = codes.numel() // len(scales)
+    """Codes from -8 to 7, group size and scales as the 4-bit kernel's."""
     pack = torch._convert_weight_to_int4pack_for_cpu
     rows = scales.view(len(codes), -1)  # (out, groups of a row)
     pairs = torch.stack([rows, torch.zeros_like(rows)], -1).bfloat16()
     pairs = pairs.transpose(0, 1).contiguous()  # (groups, out, 2)
-    return pack(codes.int() + 8, 1), pairs, group
+    return pack(codes.int() + 8, 1), codes.numel() // len(scales), pairs
 
 
-def int4_product_fast(x: Float[Tensor, "T D"], packed, pairs, group):
+def int4_product_fast(x: Float[Tensor, "T D"], packed, group, pairs):
     """x (T, in) times what `pack_int4_fast` made: (T, out) in bfloat16."""
     product = torch._weight_int4pack_mm_for_cpu
     return product(x.bfloat16(), packed, group, pairs)
@@ -271,7 +221,7 @@ def whole_product(
     codes: Int8[Tensor, "out D"],
     scales: Float[Tensor, "out 1"],
 ):
-    """As `int8_product`, with x (T, in) rounded to 8 bits, a scale a token."""
+    """With x rounded to 8 bits, too, a scale a token."""
     whole, each = quantize_absmax(x, 8, "row")  # (T, in), (T, 1)
     sums = torch._int_mm(whole, codes.T)  # int32 (T, out)
     return sums.to(x.dtype) * each * scales.flatten()
@@ -280,26 +230,25 @@ def whole_product(
 @graded
 def check_whole_zero(fn):
     """Does fn(weight, bits) keep 0 exactly, and all within half a step?"""
-    around = [-1.0, 0, 0.7], [-0.7, 0.3, 1.0], [-1.5, 0.3, 1.5]
-    for values in *around, [0.0, 6.1], [2.0, 3, 2.5], [-2.0, -1, -1.3]:
-        for bits in 2, 4, 8:
-            got = fn(torch.tensor(values), bits)
-            where = f"values {values}, {bits} bits"
-            ok = isinstance(got, tuple) and len(got) == 3
-            ok = ok and getattr(got[0], "dtype", None) == torch.int64
-            assert ok, f"{where}: int64 codes, scale, zero point, not {got!r}"
-            codes, scale, zero = got
-            low, high, most = min(0, *values), max(0, *values), 2**bits - 1
-            step = (high - low) / most
-            right = f"{low} to {high} in {most} steps of {step:.4f}"
-            assert abs(scale - step) < 1e-6, f"{where}: {right}, not {scale}"
-            ok = codes.min() >= 0 and codes.max() <= most
-            assert ok, f"{where}: codes {codes.tolist()} exceed 0 to {most}"
-            ok = zero in range(most + 1)
-            assert ok, f"{where}: a zero point of {zero} is not a code"
-            off = (scale * (codes - zero) - torch.tensor(values)).abs().max()
-            ok = off <= step / 2 + 1e-6
-            assert ok, f"{where}: off by {off / step:.2f} steps: not rounded?"
+    ranges = [-1.0, 0, 0.7], [-0.7, 0.3, 1.0], [2.0, 3, 2.5], [-2.0, -1, -1.3]
+    for values, bits in itertools.product(ranges, (2, 4, 8)):
+        got = answer_of(fn, torch.tensor(values), bits, like=())
+        where = f"values {values}, {bits} bits"
+        ok = len(got) == 3 and getattr(got[0], "dtype", None) == torch.int64
+        assert ok, f"{where}: int64 codes, scale, zero point, not {got!r}"
+        codes, scale, zero = got
+        low, high, most = min(0, *values), max(0, *values), 2**bits - 1
+        step = (high - low) / most
+        right = f"{low} to {high} in {most} steps of {step:.4f}"
+        assert abs(scale - step) < 1e-6, f"{where}: {right}, not {scale}"
+        ok = codes.min() >= 0 and codes.max() <= most
+        assert ok, f"{where}: codes {codes.tolist()} exceed 0 to {most}"
+        ok = zero in range(most + 1)
+        assert ok, f"{where}: a zero point of {zero} is not a code"
+        off = (
+            scale * (codes - zero) - torch.tensor(values)
+        ).abs().max() / step
+        assert off <= 0.5 + 1e-3, f"{where}: off by {off:.2f}: not rounded?"
     return "whole_zero is right."
 
 # %% ../../efficiency/quantization.ipynb #check-pack-trits
@@ -307,13 +256,10 @@ def check_whole_zero(fn):
 def check_pack_trits(fn):
     """Can what fn(codes) packs be read again, digit by digit?"""
     draws = torch.Generator().manual_seed(5)
-    for count in 5, 10, 35:
-        drawn = torch.randint(-1, 2, (count,), generator=draws)
-        codes = drawn.to(torch.int8)
-        got = fn(codes.clone())
-        ok = torch.is_tensor(got) and got.dtype == torch.uint8
-        ok = ok and got.shape == (count // 5,)
-        assert ok, f"{count} codes: {count // 5} of type uint8, not {got!r}"
+    for count in 5, 35:
+        codes = torch.randint(-1, 2, (count,), generator=draws).char()
+        got = answer_of(fn, codes.clone(), like=torch.zeros(count // 5).byte())
+        assert got.dtype == torch.uint8, f"of type uint8, not {got.dtype}"
         digits = got.int()[:, None] // torch.tensor([1, 3, 9, 27, 81]) % 3
         ok = torch.equal(digits.flatten() - 1, codes.int())
         assert ok, f"{codes[:5].tolist()} became {got[0]}"
@@ -323,33 +269,26 @@ def check_pack_trits(fn):
 @graded
 def check_best_scale(fn):
     """Does fn(weight, bits) find the scale of the smallest error?"""
-    draws = torch.Generator().manual_seed(6)
-    for bits in 2, 3, 4, 8:
-        weight = torch.randn(200, generator=draws)
+    weight = torch.randn(200, generator=torch.Generator().manual_seed(6))
+    for bits in 2, 3, 8:
         most = 2 ** (bits - 1) - 1
-        top = weight.abs().max().item() / most
-        errors = {}
-        for share in range(1, 101):
-            scale = top * share / 100
-            kept = (weight / scale).round().clamp(-most, most) * scale
-            errors[scale] = (kept - weight).square().sum().item()
-        right = min(errors, key=errors.get)
-        got = fn(weight.clone(), bits)
-        ok = isinstance(got, float) and abs(got - right) < 1e-4 * top
-        assert ok, f"{bits} bits: {right:.4f} is best, not {got!r}"
+        scales = weight.abs().max() / most * torch.arange(1, 101) / 100
+        codes = (weight / scales[:, None]).round().clamp(-most, most)
+        errors = (codes * scales[:, None] - weight).square().sum(1)  # (100,)
+        right = scales[errors.argmin()].item()
+        got = answer_of(fn, weight.clone(), bits, like=right)
+        is_near(f"{bits} bits", got, right, {}, rel_tol=1e-3)
     return "best_scale is right."
 
 # %% ../../efficiency/quantization.ipynb #check-most-parameters
 @graded
 def check_most_parameters(fn):
     """Is fn(memory_bytes, bits, group, scale_bits) full, and not too full?"""
-    cases = [(100, 4, 64, 16), (24e9, 4, 64, 16)]
-    cases += [(80e9, 8, 128, 32), (1, 4, 8, 0)]
-    for memory_bytes, bits, group, scale_bits in cases:
-        got = fn(memory_bytes, bits, group, scale_bits)
+    for case in (100, 4, 64, 16), (24e9, 4, 64, 16), (80e9, 8, 128, 32):
+        memory_bytes, bits, group, scale_bits = case
+        got = answer_of(fn, *case, like=1)
         one = (bits * group + scale_bits) / 8  # bytes of a group
         right = int(memory_bytes // one) * group
-        where = f"{memory_bytes:,} bytes, {bits} bits, groups of {group}"
         ok = isinstance(got, int) and got == right
-        assert ok, f"{where}: {right:,} weights, not {got!r}"
+        assert ok, f"{case}: {right:,} weights, not {got!r}"
     return "most_parameters is right."

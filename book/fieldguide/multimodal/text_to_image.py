@@ -9,78 +9,44 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Float64, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Generator, Tensor, nn
 
 from .. import data
 
 # %% ../../multimodal/text-to-image.ipynb #on-the-way
-def on_the_way(
-    noise: Float[Tensor, " B *s"],
-    points: Float[Tensor, " B *s"],
-    t: Float[Tensor, " B"],
-):
-    """Where each pair is at time t, and its velocity: two like `noise`.
+Points = Float[Tensor, " B *s"]  # on a line, in a plane, or pictures
 
-    t goes from 0, at the noise, to 1.
-    Sources: Lipman et al. 2023; Liu et al. 2023.
-    """
+
+def on_the_way(noise: Points, points: Points, t: Float[Tensor, " B"]):
+    """Where each pair is at time t, and its velocity. Lipman et al. 2023."""
     t = t.to(noise).view(-1, *[1] * (noise.dim() - 1))  # (B, 1, ...)
     return (1 - t) * noise + t * points, points - noise
 
-# %% ../../multimodal/text-to-image.ipynb #exact-velocity-fast
-def exact_velocity_fast(
-    x: Float64[Tensor, "B W"],
-    t: Float64[Tensor, " B"],
-    points: Float64[Tensor, "N W"],
-    spread: float = 0.0,
-):
-    """The mean velocity at places x and times t, from 0 to below 1.
-
-    points: equally likely; each the middle of a normal cloud with a deviation
-    of `spread`.
-    """
-    t = t[:, None]  # (B, 1)
-    varies = (1 - t) ** 2 + (t * spread) ** 2
-    far = (x[:, None] - t[:, None] * points).square().sum(-1)  # (B, N)
-    goal = (-far / (2 * varies)).softmax(1) @ points  # (B, W)
-    drift = (t * spread**2 - (1 - t)) / varies
-    return goal + drift * (x - t * goal)
-
 # %% ../../multimodal/text-to-image.ipynb #euler
-def euler(velocity: Callable, x: Float[Tensor, " B *s"], steps: int):
-    """Walk from x at time 0 to time 1, in equal steps.
-
-    velocity(x, t), with t (B,), gives velocities like x.
-    """
+def euler(velocity: Callable, x: Points, steps: int):
+    """Walk from x at time 0 to time 1; velocity(x, t) is like x, t (B,)."""
     for step in range(steps):
         t = x.new_full((len(x),), step / steps)
         x = x + velocity(x, t) / steps
     return x
 
-# %% ../../multimodal/text-to-image.ipynb #normal
-def normal(shape: tuple, generator: Generator):
-    """Normal noise, float64: in float32 the last digits differ by machine."""
-    return torch.randn(shape, generator=generator, dtype=torch.double)
-
 # %% ../../multimodal/text-to-image.ipynb #flow-loss
 def flow_loss(
     model: Callable,
-    points: Float[Tensor, " B *s"],
+    points: Points,
     told: Float[Tensor, "B W"],
     generator: Generator,
     dropped: float = 0.1,
 ):
-    """How far a model's velocities are off, squared: the mean over a batch.
+    """How far model(x, t, told) is from the velocity, squared.
 
-    model(x, t, told) gives velocities like x. points: the data. told: what
-    the model is told of each, all 0 for a share `dropped` of them. Sources:
-    Lipman et al. 2023; Ho and Salimans 2022.
+    told is 0 for a share `dropped`. Lipman et al. 2023; Ho and Salimans 2022.
     """
-    B = len(points)
-    noise = normal(points.shape, generator).to(points)
-    t = torch.rand(B, generator=generator, dtype=torch.double).to(points)
-    kept = torch.rand(B, 1, generator=generator) >= dropped  # (B, 1)
+    draws = {"generator": generator, "dtype": torch.double}  # on any machine
+    noise = torch.randn(points.shape, **draws).to(points)
+    t = torch.rand(len(points), **draws).to(points)
+    kept = torch.rand(len(points), 1, generator=generator) >= dropped  # (B, 1)
     x, velocity = on_the_way(noise, points, t)
     return F.mse_loss(model(x, t, told * kept), velocity)
 
@@ -91,11 +57,7 @@ from ..transformers.training import Recipe, descend
 def train_flow(
     model: nn.Module, batch: Callable, plan: Recipe, generator: Generator
 ):
-    """Train a model by `flow_loss`; its losses, (steps,).
-
-    batch(B, generator): B of the data, and what is told of each. plan: its
-    steps, batch, rate, warmup, final, betas, decay and clip count.
-    """
+    """Train on batches (points, told) by `flow_loss`; its losses, (steps,)."""
 
     def loss():
         return flow_loss(model, *batch(plan.batch, generator), generator)
@@ -106,10 +68,7 @@ def train_flow(
 
 # %% ../../multimodal/text-to-image.ipynb #time-waves
 def time_waves(t: Float[Tensor, " B"], W: int = 64):
-    """Times as sines and cosines of W / 2 speeds from 1 to 1,000: (B, W).
-
-    W is even. Source: Vaswani et al. 2017, section 3.5, for places.
-    """
+    """Times as sines and cosines of W / 2 speeds from 1 to 1,000: (B, W)."""
     speeds = torch.logspace(0, 3, W // 2, dtype=t.dtype)
     angles = t[:, None] * speeds  # (B, W / 2)
     return torch.cat([angles.sin(), angles.cos()], 1)  # (B, W)
@@ -119,24 +78,19 @@ def time_waves(t: Float[Tensor, " B"], W: int = 64):
 def fresh(model: nn.Module, generator: Generator, silent: tuple = ()):
     """Draw the weights anew: normal, of deviation 1 / sqrt(inputs).
 
-    Biases are 0, as are weights whose names end in one of `silent`; gains
-    stay 1. All is drawn in float64. Gives the model.
+    Biases are 0, as are weights whose names end in one of `silent`.
     """
+    draws = {"generator": generator, "dtype": torch.double}
     for name, weights in model.named_parameters():
         if name.endswith(("bias", *silent)):
             weights.zero_()
         elif weights.dim() > 1:
-            inputs = weights[0].numel()
-            weights.copy_(normal(weights.shape, generator) / inputs**0.5)
-    return model
+            drawn = torch.randn(weights.shape, **draws)
+            weights.copy_(drawn / weights[0].numel() ** 0.5)
 
 # %% ../../multimodal/text-to-image.ipynb #guided
 def guided(model: Callable, told: Float[Tensor, "B W"], guidance: float):
-    """The velocity (x, t) of a model that is told `told`, guided.
-
-    guidance: 0 ignores what is told, 1 follows it, more exaggerates.
-    Source: Ho and Salimans 2022, with their w = guidance - 1.
-    """
+    """A model's velocity (x, t). Ho and Salimans 2022: w = guidance - 1."""
 
     def velocity(x, t):
         twice = torch.cat([x, x]), torch.cat([t, t])
@@ -148,10 +102,7 @@ def guided(model: Callable, told: Float[Tensor, "B W"], guidance: float):
 
 # %% ../../multimodal/text-to-image.ipynb #told-block
 class ToldBlock(nn.Module):
-    """Two convolutions, added to their input; what is told steers between.
-
-    It gives each channel a scale and a shift. Source: Perez et al. 2018.
-    """
+    """Two convolutions; what is told steers between (Perez et al. 2018)."""
 
     def __init__(self, C: int, E: int):
         super().__init__()
@@ -169,15 +120,11 @@ class ToldBlock(nn.Module):
 
 # %% ../../multimodal/text-to-image.ipynb #painter
 class Painter(nn.Module):
-    """Velocities of pictures: x (B, 3, 32, 32) -> the same, float32.
+    """A U-Net: x (B, 3, 32, 32), t (B,), told (B, 384) -> like x."""
 
-    t (B,): the time. told (B, 384): a caption's vector, 0 for none.
-    generator: draws the weights.
-    Source: Ronneberger et al. 2015, with sums instead of joins.
-    """
-
-    def __init__(self, generator, C: int = 64, D: int = 128, E: int = 192):
+    def __init__(self, generator: Generator):
         super().__init__()
+        C, D, E = 64, 128, 192  # channels outside and inside; what is told
         self.caption, self.time = nn.Linear(384, E), nn.Linear(64, E)
         self.into = nn.Conv2d(12, C, 3, padding=1)
         widths = C, D, D, D, D, C
@@ -209,10 +156,7 @@ NEVER_DRAWN = ["green heart", "purple heart", "orange circle", "blue circle"]
 
 
 def pictures_to_learn():
-    """Places in `data.emoji()`: by DRAWERS, of concepts to be learnt from.
-
-    Those of NEVER_DRAWN are left out.
-    """
+    """Places in `data.emoji()`: by DRAWERS, of the split to learn from."""
     found, places = data.emoji(), role("train", DRAWERS).places
     new = torch.tensor([found.captions.index(each) for each in NEVER_DRAWN])
     return places[~torch.isin(found.concept[places], new)]
@@ -221,11 +165,7 @@ def pictures_to_learn():
 def train_painter(
     places: Int64[Tensor, " N"], generator: Generator, steps: int = 5_000
 ):
-    """Train a new Painter on these pictures, by place; (model, losses).
-
-    Half of the captions are bare, half have their tags. The stored one took
-    all the steps.
-    """
+    """A Painter of these pictures, by place, and its losses."""
     found, kept = data.emoji(), emoji_features()
     concepts = found.concept[places]  # (N,)
     planes = 2 * to_planes(found.pictures[places]) - 1  # (N, 3, 32, 32)
@@ -249,7 +189,7 @@ from safetensors.torch import load_file
 
 @functools.cache
 def trained_painter():
-    """The stored Painter, as `train_painter` trains it, in 16 bits."""
+    """The stored Painter, trained by `train_painter`, in 16 bits."""
     model = Painter(torch.Generator())
     file = data.asset("text-to-image", "weights.safetensors")
     model.load_state_dict(load_file(file))
@@ -259,108 +199,87 @@ def trained_painter():
 @torch.inference_mode()
 def paint(
     model: Callable,
-    told: Float32[Tensor, "B 384"],
+    told: Float[Tensor, "B 384"],
     guidance: float,
     steps: int,
     generator: Generator,
 ):
     """Pictures of captions: uint8 (B, 32, 32, 3)."""
     velocity = guided(model, told, guidance)
-    noise = normal((len(told), 3, 32, 32), generator).float()
+    draws = {"generator": generator, "dtype": torch.double}
+    noise = torch.randn(len(told), 3, 32, 32, **draws).float()
     planes = euler(velocity, noise, steps).clamp(-1, 1)
     shades = (255 * (planes + 1) / 2).round().to(torch.uint8)
     return shades.permute(0, 2, 3, 1)  # (B, 32, 32, 3)
 
-# %% ../../multimodal/text-to-image.ipynb #seen-by-clip
-from .clip import (
-    EfficientNetLite,
-    both_captions,
-    in_steps,
-    picture_features,
-    stored_features,
-    through_heads,
-    trained_encoders,
-    trained_heads,
-)
-
-
-@torch.inference_mode()
-def seen_by_clip(pictures: UInt8[Tensor, "B Y X 3"]):
-    """What CLIP's frozen encoder and stored head make of pictures: (B, 256).
-
-    Unit vectors. The pictures are brought to 112 pixels.
-    """
-    planes = F.interpolate(to_planes(pictures), (112, 112), mode="bicubic")
-    large = (
-        (255 * planes.clamp(0, 1)).round().to(torch.uint8).permute(0, 2, 3, 1)
-    )
-    kept = stored_features()
-    steps = in_steps(picture_features(EfficientNetLite(), large))  # (B, K)
-    vectors = (kept["vectors"] * kept["vector_step"]).float()
-    seen = trained_heads()["pictures"](steps * kept["step"] @ vectors)
-    return F.normalize(seen, dim=-1)
-
 # %% ../../multimodal/text-to-image.ipynb #found-among
 def found_among(
-    seen: Float32[Tensor, "B D"],
-    told: Float32[Tensor, "C D"],
+    seen: Float[Tensor, "B D"],
+    told: Float[Tensor, "C D"],
     own: Int64[Tensor, " B"],
     among: Int64[Tensor, " N"],
     generator: Generator,
 ):
-    """Is its own caption the nearest of twenty? bool (B,).
-
-    seen: pictures. told: all captions. own: the picture's caption, as a place
-    in told. among: where the others are drawn from.
-    """
+    """Is its own caption nearer than nineteen others of `among`? bool (B,)."""
     found = []
-    for picture, right in zip(seen, own):
+    for alike, right in zip(seen @ told.T, own):  # alike (C,)
         order = among[torch.randperm(len(among), generator=generator)]
         others = order[order != right][:19]
-        nearest = (told[others] @ picture).max()
-        found.append(told[right] @ picture > nearest)
+        found.append(alike[right] > alike[others].max())
     return torch.stack(found)
 
 # %% ../../multimodal/text-to-image.ipynb #judges
+from . import clip
+
+
 @functools.cache
 def judges():
     """Two judges, {name: (encoder of pictures, captions' vectors (C, D))}."""
-    small = trained_encoders()
-    _, frozen = through_heads(trained_heads())
+    small, heads = clip.trained_encoders(), clip.trained_heads()
+    kept, frozen = clip.stored_features(), clip.EfficientNetLite()
+    vectors = (kept["vectors"] * kept["vector_step"]).float()
+
+    def seen(pictures):  # as CLIP's encoder saw what it was trained on
+        planes = F.interpolate(to_planes(pictures), (112, 112), mode="bicubic")
+        large = (255 * planes.clamp(0, 1)).round().byte().permute(0, 2, 3, 1)
+        steps = clip.in_steps(clip.picture_features(frozen, large))  # (B, K)
+        whole = steps * kept["step"] @ vectors
+        return F.normalize(heads["pictures"](whole), dim=-1)
+
+    captions = clip.both_captions(small.captions, 0)
     return {
-        "of emoji": (small.pictures, both_captions(small.captions, 0)),
-        "of photographs": (seen_by_clip, frozen),
+        "of emoji": (small.pictures, captions),
+        "of photographs": (seen, clip.through_heads(heads)[1]),
     }
 
 # %% ../../multimodal/text-to-image.ipynb #pixel-distance
 def pixel_distance(
     some: UInt8[Tensor, "B Y X 3"], others: UInt8[Tensor, "N Y X 3"]
 ):
-    """Root mean square difference of pictures, in shades from 0 to 1.
-
-    Each with each: (B, N).
-    """
-    a, b = to_planes(some).flatten(1), to_planes(others).flatten(1)
-    return torch.cdist(a.double(), b.double()) / a.size(1) ** 0.5
+    """Root mean square difference of each with each, in shades: (B, N)."""
+    a, b = (to_planes(each).flatten(1).double() for each in (some, others))
+    return torch.cdist(a, b) / a.size(1) ** 0.5
 
 # %% ../../multimodal/text-to-image.ipynb #check-both-ends
-from ..check import graded
+from ..check import answer_of, graded
 
 
 @graded
 def check_both_ends(fn):
     """Does fn(x, t, velocity) give the noise and the point?"""
     draws = torch.Generator().manual_seed(7)
-    for B, W in (1, 1), (4, 3), (3, 3):
-        noise, ends = normal((B, W), draws), normal((B, W), draws)
-        t = torch.rand(B, generator=draws, dtype=torch.double)
-        got = fn(*on_the_way(noise, ends, t)[:1], t, ends - noise)
+    for B, W in (1, 1), (4, 3):
+        noise, ends = torch.randn(2, B, W, generator=draws)
+        t = torch.rand(B, generator=draws)
+        x, velocity = on_the_way(noise, ends, t)
+        got = answer_of(fn, x, t, velocity)
         ok = isinstance(got, (tuple, list)) and len(got) == 2
         assert ok, f"two tensors, not {got!r}"
         for name, found, right in zip(("noise", "point"), got, (noise, ends)):
             ok = torch.is_tensor(found) and found.shape == right.shape
             assert ok, f"the {name}: a tensor {tuple(right.shape)}"
-            assert torch.allclose(found, right), f"the {name} is not right"
+            ok = torch.allclose(found, right, atol=1e-5)
+            assert ok, f"the {name} is not right"
     return "both_ends is right."
 
 # %% ../../multimodal/text-to-image.ipynb #check-midpoint
@@ -368,20 +287,18 @@ def check_both_ends(fn):
 def check_midpoint(fn):
     """Does fn(velocity, x, steps) follow the midpoint rule?"""
     start = torch.tensor([[1.0, -2.0], [0.5, 3.0], [0.0, 1.0]]).double()
-    asked = []
 
     def velocity(x, t):
-        asked.append(tuple(t.shape))
+        assert t.shape == (3,), f"asked with t of {tuple(t.shape)}, not (3,)"
         return x * (1 + t[:, None])
 
     for steps in 1, 2, 5:
-        asked.clear()
-        got, right = fn(velocity, start, steps), start.clone()
+        right = start
         for k in range(steps):
             half = right * (1 + (1 + k / steps) / (2 * steps))
             right = right + half * (1 + (k + 0.5) / steps) / steps
-        assert asked == [(3,)] * (2 * steps), f"asked with t of {asked}"
-        ok = torch.is_tensor(got) and torch.allclose(got, right)
+        got = answer_of(fn, velocity, start, steps, like=right)
+        ok = torch.allclose(got, right)
         assert ok, f"{steps} steps: {right.tolist()}, not {got}"
     return "midpoint is right."
 
@@ -394,14 +311,13 @@ def check_away(fn):
     def model(x, t, told):
         return x * told[:, :1] + t[:, None] * told[:, 1:] ** 2
 
-    for B, guidance in (1, 0.0), (3, 1.0), (2, 4.0):
-        x, told, avoided = (normal((B, 2), draws) for _ in range(3))
-        t = torch.rand(B, generator=draws, dtype=torch.double)
-        velocity = fn(model, told, avoided, guidance)
-        assert callable(velocity), f"a function of x and t, not {velocity!r}"
-        base, got = model(x, t, avoided), velocity(x, t)
+    for B, guidance in (1, 0.0), (2, 4.0):
+        x, told, avoided = torch.randn(3, B, 2, generator=draws)
+        t = torch.rand(B, generator=draws)
+        velocity = answer_of(fn, model, told, avoided, guidance)
+        base = model(x, t, avoided)
         right = base + guidance * (model(x, t, told) - base)
-        ok = torch.is_tensor(got) and got.shape == right.shape
-        assert ok, f"a tensor {tuple(right.shape)}"
-        assert torch.allclose(got, right), f"not right at guidance {guidance}"
+        got = answer_of(velocity, x, t, like=right)
+        ok = torch.allclose(got, right, atol=1e-4)
+        assert ok, f"not right at guidance {guidance}"
     return "away is right."

@@ -217,14 +217,13 @@ def test_the_painter_is_trained_on_pictures_and_captions():
 
 def test_the_judge_sees_what_the_encoders_see():
     pictures = some_pictures(3)
-    kept = clip.stored_features()
+    kept = clip.emoji_features()
     planes = pictures.permute(0, 3, 1, 2) / 255
     large = F.interpolate(planes, size=(112, 112), mode="bicubic").clamp(0, 1)
     large = (large * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
     features = clip.picture_features(clip.EfficientNetLite(), large)
-    vectors = (kept["vectors"].double() * kept["vector_step"]).float()
-    whole = clip.in_steps(features) * kept["step"] @ vectors
-    right = unit(clip.trained_heads()["pictures"](whole))
+    whole = clip.in_steps(features) * kept.step @ kept.vectors
+    right = unit(clip.load_trained(clip.TwoHeads(), "heads").pictures(whole))
     close(t2i.seen_by_clip(pictures), right, 1e-3)
 
 

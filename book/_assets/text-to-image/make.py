@@ -79,7 +79,7 @@ def real_ones(known: torch.Tensor) -> dict:
     """The judge's hits for real pictures: learnt from, and by another drawer."""
     emoji, found = data.emoji(), {}
     for name, drawers in (("learnt from", book.DRAWERS), ("new drawer", ["emojitwo"])):
-        places = some_of(clip.role("train", drawers).places)
+        places = some_of(clip.role("train", drawers))
         found[name] = judged(emoji.pictures[places], emoji.concept[places], known)
     return found
 
@@ -114,10 +114,11 @@ def by_guidance(guidance: float, known: torch.Tensor, learnt: torch.Tensor) -> d
 def new_captions() -> dict:
     """Concepts of families that were held out: what is painted, and real pictures."""
     emoji, test = data.emoji(), clip.role("test", book.DRAWERS)
-    of_painted = painted(test.concepts, **USUAL, seed=1), test.concepts
-    of_real = emoji.pictures[test.places], emoji.concept[test.places]
-    both = {"painted": of_painted, "real": of_real}
-    return {name: judged(*each, test.concepts) for name, each in both.items()}
+    shown = emoji.concept[test]
+    asked = shown.unique()
+    of_painted, of_real = painted(asked, **USUAL, seed=1), emoji.pictures[test]
+    found = {"painted": judged(of_painted, asked, asked)}
+    return found | {"real": judged(of_real, shown, asked)}
 
 
 def combinations() -> dict:
@@ -162,7 +163,7 @@ def record_measures() -> None:
     known = data.emoji().concept[learnt].unique()
     record = {"real": real_ones(known)}
     record["variety of drawers"] = of_drawers(known)
-    pictures, new = data.emoji().pictures, clip.role("test", book.DRAWERS).places
+    pictures, new = data.emoji().pictures, clip.role("test", book.DRAWERS)
     near = book.pixel_distance(pictures[new], pictures[learnt]).amin(1)
     record["nearest of held out"] = round(near.mean().item(), 4)
     record["guidance"] = [by_guidance(g, known, learnt) for g in GUIDANCES]

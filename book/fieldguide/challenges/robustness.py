@@ -107,7 +107,7 @@ KINDS = {  # as the pictures' lists call them
 def kind_pictures(drawers: list[str]):
     """Pictures (B, 3, 32, 32) of these drawers, their kinds, their names."""
     found, names = emoji(), [*KINDS]
-    places = role("train", drawers).places
+    places = role("train", drawers)
     concepts = found.concept[places].tolist()
     kept = torch.tensor([found.groups[c] in KINDS for c in concepts])
     concepts = [c for c in concepts if found.groups[c] in KINDS]

@@ -213,7 +213,7 @@ def pictures_to_learn():
 
     Those of NEVER_DRAWN are left out.
     """
-    found, places = data.emoji(), role("train", DRAWERS).places
+    found, places = data.emoji(), role("train", DRAWERS)
     new = torch.tensor([found.captions.index(each) for each in NEVER_DRAWN])
     return places[~torch.isin(found.concept[places], new)]
 
@@ -273,14 +273,13 @@ def paint(
 
 # %% ../../multimodal/text-to-image.ipynb #seen-by-clip
 from .clip import (
+    KNOWN_DRAWERS,
     EfficientNetLite,
-    both_captions,
+    TwoEncoders,
+    TwoHeads,
     in_steps,
+    load_trained,
     picture_features,
-    stored_features,
-    through_heads,
-    trained_encoders,
-    trained_heads,
 )
 
 
@@ -294,10 +293,10 @@ def seen_by_clip(pictures: UInt8[Tensor, "B Y X 3"]):
     large = (
         (255 * planes.clamp(0, 1)).round().to(torch.uint8).permute(0, 2, 3, 1)
     )
-    kept = stored_features()
+    kept = emoji_features()
     steps = in_steps(picture_features(EfficientNetLite(), large))  # (B, K)
-    vectors = (kept["vectors"] * kept["vector_step"]).float()
-    seen = trained_heads()["pictures"](steps * kept["step"] @ vectors)
+    heads = load_trained(TwoHeads(), "heads")
+    seen = heads.pictures(steps * kept.step @ kept.vectors)
     return F.normalize(seen, dim=-1)
 
 # %% ../../multimodal/text-to-image.ipynb #found-among
@@ -325,10 +324,11 @@ def found_among(
 @functools.cache
 def judges():
     """Two judges, {name: (encoder of pictures, captions' vectors (C, D))}."""
-    small = trained_encoders()
-    _, frozen = through_heads(trained_heads())
+    small = TwoEncoders(role("train", KNOWN_DRAWERS))
+    _, told = load_trained(small, "encoders").all_vectors()
+    _, frozen = load_trained(TwoHeads(), "heads").all_vectors()
     return {
-        "of emoji": (small.pictures, both_captions(small.captions, 0)),
+        "of emoji": (small.pictures, told),
         "of photographs": (seen_by_clip, frozen),
     }
 

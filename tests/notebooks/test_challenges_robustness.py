@@ -111,7 +111,7 @@ def test_a_picture_is_of_the_kind_that_its_list_has():
     places = torch.tensor(
         [(found.concept == of[c]).nonzero()[0].item() for c in "🎈🐶🍕😀🚀"]
     )  # a balloon is an activity
-    with mock.patch.object(rob, "role", return_value=SimpleNamespace(places=places)):
+    with mock.patch.object(rob, "role", return_value=places):
         planes, labels, captions = rob.kind_pictures(["noto"])
     assert torch.equal(planes, rob.to_planes(found.pictures[places[1:]]))
     assert captions == [found.captions[of[c]] for c in "🐶🍕😀🚀"]

@@ -1,6 +1,6 @@
 """The cells of multimodal/clip against loops, torch's pieces and transformers' BERT."""
 
-import functools
+import contextlib
 import itertools
 import math
 from unittest import mock
@@ -27,7 +27,8 @@ def some_pictures(count=2, height=32, width=32):
 
 @pytest.mark.parametrize("train", [True, False])
 def test_the_picture_encoder_is_four_convolutions(train):
-    model, pictures = clip.PictureEncoder(6, 2, dropout=0.0), some_pictures(5)
+    model, pictures = clip.PictureEncoder(6, 2), some_pictures(5)
+    model.drop.p = 0.0
     layers = [m for m in model.blocks.modules() if hasattr(m, "weight")]
     sizes = (2, 0, 0), (1, 1, 1), (1, 1, 1), (1, 1, 0)
     x = 2 * torch.stack([pictures[..., c] / 255 for c in range(3)], 1) - 1
@@ -61,27 +62,22 @@ def test_the_caption_encoder_mixes_a_mean_of_rows():
     assert model([]).shape == (0, 6)
 
 
-@functools.cache
-def bert():
+@torch.no_grad()
+def test_minilm_is_transformers_bert():
     from transformers import BertConfig, BertModel
 
     sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
     config = BertConfig(**sizes, intermediate_size=1536)
-    model = BertModel(config, add_pooling_layer=False).eval()
-    names, (weights, _) = model.state_dict(), data.minilm()
-    model.load_state_dict({name: weights[name] for name in names})
-    return model
-
-
-@torch.no_grad()
-def test_minilm_is_transformers_bert():
+    bert = BertModel(config, add_pooling_layer=False).eval()
+    weights, _ = data.minilm()
+    bert.load_state_dict({name: weights[name] for name in bert.state_dict()})
     sentences = ["A cat.", "the cat sits outside, and a dog beside it", "Ünïcode 3!"]
     model = clip.MiniLM()
     found = model.tokenizer.encode_batch(sentences)
     mask = torch.tensor([each.attention_mask for each in found])
     ids = torch.tensor([each.ids for each in found])
     assert mask.min() == 0, "one sentence is shorter"
-    states = bert()(input_ids=ids, attention_mask=mask).last_hidden_state
+    states = bert(input_ids=ids, attention_mask=mask).last_hidden_state
     means = unit(torch.einsum("btd,bt->bd", states, mask.float()))
     close(model(sentences), means, 1e-5)
     close(model(sentences[:1]), means[:1], 1e-5)  # without its padding
@@ -141,58 +137,86 @@ def test_roles_hold_out_drawers_and_families():
     cases = itertools.product(("train", "validation", "test"), (KNOWN, ["emojitwo"]))
     shown = []
     for split, drawers in cases:
-        places, concepts = clip.role(split, drawers)
+        places = clip.role(split, drawers)
         assert {EMOJI.drawers[d] for d in EMOJI.drawer[places]} == {*drawers}
-        assert {EMOJI.splits[c] for c in concepts} == {split}
-        assert concepts.tolist() == sorted({*EMOJI.concept[places].tolist()})
+        assert {EMOJI.splits[c] for c in EMOJI.concept[places]} == {split}
         shown.append({p.numpy().tobytes() for p in EMOJI.pictures[places]})
     assert not any(a & b for a, b in itertools.combinations(shown, 2))
 
 
-def free_pairs(N):
-    """Vectors for N captions and N pictures, all to be learnt, and their `embed`."""
-    parts = nn.ParameterList([random(2, N, 4, dtype=torch.float32) / 100])
-    return parts, lambda at, draws: F.normalize(parts[0][:, at], dim=-1).unbind()
+class FreePairs(nn.Module):
+    """A vector for each caption and each picture, all to be learnt."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(random(2, 7000, 4, dtype=torch.float32) / 100)
+
+    def forward(self, places, _):
+        return F.normalize(self.table[:, places], dim=-1).unbind()
 
 
 @pytest.mark.parametrize("learned", [True, False])
 def test_aligning_is_adamw_on_the_grouped_loss(learned):
-    options = {"decay": 0.3, "start": 7.0, "learned": learned}
-    recipe = clip.Alignment(epochs=25, batch=3, rate=0.02, **options)
-    concepts, draws = torch.tensor([0, 1, 1, 2, 3, 4, 5]), generator(5)
-    (parts, embed), (twin, same) = map(free_pairs, (7, 7))
-    losses = clip.train_pairs(parts, embed, concepts, recipe, draws)
-    scale = contrastive.LearnedScale(7.0).requires_grad_(learned)
+    places = torch.tensor([3, 500, 2000, 4, 6999, 7, 8])
+    concepts = EMOJI.concept[places]
+    options = {"rate": 0.02, "decay": 0.3, "start": 7.0, "learned": learned}
+    with mock.patch.object(clip, "seeded", lambda _: contextlib.nullcontext()):
+        options |= {"epochs": 25, "batch": 3}
+        model, losses = clip.align_pairs(FreePairs, places, generator(5), **options)
+    twin, scale = FreePairs(), contrastive.LearnedScale(7.0).requires_grad_(learned)
     batches = clip.shuffled_batches(7, 3, generator(5))
 
     def loss():
-        both = same(at := next(batches), None)
+        both = twin(places[at := next(batches)], None)
         return contrastive.contrastive_loss_grouped(*both, concepts[at], 1 / scale())
 
     plan = training.Recipe(50, rate=0.02, warmup=2, clip=math.inf)
-    learnt = [*twin, scale.log_scale]
+    learnt = [*twin.parameters(), scale.log_scale]
     close(losses, cells.adamw(learnt, loss, plan, weight_decay=0.3), 1e-4)
-    close(parts[0].detach(), twin[0].detach(), 1e-3)
+    close(model.table, twin.table, 1e-3)
+    assert not model.training
 
 
-def embedded(align, *given):
-    """(parts, embed, concepts) that an alignment would train with."""
-    with mock.patch.object(clip, "train_pairs") as train:
-        align(*given, generator())
-    parts, embed, concepts, *_ = train.call_args.args
-    return parts.eval(), embed, concepts
+def test_shuffled_batches_hold_each_example_once_an_epoch():
+    batches = clip.shuffled_batches(7, 3, generator())
+    epochs = [torch.cat([next(batches), next(batches)]).tolist() for _ in range(9)]
+    assert all(len({*epoch}) == 6 for epoch in epochs)
+    assert {place for epoch in epochs for place in epoch} == {*range(7)}
 
 
-def test_emoji_are_aligned_from_scratch_captions_first():
-    """Of a concept that several have drawn, a caption counts once."""
-    places, at, again = torch.tensor([3, 500, 2000]), torch.tensor([2, 0]), generator(8)
-    parts, embed, concepts = embedded(clip.align_emoji, places, clip.Alignment())
-    assert torch.equal(concepts, EMOJI.concept[places])
-    told, seen = embed(at, generator(8))
-    texts = [clip.describe(c, again) for c in concepts[at].tolist()]
-    planes = clip.to_planes(EMOJI.pictures[places[at]])
-    close(told, parts.captions(texts), 1e-5)
-    close(seen, parts.pictures.embed(clip.jitter(planes, again)), 1e-4)
+def test_two_encoders_see_changed_pictures_and_drawn_captions():
+    places, at, again = (
+        torch.tensor([3, 500, 2000]),
+        torch.tensor([2000, 3]),
+        generator(8),
+    )
+    model = clip.TwoEncoders(places, 8).eval()
+    told, seen = model(at, generator(8))
+    concepts = EMOJI.concept[at].tolist()
+    texts = [clip.describe(c, again) for c in concepts]
+    planes = clip.to_planes(EMOJI.pictures[at])
+    close(told, model.captions(texts), 1e-5)
+    close(seen, model.pictures.embed(clip.jitter(planes, again)), 1e-4)
+    seen, told = model.all_vectors()
+    close(seen[at], model.pictures(EMOJI.pictures[at]), 1e-4)
+    close(told[concepts], model.captions([*map(clip.describe, concepts)]), 1e-5)
+
+
+def test_two_heads_read_bare_and_tagged_captions_by_halves():
+    places, kept = clip.role("train", KNOWN)[:400], clip.emoji_features()
+    shown, model = EMOJI.concept[places], clip.TwoHeads().eval()
+    bare = torch.rand(400, 1, generator=generator(8)) < 0.5
+    told, seen = model(places, generator(8))
+    close(
+        told,
+        unit(model.captions(bare * kept.bare[shown] + ~bare * kept.tagged[shown])),
+        1e-4,
+    )
+    close(seen, unit(model.pictures(kept.pictures[places])), 1e-4)
+    seen, told = model.all_vectors()
+    close(seen, unit(model.pictures(kept.pictures)), 1e-4)
+    both = [unit(model.captions(x)) for x in (kept.bare, kept.tagged)]
+    close(told, unit(sum(both)), 1e-4)
 
 
 def test_found_within_counts_who_is_nearer():
@@ -206,43 +230,3 @@ def test_found_within_counts_who_is_nearer():
             assert is_found == ((cosines[~fit] >= cosines[fit].max()).sum() < k)
     same, own = torch.ones(4, 2), torch.eye(4, dtype=torch.bool)
     assert not clip.found_within(same, same, own, 3).any()  # all are alike
-
-
-def test_both_captions_lie_between_bare_and_tagged():
-    def encode(texts):
-        rows = [[len(t), t.count("a") + 1.0, t.count(" ")] for t in texts]
-        return unit(torch.tensor(rows, dtype=torch.float32))
-
-    found, only_tagged = clip.both_captions(encode), clip.both_captions(encode, 0)
-    for concept in 0, 77, 1000:
-        bare, tagged = encode([EMOJI.captions[concept], clip.describe(concept)])
-        close(found[concept], unit(bare + tagged), 1e-5)
-        close(only_tagged[concept], tagged, 1e-5)
-
-
-def test_retrieval_goes_both_ways():
-    where = clip.role("validation", KNOWN)
-    seen, told = (random(n, 5, seed=n, dtype=torch.float32) for n in (7165, 1644))
-    shown = EMOJI.concept[where.places].tolist()
-    fits = torch.tensor([[c == d for d in where.concepts.tolist()] for c in shown])
-    both = seen[where.places], told[where.concepts]
-    there, back = clip.retrieval(seen, told, where, 20)
-    assert torch.equal(there, clip.found_within(*both, fits, 20))
-    assert torch.equal(back, clip.found_within(*both[::-1], fits.T, 20))
-
-
-def test_heads_read_bare_and_tagged_captions_by_halves():
-    places, at, inputs = clip.role("train", KNOWN).places[:400], torch.arange(400), []
-    kept, shown = clip.emoji_features(), EMOJI.concept[places]
-    parts, embed, concepts = embedded(clip.align_heads, places)
-    parts["captions"].register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
-    told, seen = embed(at, generator(8))
-    bare = torch.rand(400, 1, generator=generator(8)) < 0.5
-    either = torch.where(bare, kept.bare[shown], kept.tagged[shown])
-    assert torch.equal(concepts, shown) and torch.equal(inputs[0], either)
-    close(seen, unit(parts["pictures"](kept.pictures[places])), 1e-4)
-    close(told, unit(parts["captions"](either)), 1e-4)
-    seen, told = clip.through_heads(parts)
-    close(seen, unit(parts["pictures"](kept.pictures)), 1e-4)
-    both = [unit(parts["captions"](x)) for x in (kept.bare, kept.tagged)]
-    close(told, unit(sum(both)), 1e-4)

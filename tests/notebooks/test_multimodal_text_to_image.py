@@ -135,17 +135,16 @@ def test_the_painter_is_trained_on_pictures_and_captions():
 
 @torch.inference_mode()
 def test_judges_see_what_the_encoders_see():
-    pictures, kept = some_pictures(3), clip.stored_features()
+    pictures, kept = some_pictures(3), clip.emoji_features()
     planes = pictures.permute(0, 3, 1, 2) / 255
     large = F.interpolate(planes, size=(112, 112), mode="bicubic").clamp(0, 1)
     large = (large * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
     features = clip.picture_features(clip.EfficientNetLite(), large)
-    vectors = (kept["vectors"].double() * kept["vector_step"]).float()
-    whole = clip.in_steps(features) * kept["step"] @ vectors
-    heads = clip.trained_heads()
+    whole = clip.in_steps(features) * kept.step @ kept.vectors
+    heads = clip.load_trained(clip.TwoHeads(), "heads")
     see, told = t2i.judges()["of photographs"]
-    close(see(pictures), unit(heads["pictures"](whole)), 1e-3)
-    close(told, clip.through_heads(heads)[1])
+    close(see(pictures), unit(heads.pictures(whole)), 1e-3)
+    close(told, heads.all_vectors()[1])
 
 
 def test_a_caption_is_found_among_others():

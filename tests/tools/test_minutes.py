@@ -24,7 +24,7 @@ LONGER = {
     "scaling/emergence": 60,
     "multimodal/contrastive": 88,
     "multimodal/clip": 143,
-    "multimodal/text-to-image": 100,
+    "multimodal/text-to-image": 94,
     "multimodal/image-to-text": 133,
     "multimodal/sound-video": 100,
     "efficiency/experts": 101,

@@ -23,7 +23,6 @@ drawer, 888 and two that were left out likewise: cricket and UP! button.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,32 +33,14 @@ from fieldguide.data import store
 from fieldguide.multimodal import clip
 
 HERE = Path(__file__).parent
-
-
 SEEDS = range(3)
 SCALES = [2.0, 50.0]
 BATCHES = [64, 512]
 CUTS = [0, 100]  # seeds
 
 
-def single(seed: int) -> dict[str, clip.Role]:
-    """Roles with single concepts held out, as many as by families, none of the test."""
-    emoji, roles = data.emoji(), families()
-    known, held = roles["training"], roles["new concepts"]
-    drawn = torch.cat([known.concepts, held.concepts])
-    order = torch.randperm(len(drawn), generator=torch.Generator().manual_seed(seed))
-    new = drawn[order[: len(held.concepts)]].sort().values
-    every = torch.cat([known.places, held.places])
-    is_new = torch.isin(emoji.concept[every], new)
-    learnt = every[~is_new]
-    return {
-        "training": clip.Role(learnt, emoji.concept[learnt].unique()),
-        "new concepts": clip.Role(every[is_new], new),
-    }
-
-
-def families() -> dict[str, clip.Role]:
-    """The notebook's roles."""
+def families() -> dict[str, torch.Tensor]:
+    """The notebook's roles: places of pictures."""
     return {
         "training": clip.role("train", clip.KNOWN_DRAWERS),
         "new drawer": clip.role("train", ["emojitwo"]),
@@ -67,36 +48,53 @@ def families() -> dict[str, clip.Role]:
     }
 
 
-def halves(cut: int) -> list[clip.Role]:
+def single(seed: int) -> dict[str, torch.Tensor]:
+    """Roles with single concepts held out, as many as by families, none of the test."""
+    shown, roles = data.emoji().concept, families()
+    known, held = roles["training"], roles["new concepts"]
+    count = len(shown[held].unique())
+    drawn = torch.cat([shown[known].unique(), shown[held].unique()])
+    draws = torch.Generator().manual_seed(seed)
+    new = drawn[torch.randperm(len(drawn), generator=draws)[:count]]
+    every = torch.cat([known, held])
+    is_new = torch.isin(shown[every], new)
+    return {"training": every[~is_new], "new concepts": every[is_new]}
+
+
+def halves(cut: int) -> list[torch.Tensor]:
     """The new concepts, at random in two roles: many have relatives in the other."""
-    held, emoji = families()["new concepts"], data.emoji()
-    draws = torch.Generator().manual_seed(cut)
-    order = held.concepts[torch.randperm(len(held.concepts), generator=draws)]
-    parts = [part.sort().values for part in order.chunk(2)]
-    shown = emoji.concept[held.places]
-    return [clip.Role(held.places[torch.isin(shown, part)], part) for part in parts]
+    held, shown = families()["new concepts"], data.emoji().concept
+    concepts, draws = shown[held].unique(), torch.Generator().manual_seed(cut)
+    order = concepts[torch.randperm(len(concepts), generator=draws)]
+    return [held[torch.isin(shown[held], part)] for part in order.chunk(2)]
 
 
-def run(roles: dict[str, clip.Role], recipe: clip.Alignment, seed: int) -> dict:
+def encoders(training: torch.Tensor, seed: int, **settings) -> clip.TwoEncoders:
+    draws = torch.Generator().manual_seed(seed)
+    build = lambda: clip.TwoEncoders(training)  # noqa: E731
+    return clip.align_pairs(build, training, draws, **settings)[0]
+
+
+def stored_encoders() -> clip.TwoEncoders:
+    return clip.load_trained(clip.TwoEncoders(families()["training"]), "encoders")
+
+
+def rate(model: clip.TwoEncoders, roles: dict[str, torch.Tensor]) -> dict:
+    """Recall at 1 for each role but the training, and the gap for a new drawer."""
+    (pictures, captions), found = model.all_vectors(), {}
+    for name in roles.keys() - {"training"}:
+        shown = data.emoji().concept[roles[name]]
+        seen, told = pictures[roles[name]], captions[shown.unique()]
+        hits = clip.found_within(seen, told, shown[:, None] == shown.unique())
+        found[name] = round(hits.float().mean().item(), 4)
+        if name == "new drawer":
+            found["gap"] = round((seen.mean(0) - told.mean(0)).norm().item(), 4)
+    return found
+
+
+def run(roles: dict[str, torch.Tensor], seed: int, **settings) -> dict:
     """Train from a seed, and `rate`."""
-    generator = torch.Generator().manual_seed(seed)
-    return rate(clip.align_emoji(roles["training"].places, recipe, generator)[0], roles)
-
-
-def rate(model: clip.TwoEncoders, roles: dict[str, clip.Role]) -> dict:
-    """Recall at 1 for each role but the training, and the gap."""
-    some = data.emoji().pictures.split(512)
-    with torch.inference_mode():
-        seen = torch.cat([model.pictures(each) for each in some])
-    told = clip.both_captions(model.captions, bare_share=0)
-    found = {}
-    for name, role in roles.items():
-        if name != "training":
-            hits, _ = clip.retrieval(seen, told, role)
-            found[name] = round(hits.float().mean().item(), 4)
-    where = roles.get("new drawer", next(iter(roles.values())))
-    gap = seen[where.places].mean(0) - told[where.concepts].mean(0)
-    found["gap"] = round(gap.norm().item(), 4)
+    found = rate(encoders(roles["training"], seed, **settings), roles)
     print(found, flush=True)
     return found
 
@@ -104,59 +102,41 @@ def rate(model: clip.TwoEncoders, roles: dict[str, clip.Role]) -> dict:
 def remade() -> Iterator[tuple]:
     """What the stored encoders find among the new concepts."""
     new = {"new concepts": families()["new concepts"]}
-    kept = read_json(HERE / "runs.json")
-    again = rate(clip.trained_encoders(), new)["new concepts"]
-    yield kept["splits"]["families"][0]["new concepts"], again, 0.01
+    kept = read_json(HERE / "runs.json")["splits"]["families"][0]
+    yield kept["new concepts"], rate(stored_encoders(), new)["new concepts"], 0.01
 
 
 def record_runs() -> None:
-    plain, roles = clip.Alignment(), families()
-    record = {"splits": {}, "scale": [], "batch": []}
-    for name, split in {"families": lambda _: roles, "single": single}.items():
-        record["splits"][name] = [run(split(seed), plain, seed) for seed in SEEDS]
-    usual = record["splits"]["families"][0]
-    for scale in SCALES:
-        recipe = replace(plain, start=scale, learned=False)
-        record["scale"].append({"scale": str(scale), **run(roles, recipe, 0)})
-    record["scale"].append({"scale": "learnt", **usual})
-    for batch in BATCHES:
-        found = run(roles, replace(plain, batch=batch), 0)
-        record["batch"].append({"batch": batch, **found})
-    record["batch"].append({"batch": plain.batch, **usual})
-    record["batch"].sort(key=lambda each: each["batch"])
-    store(HERE / "runs.json", record)
+    roles = families()
+    splits = {"families": [run(roles, seed) for seed in SEEDS]}
+    splits["single"] = [run(single(seed), seed) for seed in SEEDS]
+    scales = [
+        {"scale": str(s), **run(roles, 0, start=s, learned=False)} for s in SCALES
+    ]
+    batches = [{"batch": b, **run(roles, 0, batch=b)} for b in BATCHES]
+    store(HERE / "runs.json", {"splits": splits, "scale": scales, "batch": batches})
 
 
 def record_halves() -> None:
     """What the stored encoders find is "without"; "with" is trained from their seed."""
-    plain, known = clip.Alignment(), families()["training"]
-    stored = clip.trained_encoders()
-    record = {"halves": []}
+    known, stored, record = families()["training"], stored_encoders(), []
     for cut in CUTS:
         one, other = halves(cut)
         for asked, learnt in (one, other), (other, one):
-            places = torch.cat([known.places, learnt.places])
-            concepts = data.emoji().concept[places].unique()
-            roles = {"training": clip.Role(places, concepts), "new": asked}
+            roles = {"training": torch.cat([known, learnt]), "new": asked}
             found = {"without": rate(stored, {"new": asked})["new"]}
-            found |= {"with": run(roles, plain, SEEDS[0])["new"]}
-            record["halves"].append(found)
-    store(HERE / "halves.json", record)
-
-
-def half(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The module's weights and stored means, in 16 bits where they are floats."""
-    state = module.state_dict()
-    return {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+            record.append(found | {"with": run(roles, SEEDS[0])["new"]})
+    store(HERE / "halves.json", {"halves": record})
 
 
 def record_weights() -> None:
-    places = families()["training"].places
-    draws = torch.Generator().manual_seed
-    encoders, _ = clip.align_emoji(places, clip.Alignment(), draws(SEEDS[0]))
-    heads, _ = clip.align_heads(places, draws(SEEDS[0]))
-    store(HERE / "encoders.safetensors", half(encoders))
-    store(HERE / "heads.safetensors", half(heads))
+    places, draws = families()["training"], torch.Generator().manual_seed(SEEDS[0])
+    heads, _ = clip.align_pairs(clip.TwoHeads, places, draws, **clip.HEADS_RECIPE)
+    models = {"encoders": encoders(places, SEEDS[0]), "heads": heads}
+    for name, model in models.items():
+        state = model.state_dict().items()
+        halved = {k: v.half() if v.is_floating_point() else v for k, v in state}
+        store(HERE / f"{name}.safetensors", halved)
 
 
 if __name__ == "__main__":

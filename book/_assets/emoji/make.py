@@ -1,16 +1,15 @@
 """Draw the emoji of five sets at 32 pixels, with what Unicode calls them.
 
-.venv/bin/python book/_tools/assets.py emoji [SIZE [FOLDER]] (half a minute; needs npm)
+.venv/bin/python book/_tools/assets.py emoji (half a minute; needs npm)
 
 Writes emoji.npz, the pictures, and emoji.json, the concepts: their names, and which of
-them are held out. With another SIZE, in pixels, only the pictures, into FOLDER.
+them are held out.
 """
 
 import io
 import random
 import re
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -61,10 +60,14 @@ def concepts(modules: Path) -> list[dict]:
         group = names["groups"].get(str(entry.get("group")))
         if group is None or group in LEFT_OUT:
             continue
-        concept = {"caption": entry["label"], "tags": entry.get("tags", [])}
-        concept |= {"character": entry["emoji"], "code": bare(entry["hexcode"])}
-        concept |= {"group": group}
-        concept["subgroup"] = names["subgroups"][str(entry["subgroup"])]
+        concept = {
+            "caption": entry["label"],
+            "tags": entry.get("tags", []),
+            "character": entry["emoji"],
+            "code": bare(entry["hexcode"]),
+            "group": group,
+            "subgroup": names["subgroups"][str(entry["subgroup"])],
+        }
         found.append(concept)
     return found
 
@@ -139,15 +142,13 @@ def icons(modules: Path, package: str, called: set[str]) -> dict[str, str]:
     return found
 
 
-def names_of(modules: Path) -> dict[str, list[str]]:
+def names_of(modules: Path) -> dict[str, dict]:
     """{code: the names that the sets give it}; two of the sets have no list."""
     found = {}
     for package in DRAWERS.values():
         path = home(modules, package) / "chars.json"
         for code, name in (read_json(path) if path.exists() else {}).items():
-            known = found.setdefault(bare(code), [])
-            if name not in known:
-                known.append(name)
+            found.setdefault(bare(code), {})[name] = None  # once, in order
     return found
 
 
@@ -179,21 +180,17 @@ def drawn(modules: Path, found: list[dict], size: int) -> dict[str, np.ndarray]:
 
 
 def main(size: int = SIZE, folder: Path = HERE) -> None:
+    """With another size, in pixels, only the pictures, into a folder."""
     with tempfile.TemporaryDirectory() as place:
         modules = fetch(place)
         found = concepts(modules)
-        pictures = drawn(modules, found, size)
-    store(folder / "emoji.npz", pictures)
-    if size != SIZE:
-        return
-    for concept, split in zip(found, splits(found), strict=True):
-        concept["split"] = split
-        del concept["code"]
-    record = {"drawers": list(DRAWERS), "concepts": found}
-    store(folder / "emoji.json", record)
-    print(*Counter(concept["split"] for concept in found).items())
+        store(folder / "emoji.npz", drawn(modules, found, size))
+    if size == SIZE:
+        for concept, split in zip(found, splits(found), strict=True):
+            concept["split"] = split
+            del concept["code"]
+        store(folder / "emoji.json", {"drawers": list(DRAWERS), "concepts": found})
 
 
 if __name__ == "__main__":
-    size, folder = [*sys.argv[1:], *[SIZE, HERE][len(sys.argv) - 1 :]]
-    main(int(size), Path(folder))
+    main()

@@ -94,7 +94,7 @@ def probe(name: str, features: torch.Tensor, generator: torch.Generator) -> dict
     """A network from features to kinds, without a language model: hits by test."""
     kinds, known = list(book.KIND_WORDS.values()), book.facts().kind
     right = torch.tensor([kinds.index(kind) for kind in known])  # (all pictures,)
-    learnt = clip.role("train", clip.KNOWN_DRAWERS).places
+    learnt = clip.role("train", clip.KNOWN_DRAWERS)
     with clip.seeded(generator):  # weights, dropout
         network = NETWORKS[name](features.size(1), len(kinds))
         optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
@@ -106,7 +106,7 @@ def probe(name: str, features: torch.Tensor, generator: torch.Generator) -> dict
     network.eval()
     hits = {}
     for test, (split, drawers) in TESTS.items():
-        places = clip.role(split, drawers).places
+        places = clip.role(split, drawers)
         found = network(features[places]).argmax(1) == right[places]
         hits[test] = [int(found.sum()), len(found)]
     return hits
@@ -121,7 +121,7 @@ def hits_of(lesson: book.Lesson) -> dict:
     """Right answers of all, by test and subject."""
     hits = {}
     for test, (split, drawers) in TESTS.items():
-        places, hits[test] = clip.role(split, drawers).places, {}
+        places, hits[test] = clip.role(split, drawers), {}
         for about in book.ABOUT:
             hits[test][about] = equal(*book.examine(lesson, places, about))
     return hits
@@ -133,7 +133,7 @@ def record_small() -> None:
     record |= {name: [] for name in NETWORKS}
     record["yes"] = {share: [] for share in SHARES}
     features = clip.emoji_features().pictures
-    places = clip.role("test", clip.KNOWN_DRAWERS).places
+    places = clip.role("test", clip.KNOWN_DRAWERS)
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
         reading, _ = book.learn_to_read(generator)
@@ -208,7 +208,7 @@ def by_the_question(places: torch.Tensor) -> list[int]:
 def record_measures() -> None:
     record = {}
     for test, (split, drawers) in TESTS.items():
-        places = some_of(clip.role(split, drawers).places)
+        places = some_of(clip.role(split, drawers))
         shown = book.another(places, torch.Generator().manual_seed(2))
         record[test] = {about: measure(about, places, shown) for about in LONGEST}
     record["untrained"] = {question: untrained(question) for question in UNTRAINED}
@@ -239,7 +239,7 @@ def measure(about: str, places: torch.Tensor, shown: torch.Tensor) -> dict:
 def untrained(question: str) -> dict:
     """Of the new things, food and others: how many get a yes, and of how many."""
     split, drawers = TESTS["new things"]
-    places, found = clip.role(split, drawers).places, {}
+    places, found = clip.role(split, drawers), {}
     lesson = looking()
     kinds = [book.facts().kind[at] for at in places.tolist()]
     for name, wanted in ("food", True), ("the rest", False):
@@ -274,7 +274,7 @@ def record_answers() -> None:
     features = clip.emoji_features().pictures
     eyes, places = book.trained_smol_eyes(), []
     for split, drawers in TESTS.values():
-        where = clip.role(split, drawers).places
+        where = clip.role(split, drawers)
         places += where[:: len(where) // SHOWN].tolist()[:SHOWN]
     contexts = [*eyes(features[torch.tensor(places)])[:, None], book.blind_tokens()]
     lesson = book.smol_lesson(None)

@@ -99,7 +99,7 @@ def combinations() -> dict:
     """Is the nearest real heart or circle of the shape and colour that was asked?"""
     emoji, found = data.emoji(), {}
     kinds = places([f"{c} {s}" for s in ("heart", "circle") for c in COLOURS])
-    real = clip.role("train", book.DRAWERS).places
+    real = clip.role("train", book.DRAWERS)
     real = real[torch.isin(emoji.concept[real], kinds)]
     for name, captions in (("never shown", book.NEVER_DRAWN), ("shown", DRAWN)):
         asked = places(captions).repeat_interleave(8)
@@ -115,7 +115,7 @@ def combinations() -> dict:
 def of_drawers(known: torch.Tensor) -> float:
     """How far the two drawers' pictures of a caption are apart, on average."""
     emoji, asked = data.emoji(), some_of(known)
-    drawn = [clip.role("train", [name]).places for name in book.DRAWERS]
+    drawn = [clip.role("train", [name]) for name in book.DRAWERS]
     by = [p[torch.isin(emoji.concept[p], asked)] for p in drawn]  # by concept, both
     apart = book.pixel_distance(*(emoji.pictures[p] for p in by)).diagonal()
     return round(apart.mean().item(), 4)
@@ -141,21 +141,21 @@ def record_measures() -> None:
     known, test = emoji.concept[learnt].unique(), clip.role("test", book.DRAWERS)
     asked, record = some_of(known), {"real": {}}
     for name, drawers in (("learnt from", book.DRAWERS), ("new drawer", ["emojitwo"])):
-        real = some_of(clip.role("train", drawers).places)
+        real = some_of(clip.role("train", drawers))
         found = judged(emoji.pictures[real], emoji.concept[real], known)
         record["real"][name] = found
     record["variety of drawers"] = of_drawers(known)
-    near = book.pixel_distance(emoji.pictures[test.places], emoji.pictures[learnt])
+    near = book.pixel_distance(emoji.pictures[test], emoji.pictures[learnt])
     record["nearest of held out"] = round(near.amin(1).mean().item(), 4)
     record["guidance"] = [by_guidance(g, asked, known, learnt) for g in GUIDANCES]
     record["steps"] = [
         {"steps": steps, "found": judged(painted(asked, 4, steps, 1), asked, known)}
         for steps in STEPS
     ]
-    shown, new = emoji.concept[test.places], test.concepts
+    shown, new = emoji.concept[test], emoji.concept[test].unique()
     record["new captions"] = {
         "painted": judged(painted(new, 4, 16, 1), new, new),
-        "real": judged(emoji.pictures[test.places], shown, new),
+        "real": judged(emoji.pictures[test], shown, new),
     }
     record["combinations"] = combinations()
     store(HERE / "measures.json", record)

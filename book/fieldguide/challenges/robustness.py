@@ -82,7 +82,7 @@ def kind_pictures(drawers: list[str]):
     """Pictures (B, 3, 32, 32) of these drawers, their kinds, their names."""
     found, names = emoji(), [*KINDS]
     places, kinds, captions = [], [], []
-    for place in role("train", drawers).places.tolist():
+    for place in role("train", drawers).tolist():
         concept = found.concept[place].item()
         if found.groups[concept] in KINDS:
             places.append(place)

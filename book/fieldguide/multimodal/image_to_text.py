@@ -209,7 +209,7 @@ class Lesson(NamedTuple):
 
     def loss(self, B: int, generator: Generator):
         """Of B questions about pictures to learn from: nats a token."""
-        places = role("train", KNOWN_DRAWERS).places
+        places = role("train", KNOWN_DRAWERS)
         draws = {"size": (B,), "generator": generator}
         at = places[torch.randint(len(places), **draws)]  # (B,)
         which = torch.randint(len(self.about), **draws).tolist()
@@ -379,7 +379,7 @@ def learn_to_look(
 def likelier_answers():
     """For each question yes or no its likelier answer, without pictures."""
     draws, tally = torch.Generator().manual_seed(2), {}
-    for place in role("train", KNOWN_DRAWERS).places.tolist():
+    for place in role("train", KNOWN_DRAWERS).tolist():
         question, answer = ask(place, "yes or no", draws)
         tally.setdefault(question, []).append(answer)
     return {q: max("yes", "no", key=a.count) for q, a in tally.items()}

@@ -157,7 +157,7 @@ NEVER_DRAWN = ["green heart", "purple heart", "orange circle", "blue circle"]
 
 def pictures_to_learn():
     """Places in `data.emoji()`: by DRAWERS, of the split to learn from."""
-    found, places = data.emoji(), role("train", DRAWERS).places
+    found, places = data.emoji(), role("train", DRAWERS)
     new = torch.tensor([found.captions.index(each) for each in NEVER_DRAWN])
     return places[~torch.isin(found.concept[places], new)]
 
@@ -235,21 +235,21 @@ from . import clip
 @functools.cache
 def judges():
     """Two judges, {name: (encoder of pictures, captions' vectors (C, D))}."""
-    small, heads = clip.trained_encoders(), clip.trained_heads()
-    kept, frozen = clip.stored_features(), clip.EfficientNetLite()
-    vectors = (kept["vectors"] * kept["vector_step"]).float()
+    small = clip.TwoEncoders(role("train", clip.KNOWN_DRAWERS))
+    small = clip.load_trained(small, "encoders")
+    heads = clip.load_trained(clip.TwoHeads(), "heads")
+    kept, frozen = clip.emoji_features(), clip.EfficientNetLite()
 
     def seen(pictures):  # as CLIP's encoder saw what it was trained on
         planes = F.interpolate(to_planes(pictures), (112, 112), mode="bicubic")
         large = (255 * planes.clamp(0, 1)).round().byte().permute(0, 2, 3, 1)
         steps = clip.in_steps(clip.picture_features(frozen, large))  # (B, K)
-        whole = steps * kept["step"] @ vectors
-        return F.normalize(heads["pictures"](whole), dim=-1)
+        whole = steps * kept.step @ kept.vectors
+        return F.normalize(heads.pictures(whole), dim=-1)
 
-    captions = clip.both_captions(small.captions, 0)
     return {
-        "of emoji": (small.pictures, captions),
-        "of photographs": (seen, clip.through_heads(heads)[1]),
+        "of emoji": (small.pictures, small.all_vectors()[1]),
+        "of photographs": (seen, heads.all_vectors()[1]),
     }
 
 # %% ../../multimodal/text-to-image.ipynb #pixel-distance

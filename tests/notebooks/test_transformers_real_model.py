@@ -1,12 +1,10 @@
 """The cells of transformers/real-model against transformers, torch and arithmetic."""
 
-import dataclasses
 import functools
 import math
 from pathlib import Path
 
 import cells
-import gguf
 import hypothesis.strategies as st
 import jinja2
 import pytest
@@ -171,35 +169,7 @@ def test_a_text_goes_on_with_the_likeliest_token_up_to_a_stop():
     close(torch.stack(seen), model(torch.tensor([[*ids, 3]]))[0, 4:], 1e-5)
 
 
-# Files
-
-
-def written(folder, model):
-    """A GGUF of a small Llama, by the library."""
-    path = folder / "model.gguf"
-    writer = gguf.GGUFWriter(path, "llama")
-    for field, key in real_model.FACTS.items():
-        add = writer.add_float32 if field in ("eps", "base") else writer.add_uint32
-        add(f"llama.{key}", getattr(model.config, field))
-    weights = {real_model.file_name(n): w for n, w in model.state_dict().items()}
-    for name, weight in weights.items():
-        writer.add_tensor(name, weight.float().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return data.Gguf(path)
-
-
-def test_a_file_gives_back_the_model(tmp_path):
-    model = llama(4, torch.float32, layers=12)
-    loaded = real_model.load_llama(written(tmp_path, model))
-    close(dataclasses.astuple(loaded.config), dataclasses.astuple(model.config), 1e-6)
-    weights = loaded.state_dict()
-    library = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 12)
-    for name, weight in model.state_dict().items():
-        assert torch.equal(weights[name], weight)
-        assert library.get_name(real_model.file_name(name).removesuffix(".weight"))
+# The chat, and the interval
 
 
 @functools.cache

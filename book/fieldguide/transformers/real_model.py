@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from ..check import answer_of, graded
+from ..check import answer_of, graded, is_near
 from ..data import smollm2, smollm2_tokenizer
 from .attention import (
     causal_mask,
@@ -382,39 +382,27 @@ def wilson_interval(hits, tries, z=1.96):
     half = z / (tries + z**2) * math.sqrt(room)
     return middle - half, middle + half
 
-# %% ../../transformers/real-model.ipynb #check-slips
-def slips(config, free, batch):
-    """The likely wrong answers to longest_text, by their cause."""
-    bytes_of = cache_bytes(config, 1, batch, 2)
-    fits, most = free // bytes_of, config.context
-    wide = bytes_of * config.heads // config.kv_heads
-    return {
-        fits: "a text is never longer than the context",
-        min(
-            free // cache_bytes(config, 1, 1, 2), most
-        ): "you forgot the batch",
-        min(free // (2 * bytes_of), most): "a number has 2 bytes here, not 4",
-        min(2 * free // bytes_of, most): "keys and values are both kept",
-        min(free // wide, most): "you counted query heads; key heads are kept",
-    }
-
 # %% ../../transformers/real-model.ipynb #check-longest-text
 @graded
 def check_longest_text(fn):
     """Does fn(config, free_bytes, batch) give the most tokens that fit?"""
     small = LlamaConfig(11, 50, 12, 3, 6, 2, 16, 1e-5, 1e4)
-    cases = (2400, 1), (2399, 1), (3000, 3), (10**6, 1), (47, 1)
-    for free, batch in cases:
+    for free, batch in (2400, 1), (2399, 1), (3000, 3), (10**6, 1), (47, 1):
         options = {"batch": batch} if batch > 1 else {}
-        case = f"{free} bytes and {batch} text{'s' * (batch > 1)}: "
-        right = min(free // cache_bytes(small, 1, batch, 2), 50)
-        got = answer_of(fn, small, free, like=right, **options)
-        whole = type(got) is int
-        assert whole, case + f"an int is wanted, not {got!r}; divide by //"
-        if got != right:
-            wrong = slips(small, free, batch)
-            cause = wrong.get(got, f"{right} is right, not {got}")
-            raise AssertionError(case + cause)
+        case = f"{free} bytes and {batch} text{'s' * (batch > 1)}"
+        got = answer_of(fn, small, free, like=0, **options)
+        hint = f"{case}: an int is wanted, not {got!r}; divide by //"
+        assert type(got) is int, hint
+        each = cache_bytes(small, 1, batch, 2)
+        heads = "you counted query heads; key heads are kept"
+        causes = {
+            free // each: "a text is never longer than the context",
+            min(free * batch // each, 50): "you forgot the batch",
+            min(free // (2 * each), 50): "a number has 2 bytes here, not 4",
+            min(2 * free // each, 50): "keys and values are both kept",
+            min(free // (3 * each), 50): heads,
+        }
+        is_near(case, got, min(free // each, 50), causes)
     return "longest_text is right."
 
 # %% ../../transformers/real-model.ipynb #check-unshare
@@ -422,34 +410,21 @@ def check_longest_text(fn):
 def check_unshare(fn):
     """Does fn(weight, config) copy each key head for its query heads?"""
     draw = torch.Generator().manual_seed(0)
-    for H, H_kv in (6, 2), (6, 3), (3, 1), (4, 4):
+    for H, H_kv in (6, 2), (6, 3), (3, 1):
         config = LlamaConfig(11, 50, 24, 3, H, H_kv, 16, 1e-5, 1e4)
         K, times = config.head_width, H // H_kv
         weight = torch.randn(H_kv * K, 24, generator=draw)
-        right = weight.unflatten(0, (H_kv, K))
-        right = right.repeat_interleave(times, 0).flatten(0, 1)
+        right = weight.unflatten(0, (H_kv, K)).repeat_interleave(times, 0)
+        right, case = right.flatten(0, 1), f"{H} query heads on {H_kv}: "
         got = answer_of(fn, weight.clone(), config, like=right)
-        case = f"{H} query heads on {H_kv}: "
-        tiled = got.equal(weight.repeat(times, 1))
+        if got.equal(right):
+            continue
         hint = "your copies come as 0, 1, 0, 1; neighbours share a key head"
-        assert got.equal(right) or not tiled, case + hint
+        assert not got.equal(weight.repeat(times, 1)), case + hint
         rows = got.equal(weight.repeat_interleave(times, 0))
-        hint = "you repeated single rows; repeat whole heads"
-        assert got.equal(right) or not rows, case + hint
-        assert got.equal(right), case + "these aren't the rows that are needed"
+        assert not rows, case + "you repeated single rows; repeat whole heads"
+        raise AssertionError(case + "these aren't the rows that are needed")
     return "unshare is right."
-
-# %% ../../transformers/real-model.ipynb #check-multiplier-slips
-def multiplier_slips(x, y):
-    """The likely wrong products of x and y, with their causes."""
-    z = torch.tensor([x, -x, y, -y], dtype=torch.double)
-    a, b, c, d = F.silu(z).tolist()
-    one = "only one gate is at work, and it's shut for negative inputs"
-    added = "you add the two products; subtract one from the other"
-    slips = [(a * y, one), (c * x, one), (-x * y, "the sign is wrong")]
-    squared = "an up row looks at the input of its gate, not at the other"
-    slips += [((a - b) * x, squared), ((c - d) * y, squared)]
-    return [*slips, ((a + b) * y, added), ((c + d) * x, added)]
 
 # %% ../../transformers/real-model.ipynb #check-multiplier
 @graded
@@ -459,8 +434,7 @@ def check_multiplier(fn):
     ok = isinstance(made, (tuple, list)) and len(made) == 3
     assert ok, f"three lists of rows are wanted, gate, up, down, not {made!r}"
     shapes = {"gate": (2, 2), "up": (2, 2), "down": (1, 2)}
-    options = {"dtype": torch.double}
-    given = [answer_of(torch.as_tensor, rows, **options) for rows in made]
+    given = [answer_of(torch.as_tensor, rows).double() for rows in made]
     for (name, shape), rows in zip(shapes.items(), given):
         case = f"{name} should have the shape {shape}, not {tuple(rows.shape)}"
         assert rows.shape == shape, case
@@ -468,12 +442,15 @@ def check_multiplier(fn):
     for x, y in (2.0, 3.0), (-2.0, 3.0), (0.5, -4.0), (-1.0, -0.25):
         pair = torch.tensor([x, y], dtype=torch.double)
         got = (down @ (F.silu(gate @ pair) * (up @ pair))).item()
-        if abs(got - x * y) < 1e-4:
-            continue
-        wrong = multiplier_slips(x, y)
-        causes = [why for value, why in wrong if abs(got - value) < 1e-4]
+        a, b = F.silu(torch.stack([pair, -pair])).tolist()
+        one = "only one gate is at work, and it's shut for negative inputs"
+        squared = "an up row looks at the input of its gate, not at the other"
+        added = "you add the two products; subtract one from the other"
+        causes = {a[0] * y: one, a[1] * x: one, -x * y: "the sign is wrong"}
+        causes |= {x * x: squared, y * y: squared}
+        causes |= {(a[0] + b[0]) * y: added, (a[1] + b[1]) * x: added}
         case = f"for the inputs {x} and {y} your network says {got:.3f}"
-        raise AssertionError("; ".join([case, *causes[:1]]))
+        is_near(case, got, x * y, causes, abs_tol=1e-4)
     return "multiplier is right."
 
 # %% ../../transformers/real-model.ipynb #trace-layers

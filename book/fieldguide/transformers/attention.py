@@ -25,8 +25,8 @@ def simple_attention(
     scale = 1 / math.sqrt(query.size(-1)) if scale is None else scale
     # .mT swaps the last two axes
     scores = scale * query @ key.mT  # (..., T, S)
-    if mask is not None:  # True = may look
-        scores = scores.masked_fill(~mask, -math.inf)
+    if mask is not None:  # True = may look; e to the -inf is 0
+        scores = scores + torch.where(mask, 0.0, -math.inf).to(scores)
     weights = scores.softmax(-1)  # (..., T, S): each row adds up to 1
     return weights @ value, weights  # (..., T, V), (..., T, S)
 

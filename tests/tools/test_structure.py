@@ -212,10 +212,9 @@ def test_no_magic_install_or_hidden_state(notebook):
 
 
 RANKS = ["deployment/data-parallel", "deployment/parallelism"]  # new processes import
-ITSELF = ["deployment/right-sizing"]  # fewer
 
 
-@pytest.mark.parametrize("name", sorted({*BOOK} - {*RANKS, *ITSELF}))
+@pytest.mark.parametrize("name", sorted({*BOOK} - {*RANKS}))
 def test_no_page_imports_itself(name):
     """What runs is the cell in view, not a second copy from the page's module."""
     module = name.split("/")[1].replace("-", "_")

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from cells import generator
 
 from fieldguide.deployment import right_sizing
-from fieldguide.scaling.data_quality import licence_families
 from fieldguide.transformers.real_model import Llama, LlamaConfig
 from fieldguide.transformers.training import Recipe
 
@@ -22,9 +21,6 @@ SMALL = LlamaConfig(31, 40, 12, 2, 3, 1, 16, 1e-5, 1e4)
 def small_llama():
     torch.manual_seed(0)
     return Llama(SMALL).requires_grad_(False).eval()
-
-
-# Jobs
 
 
 def test_equal_parts_are_equal_and_drawn():
@@ -85,32 +81,19 @@ def test_siblings_and_copies_are_one_family():
         ("questions", "ppq", [[0, 2], [1]]),
     ):
         assert right_sizing.related(domain, [text, other, near], kin) == groups
-    assert right_sizing.related("symptoms", ["a b", "d e", "f g"], "pqp") == [
-        [0, 2],
-        [1],
-    ]
 
 
 def test_licences_are_relatives_by_their_whole_texts():
-    known = licence_families(2, 0.2)  # of all licences
-    places = [*range(sum(map(len, known)))]
-    assert right_sizing.related("licences", [], places) == known
     keys = [each.key for each in right_sizing.licences()]
     kin = [keys.index(name) for name in ("agpl-3.0", "bsd-new", "gpl-2.0", "mit")]
     groups = right_sizing.related("licences", ["not read"] * 4, kin)
     assert sorted(groups) == [[0, 2], [1, 3]]
 
 
-# Contenders
-
-
-def test_a_linear_layer_learns_what_is_linear():
+def test_a_linear_layer_is_trained_as_by_torch():
     x = torch.randn(60, 5, generator=generator())
-    truth = torch.randn(3, 5, generator=generator(1))
-    labels = (x @ truth.T).argmax(1)
+    labels = x[:, :3].argmax(1)
     layer = right_sizing.fit_linear(x, labels, 3)
-    assert (layer(x).argmax(1) == labels).double().mean() > 0.95
-    assert not layer.weight.requires_grad and layer.weight.shape == (3, 5)
     twin = torch.nn.Linear(5, 3).double()
     for table in twin.parameters():
         torch.nn.init.zeros_(table)
@@ -141,21 +124,18 @@ def test_calibration_takes_a_lead_away():
     np.testing.assert_allclose(found, np.log(p / p.mean(0)), atol=1e-9)
 
 
-def test_prompts_are_put_together():
-    decode = right_sizing.smollm2_tokenizer().decode
-    job = right_sizing.job("questions")
-    shown = decode(right_sizing.instruction("questions", job.learn[:2]))
-    name = job.classes[job.labels[job.learn[0]]]
-    assert f"Text: {job.texts[job.learn[0]]}\nAnswer: {name}\n\nText:" in shown
-    assert decode(right_sizing.asked_about("Why?")) == "Text: Why?\nAnswer:"
-
-
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_the_names_are_told_apart_by_their_first_tokens(domain):
-    decode, classes = right_sizing.smollm2_tokenizer().decode, PARTS[domain][0]
-    tokens = right_sizing.class_tokens(domain)
-    assert len({*tokens}) == len(classes)
-    for token, name in zip(tokens, classes, strict=True):
+def test_prompts_are_put_together(domain):
+    decode = right_sizing.smollm2_tokenizer().decode
+    job = right_sizing.job(domain)
+    before, tokens = right_sizing.instruction(domain, job.learn[-2:])
+    name = job.classes[job.labels[job.learn[-1]]]
+    assert decode(before).endswith(
+        f"Text: {job.texts[job.learn[-1]]}\nAnswer: {name}\n\n"
+    )
+    assert decode(right_sizing.asked_about("Why?")) == "Text: Why?\nAnswer:"
+    assert len({*tokens}) == len(job.classes)  # their first tokens tell them apart
+    for token, name in zip(tokens, job.classes, strict=True):
         assert len(decode([token])) > 1 and f" {name}".startswith(decode([token]))
 
 
@@ -164,21 +144,12 @@ def test_votes_are_added_up():
     weight = torch.tensor([[0.5, -1.0, 2.0], [0.25, 1.5, -2.0]])
     given = words, desks, weight, torch.tensor([0.1, -0.1])
     views = right_sizing.vote_views("Roof, roof & TAX: new!", "works", *given)
-    assert [*views] == ["Votes for the desk", "Score of each desk", "Sum"]
     votes, scores, said = views.values()
     assert votes.props["labels"] == ["roof", "tax", "new (new)"]
     assert votes.arrays["values"].tolist() == [1.5, -2.0, 0.0]
     expected = [1 / 2**0.5 + 0.1, -0.5 / 2**0.5 - 0.1]
     assert scores.arrays["values"] == pytest.approx(expected)
-    assert said.props["text"] == (
-        "Votes for works: -0.50, over the root of 2 known words: -0.35. "
-        "For any text: -0.10. Score: -0.45.\nIt says money."
-    )
-    views = right_sizing.vote_views("nothing known", "money", *given)
-    assert views["Score of each desk"].arrays["values"] == pytest.approx([0.1, -0.1])
-
-
-# Language models of one domain
+    assert said.props["text"].endswith("Score: -0.45.\nIt says money.")
 
 
 class Letters:
@@ -194,4 +165,4 @@ def test_bits_are_those_of_each_token_after_a_line_break():
     p = model(ids[None])[0, :-1].softmax(-1)
     bits = -p[range(7), ids[1:]].double().log2().sum().item()
     found = right_sizing.text_bits(model, Letters(), text)
-    assert type(found) is float and found == pytest.approx(bits, rel=1e-5)
+    assert found == pytest.approx(bits, rel=1e-5)

@@ -5,12 +5,11 @@ import json
 import assets
 import pytest
 
+REMADE = [
+    n for n, p in assets.makers().items() if "\ndef remade(" in p.read_text("utf8")
+]
 # Whose records hold what a model wrote
 WRITTEN = ["hallucination", "retrieval", "preferences", "constitution", "robustness"]
-
-
-def remakes(name):
-    return "\ndef remade(" in assets.makers()[name].read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -26,9 +25,7 @@ def shelf(tmp_path, monkeypatch):
     return maker.parent
 
 
-@pytest.mark.parametrize(
-    "names", [[], ["fish"], ["wren", "birds"], ["--restamp"], ["--restamp", "fish"]]
-)
+@pytest.mark.parametrize("names", [[], ["fish"], ["--restamp"], ["--restamp", "fish"]])
 def test_a_name_that_is_no_asset_is_refused(shelf, names, capsys):
     assert assets.main(names) == 2
     assert "must be one of birds" in capsys.readouterr().err
@@ -58,19 +55,17 @@ def test_a_part_made_by_other_definitions_is_stale(shelf, capsys):
     """One that the maker does not know, too, and one that is missing."""
     maker, command = shelf / "make.py", "python book/_tools/assets.py birds"
     maker.write_text(PARTS)
-    assert [text.split(" was")[0] for text in assets.stale(maker)] == [
-        "book/_assets/birds: tit",
-        "book/_assets/birds: wren",
-    ]
-    assert all(command in text for text in assets.stale(maker))
-    assert assets.main(["--restamp", "birds", "wren"]) == 0
-    assert "wren stamped as today's; nothing was run" in capsys.readouterr().out
-    assert "birds: tit" in assets.stale(maker)[0]
-    assert assets.main(["--restamp", "birds"]) == 0
-    assert assets.stale(maker) == []
+
+    def stale():
+        assert all(command in text for text in assets.stale(maker))
+        return [text.split()[1] for text in assets.stale(maker)]
+
+    assert stale() == ["tit", "wren"]
+    assert assets.main(["--restamp", "birds", "wren"]) == 0 and stale() == ["tit"]
+    assert assets.main(["--restamp", "birds"]) == 0 and stale() == []
     assert assets.main(["--restamp", "birds", "fish"]) == 2
     assert "'fish', but it must be one of wren, tit" in capsys.readouterr().err
-    for old, new, stale in [
+    for old, new, found in [
         ("STEPS, DEPTH = 3", "STEPS, DEPTH = 2", ["wren"]),
         ("return GPTConfig", "return 2 * STEPS, GPTConfig", []),
         ("GPTConfig", "GPT", ["wren"]),
@@ -78,8 +73,7 @@ def test_a_part_made_by_other_definitions_is_stale(shelf, capsys):
         ("(record_wren, tit)", "(tit)", ["wren"]),
     ]:
         maker.write_text(PARTS.replace(old, new))
-        found = [text.split()[1] for text in assets.stale(maker)]
-        assert found == stale, f"{old} -> {new}"
+        assert stale() == found, f"{old} -> {new}"
 
 
 @pytest.mark.parametrize("name", assets.makers())
@@ -90,39 +84,22 @@ def test_each_asset_is_as_of_today(name):
     assert assets.stale(path) == []
 
 
-@pytest.mark.parametrize("name", [n for n in assets.makers() if remakes(n)])
+@pytest.mark.parametrize("name", REMADE)
 def test_the_cheapest_slice_of_a_record_remade_agrees(name):
     """A maker's `remade()` yields what it stored, what today gives, the tolerance."""
     for kept, again, tolerance in assets.load(assets.makers()[name]).remade():
         assert again == pytest.approx(kept, rel=0, abs=tolerance)
 
 
-def strings(content):
-    """The texts that a record holds, wherever they stand."""
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, (dict, list)):
-        values = content.values() if isinstance(content, dict) else content
-        for each in values:
-            yield from strings(each)
-
-
 def test_words_that_nobody_has_read(tmp_path, monkeypatch):
     monkeypatch.setattr(assets, "ASSETS", tmp_path)
     (tmp_path / "reviewed").mkdir()
-    listed = tmp_path / "reviewed" / "words.json"
-    words = ["the", "capital", "is", "york", "yaoundé"]
-    listed.write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
-    assert assets.reviewed_words() == {*words}
+    listed = json.dumps(["the", "capital", "is", "york", "yaoundé"])
+    (tmp_path / "reviewed" / "words.json").write_text(listed, encoding="utf-8")
     assert assets.unread("The capital is Yaoundé 12_000.") == []
-    assert assets.unread("Zyzzx: the Capitals' york-yor") == [
-        "Zyzzx",
-        "Capitals",
-        "yor",
-    ]
+    assert assets.unread("Zyzzx: Capitals' york-yor") == ["Zyzzx", "Capitals", "yor"]
     assert assets.unread("Zyzzx is yor", cut=True) == ["Zyzzx"]
     assert assets.unread("Zyzzx is ork", cut=True) == ["Zyzzx", "ork"]
-    assert assets.unread("Yor is Zyzzx.", cut=True) == ["Yor", "Zyzzx"]
     assert assets.unread("Yor.", cut=True) == ["Yor"]
     assert assets.reviewed("The Zyzzx is yor, Yaoundé.") == "The ... is ..., Yaoundé."
 
@@ -132,9 +109,15 @@ def test_a_record_holds_no_word_that_nobody_has_read(name):
     records = sorted((assets.ASSETS / name).glob("*.json"))
     assert records
     for path in records:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record, texts = assets.read_json(path), []
         if isinstance(record, dict):
             record = {k: v for k, v in record.items() if k not in ("digest", "machine")}
+        left = [record]
+        while left:
+            each = left.pop()
+            texts += [each] if isinstance(each, str) else []
+            left += each.values() if isinstance(each, dict) else ()
+            left += each if isinstance(each, list) else ()
         cut = path.name == "marks.json"  # as long as asked, wherever a word ends
-        found = [word for text in strings(record) for word in assets.unread(text, cut)]
+        found = [word for text in texts for word in assets.unread(text, cut)]
         assert found == [], f"{path.name}: read these words, then list them"

@@ -18,13 +18,10 @@ from fieldguide.explore import begin
 from fieldguide.transformers import attention
 
 
-def test_the_message_names_argument_value_and_what_is_allowed():
-    with pytest.raises(ValueError) as error:
+def test_bad_input_is_refused_by_name():
+    said = "d_k = -1, but it must be a positive width"
+    with pytest.raises(ValueError, match=f"^{said}$"):
         require(-1 > 0, "d_k", -1, "a positive width")
-    assert str(error.value) == "d_k = -1, but it must be a positive width"
-
-
-def test_a_page_checks_its_arguments_by_their_annotations():
     x = torch.eye(3)
     for bad in [(x, x[:, :2], x), (x, x, x.tolist()), (x, x, x[0])]:
         with pytest.raises(TypeCheckError, match="typechecking parameter"):
@@ -38,10 +35,8 @@ def test_a_cell_is_checked_after_begin_where_it_says_what_it_takes(monkeypatch):
     monkeypatch.setattr("fieldguide.explore.page.get_ipython", lambda: shell)
     begin(), begin()
     assert len(shell.ast_transformers) == 1
-    cell = "def typed(x: int):\n    return x\ndef free(x):\n    return x\n3"
-    assert shell.run_cell(cell).result == 3
+    shell.run_cell("def typed(x: int):\n    return x")
     assert isinstance(shell.run_cell("typed('a')").error_in_exec, TypeCheckError)
-    assert not hasattr(shell.user_ns["free"], "__wrapped__")
 
 
 def test_nothing_is_checked_where_it_is_switched_off():
@@ -77,17 +72,12 @@ def asleep(x):
         (lambda x: None, 1.0, "returns None. Does your function end in a return?"),
         (lambda x: x, 1.0, "a tensor of numbers, but a number is wanted"),
         (lambda x: x.sum(), 1.0, "item() takes a number out of a tensor"),
-        (lambda x: [1.0], torch.zeros(2), "a list, but a tensor of numbers is wanted"),
         (lambda x: x[:1], torch.zeros(2), "the shape (1,), but (2,) is wanted"),
         (lambda x: x > 0, torch.zeros(2), "booleans, but a tensor of numbers"),
-        (lambda x: True, 1, "a boolean, but a number is wanted"),
         (lambda x: 3, "a", "a number, but a string is wanted"),
         (lambda x: x[5], torch.zeros(2), "fails. IndexError: index 5"),
-        (lambda: 1, 1, "fails. TypeError"),
         (torch.zeros(2), 1, "is no function. Hand over its name, without ()"),
-        (lambda x: x * 1j, torch.zeros(2), "of complex numbers, but a tensor of num"),
         (lambda x: x / 2, torch.zeros(2).long(), "torch.float32, but whole numbers"),
-        (endless, torch.zeros(2), "has no answer after 1 s. Does your loop end?"),
         (asleep, torch.zeros(2), "has no answer after 1 s. Does your loop end?"),
     ],
 )
@@ -120,16 +110,15 @@ def test_an_answer_comes_back():
     answer = answer_of(lambda x, by: x + by, given, by=1, like=torch.ones(2))
     assert answer.tolist() == [1, 1]
     assert answer_of(lambda: 2, like=2.5) == 2
-    double = answer_of(lambda: given.double() + 0.1, like=given)
-    assert double.dtype == torch.float32, "compared as the right answer is"
-    assert answer_of(lambda: given.long(), like=given).dtype == torch.float32
+    for other in given.double() + 0.1, given.long():
+        same = answer_of(lambda other=other: other, like=given)
+        assert same.dtype == torch.float32, "compared as the right answer is"
 
 
 def check_half(fn):
     """Is fn(x) half of x?"""
-    for x in 1, 3:
-        got = answer_of(fn, x, like=0.5)
-        assert got == x / 2, f"for {x}: {x / 2} is right, not {got}"
+    got = answer_of(fn, 1, like=0.5)
+    assert got == 0.5, f"for 1: 0.5 is right, not {got}"
     return "half is right."
 
 
@@ -149,6 +138,7 @@ def broken(x):
         (stub, "stub is not written yet."),
         (broken, "broken(1) fails. IndexError: list index out of range (line "),
         (2, "2 is no function. Hand over its name, without ()"),
+        (endless, "endless(1) has no answer after 1 s. Does your loop end?"),
     ],
 )
 def test_a_graded_check_says_what_is_wrong_and_raises_nothing(fn, says):
@@ -158,7 +148,7 @@ def test_a_graded_check_says_what_is_wrong_and_raises_nothing(fn, says):
     assert repr(told) == told, "a cell shows it without quotation marks"
 
 
-def test_a_graded_check_stops_a_loop(monkeypatch):
+def test_a_graded_check_stops_a_loop_of_its_own(monkeypatch):
     monkeypatch.setattr("fieldguide.check.CHECK_S", 0.2)
     told = graded(lambda fn: fn(1))(endless)
     assert not told and "has no answer after 0.2 s" in told

@@ -1,11 +1,9 @@
 """data: weights to the bit, ids to the letter, and an error for each bad file."""
 
-import collections
 import struct
 import subprocess
 import sys
 import unicodedata
-from pathlib import Path
 
 import cells
 import gguf
@@ -17,9 +15,6 @@ from hypothesis import strategies as st
 
 from fieldguide import data
 from fieldguide.data import DataError, Gguf, Tokenizer, corpora, files, locate
-
-ROOT = Path(__file__).resolve().parents[2]
-
 
 # --- small GGUF files, written by hand -------------------------------------------
 
@@ -94,20 +89,6 @@ def test_every_tensor_and_every_entry_equals_the_reference_to_the_bit(model):
         assert np.array_equal(ours.numpy().view("u4"), theirs.view("u4")), tensor.name
     fields = {k: v for k, v in reference.fields.items() if not k.startswith("GGUF.")}
     assert model.metadata == {name: field.contents() for name, field in fields.items()}
-    count = sum(np.prod(entry.shape) for entry in model.entries.values())
-    assert count == 134_515_008
-    kinds = collections.Counter(entry.kind for entry in model.entries.values())
-    assert kinds == {"Q4_1": 210, "F32": 61, "Q8_0": 1}
-    assert model.tensor("blk.0.attn_k.weight").shape == (192, 576)
-    assert data.smollm2() is model
-
-
-def test_the_text_is_the_one_that_the_book_describes():
-    text = data.king_james()
-    assert (len(text), text.count("\n"), len(set(text))) == (4_137_452, 31_103, 65)
-    assert text.startswith("In the beginning God created the heaven and the earth.\n")
-    assert text.endswith("Amen.\n") and "\n\n" not in text
-    assert data.king_james() is text
 
 
 def test_each_kind_of_metadata_and_of_tensor(tmp_path):
@@ -117,25 +98,20 @@ def test_each_kind_of_metadata_and_of_tensor(tmp_path):
     for name, theirs in expected.items():
         assert np.array_equal(file.tensor(name).numpy(), theirs), name
     assert file.tensor("scalar") == 2.5 and file.tensor("scalar").shape == ()
-    assert Gguf(gguf_file(tmp_path / "v2.gguf", version=2)).names == []
     pairs = [pair("general.alignment", 4, struct.pack("<I", 8))]
     tensors = [(name, (1,), 0, struct.pack("<f", at)) for at, name in enumerate("abc")]
     file = Gguf(gguf_file(tmp_path / "a.gguf", tensors, pairs, align=8))
     assert [file.tensor(name).item() for name in "abc"] == [0, 1, 2]
 
 
-def test_a_tensor_is_a_copy_and_raw_is_the_file_and_no_other_name_is_known(model):
+def test_a_tensor_is_a_copy_and_no_other_name_is_known(model):
     name = "output_norm.weight"
-    first = model.tensor(name)
-    first.zero_()
+    model.tensor(name).zero_()
     assert model.tensor(name).abs().sum() > 0
     raw = model.raw("blk.0.attn_q.weight")
-    assert raw.shape == (576 * 576 // 32, 20) and raw.dtype == np.uint8
-    with pytest.raises(ValueError, match="read-only"):
-        raw[0, 0] = 0
-    with pytest.raises(ValueError, match=r"name = 'blk\.30") as error:
+    assert raw.shape == (576 * 576 // 32, 20) and not raw.flags.writeable
+    with pytest.raises(ValueError, match=rf"name = 'blk\.30.*{model.path.name}"):
         model.tensor("blk.30.attn_q.weight")
-    assert model.path.name in str(error.value)
 
 
 # --- bad files ------------------------------------------------------------------
@@ -174,16 +150,13 @@ def test_a_damaged_head_is_read_or_refused_and_nothing_else(tmp_path_factory, at
     ("change", "match"),
     [
         ({"magic": b"GGML"}, "not a GGUF file"),
-        ({"version": 1}, "version 1; what is read: 2 and 3"),
         ({"version": 3 << 24}, "version 50331648"),  # the other byte order
         ({"tensors": [("w", (33,), 3, b"\0" * 40)]}, r"w of shape \(33,\) in Q4_1"),
         ({"tensors": [("w", (64,), 0, b"\0" * 4)]}, "cut short: w is not all there"),
         ({"pairs": [pair("k", 99, b"")]}, "metadata of type 99"),
-        ({"pairs": [pair("k", 9, struct.pack("<IQ", 9, 1))]}, "list of type 9"),
         ({"pairs": [pair("k", 9, struct.pack("<IQ", 8, 2**63))]}, "cut short"),
         ({"pairs": [text("k")[:-1] + b"\xff" + b"\0" * 8]}, "cannot be read"),
         ({"pairs": [pair("general.alignment", 4, b"\0" * 4)]}, "alignment = 0"),
-        ({"pairs": [pair("general.alignment", 8, text("x"))]}, "alignment = 'x'"),
     ],
 )
 def test_each_kind_of_bad_file(tmp_path, change, match):
@@ -222,9 +195,7 @@ def test_what_a_package_lacks_is_named_with_the_command_that_brings_it(asked, ma
         locate(*asked)
 
 
-def test_the_package_is_that_of_set_up_and_is_never_imported():
-    lines = (ROOT / "book/_tools/weights.txt").read_text().splitlines()
-    assert corpora.SMOLLM2_PACKAGE in lines
+def test_the_package_of_the_weights_is_never_imported():
     code = "import sys, fieldguide.data as d; d.smollm2(); print(*sys.modules)"
     found = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert "fieldguide.data" in found
@@ -280,10 +251,8 @@ def test_pieces_can_be_read_and_each_digit_is_one(tokenizer):
     assert tokenizer.encode(" ½") == [216, 16738]
     assert tokenizer.pieces("a b\n\tc") == ["a", "␣b", "\\n", "\\t", "c"]
     assert tokenizer.pieces("<|im_start|>é") == ["<|im_start|>", "é"]
-    split = tokenizer.pieces("\U0001d504")
-    assert len(split) > 1 and all(piece.startswith("<") for piece in split)
-    parts = [bytes.fromhex(piece.strip("<>")) for piece in split]
-    assert b"".join(parts).decode() == "\U0001d504"
+    parts = [bytes.fromhex(p.strip("<>")) for p in tokenizer.pieces("\U0001d504")]
+    assert len(parts) > 1 and b"".join(parts).decode() == "\U0001d504"
 
 
 @given(st.lists(st.integers(0, 49_151), max_size=8))
@@ -308,14 +277,10 @@ def test_bad_text_and_bad_ids_are_refused(tokenizer):
 
 def test_emoji_are_pictures_with_names():
     found = data.emoji()
-    count = len(found.captions)
     assert found.pictures.shape == (len(found.drawer), 32, 32, 3)
-    assert len(found.tags) == len(set(found.captions)) == count
-    assert len(found.splits) == len(set(found.characters)) == count
+    assert len(set(found.captions)) == len(found.tags) == len(found.captions)
     pairs = torch.stack([found.drawer, found.concept]).unique(dim=1)
     assert pairs.size(1) == len(found.drawer), "nobody draws a concept twice"
-    flat = found.pictures.flatten(1).float()
-    assert (flat.std(1) > 2).all(), "none is empty: the palest is a white square"
     apple = found.captions.index("red apple")
     red = found.pictures[found.concept == apple].flatten(1, 2).float().mean(1)
     assert (red[:, 0] > red[:, 1] + 20).all() and len(red) >= 4
@@ -323,41 +288,18 @@ def test_emoji_are_pictures_with_names():
 
 def test_near_relatives_are_held_out_together():
     found, make = data.emoji(), cells.script("emoji")
-    assert found.drawers == list(make.DRAWERS)
     named = zip(found.captions, found.subgroups, strict=True)
     families = [make.family({"caption": c, "subgroup": s}) for c, s in named]
     held_out = {*zip(families, found.splits, strict=True)}
     assert len(held_out) == len({*families}), "a family is in one split"
-    counts = collections.Counter(found.splits)
-    assert counts == {"train": 1342, "validation": 152, "test": 150}
+    assert {*found.splits} == {"train", "validation", "test"}
 
 
-def test_emoji_are_drawn_on_white():
-    half = '<rect width="5" height="10" fill="#f00"/>'
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10">{half}</svg>'
-    picture = cells.script("emoji").draw(svg, 8)
-    assert picture.shape == (8, 8, 3) and picture.dtype == np.uint8
-    assert (picture[:, :4] == [255, 0, 0]).all() and (picture[:, 4:] == 255).all()
-
-
-def test_minilm_has_its_words_and_weights():
-    weights, tokenizer = data.minilm()
-    assert weights["embeddings.word_embeddings.weight"].shape == (30_522, 384)
-    layers = {name.split(".")[2] for name in weights if ".layer." in name}
-    assert layers == set("012345")
+def test_minilm_cuts_and_fills_its_texts():
+    _, tokenizer = data.minilm()
     short, long = tokenizer.encode_batch(["A cat.", "word " * 400])
     assert len(short.ids) == len(long.ids) == 256 and sum(short.attention_mask) == 5
     assert tokenizer.encode("A cat.").tokens == ["[CLS]", "a", "cat", ".", "[SEP]"]
-
-
-# What the book itself ships
-
-SHIPPED = [
-    (folder.name, path.name)
-    for folder in sorted(files.ASSETS.glob("*/"))
-    for path in sorted(folder.iterdir())
-    if path.name not in ("LICENSE", "make.py", "DIGESTS", files.SUMS, "attention.png")
-]
 
 
 @pytest.fixture
@@ -369,11 +311,12 @@ def shelf(tmp_path, monkeypatch):
 
 
 def test_every_shipped_file_is_as_it_was_made():
-    folders = files.ASSETS.glob("*/")
-    listed = {(each.name, name) for each in folders for name in files.sums(each)}
-    assert listed == {*SHIPPED}
-    for folder, name in SHIPPED:
-        assert data.asset(folder, name).is_file()
+    apart = "LICENSE", "make.py", "DIGESTS", files.SUMS, "attention.png"
+    for folder in files.ASSETS.glob("*/"):
+        shipped = {p.name for p in folder.iterdir() if p.name not in apart}
+        assert set(files.sums(folder)) == shipped, folder
+        for name in shipped:
+            assert data.asset(folder.name, name).is_file()
 
 
 @pytest.mark.parametrize(
@@ -391,25 +334,19 @@ def test_one_flipped_bit_is_an_error_that_names_the_remedy(shelf, name, content)
     kept = path.read_bytes()
     data.store(path, content)
     assert path.read_bytes() == kept, "the same content gives the same bytes"
-    assert data.asset("birds", name) == path
     for bit in (0, 5, 8 * len(kept) - 1):
         damaged = bytearray(kept)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         with pytest.raises(data.DataError, match="damaged or changed") as caught:
             data.asset("birds", name)
-        said = str(caught.value)
-        assert f'git checkout HEAD -- "{path}"' in said
-        assert "book/_tools/assets.py birds" in said
+        assert f'git checkout HEAD -- "{path}"' in str(caught.value)
     path.write_bytes(kept)
-    assert data.asset("birds", name) == path
-    assert data.asset("birds", "other.json").is_file()
-
-
-def test_a_shipped_file_that_is_not_listed_is_refused(shelf):
-    (shelf / "list.json").write_text("{}")
-    with pytest.raises(data.DataError, match=r"list\.json is not listed"):
-        data.asset("birds", "list.json")
-    for folder, name in [("birds", "none"), ("none", "list.json")]:
-        with pytest.raises(data.DataError, match=f"{name} is missing.*assets.py"):
-            data.asset(folder, name)
+    for each in path, shelf / "other.json":
+        assert data.asset("birds", each.name) == each
+    (shelf / "new.json").write_text("{}")
+    for missing, why in ("new.json", "not listed"), ("none", "missing"):
+        with pytest.raises(
+            data.DataError, match=f"{missing} is {why}.*assets.py birds"
+        ):
+            data.asset("birds", missing)

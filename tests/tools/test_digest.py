@@ -29,56 +29,43 @@ def other(x):
 
 @pytest.fixture
 def digest(tmp_path):
-    """A function: the digest of a maker's part that uses names of a module."""
+    """A function: the digest of a maker's part that uses a name of a module."""
 
-    def of(source=SOURCE, names="Twice"):
+    def of(source=SOURCE):
         (tmp_path / "fieldguide").mkdir(exist_ok=True)
         (tmp_path / "fieldguide" / "source.py").write_text(source)
-        maker = tmp_path / "make.py"
-        maker.write_text(
-            f"from fieldguide.source import {names}\n\n\n"
-            f"def main():\n    return {names}\n"
-        )
+        maker, imports = tmp_path / "make.py", "from fieldguide.source import Twice"
+        maker.write_text(f"{imports}\n\n\ndef main():\n    return Twice\n")
         return of_part(maker, "main", tmp_path)
 
     return of
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("old", "new", "changes"),
     [
-        ("  # a reason", ""),
-        ("Half of x.", "The half."),
-        ('    """Both halves."""\n\n', ""),
-        ("-x", "+x"),
-        ("\n\n\ndef other", "\n# here\ndef another"),
-        ("'b'", '"b"'),
-        ("-> float", "-> int"),
-        ("    inner =", "    require(x > 0, 'x', x, 'above 0')\n    inner ="),
+        ("  # a reason", "", False),
+        ("Half of x.", "The half.", False),
+        ('    """Both halves."""\n\n', "", False),
+        ("-x", "+x", False),
+        ("\n\n\ndef other", "\n# here\ndef another", False),
+        ("'b'", '"b"', False),
+        ("-> float", "-> int", False),
+        ("    inner =", "    require(x > 0, 'x', x, 'above 0')\n    inner =", False),
+        ("2 * half(x)", "3 * half(x)", True),
+        ("0.5", "0.25", True),
+        ("0.5", "'0.5'", True),
+        ("'b'", "'c'", True),
+        ("None", "True", True),
+        ("/, ", "", True),
+        ("*rest", "rest", True),
+        ("!r", "!s", True),
+        (":>", ":<", True),
+        ('"joined"', '"join"', True),
     ],
 )
-def test_what_changes_nothing_leaves_it(digest, old, new):
-    assert old in SOURCE and digest(SOURCE.replace(old, new)) == digest()
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("2 * half(x)", "3 * half(x)"),
-        ("0.5", "0.25"),
-        ("0.5", "'0.5'"),
-        ("'b'", "'c'"),
-        ("None", "True"),
-        ("/, ", ""),
-        ("*rest", "rest"),
-        ("!r", "!s"),
-        (":>", ":<"),
-        ('"joined"', '"join"'),
-        ("def half", "def halves"),
-    ],
-)
-def test_what_computes_otherwise_changes_it(digest, old, new):
-    assert old in SOURCE and digest(SOURCE.replace(old, new)) != digest()
+def test_what_computes_otherwise_changes_it_and_nothing_else(digest, old, new, changes):
+    assert old in SOURCE and (digest(SOURCE.replace(old, new)) != digest()) == changes
 
 
 # Through the modules of the package
@@ -95,14 +82,27 @@ MODULES = {
     "b/inner.py": "def four(x):\n    from fieldguide.a.two import two\n"
     "    return two(two(x))\n\n\ndef five(x):\n    return x\n",
 }
+MAKERS = {
+    "birds/make.py": "import beside\nfrom fieldguide.a.one import one\n\n"
+    "sweep = assets.load(assets.makers()['fish'])\nSTEPS = 3\nOTHER = 4\n\n\n"
+    "def six(x):\n    return one(STEPS)\n\n\n"
+    "def seven(x):\n    return six(x) + beside.far(x) + sweep.deep(x)\n\n\n"
+    "if __name__ == '__main__':\n    make_parts(six, seven)\n",
+    "birds/beside.py": "from fieldguide.a.one import other\n\n\n"
+    "def far(x):\n    return other(x)\n",
+    "fish/make.py": "from fieldguide.b.inner import five\nDEPTH = 3\n\n\n"
+    "def deep(x):\n    return five(DEPTH)\n\n\ndef main():\n    deep(1)\n\n\n"
+    "if __name__ == '__main__':\n    main()\n",
+}
 
 
 @pytest.fixture
 def package(tmp_path):
-    for name, text in MODULES.items():
-        path = tmp_path / "fieldguide" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    texts = {f"fieldguide/{name}": text for name, text in MODULES.items()}
+    texts |= {f"_assets/{name}": text for name, text in MAKERS.items()}
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
     return tmp_path
 
 
@@ -137,26 +137,6 @@ def test_a_definition_is_followed_through_modules(package, code):
     assert seen == USES[code]
 
 
-@pytest.fixture
-def maker(package):
-    shelf = package / "_assets"
-    for name, text in {
-        "birds/make.py": "import beside\nfrom fieldguide.a.one import one\n\n"
-        "sweep = assets.load(assets.makers()['fish'])\nSTEPS = 3\nOTHER = 4\n\n\n"
-        "def six(x):\n    return one(STEPS)\n\n\n"
-        "def seven(x):\n    return six(x) + beside.far(x) + sweep.deep(x)\n\n\n"
-        "if __name__ == '__main__':\n    make_parts(six, seven)\n",
-        "birds/beside.py": "from fieldguide.a.one import other\n\n\n"
-        "def far(x):\n    return other(x)\n",
-        "fish/make.py": "from fieldguide.b.inner import five\nDEPTH = 3\n\n\n"
-        "def deep(x):\n    return five(DEPTH)\n\n\ndef main():\n    deep(1)\n\n\n"
-        "if __name__ == '__main__':\n    main()\n",
-    }.items():
-        (shelf / name).parent.mkdir(parents=True, exist_ok=True)
-        (shelf / name).write_text(text)
-    return shelf / "birds" / "make.py"
-
-
 @pytest.mark.parametrize(
     ("file", "old", "new", "changed"),
     [
@@ -172,8 +152,9 @@ def maker(package):
         ("_assets/fish/make.py", "deep(1)", "deep(2)", ""),
     ],
 )
-def test_a_record_stands_on_what_its_part_uses(package, maker, file, old, new, changed):
+def test_a_record_stands_on_what_its_part_uses(package, file, old, new, changed):
     """By whatever way; on the maker's settings, and on nothing else of it."""
+    maker = package / "_assets/birds/make.py"
     before = {name: of_part(maker, name, package) for name in ("six", "seven")}
     text = (package / file).read_text()
     assert text.count(old) == 1

@@ -1,7 +1,5 @@
 """explore in Python: controls, errors, the payload, the live object."""
 
-import gzip
-
 import ipywidgets as widgets
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from fieldguide.explore import (
     Twin,
     bands,
     bars,
-    controls,
     explore,
     figure,
     flow,
@@ -25,7 +22,6 @@ from fieldguide.explore import (
     number,
     payload,
     pictures,
-    runtime_html,
     scatter,
     table,
     text,
@@ -44,16 +40,6 @@ def doubled(x, on):
 
 def doubling(x=(0, 3), **given):
     return explore(doubled, x=x, on=True, **given)
-
-
-def set_by(view):
-    """An explorer that shows the view, with three controls that it may set."""
-    return explored(
-        lambda head, query, soft: {"Where": view, "More": number(head + query + soft)},
-        head=(0, 3),
-        query=[5, 7],
-        soft=False,
-    )
 
 
 def square(x):
@@ -100,47 +86,22 @@ def test_abbreviations_start_where_interact_starts():
         assert control.values[control.start] == reference.value
 
 
-def test_objects_are_known_to_the_browser_by_their_label():
-    one, two = object(), object()
-    control = read_control("x", widgets.Dropdown(options=[("a", one), ("b", two)]))
-    assert control.keys == ["a", "b"]
-    assert control.value("b") is two and control.key(two) == "b"
-
-
-@pytest.mark.parametrize(
-    ("passed", "says"),
-    [
-        ("words", "Combobox"),
-        (object(), "IntSlider"),
-        (widgets.Text("a"), "Combobox"),
-        ({"one": 1, "uno": 1.0}, "distinct"),
-    ],
-)
-def test_an_unknown_control_is_named_with_what_is_allowed(passed, says):
-    with pytest.raises(ValueError, match="x") as error:
-        read_control("x", passed)
-    assert says in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "passed",
-    [
-        (0, 10**6),
-        widgets.Dropdown(options=range(20_001)),
-    ],
-)
-def test_too_many_values_are_refused_before_they_are_listed(passed, monkeypatch):
-    monkeypatch.setattr(controls, "format_cell", lambda value: pytest.fail("listed"))
-    with pytest.raises(ValueError, match=r"values of x = .* at most 20,000"):
-        read_control("x", passed)
-
-
 # ---- what is refused --------------------------------------------------------
+
+
+def showing(view, x=(0, 3)):
+    """An explorer that shows `view`, or what this gives at x."""
+    views = view if callable(view) else lambda x: view
+    return explored(lambda x, on: {"a": views(x), "b": number(x + on)}, x=x, on=True)
 
 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
+        # A control.
+        (lambda: read_control("x", "words"), "x.*Combobox"),
+        (lambda: read_control("x", {"one": 1, "uno": 1.0}), "x.*distinct"),
+        (lambda: read_control("x", (0, 10**6)), "values of x = .* at most 20,000"),
         # A view.
         (lambda: heatmap([1, 2]), "values"),
         (lambda: heatmap([[1, 2]], rows=["a", "b"]), "rows"),
@@ -156,72 +117,37 @@ def test_too_many_values_are_refused_before_they_are_listed(passed, monkeypatch)
         (lambda: text(3), "string"),
         (lambda: pictures(np.full((1, 2, 2), 2.0)), "images"),
         (lambda: figure("x"), "fig"),
-        (lambda: heatmaps([[[1, 2]]], titles=["a", "b"]), "titles"),
-        (lambda: tokens("ab", [1, 2], sets="x", masked=[True]), "masked"),
         (lambda: bands("ab", "c", [1, -1]), "weights"),
         (lambda: flow({"a": 1}, [("a", "b")]), "arrow"),
         (lambda: flow({"a": 1}, [("a", "a")]), "circles"),
+        # What a view sets is a control, and has its values in its order.
+        (lambda: showing(heatmap(np.eye(2), sets={"column": "y"})), "'y'.*'x', 'on'"),
+        (lambda: showing(tokens("abcde", range(5), sets="x")), "5 .*'x'.*4 values"),
+        (lambda: showing(bars([1, 0, 2, 3], range(4), sets="x")), "bar '1' stands"),
         # A function and its controls.
         (lambda: explore(lambda x: {"a": number(x)}, x=(0, 1)), "__doc__"),
         (lambda: explore(doubled, x=(0, 1)), r"doubled takes \['x', 'on'\]"),
-        (lambda: doubling(y=3), r"doubled takes \['x', 'on'\].*'y'"),
         (lambda: explored(lambda x, y: {"a": number(x)}, x=[1, 2], y=[1, 2]), "= 'y'"),
         # What it returns.
         (lambda: explored(lambda x: {"a": x}, x=(0, 1)), "heatmap"),
-        (
-            lambda: explored(
-                lambda x: {"a": heatmap([[0.0, float("nan") if x == 2 else 1.0]])},
-                x=(0, 3),
-            ),
-            r"<lambda>\(x=2\).*NaN",
-        ),
-        (
-            lambda: explored(lambda x: {"a": bars(range(x), range(x))}, x=(1, 3)),
-            "keeps its kind and shape",
-        ),
+        (lambda: showing(lambda x: number(1 if x < 2 else np.nan)), r"\(x=2.*NaN"),
+        (lambda: showing(lambda x: bars(range(x), range(x)), (1, 3)), "kind and shape"),
         # A grid that is too large.
         (lambda: doubling(x=(0, 16_000)), r"32,002 settings.*coarsen 'x'"),
         (
-            lambda: explored(
-                lambda x, on: {"a": heatmap(torch.rand(200, 200))}, x=(0, 400), on=True
-            ),
-            r"16,000,000 bytes: coarsen 'x'",
+            lambda: showing(lambda x: heatmap(torch.rand(200, 200)), (0, 400)),
+            r"bytes: coarsen 'x'",
         ),
-        # A question, and what plays.
+        # A question, what plays, a twin, what is no stored explorer.
         (lambda: doubling(predict="Which?"), "given together"),
-        (lambda: doubling(predict="Which?", answer="This.", moves=0), "moves"),
         (lambda: doubling(play="y"), r"play = 'y'.*\['x'\]"),
-        # A twin.
         (lambda: squared("atention"), "one of attention"),
-        # What is no stored explorer.
         (lambda: payload.read("<figure></figure>"), "not a stored explorer"),
     ],
 )
 def test_bad_input_is_refused_by_name(make, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=f"(?s){says}"):
         make()
-
-
-@pytest.mark.parametrize(
-    ("view", "says"),
-    [
-        (
-            heatmap(np.eye(2), sets={"column": "haed"}),
-            r"sets\['column'\] of the view 'Where' = 'haed'.*'head', 'query', 'soft'",
-        ),
-        (
-            heatmap(np.eye(3), sets={"row": "head", "column": "query"}),
-            r"'column'.* view 'Where' = 'query' has 3 places.*2 values: 5 \.\. 7",
-        ),
-        (tokens("abcde", range(5), sets="head"), r"5 .*'head'.*4 values: 0 \.\. 3"),
-        # Called by the control's own values, but not in its order.
-        (bars([1, 2, 3], [1, 1, 1], sets="head"), r"bar '1' stands where .* has 0"),
-        (heatmap(np.eye(2), rows=[7, 5], sets={"row": "query"}), "row '7'.*has 5"),
-    ],
-)
-def test_what_a_view_sets_must_be_a_control_with_that_value(view, says):
-    with pytest.raises(ValueError, match=says):
-        set_by(view)
 
 
 # ---- the call ---------------------------------------------------------------
@@ -232,31 +158,16 @@ def test_any_error_says_at_which_setting():
     with pytest.raises(ZeroDivisionError) as error:
         explored(lambda x: {"a": number(1 / (2 - x))}, x=(0, 3))
     assert error.value.__notes__ == ["in <lambda>(x=2)"]
-    twin = Twin("attention", ("x",), lambda x: {0: {"width": 1}}[x])
-    with pytest.raises(KeyError) as error:
-        doubling(twin=twin)
-    assert error.value.__notes__ == ["in <lambda>(x=1)"]
 
 
 # ---- what a click sets, what plays, what is asked ---------------------------
 
 
-def test_a_control_that_only_chooses_a_place_is_no_dead_one():
-    boxes = flow({"in": [1, 2], "out": None}, [("in", "out")], sets="step")
-    assert explored(lambda step: {"a": boxes}, step=["first", "second"]).spec["fields"]
-
-
 def test_what_is_asked_and_what_plays_is_stored():
-    given = {"predict": "Which?", "answer": "This.", "play": "x"}
+    given = {"predict": "Which?", "answer": lambda: f"It is {2 * 4}.", "play": "x"}
     spec = payload.read(doubling(**given).html())["spec"]
-    assert spec["quiz"] == ["Which?", "This.", 1]
-    computed = doubling(predict="Which?", answer=lambda: f"It is {2 * 4}.")
-    assert computed.spec["quiz"][1] == "It is 8."
+    assert spec["quiz"] == ["Which?", "It is 8.", 1]
     assert [c.get("play") for c in spec["controls"]] == [True, None]
-    bare = payload.read(doubling().html())["spec"]
-    assert "quiz" not in bare and "play" not in bare["controls"][0]
-    # In JupyterLab the runtime reads the same spec.
-    assert doubling(**given).spec["quiz"] == spec["quiz"]
 
 
 # ---- the stored figure ------------------------------------------------------
@@ -297,36 +208,29 @@ def stored_fields(**views):
     return payload.read(shown.html())["fields"]
 
 
-def test_a_log_axis_keeps_every_decade():
+def test_a_log_axis_keeps_every_decade_and_a_small_curve_its_digits():
     """A linear step would be as large as the smallest values: 1e-6 read as 1e-8."""
     x, y = np.logspace(-8, 0, 25), np.logspace(3, -5, 25)
-    whole = 2.0 ** np.arange(25) + 1
-    both = {"x_log": True, "y_log": True}
-    for curve in y, whole, y * 1e-60, y * 1e60:
+    for curve in y, y * 1e-60, y * 1e60:
         fields = stored_fields(
-            a=lambda k, curve=curve: lines(x, {"first": curve * k, "other": x}, **both)
+            log=lambda k, y=curve: lines(
+                x, {"a": y * k, "b": x}, x_log=True, y_log=True
+            ),
+            turns=lambda k, y=curve: lines(range(25), {"a": y * k}, y_log=k == 2),
         )
         np.testing.assert_allclose(fields["0.x"][0], x, rtol=1e-7)
         wanted = [[curve * k, x] for k in (1, 2)]
         np.testing.assert_allclose(fields["0.y"], wanted, rtol=1e-7)
-    fields = stored_fields(a=lambda k: lines(whole, {"y": y * k}, x_log=True))
-    assert fields["0.x"][0].tolist() == list(whole)
-
-
-def test_an_axis_that_a_control_makes_logarithmic_is_kept_as_one():
-    y = np.logspace(-8, 0, 9)
-    fields = stored_fields(a=lambda k: lines(range(9), {"y": y}, y_log=k == 2))
-    np.testing.assert_allclose(fields["0.y"][0, 0], y, rtol=1e-7)
-
-
-def test_each_curve_is_stored_on_its_own_scale():
-    x = np.linspace(0, 6, 50)
-    curves = {"small": 1e-6 * np.sin(x), "large": 1e3 * np.cos(x), "flat": 0.3 + 0 * x}
-    wanted = [[k * y for y in curves.values()] for k in (1, 2)]
+        np.testing.assert_allclose(fields["1.y"][:, 0], [curve, curve * 2], rtol=1e-7)
+    curves = {
+        "small": 1e-6 * np.sin(6 * x),
+        "large": 1e3 * np.cos(x),
+        "flat": 0.3 + 0 * x,
+    }
     fields = stored_fields(
         a=lambda k: lines(x, {name: k * y for name, y in curves.items()})
     )
-    off = np.abs(fields["0.y"] - wanted).max(axis=(0, 2))
+    off = np.abs(fields["0.y"][1] - [2 * y for y in curves.values()]).max(axis=1)
     assert (off <= np.array([1e-6, 1e3, 0.3]) * 2**-14).all(), off
 
 
@@ -350,14 +254,6 @@ def test_integers_and_long_fields_are_exact():
     assert len(packer.chunks) > 2
 
 
-def test_what_a_control_does_not_change_is_stored_once():
-    packer = payload.Packer()
-    items = np.broadcast_to(np.arange(4.0)[None, :, None], (3, 4, 2))
-    packer.numbers("a", items, ["x", "y"], 64)
-    assert packer.fields["a"]["by"] == ["y"]
-    assert payload.unpack(packer.fields, packer.chunks)["a"].shape == (4, 2)
-
-
 def test_labels_cannot_break_the_page():
     evil = "</script><script>alert(1)</script><!-- \u2028 & \" '"
 
@@ -376,18 +272,6 @@ def test_labels_cannot_break_the_page():
     assert payload.read(html)["spec"]["views"][0]["title"] == evil
 
 
-def test_the_runtime_is_one_small_classic_script():
-    html = runtime_html()
-    assert html.count("<script>") == html.count("</script>") == 1
-    for forbidden in ("import(", "import ", "fetch(", "http://", "https://"):
-        rest = html.replace("http://www.w3.org/2000/svg", "")
-        assert forbidden not in rest.replace("no imports", "")
-    assert len(gzip.compress(runtime_html().encode(), 9)) <= 25_000
-
-
-# ---- alive ------------------------------------------------------------------
-
-
 def test_the_bundle_holds_text_html_and_a_picture():
     explorer = doubling()
     assert explorer.html() == doubling().html(), "the same twice"
@@ -399,7 +283,7 @@ def test_the_bundle_holds_text_html_and_a_picture():
     assert "application/vnd.jupyter.widget-view+json" in bundle
 
 
-def test_every_view_has_a_still_picture():
+def test_every_view_has_a_still_picture_with_any_words():
     def everything(x):
         """All kinds.
 
@@ -407,55 +291,19 @@ def test_every_view_has_a_still_picture():
         return {
             "Heat": heatmap([[x, 1]], rows=["$a"], columns=["b_", "\u0120c"]),
             "Kinds": heatmap([[x % 2, 1]], kinds=["free", "$red"]),
-            "Tokens": tokens(["a", "b"], [x, 1]),
-            "Lines": lines([1, 2], {"y": [x, 1], "z": [1, 2]}),
-            "Band": lines([1, 2], {"y": [x, 1], "z": [1, 2]}, band=("z", "y")),
-            "Bars": bars(["a", "b"], [x, 1]),
-            "Spans": bars(["a", "b"], [x, 1], intervals=[[-1, 4], [1, 1]]),
-            "Scatter": scatter([1, 2], [x, 1], groups=["a", "b"]),
-            "Path": scatter([1, 2], [x, 1], groups="aa", trails="a", equal=True),
-            "Number": number(x),
-            "Table": table(["a"], [[x]]),
-            "Text": text(str(x)),
-            "Grey": pictures([[[x / 4, 1.0]]]),
-            "Colour": pictures(np.full((2, 1, 1, 3), x, np.uint8)),
+            "Band": lines([1, 2], {"$y": [x, 1], "z": [1, 2]}, band=("z", "$y")),
+            "Spans": bars(["$a", "b"], [x, 1], intervals=[[-1, 4], [1, 1]]),
+            "Path": scatter([1, 2], [x, 1], groups=["$", "$"], trails="$", equal=True),
+            "Table": table(["$a"], [[x]]),
             "Figure": figure(Figure()),
             "Maps": heatmaps(np.full((5, 2, 2), x), titles=["$a"] * 5, columns=3),
             "Bands": bands(["$a", "b"], "cd", [[x, 1], [0, 1]]),
-            "Strip": tokens("ab", [x, 1], sets="x", masked=[True, False]),
+            "Strip": tokens(["$", "b"], [x, 1], sets="x", masked=[True, False]),
             "Flow": flow({"$a": [x, 1], "b": x, "c": None}, [("$a", "b", "$c")]),
         }
 
     explorer = explore(everything, x=(0, 3))
     assert explorer._repr_mimebundle_()[0]["image/png"][:4] == b"\x89PNG"
-
-
-def test_controls_are_traits_that_follow_their_widgets():
-    slider = widgets.FloatSlider(1, min=0, max=3, step=1)
-    explorer = doubling(x=slider)
-    assert isinstance(explorer, widgets.DOMWidget)
-    seen = []
-    explorer.observe(lambda change: seen.append(change["new"]), "x")
-    slider.value = 3
-    assert explorer.x == 3 and seen == [3]
-    explorer.x = 0
-    assert slider.value == 0
-    assert explorer.views["Double"].arrays["value"] == 0
-    assert len(widgets.HBox([slider, explorer]).children) == 2
-
-
-def test_off_the_grid_the_kernel_answers(monkeypatch):
-    explorer = doubling()
-    sent = []
-    monkeypatch.setattr(explorer, "send", sent.append)
-    explorer.x = 2
-    assert sent == []
-    explorer.x = 2.5
-    (message,) = sent
-    assert message["params"] == {"x": 2.5, "on": True}
-    assert message["views"]["Double"]["value"] == {"shape": [], "values": [5.0]}
-    explorer.x = "word"
-    assert "error" in sent[-1]
 
 
 def test_twin_data_of_several_shapes_is_kept():

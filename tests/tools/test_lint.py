@@ -9,7 +9,6 @@ import pytest
 import sources
 
 CELL_COLUMNS = ["--line-length", "79"]  # the rest: 88, from pyproject.toml
-PAGES = [notebooks.page_name(p, sources.ROOT) for p in notebooks.in_order(sources.ROOT)]
 BIN = Path(sys.executable).parent
 
 
@@ -21,39 +20,28 @@ def run(tool, *arguments):
 
 
 def clean(tool, *arguments):
-    complaints = run(tool, *arguments)
-    if complaints:
+    if complaints := run(tool, *arguments):
         pytest.fail(complaints, pytrace=False)
 
 
-def python():
+def test_python_is_clean():
     skip = set(notebooks.generated(sources.ROOT))
-    return [p for p in sources.files() if p.suffix == ".py" and p not in skip]
+    python = [p for p in sources.files() if p.suffix == ".py" and p not in skip]
+    clean("ruff", "check", *python)
+    clean("ruff", "format", "--diff", *python)
 
 
-def test_ruff_finds_nothing():
-    clean("ruff", "check", *python())
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_ruff_finds_nothing_in_a_notebook(name):
-    clean("ruff", "check", *CELL_COLUMNS, *notebooks.chosen([name], sources.ROOT))
+@pytest.mark.parametrize("name", sources.in_order())
+def test_a_notebook_is_clean(name):
+    cells = notebooks.chosen([name], sources.ROOT)
+    clean("ruff", "check", *CELL_COLUMNS, *cells)
+    clean("ruff", "format", "--diff", *CELL_COLUMNS, *cells)
 
 
 def test_what_is_exported_stands_alone():
     """A check or a mechanism names nothing that only its notebook has."""
     modules = notebooks.generated(sources.ROOT)
     clean("ruff", "check", "--select", "F821", "--ignore-noqa", *modules)
-
-
-def test_ruff_would_format_nothing():
-    clean("ruff", "format", "--diff", *python())
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_ruff_would_format_no_cell(name):
-    cells = notebooks.chosen([name], sources.ROOT)
-    clean("ruff", "format", "--diff", *CELL_COLUMNS, *cells)
 
 
 def test_codespell_finds_nothing():

@@ -9,8 +9,6 @@ import pytest
 import sources
 
 BOOK = sources.ROOT / "book"
-CHAPTERS = [p for p in BOOK.iterdir() if p.is_dir() and p.name[0] not in "_."]
-CHAPTERS = [p for p in CHAPTERS if p.name != "fieldguide"]
 
 
 def test_a_file_of_tests_belongs_to_a_notebook():
@@ -23,14 +21,9 @@ def test_a_file_of_tests_belongs_to_a_notebook():
 def test_transformers_is_the_installed_package(folder):
     """From wherever a kernel or a test is started, the folder on sys.path first."""
     find = "import importlib.util as u; print(u.find_spec('transformers').origin)"
-    done = subprocess.run(
-        [sys.executable, "-c", find],
-        cwd=sources.ROOT / folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert any(Path(done.stdout).is_relative_to(p) for p in site.getsitepackages())
+    command, cwd = [sys.executable, "-c", find], sources.ROOT / folder
+    found = Path(subprocess.check_output(command, cwd=cwd, text=True))
+    assert any(found.is_relative_to(place) for place in site.getsitepackages())
 
 
 def test_the_editable_install_maps_only_fieldguide():

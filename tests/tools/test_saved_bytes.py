@@ -15,8 +15,6 @@ def test_saved_bytes_counts_memory_once_and_lets_go():
         assert kept.now == kept.most == 40
         w = w * y  # keeps w and y
     assert kept.now == kept.most == 120
-    x.sin()  # not in the block
-    assert kept.now == 120
     w.sum().backward()
     assert (kept.now, kept.most) == (0, 120)
 
@@ -25,19 +23,15 @@ def test_saved_bytes_of_layers():
     x = torch.randn(5, 3, requires_grad=True)
     layer, part = nn.Linear(3, 4), nn.Linear(3, 4, bias=False)
     part.weight = nn.Parameter(torch.randn(5, 3)[1:])  # a part of a larger store
-    norm = nn.BatchNorm1d(3).eval()
 
     def kept(module, forward):
-        with SavedBytes([*module.parameters(), *module.buffers()]) as kept:
+        with SavedBytes(module.parameters()) as kept:
             forward()  # what hangs on its result goes with it
         assert kept.now == 0
         return kept.most
 
     # a product keeps its input; of the weight, only a view; exp keeps its result
-    assert kept(layer, lambda: layer(x)) == 4 * 15
-    assert kept(part, lambda: part(x)) == 4 * 15
+    assert kept(layer, lambda: layer(x)) == kept(part, lambda: part(x)) == 4 * 15
     assert kept(layer, lambda: layer(x).exp()) == 4 * (15 + 20)
     layer.requires_grad_(False)
     assert kept(layer, lambda: layer(x)) == 0
-    assert kept(layer, lambda: torch.ones(3) * 2) == 0
-    assert kept(norm, lambda: norm(x)) < kept(nn.Identity(), lambda: norm(x))

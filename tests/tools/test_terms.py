@@ -5,6 +5,7 @@ import re
 import pytest
 import sources
 import terms
+from nbformat.v4 import new_markdown_cell, new_notebook
 
 BOOK = sources.in_order()
 NEAR = re.compile(r"(?<!\S)(?:\S+ ){0,2}\S*\[[^]]+\]\S*(?: \S+){0,2}")
@@ -29,26 +30,11 @@ def near(lines):
 
 @pytest.mark.parametrize("name", BOOK)
 def test_each_word_that_leads_to_the_glossary_has_been_read(name, words, read):
+    assert list(read) == list(BOOK), "a page that is gone"
     made = list(terms.links(BOOK[name], words))
     new = [line for line in made if near([line])[0] not in near(read.get(name, []))]
     message = "run `python book/_tools/terms.py` and read its lines in the diff:"
     assert near(made) == near(read.get(name, [])), "\n".join([message, *new])
-
-
-def test_the_list_has_no_page_that_is_gone(read):
-    assert list(read) == list(BOOK)
-
-
-def test_a_change_far_from_the_word_needs_no_reading():
-    line = "ring: add up the gradients of all devices in a [ring], and count"
-    assert near([line]) == near([line.replace("gradients", "losses")])
-    assert near([line]) != near([line.replace("in a", "on the")])
-
-
-def notebook(text):
-    from nbformat.v4 import new_markdown_cell, new_notebook
-
-    return new_notebook(cells=[new_markdown_cell(text)])
 
 
 @pytest.mark.parametrize(
@@ -67,7 +53,8 @@ def notebook(text):
     ],
 )
 def test_which_words_become_links(text, found):
-    made = list(terms.links(notebook(text), terms.Words(["mask", "causal mask"])))
+    page = new_notebook(cells=[new_markdown_cell(text)])
+    made = list(terms.links(page, terms.Words(["mask", "causal mask"])))
     assert len(made) == len(found)
     assert all(line.endswith(end) for line, end in zip(made, found, strict=True))
 

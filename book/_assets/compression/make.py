@@ -4,16 +4,17 @@
 
 Writes beside this file students.json and .safetensors: small GPTs that learned from the
 text or from `trained_gpt`, their losses from SEEDS, the weights of SHIPPED in 16 bits;
-halves.json and .safetensors: `trained_gpt` with half of its heads and channels, before
-and after retraining; zeros.json: `trained_gpt` with zeros, retrained in the same way;
-own.json: a student that learns from its own writing, and a line that it wrote;
-grid.json: loss, sample and bytes of the first figure's settings; times.json: processor
-time on this machine. A name, such as `times`, makes that part alone.
+halves.json and .safetensors: `trained_gpt` with half of its heads and channels, after
+retraining; zeros.json: `trained_gpt` with zeros, retrained in the same way; own.json: a
+student that learns from its own writing, and a line that it wrote; grid.json: loss,
+sample and bytes of the first figure's settings; times.json: processor time on this
+machine. A name, such as `times`, makes that part alone.
 """
 
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from assets import king_james_ids, machine, make_parts, read_json
 from rivals import measure
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import prune
 
 from fieldguide.data import king_james, store
 from fieldguide.deployment import compression
@@ -34,66 +35,63 @@ from fieldguide.transformers.gpt import GPTConfig, generate
 HERE = Path(__file__).parent
 
 SIZES = {"student": (64, 3, 4), "small student": (32, 2, 2)}  # width, layers, heads
-HALF = (2, 256)  # heads and channels in a block
 SEEDS = range(3)
 RECIPE = replace(training.modern_recipe(150), batch=4)
 RETRAIN = replace(training.modern_recipe(60), batch=4, rate=0.006, matrix_rate=0.01)
 OWN = replace(training.modern_recipe(24), batch=8, rate=0.006, matrix_rate=0.01)
 LENGTH, PROMPT = 64, 16  # characters of a window that is graded, and given
-PIECES = 64  # windows of the held-out text
 PARTS, BITS = [0.0, 0.25, 0.5, 0.75, 0.9], [16, 8, 4, 3]
 START, SAMPLE = "And ", 72
 
 
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 def held_out_loss(model) -> float:
-    return round(training.held_out_loss(model, king_james_ids()[1], PIECES), 4)
+    return round(training.held_out_loss(model, king_james_ids()[1], 64), 4)
 
 
-def student_gpt(width, layers, heads, generator):
+def new_gpt(width, layers, heads, generator):
     """A new GPT for King James: the modern recipe, a context of 128."""
     sizes = GPTConfig(65, 128, width, heads, layers, bias=False)
     return training.new_gpt(sizes, training.modern_recipe(100), generator)
 
 
-def student(name, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return student_gpt(*SIZES[name], generator), generator
+def in_half(model):
+    """Two of four heads and half of the channels in each block."""
+    return compression.pruned_gpt(model, 2, 256)
 
 
-def from_text(name, seed, recipe=RECIPE):
-    """The loss of a student that learned from the text alone."""
-    model, generator = student(name, seed)
-    training.train(model, king_james_ids()[0], recipe, generator=generator)
+def learn(model, generator, recipe=RECIPE, teacher=True, **options):
+    """The loss of a model that learned from `trained_gpt`, or from the text alone."""
+    ids, options = king_james_ids()[0], options | {"generator": generator}
+    if teacher:
+        compression.distill(model, training.trained_gpt(), ids, recipe, **options)
+    else:
+        training.train(model, ids, recipe, **options)
     return held_out_loss(model)
 
 
-def from_teacher(model, generator, recipe=RECIPE, **options):
-    """A model that learned from `trained_gpt`, and its loss."""
-    ids, teacher = king_james_ids()[0], training.trained_gpt()
-    options |= {"generator": generator}
-    compression.distill(model, teacher, ids, recipe, **options)
-    return model, held_out_loss(model)
-
-
-def in_half(model):
-    return {name: weight.half() for name, weight in model.state_dict().items()}
+def in_16_bits(model, start=""):
+    return {start + name: w.half() for name, w in model.state_dict().items()}
 
 
 def record_students() -> None:
-    record = {"text": [], "teacher": []}
-    record |= {"text, twice the steps": []}
-    twice, shipped = replace(RECIPE, steps=2 * RECIPE.steps), {}
-    for seed in SEEDS:
-        model, loss = from_teacher(*student("student", seed))
-        record["teacher"].append(loss)
-        if seed == 0:
-            shipped |= {f"student.{n}": w for n, w in in_half(model).items()}
-        record["text"].append(from_text("student", seed))
-        record["text, twice the steps"].append(from_text("student", seed, twice))
-        print(record, flush=True)
-    model, record["small student"] = from_teacher(*student("small student"))
-    shipped |= {f"small student.{n}": w for n, w in in_half(model).items()}
-    store(HERE / "students.safetensors", shipped)
+    twice, weights = replace(RECIPE, steps=2 * RECIPE.steps), {}
+    ways = {"text": (RECIPE, False), "text, twice the steps": (twice, False)}
+    ways["teacher"] = RECIPE, True
+    record = {way: [] for way in ways}
+    for seed, way in product(SEEDS, ways):
+        generator = seeded(seed)
+        model = new_gpt(*SIZES["student"], generator)
+        record[way].append(learn(model, generator, *ways[way]))
+        if seed == 0:  # of the last way
+            weights |= in_16_bits(model, "student.")
+    model = new_gpt(*SIZES["small student"], generator := seeded(0))
+    learn(model, generator)
+    weights |= in_16_bits(model, "small student.")
+    store(HERE / "students.safetensors", weights)
     store(HERE / "students.json", record)
 
 
@@ -102,10 +100,10 @@ def shipped(name):
     if name == "whole":
         return training.trained_gpt()
     if name == "half":
-        model = compression.pruned_gpt(training.trained_gpt(), *HALF)
+        model = in_half(training.trained_gpt())
         weights = load_file(HERE / "halves.safetensors")
     else:
-        model, start = student(name)[0], f"{name}."
+        model, start = new_gpt(*SIZES[name], seeded(0)), f"{name}."
         stored = load_file(HERE / "students.safetensors").items()
         weights = {n.removeprefix(start): w for n, w in stored if n.startswith(start)}
     model.load_state_dict(weights)
@@ -114,51 +112,30 @@ def shipped(name):
 
 def record_halves() -> None:
     """Cut and retrained by the teacher or the text, and that shape from new weights."""
-    record = {"retrained": [], "new": []}
-    record["text"], ids = [], king_james_ids()[0]
+    record = {"retrained": [], "new": [], "text": []}
     for seed in SEEDS:
-        generator = torch.Generator().manual_seed(seed)
-        model = compression.pruned_gpt(training.trained_gpt(), *HALF)
-        record["cut"] = held_out_loss(model)
-        model, loss = from_teacher(model, generator, RETRAIN)
-        record["retrained"].append(loss)
+        generator, model = seeded(seed), in_half(training.trained_gpt())
+        record["retrained"].append(learn(model, generator, RETRAIN))
         if seed == 0:
-            store(HERE / "halves.safetensors", in_half(model))
-        new = student_gpt(128, 4, 4, generator)
-        new = compression.pruned_gpt(new, *HALF)
+            store(HERE / "halves.safetensors", in_16_bits(model))
+        model = in_half(new_gpt(128, 4, 4, generator))
         steps = replace(RECIPE, steps=RETRAIN.steps)
-        record["new"].append(from_teacher(new, generator, steps)[1])
-        generator = torch.Generator().manual_seed(seed)
-        model = compression.pruned_gpt(training.trained_gpt(), *HALF)
-        training.train(model, ids, RETRAIN, generator=generator)
-        record["text"].append(held_out_loss(model))
-        print(record, flush=True)
+        record["new"].append(learn(model, generator, steps))
+        model = in_half(training.trained_gpt())
+        record["text"].append(learn(model, seeded(seed), RETRAIN, teacher=False))
     store(HERE / "halves.json", record)
 
 
-class Kept(nn.Module):
-    """A parametrization of a weight: where it is 0 now, it stays 0."""
-
-    def __init__(self, weight):
-        super().__init__()
-        self.register_buffer("kept", weight != 0)
-
-    def forward(self, weight):
-        return weight * self.kept
-
-
-def linears(model):
-    return [m for m in model.blocks.modules() if isinstance(m, nn.Linear)]
-
-
-def with_zeros(model, part):
-    """A copy in which this part of each matrix is 0, and stays 0 in training."""
-    model = copy.deepcopy(model).requires_grad_(True)
-    for linear in linears(model):
-        linear.weight.data = compression.drop_smallest(linear.weight.data, part)
-        mask = Kept(linear.weight)
-        parametrize.register_parametrization(linear, "weight", mask)
-    return model
+def zeroed(part, seed):
+    """Retrained with this part of each matrix, the smallest, at zero; and its loss."""
+    model = copy.deepcopy(training.trained_gpt()).requires_grad_(True)
+    linears = [m for m in model.blocks.modules() if isinstance(m, nn.Linear)]
+    for linear in linears:
+        prune.l1_unstructured(linear, "weight", part)  # and keep it there
+    loss = learn(model, seeded(seed), RETRAIN)
+    for linear in linears:
+        prune.remove(linear, "weight")
+    return model.requires_grad_(False), loss
 
 
 def record_zeros() -> None:
@@ -169,49 +146,28 @@ def record_zeros() -> None:
     """
     record = {}
     for part in PARTS[2:]:
-        record[str(part)] = []
-        for seed in SEEDS:
-            generator = torch.Generator().manual_seed(seed)
-            model = with_zeros(training.trained_gpt(), part)
-            model, loss = from_teacher(model, generator, RETRAIN)
-            record[str(part)].append(loss)
-            if seed == 0:
-                record |= in_bits(model, part)
-        print(record, flush=True)
+        models, record[str(part)] = zip(
+            *(zeroed(part, seed) for seed in SEEDS), strict=True
+        )
+        for bits in BITS:
+            loss, _, size, line = setting(models[0], 0.0, bits)
+            record[f"{part}, {bits} bits"] = [loss, size, line]
     store(HERE / "zeros.json", record)
 
 
-def in_bits(model, part):
-    """A retrained model with zeros, as the first figure's settings are recorded."""
-    for layer in linears(model):
-        parametrize.remove_parametrizations(layer, "weight")
-    model, found = model.requires_grad_(False), {}
-    for bits in BITS:
-        loss, _, size, line = setting(model, 0.0, bits)
-        found[f"{part}, {bits} bits"] = [loss, size, line]
-    return found
-
-
-def prompts(count):
-    """Beginnings from the held-out text that lie evenly over it: (count, PROMPT)."""
-    _, held_out = king_james_ids()
-    starts = torch.linspace(0, len(held_out) - PROMPT, count).long()
-    return held_out[starts[:, None] + torch.arange(PROMPT)]
-
-
 def sample(model, temperature=1.0):
-    alphabet, draws = characters(king_james()), torch.Generator().manual_seed(1)
-    options = {"temperature": temperature, "generator": draws}
-    return to_text(
-        generate(model, to_ids(START, alphabet), SAMPLE, **options), alphabet
-    )
+    alphabet, ids = characters(king_james()), to_ids(START, characters(king_james()))
+    options = {"temperature": temperature, "generator": seeded(1)}
+    return to_text(generate(model, ids, SAMPLE, **options), alphabet)
 
 
 @torch.no_grad()
 def graded(model):
     """The teacher's and the student's surprise at the student's own text, nats."""
-    draws, count = torch.Generator().manual_seed(1), LENGTH - PROMPT
-    texts = generate(model, prompts(32), count, generator=draws)
+    held_out, count = king_james_ids()[1], LENGTH - PROMPT
+    starts = torch.linspace(0, len(held_out) - PROMPT, 32).long()
+    prompts = held_out[starts[:, None] + torch.arange(PROMPT)]  # (32, PROMPT)
+    texts = generate(model, prompts, count, generator=seeded(1))
     found = []
     for each in training.trained_gpt(), model:
         logits = each(texts[:, :-1])[:, PROMPT - 1 :]  # (32, count, V)
@@ -225,46 +181,31 @@ def record_own() -> None:
 
     And a line that the first seed's student writes.
     """
-    record = {"lines": {}}
     before = shipped("student")
-    record["before"] = [held_out_loss(before), *graded(before)]
-    record["teacher"] = [held_out_loss(shipped("whole")), *graded(shipped("whole"))]
-    for own in False, True:
-        for reverse in False, True:
-            name = f"{'own' if own else 'text'}, {'reverse' if reverse else 'forward'}"
-            record[name] = []
-            for seed in SEEDS:
-                generator = torch.Generator().manual_seed(10 + seed)
-                options = {"length": LENGTH, "prompt": PROMPT}
-                options |= {"own": own, "reverse": reverse}
-                model = shipped("student").requires_grad_(True)
-                model, loss = from_teacher(model, generator, OWN, **options)
-                record[name].append([loss, *graded(model)])
-                if seed == 0:
-                    record["lines"][name] = sample(model.requires_grad_(False))
-            print(name, record[name], flush=True)
+    record = {"lines": {}, "before": [held_out_loss(before), *graded(before)]}
+    for own, reverse in product([False, True], repeat=2):
+        name = f"{'own' if own else 'text'}, {'reverse' if reverse else 'forward'}"
+        options = {"length": LENGTH, "prompt": PROMPT, "own": own, "reverse": reverse}
+        record[name] = []
+        for seed in SEEDS:
+            model = shipped("student").requires_grad_(True)
+            loss = learn(model, seeded(10 + seed), OWN, **options)
+            record[name].append([loss, *graded(model)])
+            if seed == 0:
+                record["lines"][name] = sample(model.requires_grad_(False))
     store(HERE / "own.json", record)
-
-
-def shrink(part, bits):
-    """A change for `weights_as`: drop this part, keep the rest in `bits`."""
-
-    def change(weight):
-        kept = compression.drop_smallest(weight, part)
-        if bits == 16:
-            return kept.half().float()
-        return rounded(kept, "absmax", bits, "row")
-
-    return change
 
 
 def setting(model, part, bits):
     """Loss, bytes with and without the zeros, and a sample of a shrunk model."""
-    _, held_out = king_james_ids()
-    with weights_as(model, shrink(part, bits)):
-        loss = training.held_out_loss(model, held_out, PIECES)
+
+    def shrink(weight):
+        kept = compression.drop_smallest(weight, part)
+        return kept.half() if bits == 16 else rounded(kept, "absmax", bits, "row")
+
+    with weights_as(model, shrink):
         counted, written = compression.file_bytes(model, bits), sample(model, 0.8)
-    return [round(loss, 4), *counted, written]
+        return [held_out_loss(model), *counted, written]
 
 
 def record_grid() -> None:
@@ -272,48 +213,29 @@ def record_grid() -> None:
     for name in "whole", "half", *SIZES:
         model = shipped(name)
         record[name] = [[setting(model, p, b) for b in BITS] for p in PARTS]
-        print(name, [[s[0] for s in row] for row in record[name]], flush=True)
     store(HERE / "grid.json", record)
 
 
-def best_ms(runs, rounds=30):
+def best_ms(runs, rounds):
     """{name: milliseconds of its best try}; the runs take turns."""
     took = measure.processor_times(runs, rounds=rounds)
     return {name: round(min(measure.own(ms)), 3) for name, ms in took.items()}
-
-
-def step_ms(steps=3):
-    """What a step of a student takes that learns from the text or the teacher."""
-    (ids, _), (model, generator) = king_james_ids(), student("student")
-    short, options = replace(RECIPE, steps=steps), {"generator": generator}
-    learn = {
-        "text": lambda: training.train(model, ids, short, **options),
-        "teacher": lambda: compression.distill(
-            model, training.trained_gpt(), ids, short, **options
-        ),
-    }
-    return {name: round(ms / steps, 1) for name, ms in best_ms(learn, 8).items()}
 
 
 def record_times() -> None:
     ids = king_james_ids()[1][None, :128]
     models = {name: shipped(name) for name in ("whole", "half", *SIZES)}
     passes = {name: lambda m=m: m(ids) for name, m in models.items()}
-    record = {"machine": machine()}
-    with torch.no_grad():
-        record["pass_ms"] = best_ms(passes)
-    record["step_ms"] = step_ms()
-    draws = torch.Generator().manual_seed(0)
-    weight = torch.randn(1024, 1024, generator=draws)
-    x, products = torch.randn(1024, 128, generator=draws), {}
+    draws, products = seeded(0), {}
+    weight, x = (torch.randn(1024, n, generator=draws) for n in (1024, 128))
     for part in 0.0, 0.5, 0.75, 0.9, 0.95, 0.99:
         zeros = compression.drop_smallest(weight, part)
         sparse = zeros.to_sparse_csr()
         products[f"dense {part}"] = lambda w=zeros: w @ x
         products[f"sparse {part}"] = lambda w=sparse: w @ x
-    record["product_ms"] = best_ms(products, 10)
-    print(record, flush=True)
-    store(HERE / "times.json", record)
+    with torch.no_grad():
+        record = {"pass_ms": best_ms(passes, 30), "product_ms": best_ms(products, 10)}
+    store(HERE / "times.json", {"machine": machine()} | record)
 
 
 def remade() -> Iterator[tuple]:

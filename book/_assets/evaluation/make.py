@@ -10,7 +10,6 @@ choice; verdicts.json: what the tests say about each body; judged.json: how it j
 twelve pairs of bodies, in both orders, and by length.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,25 +33,21 @@ def questions() -> list:
     return evaluation.verse_questions(QUESTIONS, torch.Generator().manual_seed(SEED))
 
 
-def losses(model, words) -> list:
-    """For each question and ending: its nats and its tokens."""
-    found = []
-    for question in questions():
-        nats = evaluation.choice_losses(model, question, words)
-        found.append([[round(n, 3), tokens] for n, tokens in nats])
-        print(words, json.dumps(found[-1]), flush=True)
-    return found
+def losses(model, question, words) -> list:
+    """Of each ending, its nats and its tokens."""
+    found = evaluation.choice_losses(model, question, words)
+    return [[round(nats, 3), tokens] for nats, tokens in found]
 
 
 def record_choices() -> None:
-    model = real_model.load_smollm2()
-    found = {words: losses(model, words) for words in evaluation.WORDS}
-    store(HERE / "choices.json", {"questions": questions(), "losses": found})
+    model, asked = real_model.load_smollm2(), questions()
+    found = {w: [losses(model, q, w) for q in asked] for w in evaluation.WORDS}
+    store(HERE / "choices.json", {"questions": asked, "losses": found})
 
 
 def record_bodies() -> None:
     quick = real_model.LlamaFast(real_model.load_smollm2())
-    bodies, gaps, tokens = [], [], []
+    found = {"bodies": [], "gaps": [], "tokens": []}
     for problem in human_eval():
         leads = []
 
@@ -61,63 +56,61 @@ def record_bodies() -> None:
             leads.append(first - second)
             return real_model.greedy(logits)
 
-        prompt = problem["prompt"]
-        bodies.append(evaluation.write_body(quick, prompt, TOKENS, pick))
-        gaps.append(round(min(leads), 4))
-        tokens.append(len(leads))
-        row = [problem["task_id"], tokens[-1], gaps[-1], bodies[-1]]
-        print(json.dumps(row), flush=True)
-    found = {"bodies": bodies, "gaps": gaps, "tokens": tokens}
+        body = evaluation.write_body(quick, problem["prompt"], TOKENS, pick)
+        found["bodies"].append(body)
+        found["gaps"].append(round(min(leads), 4))
+        found["tokens"].append(len(leads))
     store(HERE / "bodies.json", found)
 
 
-def written(file: str, name: str) -> list:
-    """What a record beside this file holds under a name."""
-    return read_json(HERE / file)[name]
+def verdicts(count=None) -> list:
+    """What the tests say about each body, or about the first ones."""
+    bodies = read_json(HERE / "bodies.json")["bodies"]
+    pairs = [*zip(human_eval(), bodies, strict=True)][:count]
+    return [evaluation.tested_body(*pair) for pair in pairs]
 
 
 def record_verdicts() -> None:
-    pairs = zip(human_eval(), written("bodies.json", "bodies"), strict=True)
-    found = [evaluation.tested_body(*pair) for pair in pairs]
-    store(HERE / "verdicts.json", {"verdicts": found})
+    store(HERE / "verdicts.json", {"verdicts": verdicts()})
+
+
+def judged(model, place) -> dict:
+    """How it prefers the right body, at A and at B: to its own, and with praise."""
+    problem, own = human_eval()[place], read_json(HERE / "bodies.json")["bodies"][place]
+    prompt, right = problem["prompt"], "\n" + problem["canonical_solution"]
+    row = {"problem": place}
+    for name, other in ("wrong", own), ("longer", right.rstrip() + PRAISE):
+        orders = (right, other), (other, right)
+        nats = (evaluation.preference(model, prompt, *pair) for pair in orders)
+        row[name] = [round(n, 4) for n in nats]
+    return row
 
 
 def record_judged() -> None:
     model, encode = real_model.load_smollm2(), smollm2_tokenizer().encode
-    bodies, rows = written("bodies.json", "bodies"), []
-    verdicts = written("verdicts.json", "verdicts")
+    bodies = read_json(HERE / "bodies.json")["bodies"]
+    said, places = read_json(HERE / "verdicts.json")["verdicts"], []
     for place, problem in enumerate(human_eval()):
-        prompt, right = problem["prompt"], "\n" + problem["canonical_solution"]
-        wrong, longer = bodies[place], right.rstrip() + PRAISE
-        size = len(encode(prompt + right + wrong + PRAISE))
-        if size > LONGEST or len(rows) == PAIRS or verdicts[place] == "passes":
-            continue
-        row = {"problem": place}
-        for name, other in (("wrong", wrong), ("longer", longer)):
-            judged = [(right, other), (other, right)]
-            found = [evaluation.preference(model, prompt, *pair) for pair in judged]
-            row[name] = [round(nats, 4) for nats in found]
-        rows.append(row)
-        print(len(rows), row, flush=True)
+        read = problem["prompt"] + "\n" + problem["canonical_solution"]
+        short = len(encode(read + bodies[place] + PRAISE)) <= LONGEST
+        if short and said[place] != "passes":
+            places.append(place)
+    rows = [judged(model, place) for place in places[:PAIRS]]
     store(HERE / "judged.json", {"pairs": rows})
 
 
 def remade() -> Iterator[tuple]:
     """Verdicts on the first bodies, a question's losses, a pair that is judged."""
-    bodies = written("bodies.json", "bodies")
-    pairs = [*zip(human_eval(), bodies, strict=True)][:24]
-    kept = written("verdicts.json", "verdicts")
-    again = [evaluation.tested_body(*pair) == "passes" for pair in pairs]
-    yield [verdict == "passes" for verdict in kept[:24]], again, 0
-    kept = written("choices.json", "losses")["letters"][0]
+    kept = read_json(HERE / "verdicts.json")["verdicts"][:24]
+    again = [verdict == "passes" for verdict in verdicts(24)]
+    yield [verdict == "passes" for verdict in kept], again, 0
     model, words = real_model.load_smollm2(), "letters"
-    found = evaluation.choice_losses(model, questions()[0], words)
-    yield [nats for nats, _ in kept], [nats for nats, _ in found], 0.01
-    kept = written("judged.json", "pairs")[0]
-    problem, wrong = human_eval()[kept["problem"]], bodies[kept["problem"]]
-    right = "\n" + problem["canonical_solution"]
-    found = evaluation.preference(model, problem["prompt"], right, wrong)
-    yield kept["wrong"][:1], [found], 0.01
+    kept = read_json(HERE / "choices.json")["losses"][words][0]
+    for pair in zip(kept, losses(model, questions()[0], words), strict=True):
+        yield *pair, 0.01
+    kept = read_json(HERE / "judged.json")["pairs"][0]
+    again = judged(model, kept["problem"])
+    yield kept["wrong"] + kept["longer"], again["wrong"] + again["longer"], 0.01
 
 
 if __name__ == "__main__":

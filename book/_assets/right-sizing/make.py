@@ -3,16 +3,16 @@
 .venv/bin/python book/_tools/assets.py right-sizing [runs] [tried] [small] [figure]
 (half an hour)
 
-Writes beside this file scores.npz: the log-probabilities that SmolLM2 gives to the
-classes of the held-out texts, and features of the texts, in 16 bits, by MiniLM; and
-runs.json: the losses of the adapters, the processor time of each contender, and how
-many of 100 texts the linear layers sort right, by the labels that they learn from. Then
-tried.json: how many bits a byte a small GPT needs for the beginnings of texts of a
-fifth of the families to learn from, if it reads the others, by steps and pace. From
-these we chose its steps and pace; the test had no say. And small.json: how many bits a
-small GPT, trained on all families to learn from of one domain, and SmolLM2 need for the
-beginnings of the held-out texts of each domain. Last, figure.json: which of the
-held-out texts each contender sorts right, by scores.npz.
+scores.npz: the log-probabilities that SmolLM2 gives to the classes of the held-out
+texts, and features of the texts, in 16 bits, by MiniLM. runs.json: of each job the
+losses of the adapter, the processor time of each contender, and how many of 100 texts
+the linear layers sort right, by the labels that they learn from. tried.json: how many
+bits a byte a small GPT needs for the beginnings of texts of a fifth of the families to
+learn from, if it reads the others, by steps and pace. From these we chose its steps and
+pace; the test had no say. small.json: how many bits a small GPT, trained on all
+families to learn from of one domain, and SmolLM2 need for the beginnings of the
+held-out texts of each domain. Last, figure.json: which of the held-out texts each
+contender sorts right, by scores.npz.
 """
 
 import time
@@ -37,7 +37,7 @@ from fieldguide.transformers.training import modern_recipe, new_gpt, train
 
 HERE = Path(__file__).parent
 
-DOMAINS = ["questions", "symptoms", "licences"]
+DOMAINS = ["licences", "symptoms", "questions"]  # the longest first
 STEPS = 12  # of an adapter
 LABELS = [8, 16, 32, 64, 96]  # and all there are
 DRAWS = 8  # of so many labels
@@ -47,6 +47,7 @@ TRIED = {
     "symptoms": [(120, 1.0), (120, 0.4), (240, 0.4)],
     "questions": [(20, 1.0), (40, 1.0), (80, 1.0), (40, 0.4), (60, 0.25), (90, 0.25)],
 }
+SIZES = GPTConfig(2048, 384, width=128, heads=4, layers=4, bias=False)
 
 
 def timed(action):
@@ -54,129 +55,6 @@ def timed(action):
     start = time.process_time()
     found = action()
     return found, time.process_time() - start
-
-
-def per_text(seconds, texts):
-    return round(seconds / len(texts), 7)
-
-
-def ask(model, domain, places, examples=()):
-    """SmolLM2's scores, and seconds a text."""
-    texts = page.job(domain).texts
-    asked = [page.asked_about(texts[p]) for p in places]
-    before = page.instruction(domain, list(examples))
-    tokens = page.class_tokens(domain)
-    scores, s = timed(lambda: page.answer_scores(model, before, asked, tokens))
-    return scores.numpy(), per_text(s, places)
-
-
-def shots(domain):
-    """The first text of each class, to show."""
-    known = page.job(domain)
-    labels = known.labels[known.learn].tolist()
-    return [known.learn[labels.index(c)] for c in range(len(known.classes))]
-
-
-def prompted(domain):
-    model, test = load_smollm2(), page.job(domain).test
-    zero, zero_s = ask(model, domain, test)
-    few, few_s = ask(model, domain, test, shots(domain))
-    seconds = {"zero": zero_s, "few": few_s}
-    return {f"{domain}-zero": zero, f"{domain}-few": few}, {"seconds": seconds}
-
-
-def teach_job(model, domain, steps, rate=3e-3):
-    """Give a SmolLM2 an adapter that learns a job, eight texts a step: the losses."""
-    known, draw = page.job(domain), torch.Generator().manual_seed(0)
-    add_lora(model, ["query", "value"], 8, 16, generator=draw)
-    order = torch.randperm(len(known.learn), generator=draw).tolist()
-    drawn = [known.learn[order[i % len(order)]] for i in range(8 * steps)]
-    before, tokens = page.instruction(domain), page.class_tokens(domain)
-    pairs = [
-        (before + page.asked_about(known.texts[p]), [tokens[known.labels[p]]])
-        for p in drawn
-    ]
-    batches = [pairs[at : at + 8] for at in range(0, len(pairs), 8)]
-    return learn_answers(model, batches, rate)
-
-
-def adapted(domain):
-    model = load_smollm2.__wrapped__()
-    losses, taught_s = timed(lambda: teach_job(model, domain, STEPS))
-    scores, s = ask(model, domain, page.job(domain).test)
-    return {f"{domain}-lora": scores}, {
-        "seconds": {"lora": s, "teach": round(taught_s, 1)},
-        "losses": [round(loss, 3) for loss in losses],
-    }
-
-
-@torch.inference_mode()
-def embedded(domain):
-    known, model = page.job(domain), MiniLM()
-    texts = [known.texts[p] for p in known.learn + known.test]
-    parts = [texts[at : at + 8] for at in range(0, len(texts), 8)]
-    features, s = timed(lambda: torch.cat([model(part) for part in parts]))
-    found = {f"{domain}-embeddings": features.half().numpy()}
-    return found, {"seconds": {"embeddings": per_text(s, texts)}}
-
-
-def right_from(known, places, learn, test):
-    """Right of 100, having learnt from these of the texts to learn from."""
-    labels = known.labels[[known.learn[i] for i in places]]
-    found = page.fit_linear(learn, labels, len(known.classes))(test).argmax(1)
-    return 100 * (found == known.labels[known.test]).double().mean().item()
-
-
-def bags(known, places):
-    """Words of the texts that are learnt from, and of the test."""
-    learn = [known.texts[known.learn[i]] for i in places]
-    words = sorted({w for each in learn for w in page.words_of(each)})
-    test = [known.texts[p] for p in known.test]
-    return page.bag_of_words(learn, words), page.bag_of_words(test, words)
-
-
-def learnt(domain):
-    """Right of 100 by number of labels: the mean over several draws."""
-    known, found = page.job(domain), {"words": [], "embeddings": []}
-    size = len(known.learn)
-    features = torch.from_numpy(embedded(domain)[0][f"{domain}-embeddings"]).float()
-    learn, test = features.tensor_split([size])
-    for count in [*LABELS, size]:
-        means = dict.fromkeys(found, 0.0)
-        draws = DRAWS if count < size else 1
-        for seed in range(draws):
-            draw = torch.Generator().manual_seed(seed)
-            places = torch.randperm(size, generator=draw)[:count].tolist()
-            sides = {"words": bags(known, places)}
-            sides["embeddings"] = learn[places], test
-            for kind in found:
-                means[kind] += right_from(known, places, *sides[kind]) / draws
-        for kind, mean in means.items():
-            found[kind].append(round(mean, 2))
-    return {}, {"labels": [*LABELS, size], "right": found}
-
-
-def counted(domain):
-    known = page.job(domain)
-    learn, test = ([known.texts[p] for p in s] for s in (known.learn, known.test))
-    words = sorted({w for each in learn for w in page.words_of(each)})
-    bag = page.bag_of_words(learn, words)
-    layer = page.fit_linear(bag, known.labels[known.learn], len(known.classes))
-    asked = test * 20  # enough to be timed
-    _, s = timed(lambda: layer(page.bag_of_words(asked, words)))
-    return {}, {"seconds": {"words": per_text(s, asked)}}
-
-
-KINDS = {"adapted": adapted, "prompted": prompted}  # the longest first
-KINDS |= {"learnt": learnt, "embedded": embedded, "counted": counted}
-TASKS = [(kind, domain) for kind in KINDS for domain in reversed(DOMAINS)]
-
-
-def run(task):
-    kind, domain = task
-    found = KINDS[kind](domain)
-    print(kind, domain, found[1], flush=True)
-    return found
 
 
 def in_two(call, tasks):
@@ -187,89 +65,169 @@ def in_two(call, tasks):
         return pool.map(call, tasks, chunksize=1)
 
 
+# SmolLM2: asked, shown examples, taught
+
+
+def ask(model, domain, examples=()):
+    """SmolLM2's scores for the held-out texts, and seconds a text."""
+    known = page.job(domain)
+    asked = [page.asked_about(known.texts[p]) for p in known.test]
+    before, tokens = page.instruction(domain, examples)
+    scores, s = timed(lambda: page.answer_scores(model, before, asked, tokens))
+    return scores.numpy(), round(s / len(asked), 7)
+
+
+def prompted(domain):
+    """As it is, without examples and with the first text of each class."""
+    model, known = load_smollm2(), page.job(domain)
+    labels = known.labels[known.learn].tolist()
+    shots = [known.learn[labels.index(c)] for c in range(len(known.classes))]
+    (zero, zero_s), (few, few_s) = ask(model, domain), ask(model, domain, shots)
+    scores = {f"{domain}-zero": zero, f"{domain}-few": few}
+    return scores, {"seconds": {"zero": zero_s, "few": few_s}}
+
+
+def adapted(domain):
+    """With an adapter that has learnt the job from eight texts a step."""
+    model, known = load_smollm2.__wrapped__(), page.job(domain)
+    draw = torch.Generator().manual_seed(0)
+    add_lora(model, ["query", "value"], 8, 16, generator=draw)
+    order = torch.randperm(len(known.learn), generator=draw).tolist()
+    before, tokens = page.instruction(domain)
+    pairs = [
+        (before + page.asked_about(known.texts[p]), [tokens[known.labels[p]]])
+        for p in (known.learn[order[i % len(order)]] for i in range(8 * STEPS))
+    ]
+    batches = [pairs[at : at + 8] for at in range(0, len(pairs), 8)]
+    losses, taught_s = timed(lambda: learn_answers(model, batches, 3e-3))
+    scores, s = ask(model, domain)
+    losses = [round(loss, 3) for loss in losses]
+    seconds = {"lora": s, "teach": round(taught_s, 1)}
+    return {f"{domain}-lora": scores}, {"seconds": seconds, "losses": losses}
+
+
+# Linear layers on words and on embeddings
+
+
+def bags(known, places):
+    """Words of the texts that are learnt from, those at places, and of the test."""
+    learn = [known.texts[known.learn[i]] for i in places]
+    words = sorted({w for each in learn for w in page.words_of(each)})
+    test = [known.texts[p] for p in known.test]
+    return page.bag_of_words(learn, words), page.bag_of_words(test, words)
+
+
+def found_linear(known, places, learn, test):
+    """The class, a number, of each held-out text, learnt from those at places."""
+    labels = known.labels[[known.learn[i] for i in places]]
+    return page.fit_linear(learn, labels, len(known.classes))(test).argmax(1)
+
+
+@torch.inference_mode()
+def embedded(known):
+    """Features of the texts to learn from and of the test, in 16 bits."""
+    texts, model = [known.texts[p] for p in known.learn + known.test], MiniLM()
+    parts = [texts[at : at + 8] for at in range(0, len(texts), 8)]
+    features, s = timed(lambda: torch.cat([model(part) for part in parts]))
+    return features.half().numpy(), round(s / len(texts), 7)
+
+
+def time_of_words(known):
+    """Seconds that the linear layer on words takes for a text."""
+    texts = [[known.texts[p] for p in side] for side in (known.learn, known.test)]
+    words = sorted({w for each in texts[0] for w in page.words_of(each)})
+    bag, asked = page.bag_of_words(texts[0], words), texts[1] * 20  # to be timed
+    layer = page.fit_linear(bag, known.labels[known.learn], len(known.classes))
+    _, s = timed(lambda: layer(page.bag_of_words(asked, words)))
+    return round(s / len(asked), 7)
+
+
+def linear(domain):
+    """Right of 100 by number of labels: the mean over several draws."""
+    known = page.job(domain)
+    features, s = embedded(known)
+    size, truth = len(known.learn), known.labels[known.test]
+    learn, test = torch.from_numpy(features).float().tensor_split([size])
+    right = {"words": [], "embeddings": []}
+    for count in [*LABELS, size]:
+        hits = {kind: [] for kind in right}
+        for seed in range(DRAWS if count < size else 1):
+            draw = torch.Generator().manual_seed(seed)
+            places = torch.randperm(size, generator=draw)[:count].tolist()
+            sides = {"words": bags(known, places), "embeddings": (learn[places], test)}
+            for kind, side in sides.items():
+                hits[kind] += (found_linear(known, places, *side) == truth).tolist()
+        for kind, each in hits.items():
+            right[kind].append(round(100 * sum(each) / len(each), 2))
+    seconds = {"words": time_of_words(known), "embeddings": s}
+    found = {"seconds": seconds, "labels": [*LABELS, size], "right": right}
+    return {f"{domain}-embeddings": features}, found
+
+
+def run(task):
+    kind, domain = task
+    return kind(domain)
+
+
+def record_runs() -> None:
+    tasks = [(kind, d) for kind in (adapted, prompted, linear) for d in DOMAINS]
+    arrays, record = {}, {"machine": machine(), "steps": STEPS}
+    for (_, domain), (scores, found) in zip(tasks, in_two(run, tasks), strict=True):
+        arrays |= scores
+        seconds = record.setdefault(domain, {"seconds": {}})["seconds"]
+        record[domain] |= found | {"seconds": seconds | found["seconds"]}
+    store(HERE / "scores.npz", arrays)
+    store(HERE / "runs.json", record)
+
+
 # A small GPT that has read nothing but the texts of one domain
 
 
-def small_sizes():
-    """About a million weights."""
-    return GPTConfig(2048, 384, width=128, heads=4, layers=4, bias=False)
-
-
-def domain_text(domain, places=None):
-    """All texts of the families to learn from, or those at places, in one."""
-    known = page.job(domain)
-    chosen = known.known if places is None else places
-    return "\n\n".join(known.whole[p] for p in chosen)
+def domain_text(domain, places):
+    return "\n\n".join(page.job(domain).whole[p] for p in places)
 
 
 @cache
 def small_tokenizer(domain):
-    """256 bytes and what 1,792 merges make of the domain."""
-    return BytePairTokenizer(train_bpe(domain_text(domain), 1792))
+    """256 bytes and what 1,792 merges make of the families to learn from."""
+    return BytePairTokenizer(
+        train_bpe(domain_text(domain, page.job(domain).known), 1792)
+    )
 
 
-def small_gpt(domain, steps, pace, places=None):
+def small_gpt(domain, steps, pace, places):
     """pace: what the rates are multiplied by. places: of the texts that it reads."""
-    draw = torch.Generator().manual_seed(0)
-    recipe = replace(modern_recipe(steps), batch=6)
-    rates = recipe.rate * pace, recipe.matrix_rate * pace
-    recipe = replace(recipe, rate=rates[0], matrix_rate=rates[1])
-    model = new_gpt(small_sizes(), recipe, draw)
+    draw, recipe = torch.Generator().manual_seed(0), modern_recipe(steps)
+    rates = {"rate": recipe.rate * pace, "matrix_rate": recipe.matrix_rate * pace}
+    recipe = replace(recipe, batch=6, **rates)
+    model = new_gpt(SIZES, recipe, draw)
     ids = small_tokenizer(domain).encode(domain_text(domain, places))
     train(model, torch.tensor(ids), recipe, generator=draw)
     return model.requires_grad_(False)
 
 
-def held_out_beginnings(domain):
-    """The first 400 letters of each whole text of the test."""
+def beginnings(domain, places=None):
+    """The first 400 letters of each whole text, of the test if no places are given."""
     known = page.job(domain)
-    return [known.whole[p][:400] for p in known.test]
+    return [known.whole[p][:400] for p in places or known.test]
 
 
-def bits_of(model, tokenizer):
-    """The bits that it needs for each text, by domain; seconds for a kilobyte."""
-    texts = {domain: held_out_beginnings(domain) for domain in DOMAINS}
-    size = sum(len(text.encode()) for each in texts.values() for text in each)
-    found, s = timed(
-        lambda: {
-            domain: [round(page.text_bits(model, tokenizer, t), 2) for t in each]
-            for domain, each in texts.items()
-        }
-    )
-    return found, round(1000 * s / size, 5)
+def size_of(texts):
+    return sum(len(text.encode()) for text in texts)
 
 
-def small(name):
-    """A GPT trained on a domain, or SmolLM2: what it takes, and its bits."""
-    if name == "smollm2":
-        bits, reading = bits_of(load_smollm2(), smollm2_tokenizer())
-        return {"bits": bits, "reading": reading}
-    model, taught = timed(lambda: small_gpt(name, *SMALL[name]))
-    model = model.half().float()  # as its weights are stored
-    bits, reading = bits_of(model, small_tokenizer(name))
-    print(name, round(taught, 1), reading, flush=True)
-    return {"taught": round(taught, 1), "bits": bits, "reading": reading}
-
-
-def parts_to_try(domain):
-    """Places to read, and one of each family that is kept back."""
+def try_small(task):
+    """Bits a byte of one text of each family that is kept back from reading."""
+    domain = task[0]
     known = {*page.job(domain).known}
     groups = [[p for p in group if p in known] for group in page.job(domain).groups]
     groups = [group for group in groups if group]
     draw = torch.Generator().manual_seed(1)
     read, kept = map(set, page.split_families(groups, 0.2, draw))
-    return sorted(read), [group[0] for group in groups if group[0] in kept]
-
-
-def try_small(task):
-    """Bits a byte of beginnings that are kept back."""
-    domain, steps, pace = task
-    read, kept = parts_to_try(domain)
-    model = small_gpt(domain, steps, pace, places=read)
-    texts = [page.job(domain).whole[p][:400] for p in kept]
-    tokenizer = small_tokenizer(domain)
+    model, tokenizer = small_gpt(*task, sorted(read)), small_tokenizer(domain)
+    texts = beginnings(domain, [group[0] for group in groups if group[0] in kept])
     bits = sum(page.text_bits(model, tokenizer, text) for text in texts)
-    return round(bits / sum(len(text.encode()) for text in texts), 4)
+    return round(bits / size_of(texts), 4)
 
 
 def record_tried() -> None:
@@ -279,76 +237,71 @@ def record_tried() -> None:
     store(HERE / "tried.json", {"machine": machine(), "rows": rows})
 
 
+def small(name):
+    """A GPT trained on a domain, or SmolLM2: its bits for each text, and its time."""
+    texts, record = {domain: beginnings(domain) for domain in DOMAINS}, {}
+    if name == "smollm2":
+        model, tokenizer = load_smollm2(), smollm2_tokenizer()
+    else:
+        known, tokenizer = page.job(name).known, small_tokenizer(name)
+        model, taught = timed(lambda: small_gpt(name, *SMALL[name], known))
+        model, record = model.half().float(), {"taught": round(taught, 1)}  # as stored
+
+    def bits(text):
+        return round(page.text_bits(model, tokenizer, text), 2)
+
+    found, s = timed(lambda: {d: [*map(bits, each)] for d, each in texts.items()})
+    size = sum(map(size_of, texts.values()))
+    return record | {"bits": found, "reading": round(1000 * s / size, 5)}
+
+
 def record_small() -> None:
     names = ["licences", "smollm2", "symptoms", "questions"]  # the longest first
     found = dict(zip(names, in_two(small, names), strict=True))
     chosen = {name: {"steps": n, "pace": pace} for name, (n, pace) in SMALL.items()}
-    record = {"machine": machine(), "chosen": chosen}
-    store(HERE / "small.json", record | found)
-
-
-def record_runs() -> None:
-    found = dict(zip(TASKS, in_two(run, TASKS), strict=True))
-    record = {"machine": machine(), "steps": STEPS}
-    for kind in KINDS:
-        record[kind] = {d: more for (k, d), (_, more) in found.items() if k == kind}
-    arrays = {}
-    for scores, _ in found.values():
-        arrays |= {n: np.asarray(x, x.dtype) for n, x in scores.items()}
-    store(HERE / "scores.npz", arrays)
-    store(HERE / "runs.json", record)
+    store(HERE / "small.json", {"machine": machine(), "chosen": chosen} | found)
 
 
 # What the opening figure shows
 
-CONTENDERS = ["words", "embeddings", "zero", "few", "lora"]
 SAMPLES = {"licences": 55, "symptoms": 64, "questions": 30}
 
 
-def found_by(contender, domain):
-    """The class, a number, that it gives to each held-out text."""
-    known, kept = page.job(domain), np.load(HERE / "scores.npz")
-    if contender in ("zero", "few", "lora"):
-        scores = torch.from_numpy(kept[f"{domain}-{contender}"])
-        return page.calibrated(scores).argmax(1)
-    learn, test = bags(known, range(len(known.learn)))
-    if contender == "embeddings":
-        x = torch.from_numpy(kept[f"{domain}-embeddings"]).float()
-        learn, test = x.tensor_split([len(known.learn)])
-    labels = known.labels[known.learn]
-    return page.fit_linear(learn, labels, len(known.classes))(test).argmax(1)
-
-
 def figure_of(domain):
-    known, at = page.job(domain), SAMPLES[domain]
-    found = {c: found_by(c, domain) for c in CONTENDERS}
-    truth = known.labels[known.test]
+    known, at, kept = page.job(domain), SAMPLES[domain], np.load(HERE / "scores.npz")
+    every, truth = range(len(known.learn)), known.labels[known.test]
+    features = torch.from_numpy(kept[f"{domain}-embeddings"]).float()
+    words = bags(known, every)
+    found = {"words": found_linear(known, every, *words)}
+    sides = features.tensor_split([len(every)])
+    found["embeddings"] = found_linear(known, every, *sides)
+    for c in "zero", "few", "lora":
+        scores = torch.from_numpy(kept[f"{domain}-{c}"])
+        found[c] = page.calibrated(scores).argmax(1)
     said = {c: known.classes[each[at]] for c, each in found.items()}
-    sample = known.texts[known.test[at]], known.classes[truth[at]], said
-    texts = held_out_beginnings(domain)
     return {
         "classes": len(known.classes),
-        "labels": len(known.learn),
-        "words": bags(known, range(len(known.learn)))[0].size(1),
-        "bytes": sum(len(text.encode()) for text in texts),
-        "sample": sample,
+        "labels": len(every),
+        "words": words[0].size(1),
+        "bytes": size_of(beginnings(domain)),
+        "sample": [known.texts[known.test[at]], known.classes[truth[at]], said],
         "right": {c: (each == truth).int().tolist() for c, each in found.items()},
     }
 
 
 def record_figure() -> None:
-    model = new_gpt(small_sizes(), modern_recipe(1), torch.Generator())
+    model = new_gpt(SIZES, modern_recipe(1), torch.Generator())
     record = {"small": round(count_parameters(model) / 1e6, 4)}
     store(HERE / "figure.json", record | {d: figure_of(d) for d in DOMAINS})
 
 
 def remade() -> Iterator[tuple]:
-    """What two contenders sort right, and bits of SmolLM2 for one text."""
+    """What the contenders sort right, and bits of SmolLM2 for one text."""
     kept, again = read_json(HERE / "figure.json")["questions"], figure_of("questions")
     for name in "words", "embeddings", "zero":
         yield kept["right"][name], again["right"][name], 0
     kept = read_json(HERE / "small.json")["smollm2"]["bits"]["licences"][:1]
-    text = held_out_beginnings("licences")[0]
+    text = beginnings("licences")[0]
     yield kept, [page.text_bits(load_smollm2(), smollm2_tokenizer(), text)], 0.5
 
 

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -15,13 +16,13 @@ import sys
 import tempfile
 
 import torch
-import torch.nn.functional as F
 
 from ..check import answer_of, graded, is_near
 
 # %% ../../deployment/evaluation.ipynb #imports-parts
 from ..data import king_james, smollm2_tokenizer
-from ..transformers.real_model import KVCache, complete, greedy
+from ..transformers.induction import token_losses
+from ..transformers.real_model import complete, greedy
 
 # %% ../../deployment/evaluation.ipynb #verse-questions
 def cut_verse(verse):
@@ -43,32 +44,6 @@ def verse_questions(count: int, generator: torch.Generator):
         found.append((cut[first][0], endings, order.index(0)))
     return found
 
-# %% ../../deployment/evaluation.ipynb #read-once
-def share_beginning(model, read: KVCache, batch: int, room: int):
-    """A `KVCache` of `batch` texts that go on from the one in `read`."""
-    cache = KVCache(model.config, read.length + room, batch)
-    told = read.store[..., : read.length, :]
-    cache.store[..., : read.length, :] = told
-    cache.length = read.length
-    return cache
-
-# %% ../../deployment/evaluation.ipynb #ending-losses
-@torch.inference_mode()
-def ending_losses(model, before: str, endings: list[str]):
-    """The loss of each token of each ending after `before`, nats: a list."""
-    encode = smollm2_tokenizer().encode
-    ids = [torch.tensor(encode(ending)) for ending in endings]
-    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)  # (B, T)
-    first = encode(before)
-    read = KVCache(model.config, len(first))
-    x = model.residual(torch.tensor([first]), read)[:, -1:]  # (1, 1, D)
-    cache = share_beginning(model, read, *padded.shape)
-    later = model.residual(padded, cache)[:, :-1]  # (B, T - 1, D)
-    x = torch.cat([x.expand(len(ids), 1, -1), later], 1)  # (B, T, D)
-    logits = model.logits(x).transpose(1, 2)  # (B, V, T)
-    losses = F.cross_entropy(logits, padded, reduction="none")  # (B, T)
-    return [row[: len(own)] for row, own in zip(losses, ids)]
-
 # %% ../../deployment/evaluation.ipynb #wordings
 LETTERS = [" A", " B", " C", " D"]
 WORDS = {  # what stands before the endings
@@ -87,6 +62,13 @@ def choice_losses(model, question: tuple, words: str = "verse alone"):
     found = ending_losses(model, before, asked)
     return [(losses.sum().item(), len(losses)) for losses in found]
 
+# %% ../../deployment/evaluation.ipynb #ending-losses
+def ending_losses(model, before: str, endings: list[str]):
+    """The loss of each token of each ending after `before`, nats: a list."""
+    first, *later = map(smollm2_tokenizer().encode, (before, *endings))
+    whole = [torch.tensor([first + ending]) for ending in later]  # (1, T)
+    return [token_losses(model, ids)[0, len(first) - 1 :] for ids in whole]
+
 # %% ../../deployment/evaluation.ipynb #sign-test
 def sign_test(first: int, second: int):
     """How often fair coins split as unevenly: the two-sided p of a pair."""
@@ -99,26 +81,18 @@ def sign_test(first: int, second: int):
 
 # %% ../../deployment/evaluation.ipynb #write-body
 def write_body(model, prompt: str, count: int = 96, pick=greedy):
-    """The body that SmolLM2 writes for a function, in at most `count` tokens.
-
-    pick: takes logits (V,), and returns an id.
-    """
+    """The body that SmolLM2 writes, up to a line that isn't indented."""
     tokenizer, made = smollm2_tokenizer(), []
-    end, none = tokenizer.encode("<|im_end|><|endoftext|>")
-
-    def body(written):  # up to the first line that isn't indented
-        first, *rest = written.split("\n")
-        inside = lambda line: not line.strip() or line[0] == " "  # noqa: E731
-        return "\n".join([first, *itertools.takewhile(inside, rest)])
+    stop = tokenizer.encode("<|im_end|><|endoftext|>")
 
     def choose(logits):
-        written = tokenizer.decode(made)
-        made.append(end if body(written) != written else pick(logits))
+        over = re.search(r"\n\S", tokenizer.decode(made))
+        made.append(stop[0] if over else pick(logits))
         return made[-1]
 
     ids = tokenizer.encode(prompt.rstrip())
-    ids = complete(model, ids, count, stop=[end, none], choose=choose)
-    return body(tokenizer.decode(ids))
+    ids = complete(model, ids, count, stop=stop, choose=choose)
+    return re.split(r"\n(?=\S)", tokenizer.decode(ids))[0]
 
 # %% ../../deployment/evaluation.ipynb #supervisor
 LIMITS = """
@@ -159,8 +133,8 @@ STARTS, CHANGES = STARTS.split(), CHANGES.split()
 
 # %% ../../deployment/evaluation.ipynb #guard
 GUARD = """
-def stop(why, write=os.write, leave=os._exit, out=out):
-    write(out, why.encode(errors="replace")[:200])
+def stop(why, write=os.write, leave=os._exit, out=out, secret=secret):
+    write(out, (secret + why).encode(errors="replace")[:200])
     leave(1)
 
 def no_event(*given, **named):
@@ -186,7 +160,7 @@ sys.addaudithook(guard)
 verdict = "ends before its tests"
 try:
     exec(compile(code, "<answer>", "exec"), {"__name__": "answer"})
-    verdict = secret
+    verdict = "passes"
 except SystemExit:
     pass
 except MemoryError:
@@ -196,24 +170,7 @@ except BaseException as error:
 stop(verdict)
 """
 
-# %% ../../deployment/evaluation.ipynb #in-verdict
-SAYS = ("asks for", "calls native", "starts a", "writes a", "ends before")
-SAYS = (*SAYS, "takes too", "fails: ")
-
-
-def verdict_of(said, secret, ended):
-    """What the other process said, or how it ended, in words."""
-    if said == secret:
-        return "passes"
-    if said:
-        return said if said.startswith(SAYS) else "meddles with the verdict"
-    if ended in (None, -9, -24):  # SIGKILL, or SIGXCPU: its time was up
-        return "runs on until it is stopped"
-    return (
-        f"crashes: signal {-ended}" if ended < 0 else "ends before its tests"
-    )
-
-# %% ../../deployment/evaluation.ipynb #verdict-of
+# %% ../../deployment/evaluation.ipynb #end-group
 def end_group(process):
     """Kill a process and all that it started; returns how it had ended."""
     ended = process.poll()
@@ -236,14 +193,21 @@ def run_apart(code: str, seconds: int = 2, megabytes: int = 512):
     with folder as here, tempfile.TemporaryFile() as out:
         process = subprocess.Popen(command, cwd=here, stdout=out, **options)
         try:
-            process.communicate(given, timeout=5 * seconds)
-        except subprocess.TimeoutExpired:
-            pass  # it waits for something
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it waits
+                process.communicate(given, timeout=5 * seconds)
         finally:
             ended = end_group(process)
         out.seek(0)
         said = out.read(200).decode(errors="replace")
-    return verdict_of(said, secret, ended)
+    if said.startswith(secret):
+        return said.removeprefix(secret)
+    if said:
+        return "meddles with the verdict"
+    if ended in (None, -9, -24):  # SIGKILL, or SIGXCPU: its time was up
+        return "runs on until it is stopped"
+    return (
+        f"crashes: signal {-ended}" if ended < 0 else "ends before its tests"
+    )
 
 # %% ../../deployment/evaluation.ipynb #tested-body
 AS_DATA = """
@@ -291,21 +255,17 @@ def check_questions_needed(fn):
     """Is fn the smallest number of questions?"""
     for half in 0.05, 0.03, 0.2:
         exact = 1.96**2 * 0.25 / half**2
-        right, got = math.ceil(exact), answer_of(fn, half, like=1.0)
-        slips = {
-            math.ceil(0.25 / half**2): "the 1.96 is missing",
-            math.ceil(1.96 * 0.25 / half**2): "1.96 is squared, too",
-            math.ceil(4 * exact): "`half` is to each side, not the width",
-            math.ceil(
-                1.96 * 0.5 / half
-            ): "the root is gone: square both sides",
-            math.floor(exact): "round up, not down",
+        got = answer_of(fn, half, like=1.0)
+        causes = {
+            0.25 / half**2: "the 1.96 is missing",
+            1.96 * 0.25 / half**2: "1.96 is squared, too",
+            4 * exact: "`half` is to each side, not the width",
+            1.96 * 0.5 / half: "the root is gone: square both sides",
         }
-        whole = math.ceil(got) if math.isfinite(got) else got
-        cause = slips.get(whole, f"{right} is right, not {got}")
-        if right - 1 < got < right:
-            cause = "you can't ask a part of a question: round up"
-        assert got == right, f"questions_needed({half}): {cause}"
+        causes = {math.ceil(wrong): why for wrong, why in causes.items()}
+        causes[math.floor(exact)] = "round up, not down"
+        causes[exact] = "you can't ask a part of a question: round up"
+        is_near(f"questions_needed({half})", got, math.ceil(exact), causes)
     return "questions_needed is right."
 
 # %% ../../deployment/evaluation.ipynb #check-paired
@@ -313,20 +273,19 @@ def check_questions_needed(fn):
 def check_paired_p(fn):
     """Is fn the p of a pair?"""
     draws = torch.Generator().manual_seed(2)
-    for n in 12, 40, 9:
+    for n in 12, 40:
         one, other = (torch.rand(2, n, generator=draws) < 0.6).tolist()
         got = answer_of(fn, one, other, like=1.0)
-        gains = sum(a and not b for a, b in zip(one, other))
-        loses = sum(b and not a for a, b in zip(one, other))
-        right = sign_test(gains, loses)
-        slips = {
+        gains = sum(a > b for a, b in zip(one, other))
+        right = sign_test(gains, sum(b > a for a, b in zip(one, other)))
+        causes = {
             sign_test(
                 gains, n - gains
-            ): "questions on which they agree say nothing",
+            ): "questions with two equal answers say nothing",
             sign_test(sum(one), sum(other)): "leave out what both have right",
             right / 2: "that is one side; twice as much for both",
         }
-        is_near(f"{n} questions", got, right, slips, abs_tol=1e-9)
+        is_near(f"{n} questions", got, right, causes, abs_tol=1e-9)
     return "paired_p is right."
 
 # %% ../../deployment/evaluation.ipynb #check-fair
@@ -336,24 +295,23 @@ def check_fair_verdicts(fn):
     ahead = [1.2, 0.3, -0.4, 0.9, -1.0, 0.6]
     behind = [1.0, 0.8, -1.5, -0.2, 1.4, 0.7]
     got = answer_of(fn, ahead, behind, like=[True])
-    pairs = [*zip(ahead, behind)]
-    slips = [
-        ([a > b for a, b in pairs], ""),
-        ([a > 0 for a, _ in pairs], "that still trusts the first order"),
-        ([a + b > 0 for a, b in pairs], "a sum keeps the place alone"),
-        (
-            [a > 0 > b for a, b in pairs],
-            "take the place out; don't just drop the pairs where it won",
+    slips = {
+        "that still trusts the first order": lambda a, b: a > 0,
+        "a sum keeps the place alone": lambda a, b: a + b > 0,
+        "take the place out; don't drop the pairs where it won": (
+            lambda a, b: a > 0 > b
         ),
-        ([b < 0 for _, b in pairs], "that still trusts the second order"),
-        (
-            [a > 0 and b > 0 for a, b in pairs],
-            "A both times says that the place won, not the new answer",
+        "that still trusts the second order": lambda a, b: b < 0,
+        "A both times says that the place won, not the new answer": (
+            lambda a, b: a > 0 and b > 0
         ),
-        ([a < b for a, b in pairs], "the wrong way round"),
-        ([a - b for a, b in pairs], "that's by how much; say whether"),
-    ]
-    found = [cause for wrong, cause in slips if list(got) == wrong]
-    cause = found[0] if found else f"{slips[0][0]} is right, not {got}"
-    assert cause == "", cause
+        "the wrong way round": lambda a, b: a < b,
+        "that's by how much; say whether": lambda a, b: a - b,
+    }
+    right = [a > b for a, b in zip(ahead, behind)]
+    why = f"{right} is right, not {got}"
+    for cause, slip in slips.items():
+        if list(got) == [*map(slip, ahead, behind)]:
+            why = cause
+    assert list(got) == right, why
     return "fair_verdicts is right."

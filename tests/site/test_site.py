@@ -279,9 +279,9 @@ table[tau] = 1
         "%timeit size",
     ]
     body = cell_of(folded, "Set-up") + "".join(map(cell_of, in_view))
-    body += cell_of("def trainable(x):\n    return x")  # the page exports it
-    body += cell_of("def trainable(x):\n    return x * 1", "In full")
-    body += cell_of("trainable(2)")
+    body += cell_of("def merge(x):\n    return x")  # the page exports it
+    body += cell_of("def merge(x):\n    return x * 1", "In full")
+    body += cell_of("merge(2)")
     names = extension("fieldguide_names").Names(
         "efficiency/lora", ROOT / "book/efficiency/lora.ipynb"
     )
@@ -298,7 +298,7 @@ table[tau] = 1
     ]
     assert links[2][1] == "double(x, size): Twice &quot;x&quot;."
     assert links[4][1] == "size, unused = (3, 4)"
-    assert re.findall(r'id="code-(\w+)"', markup) == ["double", "size", "trainable"]
+    assert re.findall(r'id="code-(\w+)"', markup) == ["double", "size", "merge"]
     added = r'<a class="fg-name[^>]*>(.*?)</a>| id="code-\w+"'
     assert re.sub(added, r"\1", markup) == body
 

@@ -46,11 +46,11 @@ def test_held_out_loss_is_the_mean_over_even_windows(starts):
 
 def test_the_rate_rises_evenly_and_falls_along_a_cosine():
     recipe, flat = training.Recipe(12, warmup=4, final=0.2), training.Recipe(5, final=1)
-    shares = [training.lr_schedule(step, recipe) for step in range(12)]
+    shares = [recipe.lr_schedule(step) for step in range(12)]
     close(shares[:5], [0.25, 0.5, 0.75, 1.0, 1.0])
     close(shares[8], 0.6)
     close(shares[10], 0.2 + 0.8 * (1 + math.cos(0.75 * math.pi)) / 2)
-    assert [training.lr_schedule(step, flat) for step in range(5)] == [1] * 5
+    assert [flat.lr_schedule(step) for step in range(5)] == [1] * 5
 
 
 @pytest.mark.parametrize("normed", [True, False])
@@ -94,7 +94,7 @@ def test_descend_follows_a_closed_form(clip):
     w, right = 4.0, []
     for step in range(6):
         right.append(w * w / 2)
-        w -= 0.3 * training.lr_schedule(step, recipe) * min(w, clip)
+        w -= 0.3 * recipe.lr_schedule(step) * min(w, clip)
     close(model.weight.item(), w, 1e-5)
     close(losses.tolist(), right, 1e-5)
     close([(n, loss.item()) for n, loss in seen], [*enumerate(right, 1)], 1e-5)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..check import answer_of, graded
 from ..data import asset
 from .attention import simple_attention_fast
-from .gpt import GPT, GPTConfig
+from .gpt import GPT, GPTConfig, why_wrong
 
 # %% ../../transformers/training.ipynb #get-batch
 def get_batch(ids: Int[Tensor, " T"], batch, context, generator):
@@ -204,22 +204,6 @@ def trained_gpt():
     stored = asset("king-james-gpt", "weights.safetensors")
     model.load_state_dict(load_file(stored))  # of 16 bits, copied into 32
     return model.requires_grad_(False)
-
-# %% ../../transformers/training.ipynb #check-why-wrong
-def why_wrong(case, got, right, causes):
-    """Name the likeliest cause if a number or a tensor is not right."""
-
-    def same(x):
-        x, y = (torch.as_tensor(z, dtype=torch.double) for z in (x, got))
-        return torch.allclose(y, x, rtol=1e-6, atol=1e-7)
-
-    if same(right):
-        return
-    for cause, wrong in causes.items():
-        assert not same(wrong), case + cause
-    few = torch.as_tensor(right).numel() < 20
-    said = f"{right} is right, not {got}" if few else "many numbers are wrong"
-    raise AssertionError(case + said)
 
 # %% ../../transformers/training.ipynb #check-falls
 def half_turn(x):

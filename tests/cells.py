@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from fieldguide import data
 from fieldguide.data import files
 from fieldguide.explore import explore
-from fieldguide.transformers.training import lr_schedule
 
 KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 seeds = st.integers(0, 10_000)
@@ -52,7 +51,7 @@ def adamw(parameters, loss, plan, **options):
         optimizer.zero_grad()
         losses[-1].backward()
         torch.nn.utils.clip_grad_norm_(parameters, plan.clip)
-        optimizer.param_groups[0]["lr"] = plan.rate * lr_schedule(step, plan)
+        optimizer.param_groups[0]["lr"] = plan.rate * plan.lr_schedule(step)
         optimizer.step()
     return torch.stack(losses).detach()
 

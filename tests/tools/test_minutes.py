@@ -14,7 +14,7 @@ LONGER = {
     "transformers/attention": 57,
     "transformers/tokens": 56,
     "transformers/gpt": 62,
-    "transformers/training": 58,
+    "transformers/training": 57,
     "transformers/real-model": 60,
     "transformers/induction": 57,
     "scaling/laws": 61,

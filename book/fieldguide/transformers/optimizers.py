@@ -9,7 +9,8 @@ import torch
 
 # %% ../../transformers/optimizers.ipynb #check-asked
 from ..check import answer_of, graded
-from .training import newton_schulz, why_wrong
+from .gpt import why_wrong
+from .training import newton_schulz
 
 # %% ../../transformers/optimizers.ipynb #check-largest-rate
 @graded

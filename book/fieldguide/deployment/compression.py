@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from ..check import answer_of, graded, is_near
 from ..efficiency.quantization import quantize_absmax
-from ..transformers.gpt import apply_rope, generate
+from ..transformers.gpt import apply_rope, generate, why_wrong
 from ..transformers.training import (
     Recipe,
     descend,
     get_batch,
     optimizers,
-    why_wrong,
 )
 
 # %% ../../deployment/compression.ipynb #drop-smallest

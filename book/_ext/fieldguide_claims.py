@@ -14,9 +14,7 @@ import html
 import json
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import NamedTuple
 
 import yaml
 from docutils import nodes
@@ -25,6 +23,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from fieldguide import claims
+from fieldguide.claims import Claim
 
 VERDICTS = (
     "holds",
@@ -36,7 +35,6 @@ VERDICTS = (
 )
 NEEDED = {"id", "quote", "notebook", "verdict"}
 FIELDS = NEEDED | {"reason", "claims", "sources"}
-SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 logger = logging.getLogger(__name__)
 
 
@@ -46,13 +44,10 @@ logger = logging.getLogger(__name__)
 def read_article(path: Path) -> tuple[list[dict], list[str]]:
     """The article's sections, and a sentence for each fault in them."""
     sections = yaml.safe_load(path.read_text("utf8"))
-    faults, seen = [], set()
-    for section in sections:
-        for entry in section["assertions"]:
-            faults += [f"{entry.get('id')}: {fault}" for fault in entry_faults(entry)]
-            if entry.get("id") in seen:
-                faults.append(f"{entry['id']}: the id is used twice")
-            seen.add(entry.get("id"))
+    entries = [entry for section in sections for entry in section["assertions"]]
+    ids = [entry.get("id") for entry in entries]
+    faults = [f"{name}: the id is used twice" for name in {*ids} if ids.count(name) > 1]
+    faults += [f"{e.get('id')}: {fault}" for e in entries for fault in entry_faults(e)]
     return sections, faults
 
 
@@ -62,16 +57,9 @@ def entry_faults(entry: dict) -> Iterator[str]:
         return
     if unknown := entry.keys() - FIELDS:
         yield f"{sorted(unknown)} is no field"
-    if not SLUG.fullmatch(str(entry["id"])):
-        yield "the id is not a slug"
-    if not re.fullmatch(r"[a-z-]+/[a-z-]+", str(entry["notebook"])):
-        yield f"{entry['notebook']!r} is not chapter/notebook"
     if entry["verdict"] not in VERDICTS:
         yield f"{entry['verdict']!r} is no verdict; there are {', '.join(VERDICTS)}"
-    open_fields = sorted(entry.keys() - NEEDED)
     if entry["verdict"] == "not yet":
-        if open_fields:
-            yield f"{open_fields} is given, but the verdict is not yet"
         return
     if not str(entry.get("reason", "")).strip().endswith("."):
         yield "the reason is not a sentence"
@@ -84,44 +72,12 @@ def entry_faults(entry: dict) -> Iterator[str]:
         yield "it is out of date, but there is no source for what is new"
 
 
-class Stored(NamedTuple):
-    """A claim as a notebook stores it; numbers as they were written."""
-
-    name: str
-    docname: str
-    measured: str
-    facts: dict[str, str]  # kind, expect, tol, source; of a trend null and spread
-
-
-class ClaimParser(HTMLParser):
-    """Collects the claims in a piece of HTML, as `fieldguide.claims` writes it."""
-
-    def __init__(self, docname: str):
-        super().__init__()
-        self.docname, self.found, self.last = docname, [], None
-
-    def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
-        if tag == "p" and given.get("class") == "fg-claim":
-            self.last = given
-        elif tag == "data" and given.get("class") == "fg-measured" and self.last:
-            name = self.last["id"].removeprefix("claim-")
-            facts = {
-                key.removeprefix("data-"): value
-                for key, value in self.last.items()
-                if key.startswith("data-")
-            }
-            self.found.append(Stored(name, self.docname, given["value"], facts))
-            self.last = None
-
-
-def read_claims(notebook: Path, docname: str) -> list[Stored]:
+def read_claims(notebook: Path) -> list[Claim]:
     """The claims in the stored outputs of a notebook, in its order."""
-    parser = ClaimParser(docname)
-    for cell in json.loads(notebook.read_text("utf8"))["cells"]:
-        for output in cell.get("outputs", []):
-            parser.feed("".join(output.get("data", {}).get("text/html", "")))
-    return parser.found
+    cells = json.loads(notebook.read_text("utf8"))["cells"]
+    shown = [output.get("data", {}) for c in cells for output in c.get("outputs", [])]
+    found = [claims.restored("".join(data.get("text/html", ""))) for data in shown]
+    return [claim for claim in found if claim]
 
 
 # --- What is shown -----------------------------------------------------------------
@@ -133,16 +89,16 @@ class Table(SphinxDirective):
     def warn(self, message: str) -> None:
         logger.warning(message, location=self.get_location(), type="claims")
 
-    def collect(self) -> list[Stored]:
-        """Every stored claim of this site's pages, in the order of the book."""
-        found = []
+    def collect(self) -> dict[str, list[Claim]]:
+        """The stored claims of each page of this site, in the order of the book."""
         pages = self.env.found_docs
         book = getattr(self.config, "external_site_map", sorted(pages))
+        found = {}
         for docname in filter(pages.__contains__, book):
             path = Path(self.env.doc2path(docname))
             if path.suffix == ".ipynb":
                 self.env.note_dependency(str(path))
-                found += read_claims(path, docname)
+                found[docname] = read_claims(path)
         return found
 
     def text(self, markdown: str) -> list[nodes.Node]:
@@ -164,78 +120,60 @@ class Table(SphinxDirective):
         page = self.env.app.builder.get_relative_uri(self.env.docname, docname)
         return nodes.reference("", text, refuri=page + anchor, internal=True)
 
-    def claim_link(self, claim: Stored) -> nodes.reference:
-        words = claim.name.replace("-", " ")
-        return self.link(claim.docname, words, f"#claim-{claim.name}")
+    def claim_link(self, docname: str, name: str) -> nodes.reference:
+        return self.link(docname, name.replace("-", " "), f"#claim-{name}")
 
     def table(self, widths: dict[str, int], rows: list) -> nodes.table:
-        """A table with a row of headings, and a heading in each row.
-
-        Each of `rows` is (cells, id) or (cells, id, class).
-        """
+        """A table with a row of headings, and a heading in each of `rows`."""
         group = nodes.tgroup(cols=len(widths))
         for place, width in enumerate(widths.values()):
             group += nodes.colspec(colwidth=width, stub=1 if place == 0 else 0)
-        headings = [[nodes.Text(heading)] for heading in widths]
-        body = nodes.tbody("", *(row(*each) for each in rows))
-        group += [nodes.thead("", row(headings)), body]
-        kinds = ["fg-claims", "colwidths-given"]
-        return nodes.table("", group, classes=kinds)
+        headings = self.row([[nodes.Text(heading)] for heading in widths])
+        group += [nodes.thead("", headings), nodes.tbody("", *rows)]
+        return nodes.table("", group, classes=["fg-claims", "colwidths-given"])
 
-
-def row(cells: list[list[nodes.Node]], name: str = "", kind: str = "") -> nodes.row:
-    made = nodes.row(ids=[name] if name else [], classes=[kind] if kind else [])
-    made += [nodes.entry("", nodes.paragraph("", "", *cell)) for cell in cells]
-    return made
-
-
-def raw(text: str) -> nodes.raw:
-    return nodes.raw("", text, format="html")
-
-
-def shown(number: str, digits: int = 10) -> str:
-    """A number as the notebook's page shows it, out of the stored attribute."""
-    whole = re.fullmatch(r"-?\d+", number)
-    return claims.number(int(number) if whole else float(number), digits)
+    def row(self, cells: list[list[nodes.Node]], **attributes) -> nodes.row:
+        entries = [nodes.entry("", nodes.paragraph("", "", *cell)) for cell in cells]
+        return nodes.row("", *entries, **attributes)
 
 
 class Claims(Table):
     def run(self) -> list[nodes.Node]:
-        tables: dict[str, list] = {}
-        names = set()
-        for claim in self.collect():
-            if claim.name in names:
-                self.warn(f"{claim.docname}: the claim {claim.name} is made twice")
-            names.add(claim.name)
-            tables.setdefault(claim.docname, []).append(self.claim(claim))
+        found = {page: made for page, made in self.collect().items() if made}
+        names = [claim.name for made in found.values() for claim in made]
         widths = {"Claim, and its source": 55, "Measured": 15, "Expected": 15}
         widths |= {"Without the effect": 15}
-        made: list[nodes.Node] = []
-        for page, rows in tables.items():
-            label = f"{html.escape(self.title(page))} ({len(rows)})"
-            made += [
-                raw(f"<details class='fg-fold fg-ledger'><summary>{label}</summary>")
-            ]
-            made += [self.table(widths, rows), raw("</details>")]
-        return made
+        shown: list[nodes.Node] = []
+        for page, made in found.items():
+            for claim in made:
+                if names.count(claim.name) > 1:
+                    self.warn(f"{page}: the claim {claim.name} is made twice")
+            label = f"<summary>{html.escape(self.title(page))} ({len(made)})</summary>"
+            start = f"<details class='fg-fold fg-ledger'>{label}"
+            table = self.table(widths, [self.claim(page, each) for each in made])
+            shown += [nodes.raw("", start, format="html"), table]
+            shown.append(nodes.raw("", "</details>", format="html"))
+        return shown
 
     def title(self, docname: str) -> str:
         """A notebook's title, the first line of its first cell."""
         cells = json.loads(Path(self.env.doc2path(docname)).read_text("utf8"))["cells"]
         return "".join(cells[0]["source"]).splitlines()[0].strip("# ")
 
-    def claim(self, claim: Stored) -> tuple:
-        facts = claim.facts
-        expected = shown(facts["expect"], 4)
-        if facts["tol"] not in ("0", "0.0"):
-            expected += f" ± {shown(facts['tol'], 4)}"
-        null = shown(facts["null"], 4) if "null" in facts else ""
-        null += f" ({facts['against']})" if "against" in facts else ""
+    def claim(self, docname: str, claim: Claim) -> nodes.row:
+        expected, null = claims.number(claim.expect, 4), ""
+        if claim.tol:
+            expected += f" ± {claims.number(claim.tol, 4)}"
+        if claim.null is not None:
+            null = claims.number(claim.null, 4)
+        if claim.against:
+            null += f" ({claim.against})"
         source = nodes.inline("", " (", classes=["fg-source"])
-        source += [*self.sources(facts["source"]), nodes.Text(")")]
-        texts = [shown(claim.measured, 4), expected, null]
-        cells = [[self.claim_link(claim), source], *([nodes.Text(t)] for t in texts)]
-        return cells, f"row-{claim.name}"
+        source += [*self.sources(claim.source), nodes.Text(")")]
+        texts = [claims.number(claim.value, 4), expected, null]
+        cells = [[self.claim_link(docname, claim.name), source]]
+        cells += ([nodes.Text(text)] for text in texts)
+        return self.row(cells, ids=[f"row-{claim.name}"])
 
 
 class Assertions(Table):
@@ -247,14 +185,15 @@ class Assertions(Table):
             self.warn(f"{path.name}: {fault}")
         if faults:
             return []
-        claims = {claim.name: claim for claim in self.collect()}
+        claims = self.collect().items()
+        pages = {claim.name: page for page, made in claims for claim in made}
         widths = {"The article says": 40, "Verdict, and what shows it": 60}
         entries = [entry for section in sections for entry in section["assertions"]]
         treated = [entry for entry in entries if self.verdict(entry) != "not yet"]
         text = f"{len(treated)} of {len(entries)} have a verdict in this edition."
         made: list[nodes.Node] = [nodes.paragraph(text=text)]
         for section in sections:
-            rows = [self.assertion(entry, claims) for entry in section["assertions"]]
+            rows = [self.assertion(entry, pages) for entry in section["assertions"]]
             title, table = nodes.title(text=section["title"]), self.table(widths, rows)
             name = f"says-{section['section']}"
             made.append(nodes.section("", title, table, ids=[name], names=[name]))
@@ -264,7 +203,7 @@ class Assertions(Table):
         published = entry["notebook"] in self.env.found_docs
         return entry["verdict"] if published else "not yet"
 
-    def assertion(self, entry: dict, claims: dict[str, Stored]) -> tuple:
+    def assertion(self, entry: dict, pages: dict[str, str]) -> nodes.row:
         verdict, notebook = self.verdict(entry), entry["notebook"]
         found: list[nodes.Node] = [nodes.strong(text=verdict), nodes.Text(" ")]
         if verdict == "not yet":
@@ -272,17 +211,18 @@ class Assertions(Table):
             if notebook in self.env.found_docs:
                 self.warn(f"{entry['id']}: {notebook} is here, its verdict is not")
         else:
-            found += self.why(entry, claims)
+            found += self.why(entry, pages)
         says = [nodes.Text(f"“{entry['quote']}”")]
         kind = "fg-verdict-" + verdict.replace(" ", "-")
-        return [says, found], f"assertion-{entry['id']}", kind
+        ids = [f"assertion-{entry['id']}"]
+        return self.row([says, found], ids=ids, classes=[kind])
 
-    def why(self, entry: dict, claims: dict[str, Stored]) -> list[nodes.Node]:
+    def why(self, entry: dict, pages: dict[str, str]) -> list[nodes.Node]:
         found = self.text(entry["reason"])
         shows: list[list[nodes.Node]] = []
         for name in entry.get("claims", []):
-            if name in claims:
-                shows.append([self.claim_link(claims[name])])
+            if name in pages:
+                shows.append([self.claim_link(pages[name], name)])
             else:
                 self.warn(f"{entry['id']}: no notebook makes the claim {name}")
         shows += map(self.cite, entry.get("sources", []))
@@ -292,7 +232,9 @@ class Assertions(Table):
         return [*found, nodes.Text("; see "), notebook, nodes.Text(".")]
 
 
-NAME = re.compile(r'id="claim-([a-z0-9-]+)".*?<span class="fg-claim-name">(.*?)</span>')
+NAME = re.compile(
+    r'(id="claim-([a-z0-9-]+)".*?)<span (class="fg-claim-name")>(.*?)</span>'
+)
 
 
 def link_claims(app: Sphinx, doctree: nodes.document, docname: str) -> None:
@@ -301,13 +243,8 @@ def link_claims(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         return
     page = app.builder.get_relative_uri(docname, "claims")
     for node in doctree.findall(nodes.raw):
-        found = NAME.search(node.astext())
-        if found:
-            link = (
-                f'<a class="fg-claim-name" href="{page}#row-{found[1]}">{found[2]}</a>'
-            )
-            old = f'<span class="fg-claim-name">{found[2]}</span>'
-            node[:] = [nodes.Text(node.astext().replace(old, link))]
+        link = rf'\1<a \3 href="{page}#row-\2">\4</a>'
+        node[:] = [nodes.Text(NAME.sub(link, node.astext()))]
 
 
 def setup(app: Sphinx) -> dict:

@@ -121,48 +121,48 @@ def embedded(domain):
     return found, {"seconds": {"embeddings": per_text(s, texts)}}
 
 
-def right_from(known, places, learn, test):
-    """Right of 100, having learnt from these of the texts to learn from."""
+def linear_finds(known, places, learn, test):
+    """The classes of the test by a layer that learnt these of the labelled texts."""
     labels = known.labels[[known.learn[i] for i in places]]
-    found = page.fit_linear(learn, labels, len(known.classes))(test).argmax(1)
-    return 100 * (found == known.labels[known.test]).double().mean().item()
+    return page.fit_linear(learn, labels, len(known.classes))(test).argmax(1)
+
+
+def words_in(texts):
+    return sorted({w for each in texts for w in page.words_of(each)})
 
 
 def bags(known, places):
     """Words of the texts that are learnt from, and of the test."""
     learn = [known.texts[known.learn[i]] for i in places]
-    words = sorted({w for each in learn for w in page.words_of(each)})
-    test = [known.texts[p] for p in known.test]
+    test, words = [known.texts[p] for p in known.test], words_in(learn)
     return page.bag_of_words(learn, words), page.bag_of_words(test, words)
 
 
 def learnt(domain):
     """Right of 100 by number of labels: the mean over several draws."""
     known, found = page.job(domain), {"words": [], "embeddings": []}
-    size = len(known.learn)
+    size, truth = len(known.learn), known.labels[known.test]
     features = torch.from_numpy(embedded(domain)[0][f"{domain}-embeddings"]).float()
     learn, test = features.tensor_split([size])
     for count in [*LABELS, size]:
-        means = dict.fromkeys(found, 0.0)
-        draws = DRAWS if count < size else 1
-        for seed in range(draws):
+        rights = {kind: [] for kind in found}
+        for seed in range(DRAWS if count < size else 1):
             draw = torch.Generator().manual_seed(seed)
             places = torch.randperm(size, generator=draw)[:count].tolist()
-            sides = {"words": bags(known, places)}
-            sides["embeddings"] = learn[places], test
-            for kind in found:
-                means[kind] += right_from(known, places, *sides[kind]) / draws
-        for kind, mean in means.items():
-            found[kind].append(round(mean, 2))
+            sides = {"words": bags(known, places), "embeddings": (learn[places], test)}
+            for kind, side in sides.items():
+                hits = linear_finds(known, places, *side) == truth
+                rights[kind].append(100 * hits.double().mean().item())
+        for kind, each in rights.items():
+            found[kind].append(round(sum(each) / len(each), 2))
     return {}, {"labels": [*LABELS, size], "right": found}
 
 
 def counted(domain):
     known = page.job(domain)
     learn, test = ([known.texts[p] for p in s] for s in (known.learn, known.test))
-    words = sorted({w for each in learn for w in page.words_of(each)})
-    bag = page.bag_of_words(learn, words)
-    layer = page.fit_linear(bag, known.labels[known.learn], len(known.classes))
+    words, labels = words_in(learn), known.labels[known.learn]
+    layer = page.fit_linear(page.bag_of_words(learn, words), labels, len(known.classes))
     asked = test * 20  # enough to be timed
     _, s = timed(lambda: layer(page.bag_of_words(asked, words)))
     return {}, {"seconds": {"words": per_text(s, asked)}}
@@ -175,9 +175,7 @@ TASKS = [(kind, domain) for kind in KINDS for domain in reversed(DOMAINS)]
 
 def run(task):
     kind, domain = task
-    found = KINDS[kind](domain)
-    print(kind, domain, found[1], flush=True)
-    return found
+    return KINDS[kind](domain)
 
 
 def in_two(call, tasks):
@@ -191,9 +189,8 @@ def in_two(call, tasks):
 # A small GPT that has read nothing but the texts of one domain
 
 
-def small_sizes():
-    """About a million weights."""
-    return GPTConfig(2048, 384, width=128, heads=4, layers=4, bias=False)
+# About a million weights
+SIZES = GPTConfig(2048, 384, width=128, heads=4, layers=4, bias=False)
 
 
 def domain_text(domain, places=None):
@@ -213,10 +210,10 @@ def small_tokenizer(domain):
 def small_gpt(domain, steps, pace, places=None):
     """pace: what the rates are multiplied by. places: of the texts that it reads."""
     draw = torch.Generator().manual_seed(0)
-    recipe = replace(modern_recipe(steps), batch=6)
-    rates = recipe.rate * pace, recipe.matrix_rate * pace
-    recipe = replace(recipe, rate=rates[0], matrix_rate=rates[1])
-    model = new_gpt(small_sizes(), recipe, draw)
+    recipe = modern_recipe(steps)
+    rates = {"rate": recipe.rate * pace, "matrix_rate": recipe.matrix_rate * pace}
+    recipe = replace(recipe, batch=6, **rates)
+    model = new_gpt(SIZES, recipe, draw)
     ids = small_tokenizer(domain).encode(domain_text(domain, places))
     train(model, torch.tensor(ids), recipe, generator=draw)
     return model.requires_grad_(False)
@@ -249,15 +246,13 @@ def small(name):
     model, taught = timed(lambda: small_gpt(name, *SMALL[name]))
     model = model.half().float()  # as its weights are stored
     bits, reading = bits_of(model, small_tokenizer(name))
-    print(name, round(taught, 1), reading, flush=True)
     return {"taught": round(taught, 1), "bits": bits, "reading": reading}
 
 
 def parts_to_try(domain):
     """Places to read, and one of each family that is kept back."""
-    known = {*page.job(domain).known}
-    groups = [[p for p in group if p in known] for group in page.job(domain).groups]
-    groups = [group for group in groups if group]
+    known = {*page.job(domain).known}  # of a family all or none
+    groups = [group for group in page.job(domain).groups if known & {*group}]
     draw = torch.Generator().manual_seed(1)
     read, kept = map(set, page.split_families(groups, 0.2, draw))
     return sorted(read), [group[0] for group in groups if group[0] in kept]
@@ -313,12 +308,11 @@ def found_by(contender, domain):
     if contender in ("zero", "few", "lora"):
         scores = torch.from_numpy(kept[f"{domain}-{contender}"])
         return page.calibrated(scores).argmax(1)
-    learn, test = bags(known, range(len(known.learn)))
-    if contender == "embeddings":
-        x = torch.from_numpy(kept[f"{domain}-embeddings"]).float()
-        learn, test = x.tensor_split([len(known.learn)])
-    labels = known.labels[known.learn]
-    return page.fit_linear(learn, labels, len(known.classes))(test).argmax(1)
+    places = range(len(known.learn))
+    if contender == "words":
+        return linear_finds(known, places, *bags(known, places))
+    x = torch.from_numpy(kept[f"{domain}-embeddings"]).float()
+    return linear_finds(known, places, *x.tensor_split([len(places)]))
 
 
 def figure_of(domain):
@@ -339,7 +333,7 @@ def figure_of(domain):
 
 
 def record_figure() -> None:
-    model = new_gpt(small_sizes(), modern_recipe(1), torch.Generator())
+    model = new_gpt(SIZES, modern_recipe(1), torch.Generator())
     record = {"small": round(count_parameters(model) / 1e6, 4)}
     store(HERE / "figure.json", record | {d: figure_of(d) for d in DOMAINS})
 

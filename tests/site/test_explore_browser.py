@@ -1,6 +1,8 @@
 """explore in the browser: what it decodes and computes is what Python had."""
 
+import functools
 import itertools
+from collections import Counter
 
 import ipywidgets
 import notebooks
@@ -204,13 +206,22 @@ def test_a_text_that_is_typed_is_answered_by_a_twin(show):
 CORPUS = "the cat, the hat; 12 é é the rat\n\n  then\n\n  they'll see'll 東 東"
 
 
+def trained(merges):
+    words = Counter(bpe.split_words(CORPUS))
+    return bpe.BytePairTokenizer(bpe.learn_merges(words, merges))
+
+
 def merging(text, merges):
-    made = bpe.train_bpe(CORPUS, merges)
-    return bpe.bpe_views(bpe.BytePairTokenizer(made), text)
+    return bpe.bpe_views(trained(merges), text)
+
+
+@functools.cache
+def smollm2():
+    return bpe.BytePairTokenizer(*bpe.smollm2_lists())
 
 
 def reading(text):
-    return bpe.bpe_views(bpe.smollm2_bpe(), text)
+    return bpe.bpe_views(smollm2(), text)
 
 
 def said_of(page, text, figure=0):
@@ -231,10 +242,10 @@ TYPED = [
 
 def test_the_bpe_twin_agrees_with_the_notebooks_own_function(show):
     """In a small vocabulary at any number of merges, and in SmolLM2's whole one."""
-    trained = bpe.BytePairTokenizer(bpe.train_bpe(CORPUS, 99))
-    small = Twin("bpe", (), lambda: bpe.bpe_data(trained))
-    whole = Twin("bpe", (), lambda: bpe.bpe_data(bpe.smollm2_bpe()))
-    most = len(trained.rank)
+    learned = trained(99)
+    small = Twin("bpe", (), lambda: bpe.bpe_data(learned))
+    whole = Twin("bpe", (), lambda: bpe.bpe_data(smollm2()))
+    most = len(learned.rank)
     trained_here = explored(merging, twin=small, text=BOX, merges=(0, most))
     page = show(trained_here, explored(reading, twin=whole, text=BOX))
     random = np.random.default_rng(0)
@@ -252,7 +263,7 @@ def test_the_bpe_twin_agrees_with_the_notebooks_own_function(show):
 
 
 def learning(text, merges):
-    return bpe.training_views(text, merges)
+    return bpe.training(text, merges)
 
 
 def test_the_training_twin_agrees_with_the_notebooks_own_function(show):

@@ -16,6 +16,7 @@ contender sorts right, by scores.npz.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -32,7 +33,7 @@ from fieldguide.efficiency.lora import add_lora, learn_answers
 from fieldguide.multimodal.clip import MiniLM
 from fieldguide.transformers.gpt import GPTConfig, count_parameters
 from fieldguide.transformers.real_model import load_smollm2
-from fieldguide.transformers.tokens import BytePairTokenizer, train_bpe
+from fieldguide.transformers.tokens import BytePairTokenizer, learn_merges, split_words
 from fieldguide.transformers.training import modern_recipe, new_gpt, train
 
 HERE = Path(__file__).parent
@@ -190,9 +191,8 @@ def domain_text(domain, places):
 @cache
 def small_tokenizer(domain):
     """256 bytes and what 1,792 merges make of the families to learn from."""
-    return BytePairTokenizer(
-        train_bpe(domain_text(domain, page.job(domain).known), 1792)
-    )
+    words = split_words(domain_text(domain, page.job(domain).known))
+    return BytePairTokenizer(learn_merges(Counter(words), 1792))
 
 
 def small_gpt(domain, steps, pace, places):

@@ -56,7 +56,6 @@
   return {
     Pieces: { pieces: ids.map(shown), values: { shape: [ids.length], values: sizes } },
     Tokens: { value: { shape: [], values: [ids.length] } },
-    "Characters per token": { value: { shape: [], values: [[...text].length / ids.length] } },
     "Token numbers": { text: ids.map((id) => `${id}=${shown(id)}`).join(" ") },
     "Last merge": { text: count ? `${comma(count)}: ${names.join(" + ")} → ${shown(first + count - 1)}` : "none yet" },
   };

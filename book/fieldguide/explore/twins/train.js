@@ -1,4 +1,4 @@
-// Byte-pair encoding while it is trained on one text, as `training_views`: count the
+// Byte-pair encoding while it is trained on one text, as `training`: count the
 // pairs of neighbours, join the most frequent one (the smaller numbers where it is a
 // draw) and give it the next number; `merges` times, or until no pair comes twice.
 // params: text, merges. data: none.

@@ -61,18 +61,6 @@ def test_log_probabilities_of_replies(seed):
         assert math.isclose(value.item(), total, rel_tol=1e-9)
 
 
-def test_the_supervised_stage():
-    """The stored model says what agents say, as often as they do."""
-    _, losses = pref.fine_tune_replies(30)
-    assert losses[-1] < losses[0] - 1 and losses.shape == (30,)
-    ids, model = pref.all_replies(), pref.reference_model()
-    p = pref.shares_of(model)
-    close(p, pref.reply_log_probs(model, ids, pref.END).exp().double(), 1e-4)
-    often = torch.zeros(5).double()
-    often.index_add_(0, torch.tensor(pref.SAID), torch.tensor(pref.OFTEN).double())
-    close(p @ pref.phrase_counts(ids), often, 0.1)
-
-
 @cases(seeds, st.floats(0, 1))
 def test_bradley_terry_is_cross_entropy(seed, share):
     a, b, *ref = torch.randn(4, 7, generator=generator(seed), dtype=torch.double)
@@ -104,14 +92,6 @@ def test_comparisons_follow_the_customers():
     two = ((winners == 0) & (losers == 1)).sum().item()
     assert abs(one / (one + two) - 1 / (1 + math.exp(-1))) < 0.03
     assert abs((winners == losers).double().mean().item() - 0.375) < 0.02
-
-
-def test_a_judge_has_the_mean_of_the_customers():
-    p = pref.shares_of(pref.reference_model())
-    counts = pref.phrase_counts(pref.all_replies())
-    weights, reward = pref.judge_of(1)
-    close(p @ pref.gold_reward(counts), p @ reward, 1e-9)
-    close((reward - counts @ weights).diff(), torch.zeros(3905).double(), 1e-9)
 
 
 @cases(seeds, st.integers(1, 4))

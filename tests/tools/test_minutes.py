@@ -29,7 +29,7 @@ LONGER = {
     "multimodal/sound-video": 100,
     "efficiency/experts": 101,
     "efficiency/quantization": 110,
-    "efficiency/lora": 114,
+    "efficiency/lora": 113,
     "efficiency/architectures": 132,
     "deployment/evaluation": 68,
     "deployment/cache": 62,

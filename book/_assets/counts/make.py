@@ -11,6 +11,7 @@ published or with one size doubled, the parameters, operations and matrices of e
 part, for the page's first figure.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -26,12 +27,7 @@ from fieldguide.data import store
 from fieldguide.efficiency import experts
 from fieldguide.efficiency.architectures import Selective
 from fieldguide.efficiency.lora import LoRALinear
-from fieldguide.multimodal.clip import (
-    STAGES,
-    EfficientNetLite,
-    MiniLM,
-    PictureEncoder,
-)
+from fieldguide.multimodal import clip
 from fieldguide.multimodal.sound_video import PatchEncoder
 from fieldguide.multimodal.text_to_image import Painter
 from fieldguide.scaling.counting import (
@@ -65,7 +61,7 @@ def flops(run) -> int:
 
 
 def gpts() -> Iterator[tuple]:
-    """Each language model: its name, what it reads, a run, and our count."""
+    """Each language model: its name, what it reads, the model, a run, our count."""
     plain = {"positions": False, "biases": False, "norms": 2, "last_norm": 1}
     shapes = published() | {"modern GPT": Shape(65, 64, 64, 4, 4, **plain)}
     new = GPTConfig(65, 64, width=64, heads=4, layers=4, bias=False)
@@ -77,10 +73,9 @@ def gpts() -> Iterator[tuple]:
         }
     for name, model in made.items():
         T, shape = 64 if name == "modern GPT" else 1024, shapes[name]
-        stored, worked = parameters(shape), T * token_flops(shape, T)
+        hand = sum(parameters(shape).values()), T * token_flops(shape, T)
         read = torch.zeros(1, T, dtype=torch.long, device="meta")
-        run, told = partial(model, read), f"{T:,} tokens"
-        yield name, told, model, run, (sum(stored.values()), worked)
+        yield name, f"{T:,} tokens", model, partial(model, read), hand
 
 
 def small_models() -> Iterator[tuple]:
@@ -117,7 +112,7 @@ def small_models() -> Iterator[tuple]:
     yield "layer with LoRA", f"{N} tokens", model, partial(model, x), hand
     # A reader of captions
     V, T, D, wide = 30_522, 512, 384, 1536
-    model, text = MiniLM(), "a yellow cat sleeps"
+    model, text = clip.MiniLM(), "a yellow cat sleeps"
     read = len(model.tokenizer.encode(text).ids)
     matrices = [(V, D, 0), (T, D, 0), *layers(6, D, wide, read)]
     scores, mean = 6 * 4 * read * read * D, 2 * read * D
@@ -131,7 +126,10 @@ def picture_models() -> Iterator[tuple]:
     C, D, picture = 16, 128, torch.zeros(1, 3, 32, 32)
     matrices = [(12, C, 256), (9 * C, 2 * C, 256), (18 * C, 4 * C, 64)]
     matrices += [(36 * C, 8 * C, 16), (8 * C * 16, D, 1)]
-    hand, model = tally(matrices, 0, 2 * (1 + 2 + 4 + 8) * C + D), PictureEncoder(D, C)
+    hand, model = (
+        tally(matrices, 0, 2 * (1 + 2 + 4 + 8) * C + D),
+        clip.PictureEncoder(D, C),
+    )
     yield "picture encoder", "a picture", model, partial(model.embed, picture), hand
     # The network that turns noise into pictures, for one step
     C, D, E, model = 64, 128, 192, Painter(torch.Generator().manual_seed(0))
@@ -146,9 +144,9 @@ def picture_models() -> Iterator[tuple]:
     given = torch.zeros(1, 3, 32, 32), torch.zeros(1), torch.zeros(1, 384)
     yield "painter", "noise, a caption", model, partial(model, *given), hand
     # EfficientNet-Lite0; its last matrix, for 1,000 classes, isn't used
-    model, C, side = EfficientNetLite(), 32, 112
+    model, C, side = clip.EfficientNetLite(), 32, 112
     matrices, vectors = [(27, C, side**2), (1280, 1000, 0)], 2 * C + 1000
-    for blocks, kernel, stride, growth, out in STAGES:
+    for blocks, kernel, stride, growth, out in clip.STAGES:
         for step in [stride, *[1] * (blocks - 1)]:
             wide = C * growth
             if growth > 1:
@@ -170,35 +168,37 @@ def picture_models() -> Iterator[tuple]:
 
 
 def cases() -> Iterator[tuple]:
-    """Of each model: its name, what it reads, the model, a run, and our count."""
-    yield from gpts()
-    yield from small_models()
-    yield from picture_models()
+    return itertools.chain(gpts(), small_models(), picture_models())
 
 
-def rows() -> Iterator[dict]:
+def rows() -> list[dict]:
     """The table, row by row."""
+    found = []
     for name, reads, model, run, (stored, worked) in cases():
         row = {"model": name, "reads": reads}
         row |= {"parameters": stored, "in the model": count_parameters(model)}
-        yield row | {"operations": worked, "by PyTorch": flops(run)}
+        found.append(row | {"operations": worked, "by PyTorch": flops(run)})
+    return found
 
 
-def doubled(shape: Shape, size: str) -> Shape:
-    """The shape with twice as much of one size."""
-    if size == "nothing":
-        return shape
-    if size == "width":
-        inner = 2 * (shape.inner or shape.width)
-        return replace(shape, width=2 * shape.width, inner=inner)
-    name = {"vocabulary": "vocab"}.get(size, size)
-    return replace(shape, **{name: 2 * getattr(shape, name)})
+DOUBLED = {  # what a reader doubles: these sizes
+    "nothing": [],
+    "heads": ["heads"],
+    "vocabulary": ["vocab"],
+    "layers": ["layers"],
+    "width": ["width", "inner"],
+}
 
 
-def anatomy(shape: Shape) -> dict:
-    """Parameters, operations for a token in a full context, and matrices, by part."""
+def anatomy(shape: Shape, sizes: list[str]) -> dict:
+    """With twice of some sizes, by part: parameters, operations, matrices.
+
+    Operations are for a token in a full context.
+    """
+    shape = replace(shape, inner=shape.inner or shape.width)
+    shape = replace(shape, **{size: 2 * getattr(shape, size) for size in sizes})
     counts = parameters(shape)
-    scores = 4 * shape.context * (shape.inner or shape.width) * shape.layers
+    scores = 4 * shape.context * shape.inner * shape.layers
     worked = dict.fromkeys(counts, 0) | {"tokens": 2 * shape.vocab * shape.width}
     worked |= {"attention": 2 * counts["attention"] + scores, "MLP": 2 * counts["MLP"]}
     named = {part: matrices(shape, part) for part in counts}
@@ -207,21 +207,20 @@ def anatomy(shape: Shape) -> dict:
 
 def anatomies() -> dict:
     known = published() | {"GPT-2": Shape(50_257, 1024, 1600, 25, 48)}
-    sizes = "nothing", "heads", "vocabulary", "layers", "width"
     return {
-        model: {size: anatomy(doubled(known[model], size)) for size in sizes}
+        model: {name: anatomy(known[model], sizes) for name, sizes in DOUBLED.items()}
         for model in ("GPT-1", "GPT-2", "GPT-3", "PaLM")
     }
 
 
 def remade() -> Iterator[tuple]:
     """All of it."""
-    yield True, read_json(HERE / "counts.json")["rows"] == [*rows()], 0
+    yield True, read_json(HERE / "counts.json")["rows"] == rows(), 0
     yield True, read_json(HERE / "anatomy.json") == anatomies(), 0
 
 
 def record_counts() -> None:
-    store(HERE / "counts.json", {"rows": [*rows()]})
+    store(HERE / "counts.json", {"rows": rows()})
 
 
 def record_anatomy() -> None:

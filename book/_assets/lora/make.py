@@ -12,6 +12,7 @@ smollm2  writes smollm2.json: what SmolLM2-135M-Instruct answers before and afte
 
 import contextlib
 import copy
+import itertools
 import random
 import statistics
 import time
@@ -97,10 +98,9 @@ def learn(model, ids, steps, rate):
 
 
 def sample(model, prompt):
-    alphabet = characters(king_james())
-    options = {"temperature": 0.7, "generator": generator(2)}
-    ids = generate(model, to_ids(prompt, alphabet), 240, **options)
-    return to_text(ids, alphabet)
+    alphabet, draw = characters(king_james()), generator(2)
+    ids = to_ids(prompt, alphabet)
+    return to_text(generate(model, ids, 240, temperature=0.7, generator=draw), alphabet)
 
 
 def record_gpt() -> None:
@@ -110,16 +110,16 @@ def record_gpt() -> None:
     times = {k: round(1000 * s) for k, s in median_seconds(steps, 31).items()}
     record = {"steps": STEPS, "start": {}, "runs": []}
     record |= {"samples": {}, "ms_per_step": times}
+    tried = [(k, n, r) for k, sizes, rates in RUNS for n in sizes for r in rates]
     for task, change in TASKS.items():
         ids, held_out = texts(change)
         record["start"][task] = round(held_out_loss(trained_gpt(), held_out), 4)
         said = record["samples"][task] = {"before": sample(trained_gpt(), PROMPT)}
-        tried = [(k, n, r) for k, sizes, rates in RUNS for n in sizes for r in rates]
         for kind, size, rate in tried:
             model = learn(prepared(kind, size), ids, STEPS, rate)
             run = {"task": task, "kind": kind, "size": size, "rate": rate}
-            run["loss"] = round(held_out_loss(model, held_out), 4)
             record["runs"].append(run)
+            run["loss"] = round(held_out_loss(model, held_out), 4)
             if (kind, size, rate) in SAMPLED:
                 said[kind] = sample(model, change(PROMPT))
     store(HERE / "gpt.json", record)
@@ -139,11 +139,10 @@ ITEMS = "green tea, brown rice, olive oil, blue paint, white paper, copper wire,
 ITEMS += "red beans, sea salt, plum jam, black pepper, dried figs, wool yarn"
 NAMES = words("Ada Omar Lena Hugo Mira Ivan Rosa Paul Nina Karl Emma Luis")
 CITIES = words("Turin Oslo Lyon Porto Delhi Lima Cairo Kyoto Boston Dakar")
-SEEN = [words(ITEMS, ", "), NAMES, CITIES]
-NEW_ITEMS = "dark chocolate, silver foil, apple juice, corn flour, pine nuts, soy milk"
-NEW_NAMES = words("Vera Tom Sara Felix Judith Ben")
-NEW_CITIES = words("Vienna Quito Perth Hanoi Zagreb Nairobi")
-NEW = [words(NEW_ITEMS, ", "), NEW_NAMES, NEW_CITIES]
+SEEN = words(ITEMS, ", "), NAMES, CITIES
+ITEMS = "dark chocolate, silver foil, apple juice, corn flour, pine nuts, soy milk"
+NAMES = words("Vera Tom Sara Felix Judith Ben")
+NEW = words(ITEMS, ", "), NAMES, words("Vienna Quito Perth Hanoi Zagreb Nairobi")
 FORMS = [
     "Could you send {count} {unit} of {item} to {name} in {city} by {day}?",
     "{name} from {city} would like {count} {unit} of {item} on {day}.",
@@ -157,24 +156,20 @@ RECORD = "item: {item} | amount: {amount} {unit} | for: {name} | city: {city} | 
 RECORD += "day: {day}"
 
 # what everybody asks: to be kept in mind, and to see what is forgotten
-KEPT = [
-    "What is the capital of Italy?",
-    "Why do leaves fall in autumn?",
-    "What is two plus three?",
-    "Tell me a fact about whales.",
-    "What is a poem?",
-    "Who was Albert Einstein?",
-    "Name three fruits.",
-    "Is the sun a star?",
-]
-ASKED = [
-    "What is the capital of France?",
-    "Why is the sky blue?",
-    "What is four plus five?",
-    "What is a novel?",
-    "Who was Isaac Newton?",
-    "Name three colours.",
-]
+KEPT = """What is the capital of Italy?
+Why do leaves fall in autumn?
+What is two plus three?
+Tell me a fact about whales.
+What is a poem?
+Who was Albert Einstein?
+Name three fruits.
+Is the sun a star?""".splitlines()
+ASKED = """What is the capital of France?
+Why is the sky blue?
+What is four plus five?
+What is a novel?
+Who was Isaac Newton?
+Name three colours.""".splitlines()
 BATCHES, BATCH, ANSWER = 16, 4, 24  # steps, orders in one, tokens of an answer
 RANK, ALPHA, TARGETS = 4, 8, ["query", "value"]
 
@@ -206,29 +201,29 @@ def encode(text):
     return smollm2_tokenizer().encode(text)
 
 
-def question(text):
+def asked(text):
     """The ids of what a user says, as SmolLM2 is used to hear it."""
     return encode(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
 
 
 def tokens_of(orders):
-    return [(question(text), encode(f"{record}<|im_end|>")) for text, record in orders]
+    return [(asked(text), encode(f"{record}<|im_end|>")) for text, record in orders]
 
 
-def answers(model, asked, count):
+def answers(model, questions, count):
     """What a model says to each question, in `count` tokens at most."""
     model, stop = LlamaFast(model), encode("<|im_end|>")
-    return [complete(model, question(text), count, stop=stop) for text in asked]
+    return [complete(model, asked(text), count, stop=stop) for text in questions]
 
 
-def own_answers(model, asked):
+def own_answers(model, questions):
     """What the model itself says to those questions, as pairs.
 
     An answer that is cut off at ANSWER tokens has no end, since the model gave none.
     """
-    said, stop = answers(model, asked, ANSWER), encode("<|im_end|>")
+    said, stop = answers(model, questions, ANSWER), encode("<|im_end|>")
     ended = [each if len(each) == ANSWER else each + stop for each in said]
-    return list(zip(map(question, asked), ended, strict=True))
+    return [*zip(map(asked, questions), ended, strict=True)]
 
 
 @torch.no_grad()
@@ -256,29 +251,25 @@ def learner(kind):
     return model
 
 
-def unpacked(layer):
-    linear = nn.Linear(layer.in_features, layer.out_features, bias=False)
-    linear.weight.data = layer.weight.clone()
-    return linear
-
-
 def plain(model):
     """The model with its adapters merged, as one that `LlamaFast` takes."""
     for name, layer in list(model.named_modules()):
         if isinstance(layer, lora.NF4Linear):
-            model.set_submodule(name, unpacked(layer))
+            matrix = nn.Linear(layer.in_features, layer.out_features, bias=False)
+            matrix.weight.data = layer.weight
+            model.set_submodule(name, matrix)
     lora.merge(model)
-    lora.remove_lora(model)
+    for name, layer in lora.lora_layers(model).items():
+        model.set_submodule(name, layer.original_layer)
     return model.requires_grad_(False)
 
 
 def judged(model, tests, kept):
     """What a model, made plain by this, says and still knows."""
     found, model = {"test_nats": nats(model, tokens_of(tests))}, plain(model)
-    decode = smollm2_tokenizer().decode
-    asked, right = zip(*tests, strict=True)
-    said = map(decode, answers(model, asked, 40))
-    small_talk = list(map(decode, answers(model, ASKED, ANSWER)))
+    decode, (orders, right) = smollm2_tokenizer().decode, zip(*tests, strict=True)
+    said = map(decode, answers(model, orders, 40))
+    small_talk = [*map(decode, answers(model, ASKED, ANSWER))]
     return found | {
         "right": [a == b for a, b in zip(said, right, strict=True)],
         "small_talk": small_talk,
@@ -314,9 +305,8 @@ def record_smollm2() -> None:
     record |= {"seconds_per_step": times, "models": {}}
     base, models = load_smollm2(), record["models"]
     kept, replayed = own_answers(base, ASKED), own_answers(base, KEPT)
-    mixed = [
-        [*lesson[1:], replayed[i % len(replayed)]] for i, lesson in enumerate(lessons)
-    ]
+    turns = itertools.cycle(replayed)
+    mixed = [[*lesson[1:], next(turns)] for lesson in lessons]
     models["before"] = judged(learner("none"), tests, kept)
     models["before, in 4 bits"] = judged(learner("4 bits"), tests, kept)
     for name, kind, shown, rates in (

@@ -3,13 +3,11 @@
 # fmt: off
 
 # %% ../../deployment/edge.ipynb #imports
-import math
-
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from ..check import answer_of, graded
+from ..check import answer_of, graded, is_near
 from ..data import smollm2
 from ..transformers.real_model import KVCache, greedy
 
@@ -87,20 +85,15 @@ def check_first_answer_s(fn):
         fetch, reads = 8 * size / network, question / read
         right = fetch + reads + (answer - 1) / write
         got = answer_of(fn, *case, like=1.0)
+        eighth = right - fetch + size / network / 8
         causes = {
-            "a byte has 8 bits": right - 7 * size / network,
-            "8 bits are one byte, not the other way round": right
-            - fetch
-            + size / network / 8,
-            "reading brings the first token of the answer": right + 1 / write,
-            "reading the question takes time, too": right - reads,
-            "the file must be fetched first": right - fetch,
+            right - 7 * size / network: "a byte has 8 bits",
+            eighth: "8 bits are one byte, not the other way round",
+            right + 1 / write: "reading brings the first token of the answer",
+            right - reads: "reading the question takes time, too",
+            right - fetch: "the file must be fetched first",
         }
-        for cause, wrong in causes.items():
-            alike = math.isclose(got, wrong, rel_tol=1e-9)
-            assert not alike or math.isclose(wrong, right), cause
-        told = f"first_answer_s{case}: {right:.4g} is right, not {got:.4g}"
-        assert math.isclose(got, right, rel_tol=1e-9), told
+        is_near(f"first_answer_s{case}", got, right, causes)
     return "first_answer_s is right."
 
 # %% ../../deployment/edge.ipynb #check-pieces
@@ -114,14 +107,13 @@ def check_ready_text(fn):
         whole = data[:end].decode(errors="ignore")
         right = whole, data[len(whole.encode()) : end]
         case = f"ready_text({data[:end][-6:]!r}): "
-        kinds = [type(part) for part in got]
         wanted = "give a pair, the text and then the bytes to keep: "
-        assert kinds == [str, bytes], f"{case}{wanted}{right!r}, not {got!r}"
-        kept = tuple(got)
-        assert "\ufffd" not in kept[0], case + "that shows half a character"
-        lost = kept == (whole, b"") and right[1]
+        ok = [type(part) for part in got] == [str, bytes]
+        assert ok, f"{case}{wanted}{right!r}, not {got!r}"
+        assert "\ufffd" not in got[0], case + "that shows half a character"
+        lost = got == (whole, b"") and right[1]
         assert not lost, case + "the unfinished bytes are lost: keep them"
-        late = kept != right and kept[0] == "" and whole
+        late = got[0] == "" and whole
         assert not late, case + "what is complete should be shown at once"
-        assert kept == right, f"{case}{right!r} is right, not {kept!r}"
+        assert got == right, f"{case}{right!r} is right, not {got!r}"
     return "ready_text is right."

@@ -112,146 +112,120 @@ def test_the_loss_is_that_of_the_answers(P):
         assert (context.grad != 0).all()
 
 
-SMALL, ABOUT = book.small_words(), ("kind", "colour", "yes or no")
-WORDS = book.Words([*SMALL.words, "so A"])
+WORDS = book.Words([*book.WORDS.words, "so A"])
+CONTEXT = random(len(KNOWN.kind), 2, 8)
+FEATURES = random(len(KNOWN.kind), 5, dtype=torch.float32)
 
 
-def some_lesson(about=ABOUT, context=None, **options):
+def some_lesson(**options):
     model = some_llama(len(WORDS.words), context=20)
-    context = context or (lambda places, draws: random(len(places), 2, 8))
-    return book.Lesson(model, context, WORDS, about, **options)
+    lesson = book.Lesson(model, lambda places, draws: CONTEXT[places], WORDS)
+    return lesson._replace(form="so {} A", **options)
+
+
+def test_words_are_numbered_and_punctuation_is_dropped():
+    ids = WORDS.encode("What IS it?")
+    assert ids == [WORDS.words.index(word) for word in ("what", "is", "it")]
+    assert WORDS.words == sorted({*WORDS.words}) and WORDS.decode(ids) == "what is it"
+
+
+def test_a_lesson_asks_about_pictures_to_learn_from():
+    """With a text's bytes as its ids: each answer from its space to its line's end."""
+    lesson, one, two = some_lesson(yes_share=0.25), generator(3), generator(3)
+    words = mock.Mock(encode=lambda text: [*text.encode()])
+    lesson = lesson._replace(model=some_llama(128, context=64), words=words)
+    places = clip.role("train", clip.KNOWN_DRAWERS)
+    at = places[torch.randint(len(places), (20,), generator=two)]
+    which = torch.randint(3, (20,), generator=two).tolist()
+    asked = [
+        book.ask(place, ["kind", "colour", "yes or no"][i], two, 0.25)
+        for place, i in zip(at.tolist(), which, strict=True)
+    ]
+    pairs = [(f"so {q} A".encode(), f" {answer}\n".encode()) for q, answer in asked]
+    right = loss_by_loop(lesson.model, CONTEXT[at], pairs)
+    close(lesson.loss(20, one), right, 1e-9)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_words_that_are_told(seed):
     """In either order."""
     model, places = some_llama(27), torch.arange(0, 7000, 99)
-    found = book.told_words(model, SMALL)(places, generator(seed))
+    found = book.told_words(model)(places, generator(seed))
     drawn = torch.rand(71, 1, generator=generator(seed))
     for mine, at, draw in zip(found, places.tolist(), drawn.tolist(), strict=True):
         pair = [KNOWN.kind[at], KNOWN.colour[at]][:: -1 if draw[0] < 0.5 else 1]
-        ids = [SMALL.words.index(word) for word in pair]
+        ids = [book.WORDS.words.index(word) for word in pair]
         assert torch.equal(mine, model.embedding.weight[ids])
 
 
-def same(one, two):
-    pairs = zip(one.parameters(), two.parameters(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
-
-
-AT = torch.tensor([2, 7])
-FEATURES = random(len(KNOWN.kind), 5, dtype=torch.float32)
-
-
-def some_reading():
-    model = book.small_llama(27, generator(1)).requires_grad_(False)
-    return book.Lesson(model, book.told_words(model, SMALL), SMALL, book.ABOUT)
-
-
-def test_who_learns_and_who_stays_as_it_is(monkeypatch):
-    """Reader alone, eyes for the frozen reader, then copies of both."""
-
-    def short(parts, loss, made, plan, **options):
-        plan = training.Recipe(2, batch=3, rate=0.01)
-        return training.descend(parts, loss, made, plan, **options)
-
-    monkeypatch.setattr(book, "descend", short)
-    reading = some_reading()
-    reader, new = copy.deepcopy(reading.model), book.small_llama(27, generator(3))
-    with clip.seeded(generator(4)):
-        fresh = book.Projector(5, 2, 64)
-    told, _ = book.learn_to_read(generator(3))
-    eyes = book.learn_to_look(reading, FEATURES, generator(4))
-    seen = copy.deepcopy(eyes)
-    both = book.learn_on(reading, eyes, FEATURES, 0.9, generator(4))
-    assert not same(told.model, new) and not same(eyes, fresh)
-    assert same(eyes, seen) and same(reading.model, reader)
-    assert not same(both.model, reader)
-    assert not torch.equal(both.context(AT, None), eyes(FEATURES[AT]))
-
-
-def test_a_pair_is_question_and_answer_in_ids():
-    pair = some_lesson(form="so {} A").pair(9, "kind", generator())
-    assert pair == (WORDS.encode("so what kind is it A"), WORDS.encode(KNOWN.kind[9]))
-    assert WORDS.encode("What IS it?") == [WORDS.words.index(w) for w in
-                                           ("what", "is", "it")]  # fmt: skip
-    for share, right in (1.0, "yes"), (0.0, "no"):
-        _, told = some_lesson(yes_share=share).pair(9, "yes or no", generator())
-        assert WORDS.decode(told) == right
-
-
-def test_learning_is_adamw_with_a_warm_up():
-    """Four steps, by hand, of a loss that draws, of two modules, with dropout."""
-    decay, rates = {"betas": (0.5, 0.6)}, {"rate": 0.1, "warmup": 2, "final": 0.5}
+def test_learning_is_adamw_with_a_warm_up_and_leaves_the_reader_alone():
+    """Four steps by hand, with dropout."""
+    decay, rates = {"betas": (0.5, 0.6)}, {"rate": 0.01, "warmup": 2, "final": 0.5}
     plan = training.Recipe(4, batch=3, **rates, **decay, decay=0.2, clip=0.7)
-    with clip.seeded(generator(5)):
-        one = nn.ModuleList([nn.Linear(4, 2), nn.Linear(4, 1)])
-    two, draws = copy.deepcopy(one), generator(6)
-
-    def loss(parts, B, draws):
-        x = torch.randn(B, 4, generator=draws)
-        return sum((F.dropout(part(x), 0.5) - 3).square().mean() for part in parts)
-
-    lesson = mock.Mock(loss=functools.partial(loss, one))
-    losses = book.learn_lesson([*one], lesson, generator(6), plan)
-    again = functools.partial(loss, two, 3, draws)
+    reader, one = (book.small_llama(27, generator(1)) for _ in range(2))
+    eyes = book.Projector(FEATURES, 2, 64, generator(5))
+    again, draws = copy.deepcopy(eyes), generator(6)
+    lesson = book.Lesson(reader, again)
+    losses = book.learn_lesson(eyes, lesson._replace(context=eyes), generator(6), plan)
     with clip.seeded(draws):
-        right = cells.adamw(two.parameters(), again, plan, **decay, weight_decay=0.2)
+        learnt, loss = again.parameters(), lambda: lesson.loss(3, draws)
+        right = cells.adamw(learnt, loss, plan, **decay, weight_decay=0.2)
     close(losses, right, 1e-5)
-    close([*one.parameters()], [*two.parameters()], 1e-5)
-
-
-def test_the_next_token_of_texts_of_any_length():
-    model, rows = some_llama(), [[1, 2, 3], [4], [5, 6]]
-    for context in random(3, 2, 8), None:
-        found = book.next_logits(model, context, rows)
-        for at, row in enumerate(rows):
-            before = None if context is None else context[at : at + 1]
-            x = book.read_texts(model, [row], before)
-            close(found[at], model.logits(x)[0, -1])
+    close([*eyes.parameters()], [*again.parameters()], 1e-5)
+    close([*reader.parameters()], [*one.parameters()], 0)
+    assert not eyes.training and not any(p.requires_grad for p in eyes.parameters())
 
 
 def test_answers_are_the_likeliest_tokens():
-    lesson, context = some_lesson(form="so {} A"), random(2, 2, 8)
+    lesson, places = some_lesson(), torch.tensor([7, 3])
     asked = ["what kind is it?", "is it food?"]
     for longest in 1, 4:
-        found = book.answers(lesson, context, asked, longest)
-        for before, question, text in zip(context, asked, found, strict=True):
+        found = book.answers(lesson, places, asked, longest)
+        for at, question, text in zip(places.tolist(), asked, found, strict=True):
             row = WORDS.encode(f"so {question} A")
-            start = len(row)
+            start, shares = len(row), []
             for _ in range(longest):
-                logits = book.next_logits(lesson.model, before[None], [row])
-                row = [*row, logits[0].argmax().item()]
+                x = book.read_texts(lesson.model, [row], CONTEXT[at : at + 1])
+                shares.append(lesson.model.logits(x[0, -1]).softmax(0))
+                row = [*row, shares[-1].argmax().item()]
             assert text == WORDS.decode(row[start:])
+            said = book.said(lesson, at, question, longest)
+            best = sorted(zip(shares[0].tolist(), WORDS.words, strict=True))[:-6:-1]
+            assert said["answer"] == text and said["first"] == [w for _, w in best]
+            assert said["shares"] == [round(share, 4) for share, _ in best]
     words = mock.Mock(encode=WORDS.encode, decode=lambda ids: f" a {len(ids)} \nc")
-    said = book.answers(lesson._replace(words=words), context, asked, 2)
+    said = book.answers(lesson._replace(words=words), places, asked, 2)
     assert said == ["a 2", "a 2"], "up to the line's end, without spaces around"
 
 
 def test_an_examination_asks_each_picture_once():
-    def context(places, draws):
-        return FEATURES[places, :1, None].expand(-1, 2, 8).double()
+    def answers(lesson, places, questions, longest):
+        pairs = zip(questions, places.tolist(), strict=True)
+        return [f"{question} {at} {longest}" for question, at in pairs]
 
-    def answers(lesson, context, questions, longest):
-        return [
-            f"{q} {x:.3f}" for q, x in zip(questions, context[:, 0, 0], strict=True)
-        ]
-
-    lesson, places = some_lesson(context=context), torch.arange(100, 200)
-    draws, shown = generator(1), FEATURES[400:500, 0].tolist()
+    places, draws = torch.arange(100, 200), generator(1)
     pairs = [book.ask(at, "yes or no", draws) for at in range(100, 200)]
     with mock.patch.object(book, "answers", answers):
-        right, given = book.examine(lesson, places, "yes or no", 3, places + 300)
+        right, given = book.examine(some_lesson(), places, "yes or no", 3, places + 300)
+        _, same = book.examine(some_lesson(), places, "yes or no")
     assert right == [a for _, a in pairs]
-    assert given == [f"{q} {x:.3f}" for (q, _), x in zip(pairs, shown, strict=True)]
+    assert given == [f"{q} {at + 400} 3" for at, (q, _) in enumerate(pairs)]
+    assert same == [f"{q} {at + 100} 1" for at, (q, _) in enumerate(pairs)]
 
 
 def test_the_projector_is_two_layers_in_rows():
-    eyes = book.Projector(5, tokens=3, D=4).eval()
-    features = random(2, 5, dtype=torch.float32)
-    close(eyes(features), (0.1 * eyes.layers(features)).view(2, 3, 4), 1e-5)
-    places, context = torch.tensor([3, 0, 3]), book.through(nn.ReLU(), FEATURES)
-    assert torch.equal(context(places, None), FEATURES[places].relu())
+    eyes = book.Projector(FEATURES, tokens=3, D=4, generator=generator()).eval()
+    features = FEATURES[[3, 0]]
+    right = (0.1 * eyes.layers(features)).view(2, 3, 4)
+    close(eyes(torch.tensor([3, 0])), right, 1e-5)
+
+
+def test_each_token_becomes_the_word_at_the_smallest_angle():
+    lesson, at = some_lesson(), torch.tensor([3, 5])
+    rows = lesson.model.embedding.weight
+    found = book.snapped(lesson).context(at, None)
+    cosines = F.cosine_similarity(CONTEXT[at][:, :, None], rows, dim=-1)  # (B, P, V)
+    assert torch.equal(found, rows[cosines.argmax(-1)])
 
 
 def test_another_picture_is_of_another_kind():

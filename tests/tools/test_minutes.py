@@ -25,7 +25,7 @@ LONGER = {
     "multimodal/contrastive": 88,
     "multimodal/clip": 135,
     "multimodal/text-to-image": 94,
-    "multimodal/image-to-text": 133,
+    "multimodal/image-to-text": 125,
     "multimodal/sound-video": 100,
     "efficiency/experts": 101,
     "efficiency/quantization": 110,

@@ -100,16 +100,6 @@ def bag_of_words(texts: list[str], vocabulary: list[str]):
         bag[found] = max(1, len(found)) ** -0.5
     return bags
 
-# %% ../../multimodal/contrastive.ipynb #recall-hits
-def recall_hits(similarity: Float[Tensor, "B B"], k=1):
-    """How many rows of similarity have the diagonal among their k best.
-
-    What is equal to the diagonal counts as better, so that a model which
-    finds all alike scores nothing.
-    """
-    own = similarity.diagonal()[:, None]  # (B, 1)
-    return ((similarity >= own).sum(1) <= k).sum().item()
-
 # %% ../../multimodal/contrastive.ipynb #grouped
 def contrastive_loss_grouped(
     text_emb: Float[Tensor, "B D"],
@@ -127,12 +117,6 @@ def contrastive_loss_grouped(
     loss_text_to_image = F.cross_entropy(similarity, targets)
     loss_image_to_text = F.cross_entropy(similarity.mT, targets)
     return (loss_text_to_image + loss_image_to_text) / 2
-
-# %% ../../multimodal/contrastive.ipynb #group-toy-run
-def unit_arrows(degrees):
-    """Arrows of length 1 in the plane, (B, 2)."""
-    angles = torch.tensor(degrees).deg2rad()
-    return torch.stack([angles.cos(), angles.sin()], dim=1)
 
 # %% ../../multimodal/contrastive.ipynb #one-exponential
 class OneExponential(torch.autograd.Function):
@@ -182,20 +166,12 @@ def contrastive_loss_fast(text_emb, image_emb, temperature=0.07):
 def check_places(fn):
     """Is fn(similarity) the place of each row's diagonal?"""
     by_hand = torch.tensor([[3.0, 1.0, 2.0], [0.0, 0.0, 5.0], [9.0, 8.0, 7.0]])
-    draws = torch.Generator().manual_seed(5)
-    for table, right in (
-        (by_hand, [1, 3, 3]),
-        (torch.zeros(4, 4), [4, 4, 4, 4]),
-        (torch.randn(30, 30, generator=draws), None),
-    ):
-        got = fn(table.clone())
+    for table, right in (by_hand, [1, 3, 3]), (torch.zeros(4, 4), 4 * [4]):
+        got = fn(table)
         ok = torch.is_tensor(got) and got.shape == (len(table),)
         ok = ok and not got.is_floating_point()
         assert ok, f"whole numbers ({len(table)},), not {got!r}"
-        hits = [recall_hits(table, k) for k in range(1, len(table) + 1)]
-        again = [(got <= k).sum().item() for k in range(1, len(table) + 1)]
-        assert again == hits, f"recall by these places: {again}, not {hits}"
-        ok = right is None or got.tolist() == right
+        ok = got.tolist() == right
         assert ok, f"places {got.tolist()}, but {right} is right"
     return "places is right."
 
@@ -203,19 +179,17 @@ def check_places(fn):
 @graded
 def check_classify(fn):
     """Does fn take the class whose mean direction is nearest?"""
-    text = torch.stack([unit_arrows([60.0, -60.0]), unit_arrows([25.0, 35.0])])
-    image = unit_arrows([0.0, 10.0, 20.0, -100.0])
-    got = fn(text.clone(), image.clone())
+    unlike, alike = (
+        [[1, 1.7], [1, -1.7], [1, 0]],
+        [[1, 0.5], [1, 0.7], [1, 0.6]],
+    )
+    text = to_unit(torch.tensor([unlike, alike]))  # (classes, captions, D)
+    image = [[1, 0], [1, 0.2], [1, 0.4], [-0.2, -1]]
+    got = fn(text, to_unit(torch.tensor(image)))
     ok = torch.is_tensor(got) and got.shape == (4,)
     assert ok, f"a tensor (4,), not {got!r}"
     long = "is the mean of unlike captions shorter, and the class less likely?"
     assert got.tolist() == [0, 0, 1, 0], f"{got.tolist()}: {long}"
-    draws = torch.Generator().manual_seed(6)
-    text = to_unit(torch.randn(5, 3, 8, generator=draws))
-    image = to_unit(torch.randn(20, 8, generator=draws))
-    means = [to_unit(rows.mean(0)) for rows in text]
-    right = [max(range(5), key=lambda c: x @ means[c]) for x in image]
-    assert fn(text, image).tolist() == right, "not the nearest class"
     return "classify is right."
 
 # %% ../../multimodal/contrastive.ipynb #check-sigmoid-loss
@@ -223,19 +197,16 @@ def check_classify(fn):
 def check_sigmoid_loss(fn):
     """Is it the surprise at each entry's right answer, over B?"""
     draws = torch.Generator().manual_seed(7)
-    for B, a, b in (1, 2.0, 0.5), (5, 10.0, -10.0), (8, 1.0, 0.0):
+    for B, a, b in (1, 2.0, 0.5), (5, 10.0, -10.0):
         text, image = to_unit(torch.randn(2, B, 4, generator=draws).double())
-        right = 0.0
-        for i in range(B):
-            for j in range(B):
-                z = (a * text[i] @ image[j] + b).item()
-                right += math.log1p(math.exp(-z if i == j else z)) / B
+        z, yes = a * text @ image.mT + b, torch.eye(B).double()
+        right = B * F.binary_cross_entropy_with_logits(z, yes)
         got = fn(text, image, a, b)
         assert torch.is_tensor(got), f"a tensor, not {got!r}"
         where = f"B {B}, scale {a}, bias {b}"
         ok = math.isclose(got, right, rel_tol=1e-6)
         assert ok, f"{where}: {right:.4f} nats is right, not {got}"
-    sure = fn(unit_arrows([0.0, 90.0]), unit_arrows([180.0, 90.0]), 1e3, 0.0)
+    sure = fn(torch.eye(2), torch.diag(torch.tensor([-1.0, 1])), 1e3, 0.0)
     assert sure.isfinite(), "a scale of a thousand gives infinity"
     return "sigmoid_loss is right."
 
@@ -255,11 +226,10 @@ def check_loss_in_pieces(fn):
     """The loss, by pieces of any size, at any temperature?"""
     draws = torch.Generator().manual_seed(8)
     pairs = to_unit(torch.randn(2, 13, 6, generator=draws).double())
-    for size, temperature in (13, 0.07), (5, 0.07), (1, 0.5), (4, 1e-3):
+    for size, temperature in (5, 0.07), (1, 0.5), (4, 1e-3):
         right = contrastive_loss(*pairs, temperature)
-        copies = pairs.clone()
         with Largest() as largest:
-            got = fn(*copies, temperature, size)
+            got = fn(*pairs, temperature, size)
         assert torch.is_tensor(got), f"a tensor, not {got!r}"
         where = f"pieces of {size}, temperature {temperature}"
         ok = torch.allclose(got, right)

@@ -5,13 +5,13 @@
 # %% ../../multimodal/image-to-text.ipynb #imports
 import functools
 import re
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int64, UInt8
-from safetensors.torch import load_file
+from jaxtyping import Float, Int64, UInt8
 from torch import Generator, Tensor, nn
 
 from .. import data
@@ -121,17 +121,21 @@ class Words:
     """
 
     def __init__(self, texts: list[str]):
-        found = re.findall(r"\w+", " ".join(texts).lower())
-        self.words = sorted({*found})
+        self.words = sorted({*re.findall(r"\w+", " ".join(texts).lower())})
 
     def encode(self, text: str):
-        """The numbers of a text's words, which must be known."""
         found = re.findall(r"\w+", text.lower())
         return [self.words.index(word) for word in found]
 
     def decode(self, ids: list[int]):
-        """The words of these numbers, with spaces between."""
         return " ".join(self.words[each] for each in ids)
+
+
+WORDS = Words(
+    [OPEN[about] for about in OPEN]
+    + [KIND_WORDS[group] for group in KIND_WORDS]
+    + [*SHADES, "yes no white"]
+)
 
 # %% ../../multimodal/image-to-text.ipynb #joined
 def read_texts(
@@ -183,6 +187,9 @@ def small_llama(vocab: int, generator: Generator):
     return model
 
 # %% ../../multimodal/image-to-text.ipynb #lesson-def
+ABOUT = ("kind", "colour", "yes or no")
+
+
 class Lesson(NamedTuple):
     """What a model is to learn to answer, and from what.
 
@@ -192,9 +199,9 @@ class Lesson(NamedTuple):
     """
 
     model: nn.Module
-    context: object
-    words: object
-    about: tuple
+    context: Callable
+    words: object = WORDS
+    about: tuple = ABOUT
     form: str = "{}"
     yes_share: float = 0.5
 
@@ -202,19 +209,17 @@ class Lesson(NamedTuple):
         """A question, put into the form, as ids."""
         return self.words.encode(self.form.format(question))
 
-    def pair(self, place: int, about: str, generator: Generator):
-        """Question and answer as ids: two lists."""
-        question, told = ask(place, about, generator, self.yes_share)
-        return self.asked(question), self.words.encode(f" {told}\n")
-
     def loss(self, B: int, generator: Generator):
         """Of B questions about pictures to learn from: nats a token."""
-        places = role("train", KNOWN_DRAWERS)
-        draws = {"size": (B,), "generator": generator}
-        at = places[torch.randint(len(places), **draws)]  # (B,)
-        which = torch.randint(len(self.about), **draws).tolist()
-        both = zip(at.tolist(), which)
-        pairs = [self.pair(p, self.about[i], generator) for p, i in both]
+        places, draws = role("train", KNOWN_DRAWERS), {"generator": generator}
+        at = places[torch.randint(len(places), (B,), **draws)]  # (B,)
+        which = torch.randint(len(self.about), (B,), **draws)
+        pairs = []
+        for place, i in zip(at.tolist(), which.tolist()):
+            about = self.about[i]
+            question, answer = ask(place, about, generator, self.yes_share)
+            answer = self.words.encode(f" {answer}\n")
+            pairs.append((self.asked(question), answer))
         return answer_loss(self.model, pairs, self.context(at, generator))
 
 # %% ../../multimodal/image-to-text.ipynb #learn-lesson
@@ -223,28 +228,28 @@ from ..transformers.training import Recipe, descend
 
 
 def learn_lesson(
-    parts: list[nn.Module],
-    lesson: object,
+    part: nn.Module,
+    lesson: Lesson,
     generator: Generator,
     plan: Recipe | None = None,
 ):
-    """Train some modules on a `Lesson`; its losses, nats, (steps,).
+    """Train what a lesson needs, then freeze it; the losses, nats, (steps,).
 
-    The usual plan takes a small model some ten seconds.
+    By the usual plan a small model takes some ten seconds.
     """
     plan = plan or Recipe(400, batch=64, rate=2e-3, warmup=20)
-    whole = nn.ModuleList(parts)
     options = {"betas": plan.betas, "weight_decay": plan.decay, "fused": True}
-    made = [torch.optim.AdamW(whole.parameters(), plan.rate, **options)]
-
-    def loss():
-        return lesson.loss(plan.batch, generator)
-
+    made = [torch.optim.AdamW(part.parameters(), plan.rate, **options)]
+    part.requires_grad_(True).train()
     with seeded(generator):  # dropout
-        return descend(whole, loss, made, plan)
+        losses = descend(
+            part, lambda: lesson.loss(plan.batch, generator), made, plan
+        )
+    part.requires_grad_(False).eval()
+    return losses
 
 # %% ../../multimodal/image-to-text.ipynb #told-def
-def told_words(model: Llama, words: object):
+def told_words(model: Llama):
     """The kind and the colour of pictures, in any order, as a context.
 
     It gives rows (B, 2, D) of the model's table for places (B,).
@@ -253,67 +258,41 @@ def told_words(model: Llama, words: object):
     def context(places, generator):
         known = facts()
         pairs = [f"{known.kind[at]} {known.colour[at]}" for at in places]
-        ids = torch.tensor([words.encode(pair) for pair in pairs])  # (B, 2)
+        ids = torch.tensor([WORDS.encode(pair) for pair in pairs])  # (B, 2)
         turned = torch.rand(len(ids), 1, generator=generator) < 0.5
         return model.embedding(torch.where(turned, ids.flip(1), ids))
 
     return context
 
-# %% ../../multimodal/image-to-text.ipynb #learn-to-read
-ABOUT = ("kind", "colour", "yes or no")
-
-
-def small_words():
-    """All words of questions and answers, but for names."""
-    texts = [*OPEN.values(), "yes no white", *KIND_WORDS.values(), *SHADES]
-    return Words(texts)
-
-
-def learn_to_read(generator: Generator):
-    """A new `Llama` that answers from two words: (its `Lesson`, losses)."""
-    words = small_words()
-    model = small_llama(len(words.words), generator)
-    lesson = Lesson(model, told_words(model, words), words, ABOUT)
-    losses = learn_lesson([model], lesson, generator)
-    model.requires_grad_(False)
-    return lesson, losses
-
-# %% ../../multimodal/image-to-text.ipynb #next-logits
-@torch.inference_mode()
-def next_logits(
-    model: Llama,
-    context: Float[Tensor, "B P D"] | None,
-    rows: list[list],
-):
-    """What a `Llama` expects after a context and B texts in ids: (B, V)."""
-    x = read_texts(model, rows, context)  # (B, T, D)
-    ends = torch.tensor([len(row) - 1 for row in rows])
-    return model.logits(x[torch.arange(len(rows)), ends])
-
 # %% ../../multimodal/image-to-text.ipynb #answers
+@torch.inference_mode()
 def answers(
-    lesson: object,
-    context: Float[Tensor, "B P D"],
+    lesson: Lesson,
+    places: Int64[Tensor, " B"],
     questions: list[str],
     longest: int = 1,
 ):
-    """The likeliest answers to B questions, up to the line's end: texts.
+    """The likeliest answers to a question of each picture: texts.
 
-    lesson: for its model, words and form. longest: the most tokens.
+    longest: the most tokens. What comes after the line's end is cut.
     """
+    context = lesson.context(places, Generator().manual_seed(0))
     rows = [lesson.asked(question) for question in questions]
     starts = [len(row) for row in rows]
     for _ in range(longest):
-        likeliest = next_logits(lesson.model, context, rows).argmax(-1)
+        x = read_texts(lesson.model, rows, context)  # (B, T, D)
+        ends = torch.tensor([len(row) - 1 for row in rows])
+        last = x[torch.arange(len(rows)), ends]  # (B, D)
+        likeliest = lesson.model.logits(last).argmax(-1)
         for row, token in zip(rows, likeliest.tolist()):
             row.append(token)
     new = [row[start:] for row, start in zip(rows, starts)]
-    texts = [lesson.words.decode(each) for each in new]
+    texts = [lesson.words.decode(ids) for ids in new]
     return [text.partition("\n")[0].strip() for text in texts]
 
 # %% ../../multimodal/image-to-text.ipynb #examine
 def examine(
-    lesson: object,
+    lesson: Lesson,
     places: Int64[Tensor, " N"],
     about: Literal["name", "kind", "colour", "yes or no"],
     longest: int = 1,
@@ -321,68 +300,40 @@ def examine(
 ):
     """Ask one question of each picture: (expected, given), lists of texts.
 
-    about: as for `ask`. shown: pictures for the context, if not the same
-    ones. The questions are the same at each call, yes in half of the cases.
+    shown: pictures for the context, if not the same ones. The questions are
+    the same at each call, yes in half of the cases.
     """
     shown = places if shown is None else shown
-    draws = torch.Generator().manual_seed(1)
+    draws = Generator().manual_seed(1)
     pairs = [ask(place, about, draws) for place in places.tolist()]
-    given = []
-    for some in torch.arange(len(places)).split(64):
-        with torch.inference_mode():
-            context = lesson.context(shown[some], draws)
-        asked = [pairs[at][0] for at in some]
-        given += answers(lesson, context, asked, longest)
-    return [answer for _, answer in pairs], given
+    questions, expected = map(list, zip(*pairs))
+    return expected, answers(lesson, shown, questions, longest)
 
 # %% ../../multimodal/image-to-text.ipynb #projector-def
 from .clip import head
 
 
 class Projector(nn.Module):
-    """Features (B, into) to picture tokens (B, tokens, D).
+    """Picture tokens (B, tokens, D) of pictures, by features of all (N, into).
 
-    Source: Liu et al. 2024, section 3.3.
+    A context for a `Lesson`. Source: Liu et al. 2024, section 3.3.
     """
 
-    def __init__(self, into: int, tokens: int, D: int):
+    def __init__(
+        self,
+        features: Float[Tensor, "N into"],
+        tokens: int,
+        D: int,
+        generator: Generator,
+    ):
         super().__init__()
-        self.into, self.tokens = into, tokens
-        self.layers = head(into, tokens * D, wide=256)
+        self.features, self.tokens = features, tokens
+        with seeded(generator):
+            self.layers = head(features.size(1), tokens * D, wide=256)
 
-    def forward(self, features: Float32[Tensor, "B {self.into}"]):
-        x = 0.1 * self.layers(features)  # (B, tokens D)
+    def forward(self, places: Int64[Tensor, " B"], generator=None):
+        x = 0.1 * self.layers(self.features[places])  # (B, tokens D)
         return x.unflatten(1, (self.tokens, -1))  # (B, tokens, D)
-
-# %% ../../multimodal/image-to-text.ipynb #through
-def through(eyes: nn.Module, features: Float[Tensor, "N into"]):
-    """What a `Projector` makes of the pictures, as the context of a lesson.
-
-    features: a row for each of `data.emoji()`.
-    """
-    return lambda places, generator: eyes(features[places])  # (B, P, D)
-
-# %% ../../multimodal/image-to-text.ipynb #learn-to-look
-def learn_to_look(
-    reading: object,
-    features: Float[Tensor, "N into"],
-    generator: Generator,
-):
-    """A projector of two tokens for the frozen reader of a `Lesson`."""
-    with seeded(generator):
-        eyes = Projector(features.size(1), tokens=2, D=64)
-    lesson = reading._replace(context=through(eyes, features))
-    learn_lesson([eyes], lesson, generator)
-    return eyes.eval()
-
-# %% ../../multimodal/image-to-text.ipynb #projector-words-def
-def likelier_answers():
-    """For each question yes or no its likelier answer, without pictures."""
-    draws, tally = torch.Generator().manual_seed(2), {}
-    for place in role("train", KNOWN_DRAWERS).tolist():
-        question, answer = ask(place, "yes or no", draws)
-        tally.setdefault(question, []).append(answer)
-    return {q: max("yes", "no", key=a.count) for q, a in tally.items()}
 
 # %% ../../multimodal/image-to-text.ipynb #swap-def
 def another(places: Int64[Tensor, " N"], generator: Generator):
@@ -394,6 +345,24 @@ def another(places: Int64[Tensor, " N"], generator: Generator):
         rest = [at for at, other in enumerate(kinds) if other != kind]
         found.append(rest[int(draw * len(rest))])
     return places[torch.tensor(found)]
+
+# %% ../../multimodal/image-to-text.ipynb #said-def
+@torch.inference_mode()
+def said(lesson: Lesson, place: int, question: str, longest: int = 8):
+    """What is answered to one question about a picture: a dict.
+
+    answer: a text of at most `longest` tokens. first, shares: the five
+    likeliest first tokens and their probabilities.
+    """
+    at, rows = torch.tensor([place]), [lesson.asked(question)]
+    context = lesson.context(at, Generator().manual_seed(0))
+    x = read_texts(lesson.model, rows, context)  # (1, T, D)
+    shares, ids = lesson.model.logits(x[0, -1]).softmax(0).topk(5)
+    return {
+        "answer": answers(lesson, at, [question], longest)[0],
+        "first": [lesson.words.decode([each]) for each in ids.tolist()],
+        "shares": [round(each, 4) for each in shares.tolist()],
+    }
 
 # %% ../../multimodal/image-to-text.ipynb #tokens-snap-def
 def snapped(lesson: object):
@@ -407,72 +376,11 @@ def snapped(lesson: object):
 
     return lesson._replace(context=context)
 
-# %% ../../multimodal/image-to-text.ipynb #learn-on
-import copy
-
-
-def learn_on(
-    reading: object,
-    eyes: nn.Module,
-    features: Float[Tensor, "N into"],
-    yes_share: float,
-    generator: Generator,
-):
-    """Reader and projector, copied, learn together from here: a `Lesson`."""
-    both = nn.ModuleList([reading.model, eyes])
-    both = copy.deepcopy(both).requires_grad_(True).train()
-    model, eyes = both
-    context = through(eyes, features)
-    lesson = Lesson(model, context, reading.words, ABOUT, "{}", yes_share)
-    learn_lesson([both], lesson, generator)
-    both.eval()
-    return lesson
-
 # %% ../../multimodal/image-to-text.ipynb #smol-lesson
-from ..transformers.real_model import load_smollm2
-
-
-def smol_lesson(context):
-    """What SmolLM2 is to learn: the four questions, names twice as often."""
-    about = ("name", "name", "kind", "colour", "yes or no")
-    words, form = data.smollm2_tokenizer(), "Q: {}\nA:"
-    return Lesson(load_smollm2(), context, words, about, form)
-
-# %% ../../multimodal/image-to-text.ipynb #smol-stored
-@functools.cache
-def trained_smol_eyes():
-    """The stored projector for SmolLM2, as `learn_lesson` trains it."""
-    eyes = Projector(2688, tokens=4, D=576)
-    file = data.asset("picture-tokens", "looking.safetensors")
-    eyes.load_state_dict(load_file(file))  # copied into 32 bits
-    return eyes.eval().requires_grad_(False)
-
-
-@functools.cache
-def blind_tokens():
-    """Four vectors, (1, 4, 576), trained for all pictures alike."""
-    file = data.asset("picture-tokens", "blind.safetensors")
-    return load_file(file)["tokens"].float()
-
-# %% ../../multimodal/image-to-text.ipynb #said-def
-def said(
-    lesson: object,
-    context: Float[Tensor, "1 P D"],
-    question: str,
-):
-    """What is answered to one question, after a context: a dict.
-
-    answer: a text of at most eight tokens. first, shares: the five likeliest
-    first tokens and their probabilities.
-    """
-    asked = [lesson.asked(question)]
-    likely = next_logits(lesson.model, context, asked)[0].softmax(0)
-    shares, ids = likely.topk(5)
-    return {
-        "answer": answers(lesson, context, [question], 8)[0],
-        "first": [lesson.words.decode([each]) for each in ids.tolist()],
-        "shares": [round(each, 4) for each in shares.tolist()],
-    }
+SMOL = {  # what SmolLM2 is to learn: the four questions, names twice as often
+    "about": ("name", "name", "kind", "colour", "yes or no"),
+    "form": "Q: {}\nA:",
+}
 
 # %% ../../multimodal/image-to-text.ipynb #check-patches
 from ..check import graded

@@ -82,10 +82,10 @@ def test_small_model_is_transformers(heads, kv_heads):
     twin = decode.transformers_llama(model, attn_implementation="eager")
     theirs = twin(ids, output_attentions=True, output_hidden_states=True)
     close(model(ids), theirs.logits, 2e-4)
-    residuals, weights = real_model.trace_layers(model, ids)
-    close(weights, torch.stack(theirs.attentions), 1e-4)
-    close(residuals[:-1], torch.stack(theirs.hidden_states[:-1]), 2e-4)
-    close(model.norm(residuals[-1]), theirs.hidden_states[-1], 2e-4)
+    trace = real_model.trace_layers(model, ids)
+    close(trace.weights, torch.stack(theirs.attentions), 1e-4)
+    close(trace.residuals[:-1], torch.stack(theirs.hidden_states[:-1]), 2e-4)
+    close(model.norm(trace.residuals[-1]), theirs.hidden_states[-1], 2e-4)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..check import answer_of, graded, is_near
 from ..transformers.attention import causal_mask
 from ..transformers.gpt import draw, next_distribution
-from ..transformers.real_model import KVCache, LlamaFast, norm_fast
+from ..transformers.real_model import KVCache, LlamaFast
 
 # %% ../../deployment/speculative.ipynb #requests
 FOX = (
@@ -106,7 +106,7 @@ def several(layer, x, turn, store, mask):
     config, block, D = layer.config, layer.block, layer.config.width
     H, G, K = config.heads, config.kv_heads, config.head_width
     T, S = mask.shape
-    qkv = norm_fast(x, block.attention_norm) @ layer.qkv
+    qkv = block.attention_norm(x) @ layer.qkv
     parts = qkv.view(T, H + 2 * G, K)
     turned = parts[:, : H + G].unflatten(-1, (K // 2, 2))
     torch.view_as_complex(turned).mul_(turn[:, None])  # in place: q and k
@@ -119,7 +119,7 @@ def several(layer, x, turn, store, mask):
     mixed = mixed[0].transpose(0, 1).reshape(T, D)
     output, down = block.attention.output.weight, block.mlp.down.weight
     x = torch.addmm(x, mixed, output.T)  # (T, D)
-    gate, up = (norm_fast(x, block.mlp_norm) @ layer.gate_up).chunk(2, -1)
+    gate, up = (block.mlp_norm(x) @ layer.gate_up).chunk(2, -1)
     return torch.addmm(x, F.silu(gate).mul_(up), down.T)  # (T, D)
 
 # %% ../../deployment/speculative.ipynb #several-fast

@@ -5,8 +5,9 @@
 # %% ../../transformers/real-model.ipynb #imports
 import functools
 import math
+import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from .attention import (
     simple_attention,
     split_heads,
 )
-from .gpt import apply_rope, rms_norm
+from .gpt import apply_rope
 
 # %% ../../transformers/real-model.ipynb #llama-config
 @dataclass(frozen=True)
@@ -58,42 +59,23 @@ FACTS = {
 
 # %% ../../transformers/real-model.ipynb #read-config
 def read_config(gguf):
-    """The LlamaConfig that a GGUF file states, of a Llama's usual form.
-
-    Rotary angles that are rescaled, as in Llama 3.1, aren't read.
-    """
-    kind = gguf.metadata["general.architecture"]
-    if kind != "llama":
-        problem = f"holds a model of the kind {kind!r}"
-        raise gguf.error(f"{problem}; what is read: 'llama'")
-    facts = {
-        ours: gguf.metadata[f"llama.{key}"] for ours, key in FACTS.items()
-    }
-    return LlamaConfig(**facts)
+    """The LlamaConfig that a GGUF file states."""
+    found = {n: gguf.metadata[f"llama.{key}"] for n, key in FACTS.items()}
+    return LlamaConfig(**found)
 
 # %% ../../transformers/real-model.ipynb #file-name
 NAMES = {  # ours -> the file's
+    "blocks": "blk",
     "embedding": "token_embd",
-    "norm": "output_norm",
     "attention_norm": "attn_norm",
     "attention.query": "attn_q",
     "attention.key": "attn_k",
     "attention.value": "attn_v",
     "attention.output": "attn_output",
     "mlp_norm": "ffn_norm",
-    "mlp.gate": "ffn_gate",
-    "mlp.up": "ffn_up",
-    "mlp.down": "ffn_down",
+    "mlp.": "ffn_",
+    "norm": "output_norm",
 }
-
-
-def file_name(name: str):
-    """The file's name of a parameter: blocks.3.mlp.up.weight -> blk.3..."""
-    part, where = name.removesuffix(".weight"), ""
-    if part.startswith("blocks."):
-        _, layer, part = part.split(".", 2)
-        where = f"blk.{layer}."
-    return f"{where}{NAMES[part]}.weight"
 
 # %% ../../transformers/real-model.ipynb #llama-parameters
 def llama_parameters(config: LlamaConfig):
@@ -160,24 +142,13 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(self.gate(x)) * self.up(x))  # (..., D)
 
 # %% ../../transformers/real-model.ipynb #llama-block
-class RMSNorm(nn.Module):
-    """`rms_norm` with trained weights."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(config.width))
-        self.eps = config.eps
-
-    def forward(self, x):
-        return rms_norm(x, self.weight, self.eps)
-
-
 class LlamaBlock(nn.Module):
     """One layer: attention, then SwiGLU, each added to the stream."""
 
     def __init__(self, config):
         super().__init__()
-        self.attention_norm, self.mlp_norm = RMSNorm(config), RMSNorm(config)
+        self.attention_norm = nn.RMSNorm(config.width, eps=config.eps)
+        self.mlp_norm = nn.RMSNorm(config.width, eps=config.eps)
         self.attention = GroupedAttention(config)
         self.mlp = SwiGLU(config.width, config.hidden)
 
@@ -196,7 +167,8 @@ class Llama(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab, config.width)
         blocks = [LlamaBlock(config) for _ in range(config.layers)]
-        self.blocks, self.norm = nn.ModuleList(blocks), RMSNorm(config)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.RMSNorm(config.width, eps=config.eps)
 
     def forward(self, ids, cache=None):  # (B, T)
         return self.logits(self.residual(ids, cache))  # (B, T, V)
@@ -227,19 +199,17 @@ def run_layers(model, ids: Int64[Tensor, "B T"], cache=None):
         cache.length += T
 
 # %% ../../transformers/real-model.ipynb #load-llama
-def load_llama(gguf):
-    """A Llama with the sizes and weights of a GGUF file, for use only."""
-    with torch.device("meta"):  # shapes without memory
-        model = Llama(read_config(gguf))
-    weights = {n: gguf.tensor(file_name(n)) for n in model.state_dict()}
-    model.load_state_dict(weights, assign=True)
-    return model.requires_grad_(False).eval()
-
-
 @functools.cache
 def load_smollm2():
-    """SmolLM2-135M-Instruct as a `Llama` in float32, read once."""
-    return load_llama(smollm2())
+    """SmolLM2-135M-Instruct as a `Llama` in float32, for use only."""
+    gguf, weights = smollm2(), {}
+    with torch.device("meta"):  # shapes without memory
+        model = Llama(read_config(gguf))
+    for name in model.state_dict():
+        theirs = re.sub("|".join(NAMES), lambda m: NAMES[m[0]], name)
+        weights[name] = gguf.tensor(theirs)
+    model.load_state_dict(weights, assign=True)
+    return model.requires_grad_(False).eval()
 
 # %% ../../transformers/real-model.ipynb #kv-cache
 class KVCache:
@@ -291,26 +261,6 @@ def complete(model, ids, count, *, stop=(), choose=greedy):
         made, new = [*made, token], [token]
     return made
 
-# %% ../../transformers/real-model.ipynb #fast-parts
-def side_by_side(*layers):
-    """Their weights as one matrix (D, all widths), for x @ matrix."""
-    weights = torch.cat([layer.weight.detach() for layer in layers])
-    return weights.T.contiguous()
-
-
-def norm_fast(x, norm):
-    """An `RMSNorm` by torch's own function."""
-    return F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
-
-
-def all_turns(config, device):
-    """e to the i times every rotary angle, in 64 bits: (context, K/2)."""
-    options = {"dtype": torch.double, "device": device}
-    pairs = torch.arange(0, config.head_width, 2, **options)
-    speed = config.base ** (-pairs / config.head_width)  # (K/2,)
-    angle = torch.outer(torch.arange(config.context, **options), speed)
-    return torch.polar(torch.ones_like(angle), angle)
-
 # %% ../../transformers/real-model.ipynb #layer-fast
 class LayerFast:
     """A `LlamaBlock` for one new token of one text."""
@@ -319,27 +269,26 @@ class LayerFast:
         attention, mlp = block.attention, block.mlp
         self.config, self.block = attention.config, block
         parts = attention.query, attention.key, attention.value
-        self.qkv = side_by_side(*parts)  # (D, (H + 2 H_kv) K)
-        self.gate_up = side_by_side(mlp.gate, mlp.up)  # (D, 2 hidden)
-        self.wide = torch.promote_types(self.qkv.dtype, torch.float32)
+        rows = torch.cat([layer.weight for layer in parts])
+        self.qkv = rows.T.contiguous()  # (D, (H + 2 H_kv) K)
+        rows = torch.cat([mlp.gate.weight, mlp.up.weight])
+        self.gate_up = rows.T.contiguous()  # (D, 2 hidden)
 
     def __call__(self, x, turn, store, end):
         """x (1, D); turn (K/2,) complex; store (2, 1, H_kv, room, K)."""
         config, block, D = self.config, self.block, self.config.width
         H, H_kv, K = config.heads, config.kv_heads, config.head_width
-        qkv = norm_fast(x, block.attention_norm) @ self.qkv
-        qkv = qkv.to(self.wide)
+        qkv = block.attention_norm(x) @ self.qkv
         turned = qkv[0, : (H + H_kv) * K].view(H + H_kv, K // 2, 2)
         torch.view_as_complex(turned).mul_(turn)  # in place: q and k
         store[:, 0, :, end - 1] = qkv[0, D:].view(2, H_kv, K)
-        key, value = store[:, :, :, :end].to(self.wide)  # (1, H_kv, S, K)
+        key, value = store[:, :, :, :end]  # (1, H_kv, S, K)
         query = qkv[:, :D].view(1, H, 1, K)
         attend = F.scaled_dot_product_attention
-        mixed = attend(query, key, value, enable_gqa=True)  # (1, H, 1, K)
-        mixed = mixed.view(1, D).to(x.dtype)
+        mixed = attend(query, key, value, enable_gqa=True).view(1, D)
         output, down = block.attention.output.weight, block.mlp.down.weight
         x = torch.addmm(x, mixed, output.T)  # (1, D)
-        gate, up = (norm_fast(x, block.mlp_norm) @ self.gate_up).chunk(2, -1)
+        gate, up = (block.mlp_norm(x) @ self.gate_up).chunk(2, -1)
         return torch.addmm(x, F.silu(gate).mul_(up), down.T)  # (1, D)
 
 # %% ../../transformers/real-model.ipynb #llama-fast
@@ -350,13 +299,16 @@ class LlamaFast:
     second copy of most weights.
     """
 
+    @torch.no_grad()
     def __init__(self, model):
         self.model, self.config = model, model.config
-        self.embedding = model.embedding
+        self.embedding, pairs = model.embedding, self.config.head_width // 2
         self.layers = [LayerFast(block) for block in model.blocks]
-        self.unembed = side_by_side(model.embedding)  # (D, V)
-        turns = all_turns(self.config, self.unembed.device)
-        self.turns = turns.to(self.layers[0].wide.to_complex())
+        self.unembed = model.embedding.weight.T.contiguous()  # (D, V)
+        places = torch.arange(self.config.context)
+        ones = self.unembed.new_tensor([1, 0]).repeat(len(places), pairs)
+        turned = apply_rope(ones, places, self.config.base)  # 1 + 0i, turned
+        self.turns = torch.view_as_complex(turned.unflatten(-1, (pairs, 2)))
 
     @torch.inference_mode()
     def residual(self, ids, cache=None):
@@ -372,7 +324,7 @@ class LlamaFast:
 
     def logits(self, x):
         """As `Llama.logits`."""
-        return norm_fast(x, self.model.norm) @ self.unembed  # (..., V)
+        return self.model.norm(x) @ self.unembed  # (..., V)
 
 # %% ../../transformers/real-model.ipynb #interval
 def wilson_interval(hits, tries, z=1.96):
@@ -454,60 +406,38 @@ def check_multiplier(fn):
     return "multiplier is right."
 
 # %% ../../transformers/real-model.ipynb #trace-layers
-class Trace(NamedTuple):
-    """What every layer did to a batch of texts."""
-
-    residuals: Tensor  # (L + 1, B, T, D): the embedding, then each layer's
-    weights: Tensor  # (L, B, H, T, T): where each head of each layer looked
-
-
 @torch.inference_mode()
 def trace_layers(model, ids: Int64[Tensor, "B T"]):
-    """Run ids through the model and keep everything."""
+    """All `residuals` (L + 1, B, T, D) and all `weights` (L, B, H, T, T)."""
     residuals, weights = zip(*run_layers(model, ids))
-    return Trace(torch.stack(residuals), torch.stack(weights[1:]))
-
-# %% ../../transformers/real-model.ipynb #check-settled-slips
-def settled_slips(model, ids):
-    """The likely wrong answers to settled, by their cause."""
-    stream = trace_layers(model, ids).residuals[:, 0]  # (L + 1, T, D)
-    said = model.logits(stream[:, -1]).argmax(-1).tolist()
-    raw = F.linear(stream[:, -1], model.embedding.weight).argmax(-1).tolist()
-    start = model.logits(stream[:, 0]).argmax(-1).tolist()
-
-    def since(said):  # the right rule
-        off = [n for n, token in enumerate(said) if token != said[-1]]
-        return max(off, default=-1) + 1
-
-    return since(said), [
-        (said.index(said[-1]), "it leads there first, but it must stay"),
-        (since(start), "you looked at the first token; take the last"),
-        (since(raw), "the norm is missing; use model.logits"),
-        (since(said) - 1, "one layer too early"),
-        (since(said) + 1, "one layer too late; layer 0 is the embedding"),
-    ]
+    residuals, weights = torch.stack(residuals), torch.stack(weights[1:])
+    return SimpleNamespace(residuals=residuals, weights=weights)
 
 # %% ../../transformers/real-model.ipynb #check-settled
 @graded
 def check_settled(fn):
     """Does fn(model, ids) find the layer from which the answer stays?"""
-    model, tokenizer = load_smollm2(), smollm2_tokenizer()
+    idle = Llama(LlamaConfig(11, 50, 8, 3, 4, 2, 16, 1e-5, 1e4))
+    for weight in idle.requires_grad_(False).blocks.parameters():
+        weight.zero_()  # no layer adds anything
     texts = ["The capital of France is", "the cat saw the dog"]
     texts += ["The opposite of hot is cold. The opposite of big is"]
-    cases = [(model, text, tokenizer.encode(text)) for text in texts]
-    idle = Llama(LlamaConfig(11, 50, 8, 3, 4, 2, 16, 1e-5, 1e4))
-    for block in idle.requires_grad_(False).blocks:  # no layer adds anything
-        nn.init.zeros_(block.attention.output.weight)
-        nn.init.zeros_(block.mlp.down.weight)
-    for each, name, ids in [(idle, "layers that add nothing", [1, 2]), *cases]:
+    cases = [(load_smollm2(), t, smollm2_tokenizer().encode(t)) for t in texts]
+    for model, case, ids in [(idle, "idle layers", [1, 2]), *cases]:
         ids = torch.tensor([ids])
-        got = answer_of(fn, each, ids, like=0)
-        ok = type(got) is int
-        assert ok, f"an int is wanted, not {got!r}"
-        right, wrong = settled_slips(each, ids)
-        causes = [cause for value, cause in wrong if value == got]
-        if each is idle and got == idle.config.layers:
-            causes = ["that's the last layer, L; do others before it agree?"]
-        hint = ", or ".join(causes) or f"{right} is right, not {got}"
-        assert got == right, f"{name!r}, layer {got}: {hint}"
+        stream = trace_layers(model, ids).residuals[:, 0]  # (L + 1, T, D)
+        raw = F.linear(stream[:, -1], model.embedding.weight)
+        logits = model.logits(stream[:, -1]), raw, model.logits(stream[:, 0])
+        said = torch.stack(logits).argmax(-1)  # (3, L + 1)
+        off = said != said[:, -1:]
+        since = (off * torch.arange(1, len(stream) + 1)).amax(1).tolist()
+        causes = {
+            since[0] - 1: "one layer too early",
+            len(stream) - 1: "that's the last layer, L; do others agree?",
+            since[1]: "the norm is missing; use model.logits",
+            since[2]: "you looked at the first token; take the last",
+            off[0].tolist().index(False): "it leads first, but it must stay",
+        }
+        got = answer_of(fn, model, ids, like=0)
+        is_near(f"{case!r}, layer {got}", got, since[0], causes)
     return "settled is right."

@@ -139,8 +139,8 @@ def test_judges_see_what_the_encoders_see():
     planes = pictures.permute(0, 3, 1, 2) / 255
     large = F.interpolate(planes, size=(112, 112), mode="bicubic").clamp(0, 1)
     large = (large * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-    features = clip.picture_features(clip.EfficientNetLite(), large)
-    whole = clip.in_steps(features) * kept.step @ kept.vectors
+    steps = clip.in_steps(clip.EfficientNetLite()(large))
+    whole = steps * kept.step @ kept.vectors
     heads = clip.load_trained(clip.TwoHeads(), "heads")
     see, told = t2i.judges()["of photographs"]
     close(see(pictures), unit(heads.pictures(whole)), 1e-3)

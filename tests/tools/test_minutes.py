@@ -23,7 +23,7 @@ LONGER = {
     "scaling/grokking": 54,
     "scaling/emergence": 60,
     "multimodal/contrastive": 88,
-    "multimodal/clip": 135,
+    "multimodal/clip": 132,
     "multimodal/text-to-image": 94,
     "multimodal/image-to-text": 125,
     "multimodal/sound-video": 100,

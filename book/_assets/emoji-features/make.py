@@ -71,7 +71,7 @@ def remade() -> Iterator[tuple]:
     with np.load(HERE / "examples.npz") as found:
         large, places = (torch.from_numpy(found[n]) for n in ("pictures", "places"))
     kept, some = clip.emoji_features(), [5, 900]
-    steps = clip.in_steps(clip.picture_features(clip.EfficientNetLite(), large))
+    steps = clip.in_steps(clip.EfficientNetLite()(large))
     yield kept.steps[places].float().numpy(), steps.numpy(), 1
     vectors = read([data.emoji().captions[c] for c in some])
     yield kept.bare[some].numpy(), vectors.numpy(), 0.51 * TEXT_STEP
@@ -79,8 +79,7 @@ def remade() -> Iterator[tuple]:
 
 def main() -> None:
     emoji, pictures, model = data.emoji(), drawn(), clip.EfficientNetLite()
-    parts = [clip.picture_features(model, some) for some in pictures.split(64)]
-    features = torch.cat(parts)  # (N, F)
+    features = torch.cat([model(some) for some in pictures.split(64)])  # (N, F)
     known = features[clip.role("train", clip.KNOWN_DRAWERS)]
     mean, spread = known.mean(0), known.std(0) + 1e-3
     vectors = whole(directions(((known - mean) / spread).double()), VECTOR_STEP)

@@ -163,17 +163,6 @@ def record_knee() -> None:
     store(HERE / "knee.json", facts)
 
 
-def begins(turns):
-    """When the step began that read each turn's prompt (s)."""
-    ends = sorted({at for turn in turns for at in turn.times})
-    came = {}  # the first of those whose prompts one step reads
-    for turn in turns:
-        first, arrived = turn.times[0], turn.request.arrives
-        came[first] = min(came.get(first, first), arrived)
-    before = dict(zip(ends, [0.0, *ends[:-1]], strict=True))
-    return [max(before[t.times[0]], came[t.times[0]]) for t in turns]
-
-
 def slot_picture(turns, slots=8, width=61):
     """(slots, seconds): 0 idle, 1 writes, 2 idle but wanted, 3 reads.
 
@@ -181,11 +170,11 @@ def slot_picture(turns, slots=8, width=61):
     """
     picture, wanted = np.zeros((slots, width), int), np.zeros(width, bool)
     middle = np.arange(width) + 0.5
-    for turn, begun in zip(turns, begins(turns), strict=True):
+    for turn in turns:
         first, last, own = turn.times[0], turn.times[-1], picture[turn.slot]
-        own[(begun <= middle) & (middle < first)] = 3
+        own[(turn.begun <= middle) & (middle < first)] = 3
         own[(first <= middle) & (middle < last)] = 1
-        wanted[math.ceil(turn.request.arrives) : int(begun)] = True
+        wanted[math.ceil(turn.request.arrives) : int(turn.begun)] = True
     return np.where((picture == 0) & wanted, 2, picture)
 
 

@@ -6,7 +6,6 @@
 import functools
 import math
 import re
-import statistics
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -331,20 +330,6 @@ class MiniLM(nn.Module):
         total = torch.einsum("btd,bt->bd", x, seen.float())
         return F.normalize(total, dim=-1)  # the mean, at length 1: (B, D)
 
-# %% ../../multimodal/clip.ipynb #pad-same
-def pad_same(x: Float[Tensor, "B C Y X"], kernel: int, stride: int):
-    """Zeros around x, so that a window's steps cover it: ceil(Y / stride).
-
-    Where their number is odd, the one more is below and on the right, as in
-    TensorFlow.
-    """
-    sides = []
-    for size in x.size(3), x.size(2):
-        reach = (math.ceil(size / stride) - 1) * stride + kernel
-        zeros = max(reach - size, 0)
-        sides += [zeros // 2, zeros - zeros // 2]
-    return F.pad(x, sides)
-
 # %% ../../multimodal/clip.ipynb #conv-norm
 class ConvNorm(nn.Module):
     """Convolution, normalisation as stored, and a cut at 0 and 6 if `cut`.
@@ -354,13 +339,18 @@ class ConvNorm(nn.Module):
 
     def __init__(self, into, out, kernel=1, stride=1, groups=1, cut=True):
         super().__init__()
-        self.sizes, self.cut = (kernel, stride), cut
+        self.kernel, self.stride, self.cut = kernel, stride, cut
         options = {"groups": groups, "bias": False}
-        self.conv = nn.Conv2d(into, out, *self.sizes, **options)
+        self.conv = nn.Conv2d(into, out, kernel, stride, **options)
         self.norm = nn.BatchNorm2d(out, eps=1e-3)
 
     def forward(self, x: Float32[Tensor, "B {self.conv.in_channels} Y X"]):
-        x = self.norm(self.conv(pad_same(x, *self.sizes)))
+        sides = []  # zeros around, until the window's steps cover x
+        for size in x.size(3), x.size(2):
+            reach = (math.ceil(size / self.stride) - 1) * self.stride
+            zeros = max(reach + self.kernel - size, 0)
+            sides += [zeros // 2, zeros - zeros // 2]  # as in TensorFlow
+        x = self.norm(self.conv(F.pad(x, sides)))
         return F.relu6(x) if self.cut else x
 
 # %% ../../multimodal/clip.ipynb #mobile-block
@@ -395,12 +385,9 @@ STAGES = (  # blocks, kernel, stride, growth, channels: Tan and Le, table 1
 
 # %% ../../multimodal/clip.ipynb #efficientnet
 class EfficientNetLite(nn.Module):
-    """Pictures, uint8 (B, Y, X, 3), to the maps of 9 stages, a list.
+    """Pictures, uint8 (B, Y, X, 3), to features (B, 2688).
 
-    The weights are EfficientNet-Lite0's, frozen. The first maps are half as
-    high and wide as the picture, the last (B, 1280, Y / 32, X / 32). It was
-    trained at 224 pixels.
-    Source: Tan and Le 2019.
+    EfficientNet-Lite0, frozen, trained at 224 pixels (Tan and Le 2019).
     """
 
     def __init__(self):
@@ -408,41 +395,26 @@ class EfficientNetLite(nn.Module):
         self.stem = ConvNorm(3, 32, kernel=3, stride=2)
         self.stages, C = nn.ModuleList(), 32
         for blocks, kernel, stride, growth, out in STAGES:
-            stage = [MobileBlock(C, out, kernel, stride, growth)]
-            for _ in range(blocks - 1):
-                stage.append(MobileBlock(out, out, kernel, 1, growth))
-            self.stages.append(nn.Sequential(*stage))
-            C = out
+            stage = nn.Sequential()
+            for step in [stride] + [1] * (blocks - 1):
+                stage.append(MobileBlock(C, out, kernel, step, growth))
+                C = out
+            self.stages.append(stage)
         self.head = ConvNorm(320, 1280)
         self.classes = nn.Linear(1280, 1000)
-        # the file has its tensors in the order in which they are used
-        pairs = zip(
-            self.state_dict(), data.efficientnet().values(), strict=True
-        )
-        self.load_state_dict(dict(pairs))
+        stored = data.efficientnet().values()  # in the order of their use
+        self.load_state_dict(dict(zip(self.state_dict(), stored)))
         self.eval().requires_grad_(False)
 
     def forward(self, pictures: UInt8[Tensor, "B Y X 3"]):
         mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
         spread = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
-        maps = [self.stem((to_planes(pictures) - mean) / spread)]
-        for each in self.stages:
-            maps.append(each(maps[-1]))
-        return [*maps, self.head(maps[-1])]
-
-# %% ../../multimodal/clip.ipynb #picture-features
-@torch.inference_mode()
-def picture_features(model: nn.Module, pictures: UInt8[Tensor, "B Y X 3"]):
-    """What we keep of EfficientNetLite's maps: (B, 2688) float32.
-
-    The mean of each channel of the head, then mean and largest value of
-    each channel of the last four stages.
-    """
-    *stages, head = model(pictures)
-    kept = [head.mean((2, 3))]  # (B, 1280)
-    for x in stages[-4:]:
-        kept += [x.mean((2, 3)), x.amax((2, 3))]  # (B, C) each
-    return torch.cat(kept, 1)
+        x = self.stem((to_planes(pictures) - mean) / spread)
+        kept = []
+        for stage in self.stages:
+            x = stage(x)
+            kept += [x.mean((2, 3)), x.amax((2, 3))]  # (B, C) each
+        return torch.cat([self.head(x).mean((2, 3)), *kept[-8:]], 1)
 
 # %% ../../multimodal/clip.ipynb #emoji-features
 @functools.cache
@@ -464,7 +436,7 @@ def emoji_features():
 
 
 def in_steps(features: Float32[Tensor, "B 2688"]):
-    """`picture_features` as they are stored: whole steps (B, K)."""
+    """EfficientNetLite's features as they are stored: whole steps (B, K)."""
     kept = emoji_features()
     scaled = (features - kept.mean) / kept.spread
     return (scaled @ kept.vectors.mT / kept.step).round()
@@ -519,19 +491,12 @@ from ..check import answer_of, graded
 @graded
 def check_median_rank(fn):
     """Is fn(asked, offered, fits) the median of the ranks?"""
-    draws = torch.Generator().manual_seed(7)
-    for Q, N, ties in (5, 9, False), (6, 9, False), (4, 3, True):
-        asked = F.normalize(torch.randn(Q, 3, generator=draws), dim=-1)
-        offered = F.normalize(torch.randn(N, 3, generator=draws), dim=-1)
-        offered = offered[:1].repeat(N, 1) if ties else offered
-        fits = torch.rand(Q, N, generator=draws) < 0.3
-        fits[:, 0] = True
-        places = range(N)
-        within = [found_within(asked, offered, fits, k) for k in places]
-        ranks = sorted((N - sum(within[1:]).numpy()).tolist())
-        right = float(statistics.median(ranks))
-        got = fn(asked, offered, fits)
-        where = f"ranks {ranks}{' (ties)' if ties else ''}"
+    asked = torch.tensor([[0.8, 0.6, 0, 0], [0.8, 0.6, 0, 0], [0.5] * 4])
+    fits = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0]]).bool()
+    ranks = 1, 2, 4  # of those that fit in the second the nearest; a tie
+    for rows, right in ([0], 1.0), ([0, 1, 2], 2.0), ([0, 2], 2.5):
+        got = fn(asked[rows], torch.eye(4), fits[rows])
+        where = f"ranks {[ranks[row] for row in rows]}"
         assert isinstance(got, float), f"{where}: a float, not {got!r}"
         assert got == right, f"{where}: {right} is right, not {got!r}"
     return "median_rank is right."

@@ -243,7 +243,7 @@ def judges():
     def seen(pictures):  # as CLIP's encoder saw what it was trained on
         planes = F.interpolate(to_planes(pictures), (112, 112), mode="bicubic")
         large = (255 * planes.clamp(0, 1)).round().byte().permute(0, 2, 3, 1)
-        steps = clip.in_steps(clip.picture_features(frozen, large))  # (B, K)
+        steps = clip.in_steps(frozen(large))  # (B, K)
         whole = steps * kept.step @ kept.vectors
         return F.normalize(heads.pictures(whole), dim=-1)
 

@@ -45,8 +45,8 @@ lab:  ## open the notebooks in JupyterLab
 	JUPYTER_CONFIG_PATH=book/_tools $(BIN)/jupyter lab --notebook-dir=book
 
 notebooks:  ## export, run the notebooks that changed, store what they print
-	@$(SETUP) venv torch book weights
-	$(PY) book/_tools/notebooks.py $(if $(FORCE),--force) $(ONLY)
+	@$(SETUP) venv torch book weights tests browser
+	$(PY) book/_tools/notebooks.py $(if $(FORCE),--force) $(if $(STILLS),--stills) $(ONLY)
 
 page:  ## begin a page: NAME=chapter/name
 	@$(PYTHON) book/_tools/page.py $(NAME)

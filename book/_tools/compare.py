@@ -80,16 +80,12 @@ def same(new: Mapping, stored: Mapping, *, digits: bool = False) -> str | None:
         fields = ("ename", "evalue")
         return _text(*(": ".join(o[f] for f in fields) for o in (new, stored)), "error")
     new_data, stored_data = (
-        {
-            mime: data
-            for mime, data in output["data"].items()
-            if mime not in NOT_COMPARED
-        }
+        {mime: output["data"][mime] for mime in compared(output["data"])}
         for output in (new, stored)
     )
     if new_data.keys() != stored_data.keys():
         return f"{sorted(stored_data)} is stored, but the cell gives {sorted(new_data)}"
-    compare = {"text/html": partial(_html, digits=digits), "image/png": _png}
+    compare = {"text/html": partial(_html, digits=digits), "image/png": png}
     differences = (
         compare.get(mime, _text)(new_data[mime], stored_data[mime], mime)
         for mime in sorted(stored_data)
@@ -105,15 +101,27 @@ def kinds(output: Mapping) -> set[str]:
     """
     if "data" not in output:
         return {"text"}
-    html = output["data"].get("text/html", "")
-    found = {"png"} if "image/png" in output["data"] else set()
-    found |= {"explorer"} if EXPLORER.search(html) else set()
+    data = output["data"]
+    found = {"png"} if "image/png" in compared(data) else set()
+    found |= {"explorer"} if is_explorer(data) else set()
+    html = data.get("text/html", "")
     found |= {"measured"} if MEASURED.search(html) else set()
     if html and not found:
         found.add("html")
-    if output["data"].keys() - NOT_COMPARED and not found:
+    if compared(data) and not found:
         found.add("text")
     return found
+
+
+def is_explorer(data: Mapping) -> bool:
+    """Does an output's data show an explorer?"""
+    return bool(EXPLORER.search(data.get("text/html", "")))
+
+
+def compared(data: Mapping) -> set[str]:
+    """The MIME types that count; an explorer's picture is taken after the run."""
+    still = {"image/png"} if is_explorer(data) else set()
+    return data.keys() - NOT_COMPARED - still
 
 
 def _brief(output: Mapping) -> str:
@@ -176,7 +184,6 @@ def _explorer(new: str, stored: str, digits: bool) -> str | None:
         _text(*specs, "explorer"),
         *(_field(a, b, field) for field in b["fields"]),
         *(_read(a, b, field) for field in _numbers(b) if digits),
-        _pixels(a["still"], b["still"], "still picture"),
     )
     return next(filter(None, differences), None)
 
@@ -227,16 +234,13 @@ def _step(stored: Mapping, field: str) -> np.ndarray:
 
 def _labels(new: object, stored: object, field: str) -> str | None:
     if isinstance(stored, dict) and isinstance(new, dict) and "png" in stored:
-        return _png(new["png"], stored["png"], field)
+        return png(new["png"], stored["png"], field)
     return _text(*(json.dumps(x, sort_keys=True) for x in (new, stored)), field)
 
 
-def _png(new: str, stored: str, kind: str) -> str | None:
-    return _pixels(base64.b64decode(new), base64.b64decode(stored), kind)
-
-
-def _pixels(new: bytes, stored: bytes, kind: str) -> str | None:
-    a, b = (Image.open(io.BytesIO(data)).convert("RGBA") for data in (new, stored))
+def png(new: str, stored: str, kind: str) -> str | None:
+    files = (io.BytesIO(base64.b64decode(data)) for data in (new, stored))
+    a, b = (Image.open(file).convert("RGBA") for file in files)
     if a.size != b.size:
         return f"{kind}: {b.size} pixels are stored, not {a.size}"
     a, b = (image.filter(ImageFilter.GaussianBlur(BLUR)) for image in (a, b))

@@ -1,6 +1,6 @@
 """Export the notebooks' mechanisms, run what changed, store what was printed.
 
-    python book/_tools/notebooks.py [NAME ...] [--force] [--root FOLDER]
+    python book/_tools/notebooks.py [NAME ...] [--force] [--stills] [--root FOLDER]
                                                                 (`make notebooks`)
 
 1. Cells marked `#| export` become `book/fieldguide/<chapter>/<notebook>.py`.
@@ -12,7 +12,7 @@
    where `compare.py` calls the new one equal and no digit reads otherwise, so a diff
    shows real changes, and a second run on the same machine changes no byte. The
    explorers' runtime, which the first output of a notebook brings, is written anew
-   without a run.
+   without a run; with `--stills`, so are their pictures that look otherwise now.
 
 Every notebook of the book is in `_toc.yml`, and imports only from earlier ones. A
 notebook that fails is left as it was.
@@ -36,6 +36,7 @@ from pathlib import Path
 import compare
 import digest
 import nbformat
+import stills
 import stored
 import yaml
 from nbclient import NotebookClient
@@ -333,6 +334,7 @@ async def refresh(path: Path, root: Path) -> str:
         raise NotebookError(f"{path.name} was edited while it ran: run it again.")
     normalise(new, key(stored, path, root))
     changed = keep_equal(new, stored)
+    await asyncio.to_thread(stills.add, new)
     number(new)
     write(new, path)
     return f"{changed} of {len(code_cells(new))} cells have new output"
@@ -379,6 +381,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="run only these")
     parser.add_argument("--force", action="store_true", help="run every notebook")
+    parser.add_argument("--stills", action="store_true", help="take all anew")
     parser.add_argument(
         "--root", type=Path, default=ROOT, help="the book's root folder"
     )
@@ -403,6 +406,8 @@ def main(arguments: list[str] | None = None) -> int:
                 due.append(path)
                 continue
             normalise(notebook, notebook.metadata.get("fieldguide", {}).get("key"))
+            if new := stills.add(notebook, anew=options.stills):
+                print(f"{page_name(path, root)}: {new} still pictures", flush=True)
             write(notebook, path)
         failures = asyncio.run(run(due, root))
     except NotebookError as error:

@@ -75,7 +75,7 @@ def show(browser, tmp_path):
             page.errors.append(words)
 
     def open_page(*explorers, width=900, **options):
-        body = "".join(explorer.html() for explorer in explorers)
+        body = "".join(e if isinstance(e, str) else e.html() for e in explorers)
         head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>t</title>'
         path = tmp_path / f"page{len(pages)}.html"
         path.write_text(f"{head}<body>{Ready()._repr_html_()}{body}</body></html>")
@@ -368,12 +368,15 @@ def test_curves_read_out_what_was_computed(show):
 
 def test_a_figure_that_is_not_in_view_shows_its_still(show):
     """On the screen, which a picture of the whole page shows, and on emulated paper."""
-    page = show(*(explored(everything, **GRID) for _ in range(3)))
+    (head, rest), size = explored(everything, **GRID).html().split("\n", 1), 200
+    drawn = f"<svg xmlns='http://www.w3.org/2000/svg' width='{size}' height='{size}'/>"
+    still = f'<img class="fg-still" alt="" src="data:image/svg+xml,{drawn}">'
+    page = show(*["\n".join([head, still, rest])] * 3)
     last = page.locator("[data-fg-explore]").nth(2)
     still, views = last.locator(".fg-still"), last.locator(".fg-views")
     for media in "screen", "print":
         page.emulate_media(media=media)
-        assert still.is_visible() and still.evaluate("n => n.naturalWidth") > 99
+        assert still.is_visible() and still.bounding_box()["width"] == size
         assert last.get_attribute("data-fg-ready") is None
         assert not views.is_visible()
         first = page.locator("[data-fg-explore]").first

@@ -164,18 +164,13 @@ def test_an_explorer_may_be_a_little_off_and_not_have_other_words(stored_figure)
     far = repacked(stored_figure, 70)
     assert "off by" in html_differs(far, stored_figure)
     assert "off by" in html_differs(stored_figure, far)
-    still, other = (
-        payload.STILL.search(html)[1] for html in (stored_figure, figure_of(shift=0.9))
-    )
-    for old, new, says in (
-        ("<strong>A wave.", "<strong>A wage.", ""),
-        ("Look for its crest", "Look for its chest", ""),
-        ('"name":"angle"', '"name":"angel"', ""),
-        (still, other, "still picture"),
+    for old, new in (
+        ("<strong>A wave.", "<strong>A wage."),
+        ("Look for its crest", "Look for its chest"),
+        ('"name":"angle"', '"name":"angel"'),
     ):
         assert old in stored_figure
-        altered = stored_figure.replace(old, new, 1)
-        assert says in html_differs(altered, stored_figure), new
+        assert html_differs(stored_figure.replace(old, new, 1), stored_figure), new
     for other in figure_of(labels="ax"), "", stored_figure + stored_figure:
         assert html_differs(other, stored_figure)
 

@@ -1,5 +1,8 @@
 """`make notebooks`: the book's own notebooks are current, and a small book behaves."""
 
+import base64
+import copy
+import io
 import json
 import re
 import shutil
@@ -12,9 +15,11 @@ import nbformat
 import notebooks
 import pytest
 import sources
+import stills
 import stored
+from PIL import Image
 
-from fieldguide.explore import Ready
+from fieldguide.explore import Ready, bars, explore
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,11 +98,14 @@ def files(root):
     return found | {p: p.read_bytes() for p in root.rglob("fieldguide/**/*.py")}
 
 
-def run(book, *options):
-    """`notebooks.main` in a thread: the browser's checks keep a loop in this one."""
+def apart(call, *given, **options):
+    """A call in a thread: the browser's checks keep a loop in this one."""
     with ThreadPoolExecutor(1) as pool:
-        given = ["--root", str(book.parent), *options]
-        return pool.submit(notebooks.main, given).result()
+        return pool.submit(call, *given, **options).result()
+
+
+def run(book, *options):
+    return apart(notebooks.main, ["--root", str(book.parent), *options])
 
 
 @pytest.fixture(scope="module")
@@ -338,6 +346,37 @@ def test_another_runtime_is_stored_without_a_run():
     assert notebooks.is_current(stored, path, ROOT)
     notebooks.normalise(stored, stored.metadata.fieldguide.key)
     assert ready["text/html"] == now == Ready()._repr_html_()
+
+
+def test_a_still_is_taken_where_it_is_missing_or_looks_otherwise():
+    def grown(size):
+        """A bar.
+
+        Look at it."""
+        return {"Bar": bars(["a"], [size], high=9)}
+
+    def shown(size):
+        bundle, _ = explore(grown, size=[size, 9])._repr_mimebundle_()
+        return nbformat.v4.new_output("display_data", bundle)
+
+    outputs = [shown(1), shown(8), nbformat.v4.new_output("stream", text="a")]
+    cell = nbformat.v4.new_code_cell(outputs=outputs)
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    assert apart(stills.add, notebook) == 2
+    small, large, _ = copy.deepcopy(cell.outputs)
+    picture = Image.open(io.BytesIO(base64.b64decode(large.data["image/png"])))
+    blue = [n for n, c in picture.convert("RGB").getcolors() if c == (59, 124, 184)]
+    assert picture.width == stills.WIDTH and blue > [2000], "a bar of its length"
+    assert (
+        f'src="data:image/png;base64,{large.data["image/png"]}"'
+        in large.data["text/html"]
+    )
+    cell.outputs[0].data["image/png"] = large.data["image/png"]
+    assert apart(stills.add, notebook) == 0, "none is missing"
+    assert apart(stills.add, notebook, anew=True) == 1
+    assert cell.outputs[0] == small and cell.outputs[1] == large
+    fresh = nbformat.from_dict({"output_type": "display_data", **shown(8)})
+    assert compare.same(fresh, large) is None, "no still is compared"
 
 
 # Saved by JupyterLab

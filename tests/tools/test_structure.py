@@ -19,6 +19,8 @@ import stored
 import yaml
 from setuptools import find_namespace_packages
 
+from fieldguide.explore import payload
+
 BOOK = sources.in_order()
 EACH = pytest.mark.parametrize("notebook", BOOK.values(), ids=BOOK)
 LONGEST_CELL, MEDIAN_CELL, OPENING_CELL = 25, 6, 16
@@ -314,6 +316,10 @@ def test_outputs_are_stored(notebook):
     assert counts == list(range(1, len(cells) + 1)), "run make notebooks"
     for cell in cells:
         assert cell.outputs or not shows(cell), where(cell, "cleared")
+        for data in (output.get("data", {}) for output in cell.outputs):
+            if compare.is_explorer(data):
+                pictures = [data["image/png"], payload.STILL.search(data["text/html"])]
+                assert all(pictures), where(cell, "no still picture")
 
 
 @EACH

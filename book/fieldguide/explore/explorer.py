@@ -19,7 +19,6 @@ from fieldguide.check import require
 from fieldguide.explore import payload
 from fieldguide.explore.controls import MAX_VALUES, Control, read_control
 from fieldguide.explore.page import HERE, runtime_source, runtime_style
-from fieldguide.explore.still import draw_still
 from fieldguide.explore.views import View, places, precision
 from fieldguide.explore.watch import watched
 
@@ -124,8 +123,7 @@ def explore(
         "by": list(twin.by) if twin else None,
         **quiz,
     }
-    still = draw_still(views, {c.name: c.start for c in parsed})
-    return _explorer_class(parsed)(fn, parsed, spec, packer.chunks, still)
+    return _explorer_class(parsed)(fn, parsed, spec, packer.chunks)
 
 
 def _name(fn) -> str:
@@ -355,8 +353,8 @@ class Explorer(anywidget.AnyWidget):
     spec = traitlets.Dict().tag(sync=True)
     chunks = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, fn, controls, spec, chunks, still):
-        self._fn, self._controls, self._still = fn, controls, still
+    def __init__(self, fn, controls, spec, chunks):
+        self._fn, self._controls = fn, controls
         start = {c.name: c.keys[c.start] for c in controls}
         packed = {str(i): chunk for i, chunk in enumerate(chunks)}
         super().__init__(spec=spec, chunks=packed, **start)
@@ -415,14 +413,13 @@ class Explorer(anywidget.AnyWidget):
     def html(self) -> str:
         """The figure as it is stored in a notebook: alive without a kernel."""
         chunks = [self.chunks[str(i)] for i in range(len(self.chunks))]
-        alt = f"{repr(self).removeprefix('Explorer: ')} Still picture."
-        return payload.write(self.spec, chunks, self._still, alt)
+        return payload.write(self.spec, chunks)
 
     def _repr_mimebundle_(self, **options):
         bundle = super()._repr_mimebundle_(**options)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        still = {"text/html": self.html(), "image/png": self._still}
-        return {**(data or {}), "text/plain": repr(self), **still}, metadata
+        stored = {"text/plain": repr(self), "text/html": self.html()}
+        return {**(data or {}), **stored}, metadata
 
 
 def _explorer_class(controls: list[Control]) -> type[Explorer]:

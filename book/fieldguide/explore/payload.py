@@ -9,7 +9,7 @@ The first lines of browser/1-values.js describe the format.
 from __future__ import annotations
 
 import base64
-import html as html_module
+import html
 import json
 import re
 import zlib
@@ -158,14 +158,12 @@ WAKE = (
 )
 
 
-def write(spec: dict, chunks: list[bytes], still: bytes, alt: str) -> str:
-    """The stored figure: still picture, caption, spec, chunks, bootstrap."""
-    picture = base64.b64encode(still).decode()
-    alt, title, look = map(html_module.escape, (alt, spec["title"], spec["look"]))
+def write(spec: dict, chunks: list[bytes]) -> str:
+    """The stored figure: caption, spec, chunks, bootstrap."""
+    title, look = map(html.escape, (spec["title"], spec["look"]))
     packed = json.dumps(spec, ensure_ascii=False, separators=(",", ":"))
     parts = [
         f'<figure class="fg" data-fg-explore="{VERSION}" id="{spec["id"]}">',
-        f'<img class="fg-still" alt="{alt}" src="data:image/png;base64,{picture}">',
         f"<figcaption><strong>{title}</strong> {look}</figcaption>",
         script("application/json", packed, ' class="fg-spec"'),
     ]
@@ -177,36 +175,29 @@ def write(spec: dict, chunks: list[bytes], still: bytes, alt: str) -> str:
 
 SPEC = re.compile(r'<script type="application/json" class="fg-spec">(.*?)</script>')
 CHUNK = re.compile(r'<script type="text/plain" data-fg-chunk="\d+">(.*?)</script>')
-STILL = re.compile(r'src="data:image/png;base64,([^"]*)"')
+STILL = re.compile(r'<img class="fg-still"[^>]*>\n')
 
 
-def read(html: str) -> dict:
+def read(figure: str) -> dict:
     """Decode one stored figure.
 
     Returns `spec` (without the quantization's own numbers), `fields`
     ({key: array or list}), `steps` ({key: quantization step, 0 where exact; an
-    array where each row has its own}), `still` (PNG bytes) and `rest`, the HTML
-    with all of these cut out.
-    Raises ValueError when `html` is not a stored explorer.
+    array where each row has its own}) and `rest`, the HTML with all of these, and a
+    still picture, cut out.
+    Raises ValueError when `figure` is not a stored explorer.
     """
-    found = SPEC.search(html), STILL.search(html)
-    if not all(found):
-        raise ValueError("html is not a stored explorer: it has no spec or picture")
-    spec = json.loads(found[0][1])
-    chunks = [base64.b64decode(body) for body in CHUNK.findall(html)]
+    found = SPEC.search(figure)
+    if not found:
+        raise ValueError("figure is not a stored explorer: it has no spec")
+    spec = json.loads(found[1])
+    chunks = [base64.b64decode(body) for body in CHUNK.findall(figure)]
     fields = unpack(spec["fields"], chunks)
     own = "low", "high", "scales"
     steps, layout = {}, {}
     for key, field in spec["fields"].items():
         steps[key] = _scales(field)[1] if "scales" in field else np.zeros(())
         layout[key] = {k: v for k, v in field.items() if k not in own}
-    rest = STILL.sub("", CHUNK.sub("", SPEC.sub("", html)))
-    still = base64.b64decode(found[1][1])
+    rest = STILL.sub("", CHUNK.sub("", SPEC.sub("", figure)))
     spec = {**spec, "fields": layout}
-    return {
-        "spec": spec,
-        "fields": fields,
-        "steps": steps,
-        "still": still,
-        "rest": rest,
-    }
+    return {"spec": spec, "fields": fields, "steps": steps, "rest": rest}

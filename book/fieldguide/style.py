@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib
 from cycler import cycler
 
 # Six colours that stay apart in the common forms of colour blindness and have
@@ -28,8 +27,3 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "svg.hashsalt": "fieldguide",
 }
-
-
-def style_context(changes: dict):
-    """The book's style with some `changes`, for the drawing in a `with` block."""
-    return matplotlib.rc_context(STYLE | changes)

@@ -98,6 +98,7 @@ def show(browser, tmp_path):
 READ = """async ([n, params]) => {
   const f = fieldguide.figures[n];
   await f.set(params);
+  while (f.frame) await new Promise(requestAnimationFrame);
   const plain = (v) => ArrayBuffer.isView(v) ? [...v] : Array.isArray(v) ? v.map(plain)
     : v && typeof v === "object"
       ? Object.fromEntries(Object.entries(v).map(([k, x]) => [k, plain(x)])) : v;
@@ -321,7 +322,9 @@ def test_what_is_not_on_the_grid_is_refused(show):
 def test_a_canvas_shows_the_colours_of_its_values(show):
     ramp = explored(lambda x: {"R": heatmap([[0, 0.5 * x]], low=0, high=1)}, x=(1, 2))
     page = show(ramp)
-    pixel = """async (x) => { await fieldguide.figures[0].set({ x });
+    pixel = """async (x) => { const figure = fieldguide.figures[0];
+      await figure.set({ x });
+      while (figure.frame) await new Promise(requestAnimationFrame);
       const c = document.querySelector("canvas"), f = c.place;
       const at = [f.left + 1.5 * f.cell, f.top + f.tall / 2].map(Math.round);
       return [...c.getContext("2d").getImageData(...at, 1, 1).data]; }"""
@@ -508,6 +511,7 @@ def test_what_is_pressed_sets_its_control(touchable, way):
     def press(node, place=None):
         node.scroll_into_view_if_needed()
         getattr(node, way)(**({"position": place} if place else {}))
+        page.wait_for_function("!fieldguide.figures[0].frame")
         return page.evaluate(AT)
 
     assert press(view(page, "Sentence").locator("button").nth(4)) == [4, "even"]
@@ -536,7 +540,6 @@ def test_what_is_pressed_sets_its_control(touchable, way):
 def test_keys_choose_what_a_pointer_can(touchable):
     page = touchable()
 
-    page.locator("select").focus()
     focused = "document.activeElement.closest('[data-fg-view]').dataset.fgView"
     for title, keys, at in [
         ("Sentence", "Tab ArrowRight ArrowRight Enter", [3, "even"]),
@@ -599,24 +602,51 @@ def test_the_tree_says_title_setting_and_values(touchable):
         expect(item).to_match_aria_snapshot(tree)
     label = view(page, "Bands").locator("svg").get_attribute("aria-label")
     assert label.startswith("Bands: ") and "the to even 0.5" in label
-    controls = page.locator(".fg-controls").aria_snapshot()
-    assert 'slider "query"' in controls and 'button "Play query"' in controls
+    figure = page.locator(".fg").aria_snapshot()
+    assert 'slider "query"' in figure and 'button "Play query"' in figure
 
 
 ASKED = {"predict": "How many look at cat?", "answer": "Two: even and own."}
 
 
-def test_a_question_is_answered_when_asked(touchable):
-    page = touchable(call=ASKED | {"moves": 3})
-    answer, ask = page.get_by_text("Two: even"), page.get_by_text("Show the answer")
+def test_a_question_is_answered_after_a_guess_or_when_asked(touchable):
+    """Never by itself; the guess stays beside the answer."""
+    page = touchable(call=ASKED)
+    answer, guess = page.get_by_text("Two: even"), page.get_by_label("Your guess")
     assert page.get_by_text("How many look at cat?").is_visible()
-    assert not answer.is_visible()
+    page.locator("input[type=range]").press("ArrowRight")
+    view(page, "Sentence").locator("button").first.click()
+    guess.press("Enter")
+    assert not answer.is_visible(), "moves are no guess, and nor are no words"
     assert "Two" not in page.locator(".fg").aria_snapshot()
-    place = page.locator(".fg-controls").bounding_box()
-    ask.press("Enter")
-    assert answer.is_visible() and not ask.is_visible()
-    assert page.evaluate("document.activeElement.textContent") == "Two: even and own."
-    assert page.locator(".fg-controls").bounding_box() == place, "nothing moves"
+    guess.fill("three")
+    guess.press("Enter")
+    assert answer.is_visible() and not guess.is_visible()
+    told = page.evaluate("document.activeElement.textContent")
+    assert told == "You guessed: three Two: even and own."
+    again = touchable(call=ASKED)
+    again.get_by_text("Just tell me").press("Enter")
+    assert again.evaluate("document.activeElement.textContent") == ASKED["answer"]
+
+
+def test_a_view_goes_from_setting_to_setting_and_stays_itself(show):
+    """Bars of the same names move; other names, and calm readers, change at once."""
+
+    def grown(size, name):
+        return {"Bar": bars([name], [size], high=10), "Size": number(size)}
+
+    grown = explored(grown, size=[0, 10], name=["a", "b"])
+    first = """(params) => { const figure = fieldguide.figures[0];
+      figure.set(params);
+      return figure.drawn.Bar.values.values[0]; }"""
+    page = show(grown)
+    assert 0 < page.evaluate(first, {"size": 10}) < 5
+    assert view(page, "Size").inner_text().endswith("10")
+    page.wait_for_function("!fieldguide.figures[0].frame")
+    assert view(page, "Bar").locator(".fg-value").inner_text() == "10"
+    assert page.evaluate(first, {"size": 0, "name": "b"}) == 0
+    page = show(grown, reduced_motion="reduce")
+    assert page.evaluate(first, {"size": 10}) == 10
 
 
 def test_play_steps_to_the_end_and_stops(touchable):
@@ -774,20 +804,6 @@ def test_no_value_is_shown_finer_than_it_was_stored(show):
         page.keyboard.press("ArrowRight")
         read.append(page.locator(".fg-pointed").inner_text())
     assert read == ["1, 1: 0", "1, 2: 0.43", "1, 3: 1"]
-
-
-def test_a_question_is_answered_after_some_moves(touchable):
-    page = touchable(call=ASKED | {"moves": 3})
-    answer = page.get_by_text("Two: even")
-    page.locator("input[type=range]").press("ArrowRight")
-    view(page, "Sentence").locator("button").first.click()
-    page.evaluate("fieldguide.figures[0].set({ head: 'own' })")
-    assert not answer.is_visible(), "two moves, and one that is no reader's"
-    page.locator("select").select_option(index=2)
-    assert answer.is_visible()
-    again = touchable(call=ASKED)
-    again.locator("input[type=range]").press("ArrowRight")
-    assert again.get_by_text("Two: even").is_visible()
 
 
 def test_play_near_the_end_begins_anew_but_goes_on_where_it_was_stopped(touchable):

@@ -61,7 +61,6 @@ def explore(
     twin: Twin | None = None,
     predict: str | None = None,
     answer: str | Callable[[], str] | None = None,
-    moves: int = 1,
     play: str | None = None,
     **controls,
 ):
@@ -74,9 +73,9 @@ def explore(
     real ipywidgets control.
 
     `twin`  computes the views in the browser, where no grid can serve.
-    `predict`, `answer`  a question above the controls; its answer opens when it is
-        asked for, or after so many `moves` of a control. An answer with a number in
-        it is a function of nothing that computes it.
+    `predict`, `answer`  a question below the controls, which the reader answers
+        first, and the answer. One with a number in it is a function of nothing that
+        computes it.
     `play`  the name of a slider or a list that gets a button which steps through it.
 
     Raises ValueError when a control is unknown, a view holds NaN or changes
@@ -94,7 +93,7 @@ def explore(
     start = {c.name: c.values[c.start] for c in parsed}
     views = _checked(fn, start)
     _check_sets(views, parsed)
-    quiz = _quiz(predict, answer, moves)
+    quiz = _quiz(predict, answer)
     players = [c.name for c in parsed if c.kind in ("range", "choice")]
     ok = play is None or play in players
     require(ok, "play", play, f"one of the sliders and lists {players}")
@@ -156,7 +155,7 @@ def _match_parameters(fn, names: list[str]) -> None:
         ) from None
 
 
-def _quiz(question: str | None, answer: object, moves: int) -> dict:
+def _quiz(question: str | None, answer: object) -> dict:
     """The spec of a question to guess at, if there is one."""
     answer = answer() if callable(answer) else answer
     given = {"predict": question, "answer": answer}
@@ -165,9 +164,7 @@ def _quiz(question: str | None, answer: object, moves: int) -> dict:
         require(ok, name, words, "a string, not empty")
     ok = (question is None) == (answer is None)
     require(ok, "predict, answer", (question, answer), "given together")
-    ok = isinstance(moves, int) and moves > 0
-    require(ok, "moves", moves, "a number of moves, 1 or more")
-    return {"quiz": [question, answer, moves]} if question else {}
+    return {"quiz": [question, answer]} if question else {}
 
 
 def _check_sets(views: dict[str, View], controls: list[Control]) -> None:

@@ -164,7 +164,7 @@ def write(spec: dict, chunks: list[bytes]) -> str:
     packed = json.dumps(spec, ensure_ascii=False, separators=(",", ":"))
     parts = [
         f'<figure class="fg" data-fg-explore="{VERSION}" id="{spec["id"]}">',
-        f"<figcaption><strong>{title}</strong> {look}</figcaption>",
+        f"<figcaption><strong>{title}</strong> <span>{look}</span></figcaption>",
         script("application/json", packed, ' class="fg-spec"'),
     ]
     for index, chunk in enumerate(chunks):

@@ -18,7 +18,7 @@
 //   twin     source of (params, data, readable) => {title: changes to the view}, or null
 //            (a RangeError that it throws is said to the reader)
 //   by       with a twin: the controls that select its data
-//   quiz     [question, answer, moves after which the answer opens], or nothing
+//   quiz     [question, answer], or nothing
 // `index.props` is the field of a view's labels, axis names and units. Among them
 // `sets`, {part: control}: what a click on a view chooses; place k of a part (row k)
 // is the control's k-th key.

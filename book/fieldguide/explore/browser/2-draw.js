@@ -240,7 +240,9 @@ function plot(box, label, [x0, x1], [y0, y1], { x_axis, y_axis, x_log, y_log, eq
   const words = (text, place) => svg("text", place, text);
   const middle = { "text-anchor": "middle" };
   const size = { viewBox: `0 0 ${width} ${height}`, width, height };
-  const node = svg("svg", { ...size, tabindex: 0, "aria-label": label });
+  const node = box.querySelector(":scope > svg") ?? svg("svg", { tabindex: 0 });
+  put(node, { ...size, "aria-label": label });
+  node.replaceChildren();
   for (const t of ticks(y0, y1, y_log)) {
     node.append(svg("path", { class: "fg-grid", d: `M${left},${y(t)}H${right}` }));
     node.append(words(format(t, 3), { x: left - 5, y: y(t) + 4, "text-anchor": "end" }));
@@ -250,7 +252,8 @@ function plot(box, label, [x0, x1], [y0, y1], { x_axis, y_axis, x_log, y_log, eq
   node.append(svg("path", { class: "fg-axis", d: `M${left},${top}V${bottom}H${right}` }));
   node.append(words(x_axis, { x: (left + width) / 2, y: height - 6, ...middle }));
   node.append(words(y_axis, { x: 2, y: 12 }));
-  box.replaceChildren(node);
+  for (const old of [...box.children]) if (old !== node) old.remove();
+  if (!node.parentNode) box.append(node);
   return { node, x, y, top, bottom };
 }
 

@@ -1,6 +1,7 @@
 // One explorer: controls, the current setting, and what happens when it moves.
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const GLIDE = 250; // milliseconds from one setting to the next
 const STOPS = "button,[tabindex]"; // what can have the focus in a view
 
 // A figure's plain keys are its own: JupyterLab would take an arrow to go to another
@@ -19,7 +20,7 @@ class Explorer {
     this.params = { ...this.start };
     this.shows = {}; // control -> function that shows a key in it
     this.marks = new Set(); // the keys of the places that are pointed at
-    this.draws = this.moves = 0;
+    this.draws = 0;
     this.ready = new Promise((done) => (this.started = done));
     this.build();
     fg.figures.push(this);
@@ -45,10 +46,20 @@ class Explorer {
     this.still = this.element.querySelector(".fg-still");
     const stage = html("div", { class: "fg-stage" }, html("div", { class: "fg-views" }, ...views));
     if (this.still) stage.append(this.still);
+    // The picture first: above it its title and what plays, below it or beside it words.
+    const caption = this.element.querySelector("figcaption");
+    const look = html("p", { class: "fg-look" }, caption.lastElementChild);
+    if (this.player) caption.append(this.player);
+    const side = html("div", { class: "fg-side" }, look, html("div", { class: "fg-controls" }, ...controls));
+    if (this.spec.quiz) side.append(this.quiz(...this.spec.quiz));
     // What is said comes and goes; below the buttons it moves none from under a finger.
-    if (this.spec.quiz) this.element.append(this.quiz(...this.spec.quiz));
-    const body = html("div", { class: "fg-body" }, html("div", { class: "fg-controls" }, ...controls), stage);
-    this.element.append(body, buttons, this.pointed, this.status);
+    side.append(buttons, this.pointed, this.status);
+    this.element.append(html("div", { class: "fg-body" }, stage, side));
+    stage.addEventListener("pointerdown", () => {
+      this.pressed = true;
+      const free = () => (this.pressed = false);
+      for (const end of ["pointerup", "pointercancel"]) addEventListener(end, free, { once: true });
+    });
     stage.addEventListener("pointerover", ({ target }) => this.over(target));
     stage.addEventListener("pointerleave", () => this.mark([]));
     stage.addEventListener("focusin", ({ target }) => this.over(target));
@@ -56,23 +67,28 @@ class Explorer {
     this.showParams();
   }
 
-  // A question, whose answer opens when it is asked for or after some moves; where
-  // no room is kept for it, on a phone, only when it is asked for: nothing moves.
-  quiz(question, answer, after) {
-    const words = html("p", { class: "fg-answer", tabindex: -1 }, answer);
-    const slot = html("div", { class: "fg-slot", role: "status" }, words);
-    const node = html("div", { class: "fg-quiz" }, html("p", {}, html("strong", {}, "Guess first. "), question), slot);
-    const open = () => node.classList.add("fg-open");
-    const ask = this.button("answer", "Show the answer", () => {
-      open();
-      node.classList.add("fg-asked");
-      words.focus();
+  // A question. Its answer never opens by itself: the reader's guess comes first and
+  // stays beside it, or the reader asks to be told.
+  quiz(question, answer) {
+    const asked = html("p", {}, html("strong", {}, "Guess first. "), question);
+    const guess = html("input", { type: "text", "aria-label": "Your guess", placeholder: "Your guess", autocomplete: "off" });
+    const told = html("p", { class: "fg-answer", tabindex: -1, hidden: "" }, answer);
+    const form = html("form", { class: "fg-guess" }, guess, html("button", { "data-fg-guess": "" }, "Compare"));
+    const open = () => {
+      const own = guess.value.trim();
+      if (own) told.prepend(html("span", { class: "fg-ghost" }, `You guessed: ${own}`), " ");
+      told.hidden = false;
+      form.remove();
+      told.focus({ preventScroll: true });
+    };
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (guess.value.trim()) open();
+      else guess.focus();
     });
-    slot.prepend(ask);
-    this.moved = () => ++this.moves >= after && open();
-    return node;
+    form.append(this.button("answer", "Just tell me", open));
+    return html("div", { class: "fg-quiz" }, asked, form, told);
   }
-  moved() {}
 
   showParams() {
     for (const [name, show] of Object.entries(this.shows)) show(this.params[name]);
@@ -92,7 +108,6 @@ class Explorer {
     Object.assign(input, { id, name: c.name });
     const read = () => (c.kind === "check" ? input.checked : c.keys[input.value]);
     input.addEventListener("input", () => this.move({ [c.name]: read() }, c));
-    input.addEventListener("change", () => this.moved());
     const shown = html("output", { for: id });
     const row = html("div", { class: "fg-control", "data-fg-kind": c.kind, "data-fg-control": c.name });
     row.append(html("label", { for: id }, c.label), input);
@@ -103,7 +118,7 @@ class Explorer {
       row.append(shown);
     }
     const button = c.play && this.button("play", "", () => this.play(c));
-    if (button) input.before(button);
+    if (button) this.player = button;
     const typed = c.kind === "text" || (c.kind === "range" && c.numeric);
     const exact = typed && (this.kernel || c.free) ? this.exact(c) : null;
     if (exact) row.append(exact);
@@ -146,7 +161,6 @@ class Explorer {
       const key = type === "number" ? Number(field.value) : field.value;
       if ((field.value === "" && !live) || key === this.params[c.name]) return;
       this.move({ [c.name]: key }, c);
-      this.moved();
     };
     field.addEventListener(live ? "input" : "change", take);
     field.addEventListener("keydown", (event) => event.key === "Enter" && field.value && take());
@@ -164,7 +178,6 @@ class Explorer {
   // right there. Where motion is not wanted, one step a press.
   async play(c) {
     if (this.playing) return this.pause();
-    this.moved();
     const last = c.keys.length - 1;
     const at = () => c.keys.indexOf(this.params[c.name]);
     let anew = at() > 0 && at() > last - 3 && this.stopped !== at();
@@ -175,10 +188,11 @@ class Explorer {
     };
     if (calm.matches) return (anew = false), step();
     this.playing = c;
+    this.pace = clamp(8000 / last, 120, 1000);
     const turn = (this.turn = {});
     do {
       await step();
-      await new Promise((done) => setTimeout(done, clamp(8000 / last, 120, 1000)));
+      await new Promise((done) => setTimeout(done, this.pace));
     } while (this.turn === turn && this.params[c.name] !== c.keys[last] && this.inView());
     if (this.turn === turn) this.pause();
   }
@@ -209,7 +223,6 @@ class Explorer {
     }
     if (!Object.keys(changes).length) return;
     this.set(changes);
-    this.moved();
   }
 
   // The place of a view's part that is chosen now, or -1.
@@ -225,7 +238,7 @@ class Explorer {
     if (same) return;
     this.marks = new Set(keys);
     this.showMarks();
-    for (const [title, view] of Object.entries(this.shown ?? {}))
+    for (const [title, view] of Object.entries(this.drawn ?? {}))
       if (view.kind === "heatmap" && (view.rows ?? view.columns)) draw.heatmap(this.boxes[title], view, this);
   }
   showMarks() {
@@ -316,7 +329,7 @@ class Explorer {
 
   paint(views) {
     this.shown = views;
-    this.repaint(!this.look);
+    this.glide(views, this.playing ? this.pace : GLIDE);
     this.element.removeAttribute("aria-busy");
     delete this.element.dataset.fgRefused;
     this.element.dataset.fgDraws = ++this.draws;
@@ -332,6 +345,22 @@ class Explorer {
     this.say(Object.values(this.shown).map((view) => this.describe(view)).join(". "), 350, true);
   }
 
+  // Go in so many milliseconds from what is drawn to these views. It waits while a
+  // finger or a button is down: what is pressed must be there when it is let go.
+  glide(views, ms) {
+    cancelAnimationFrame(this.frame);
+    const [from, start] = [this.drawn, performance.now()];
+    const step = (now) => {
+      const share = from && !calm.matches ? (now - start) / ms : 1;
+      const waits = this.pressed && now > start + 16;
+      this.frame = share < 1 || waits ? requestAnimationFrame(step) : 0;
+      if (waits) return;
+      this.drawn = share < 1 ? between(from, views, Math.max(0, share)) : views;
+      this.repaint(!this.look);
+    };
+    step(start + 16); // a first step at once
+  }
+
   // Draw every view; what had the focus keeps it when its node is a new one. Room and
   // colours are asked for only when they may be `new`: it would lay the page out.
   repaint(fresh = true) {
@@ -340,7 +369,7 @@ class Explorer {
       this.look = { ink: look.color, mark: look.getPropertyValue("--fg-mark") };
       for (const box of Object.values(this.boxes)) box.room = box.clientWidth || 320;
     }
-    for (const [title, view] of Object.entries(this.shown ?? {})) {
+    for (const [title, view] of Object.entries(this.drawn ?? {})) {
       const box = this.boxes[title];
       const focused = document.activeElement;
       const stop = box.contains(focused) ? [...box.querySelectorAll(STOPS)].indexOf(focused) : -1;
@@ -373,15 +402,22 @@ class Explorer {
   // a place [i, j], where -1 is outside, or nothing; `words(place)` its text,
   // `size()` the last place, `keys(place)` what to mark; where the view sets a
   // control, a click or Enter is `choose(place)`.
-  point(node, { find, words, size, keys = () => [], choose }, sets) {
-    const told = (place) => this.tell(place ? [words(place), ...keys(place)] : [""]);
+  point(node, reads, sets) {
+    const anew = !node.reads;
+    node.reads = reads; // those of the last drawing
+    if (!anew) return;
+    const told = (place) => {
+      const { words, keys = () => [] } = node.reads;
+      this.tell(place ? [words(place), ...keys(place)] : [""]);
+    };
     const found = ({ clientX, clientY, target }) => {
       const { left, top } = node.getBoundingClientRect();
-      return find(clientX - left, clientY - top, target);
+      return node.reads.find(clientX - left, clientY - top, target);
     };
+    const { choose } = reads; // all drawings have one, or none
     node.addEventListener("pointerdown", (event) => told(found(event)));
     node.addEventListener("pointermove", (event) => told(found(event)));
-    if (choose) node.addEventListener("click", (event) => found(event) && choose(found(event)));
+    if (choose) node.addEventListener("click", (event) => found(event) && node.reads.choose(found(event)));
     if (sets) {
       node.classList.add("fg-sets");
       node.setAttribute("role", "application");
@@ -392,12 +428,12 @@ class Explorer {
       const chosen = choose && node.at && (event.key === "Enter" || event.key === " ");
       if (!step && !chosen) return;
       event.preventDefault();
-      if (chosen) return choose(node.at);
+      if (chosen) return node.reads.choose(node.at);
       const from = node.at ?? [-step[0], -step[1]]; // the first key reads the first place
-      node.at = from.map((at, axis) => clamp(at + step[axis], 0, size()[axis] - 1));
+      node.at = from.map((at, axis) => clamp(at + step[axis], 0, node.reads.size()[axis] - 1));
       if (node.place) this.repaint(false); // a heatmap marks its cell
       told(node.at);
-      this.say(words(node.at));
+      this.say(node.reads.words(node.at));
     });
   }
 

@@ -81,7 +81,7 @@ fg.anywidget = {
   render({ model, el }) {
     const spec = model.get("spec");
     const names = spec.controls.map((control) => control.name);
-    const caption = html("figcaption", {}, html("strong", {}, spec.title), ` ${spec.look}`);
+    const caption = html("figcaption", {}, html("strong", {}, spec.title), html("span", {}, spec.look));
     const figure = html("figure", { class: "fg", id: spec.id }, caption);
     el.append(figure);
     const bytes = (number) => {

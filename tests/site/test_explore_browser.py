@@ -19,6 +19,7 @@ from fieldguide.deployment import right_sizing
 from fieldguide.explore import (
     Ready,
     Twin,
+    annotate,
     bands,
     bars,
     explore,
@@ -627,6 +628,42 @@ def test_a_question_is_answered_after_a_guess_or_when_asked(touchable):
     again = touchable(call=ASKED)
     again.get_by_text("Just tell me").press("Enter")
     assert again.evaluate("document.activeElement.textContent") == ASKED["answer"]
+
+
+def curved(x):
+    curve = lines([0, 5, 10], {"up": [0, x, 10]}, x_axis="time")
+    return {"Curve": annotate(curve, {(5, 1): "it has begun", (10, 10): "the end"})}
+
+
+def noted(x):
+    return {
+        "Map": annotate(heatmap([[x, 1]], columns=["a", "b"]), {(0, "b"): "one"}),
+        "Bars": annotate(bars(["a", "b"], [x, 1]), {"b": "a bar of one"}),
+    }
+
+
+@pytest.mark.parametrize("width", [900, 360])
+def test_words_stand_on_a_drawing_or_below_it(show, width):
+    """Where there is room, beside the place and off the curve; on a phone, a number."""
+    page = show(*(explored(each, x=[1, 2]) for each in (curved, noted)), width=width)
+    curve = view(page, "Curve").locator("svg").first
+    assert curve.get_attribute("aria-label").endswith(". it has begun. the end")
+    assert view(page, "Bars").get_by_text("a bar of one").is_visible()
+    assert view(page, "Map").locator("ol").inner_text() == "one"
+    below = view(page, "Curve").locator("ol")
+    if width == 360:
+        assert curve.locator("text.fg-pin").all_text_contents() == ["1", "2"]
+        assert below.inner_text() == "it has begun\nthe end"
+    else:
+        boxes = [each.bounding_box() for each in curve.locator(".fg-remark").all()]
+        rings = [
+            each.bounding_box() for each in curve.locator("circle.fg-leader").all()
+        ]
+        assert below.count() == 0 and len(boxes) == len(rings) == 2
+        for box, ring in zip(boxes, rings, strict=True):
+            across = max(box["x"] - ring["x"], ring["x"] - box["x"] - box["width"])
+            down = max(box["y"] - ring["y"], ring["y"] - box["y"] - box["height"])
+            assert 0 < max(across, down) < 60, "beside its place"
 
 
 def test_a_view_goes_from_setting_to_setting_and_stays_itself(show):

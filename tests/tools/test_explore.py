@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fieldguide.explore import (
     Twin,
+    annotate,
     bands,
     bars,
     explore,
@@ -26,6 +27,8 @@ from fieldguide.explore import (
     tokens,
 )
 from fieldguide.explore.controls import read_control
+
+NOTED = lines([0, 2], {"y": [0, 1]})
 
 
 def doubled(x, on):
@@ -140,6 +143,11 @@ def showing(view, x=(0, 3)):
         (lambda: doubling(predict="Which?"), "given together"),
         (lambda: doubling(play="y"), r"play = 'y'.*\['x'\]"),
         (lambda: squared("atention"), "one of attention"),
+        (lambda: annotate(NOTED, {(3, 1): "a"}), "x of the place = 3.*0 to 2"),
+        (lambda: annotate(NOTED, {(1, 1): " "}), "some words"),
+        (lambda: annotate(NOTED, {1: "a"}), r"place = 1.*\(x, y\)"),
+        (lambda: annotate(bars(["a"], [1]), {"b": "a"}), "bar of the place = 'b'"),
+        (lambda: annotate(number(1), {0: "a"}), "view.kind = 'number'"),
         (lambda: payload.read("<figure></figure>"), "not a stored explorer"),
     ],
 )
@@ -164,7 +172,7 @@ def test_any_error_says_at_which_setting():
 def test_what_is_asked_and_what_plays_is_stored():
     given = {"predict": "Which?", "answer": lambda: f"It is {2 * 4}.", "play": "x"}
     spec = payload.read(doubling(**given).html())["spec"]
-    assert spec["quiz"] == ["Which?", "It is 8.", 1]
+    assert spec["quiz"] == ["Which?", "It is 8."]
     assert [c.get("play") for c in spec["controls"]] == [True, None]
 
 

@@ -9,6 +9,7 @@ from fieldguide.explore.explorer import Explorer, Twin, explore
 from fieldguide.explore.page import Ready, begin, runtime_html
 from fieldguide.explore.views import (
     View,
+    annotate,
     bands,
     bars,
     figure,
@@ -30,6 +31,7 @@ __all__ = [
     "Ready",
     "Twin",
     "View",
+    "annotate",
     "bands",
     "bars",
     "begin",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import numbers
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -383,6 +383,53 @@ def scatter(
         require(ok, "trails", trails, allowed)
         props["trails"] = radii
     return View("scatter", {"x": x, "y": y}, props)
+
+
+def annotate(view: View, notes: dict) -> View:
+    """The `view` with words on it, each with a line to what it is about.
+
+    `notes` maps a place to its words: (x, y) on lines and a scatter, (row, column)
+    of a heatmap and the label of a bar, by name or number from 0. Where the screen
+    is narrow a number stands at the place, and the words below. Raises ValueError
+    for a place that the view doesn't have, and for a view without places.
+    """
+    known = "lines", "scatter", "heatmap", "bars"
+    require(view.kind in known, "view.kind", view.kind, f"one of {known}")
+    placed = []
+    for place, words in notes.items():
+        require(bool(str(words).strip()), f"notes[{place!r}]", words, "some words")
+        at = place if isinstance(place, tuple) else (place,)
+        find = _point if view.kind in ("lines", "scatter") else _named
+        placed.append([*find(view, place, at), str(words)])
+    return replace(view, props=view.props | {"annotations": placed})
+
+
+def _point(view: View, place, at: tuple) -> list[float]:
+    """A point of a plot, inside its axes."""
+    require(len(at) == 2, "place", place, "(x, y)")
+    for axis, value in zip("xy", at, strict=True):
+        ends = [view.arrays[axis].min(), view.arrays[axis].max()]
+        given = [view.props.get(end) for end in ("low", "high")] if axis == "y" else []
+        ends += [end for end in given if end is not None]
+        inside = min(ends) <= value <= max(ends)
+        require(
+            inside, f"{axis} of the place", value, f"{min(ends):g} to {max(ends):g}"
+        )
+    return [float(value) for value in at]
+
+
+def _named(view: View, place, at: tuple) -> list[int]:
+    """The numbers of a heatmap's row and column, or of a bar."""
+    parts = [part for part in PARTS[view.kind] if part in ("row", "column", "bar")]
+    require(len(at) == len(parts), "place", place, f"one name for each of {parts}")
+    found = []
+    for part, name in zip(parts, at, strict=True):
+        count, labels = places(view, part)
+        names = labels or []
+        known = name in names or (isinstance(name, int) and 0 <= name < count)
+        require(known, f"{part} of the place", name, f"one of {labels or range(count)}")
+        found.append(names.index(name) if name in names else name)
+    return found
 
 
 def number(value, unit="", digits=4) -> View:

@@ -146,6 +146,22 @@ function heatmapCanvas(explorer) {
   return canvas;
 }
 
+// The numbers of the notes, on their cells.
+function drawPins(pen, { left, top, cell, tall }, all, ink) {
+  pen.textAlign = "center";
+  pen.font = "11px system-ui, sans-serif";
+  all.forEach(([i, j], k) => {
+    const [x, y] = [left + cell * (j + 0.5), top + tall * (i + 0.5)];
+    pen.fillStyle = "#fff";
+    pen.beginPath();
+    pen.arc(x, y, 8, 0, 7);
+    pen.fill();
+    pen.fillStyle = "#111";
+    pen.fillText(k + 1, x, y);
+  });
+  pen.fillStyle = ink;
+}
+
 // Frames over the cells: what is pointed at elsewhere, and what is chosen.
 function drawFrames(canvas, pen, view, explorer) {
   const { left, top, cell, tall, rows, columns } = canvas.place;
@@ -254,7 +270,7 @@ function plot(box, label, [x0, x1], [y0, y1], { x_axis, y_axis, x_log, y_log, eq
   node.append(words(y_axis, { x: 2, y: 12 }));
   for (const old of [...box.children]) if (old !== node) old.remove();
   if (!node.parentNode) box.append(node);
-  return { node, x, y, top, bottom };
+  return { node, x, y, top, bottom, left, right };
 }
 
 function ticks(low, high, log) {
@@ -323,6 +339,8 @@ const draw = {
     pen.drawImage(canvas.words, 0, 0, place.width, place.height);
     drawCells(canvas, pen, canvas, low, high);
     drawFrames(canvas, pen, view, explorer);
+    drawPins(pen, place, view.annotations ?? [], ink);
+    listed(box, view.annotations ?? []);
     const hint = `Arrow keys read one cell at a time${view.sets ? ", Enter chooses it" : ""}.`;
     put(canvas, { role: view.sets ? "application" : "img", "aria-label": `${explorer.describe(view)}. ${hint}` });
     canvas.classList.toggle("fg-sets", Boolean(view.sets));
@@ -373,6 +391,8 @@ const draw = {
       for (let s = 0; s < count; s++)
         frame.node.append(svg("circle", { cx: px, cy: frame.y(values[s * length + at]), r: 5, fill: paint(s) }));
     }
+    const drawn = (s) => along(spots(s).map((spot) => spot.map(Number)));
+    note(box, frame, view, view.annotations ? view.names.flatMap((_, s) => drawn(s)) : []);
     const choose = ([, k]) => explorer.choose(view, { x: k });
     explorer.point(frame.node, { find, words, size: () => [1, length], choose }, view.sets);
   },
@@ -399,6 +419,7 @@ const draw = {
       frame.node.append(node);
     }
     legend(box, names, (s) => (names[s] in trails ? line("M0,5H22", s) : dot(11, 5, s)));
+    note(box, frame, view, Array.from(x, (value, k) => [frame.x(value), frame.y(y[k])]));
     const far = (px, py) => (k) => (frame.x(x[k]) - px) ** 2 + (frame.y(y[k]) - py) ** 2;
     const find = (px, py) => [0, nearest(x.length, far(px, py))];
     const words = ([, k]) => {
@@ -434,17 +455,20 @@ const draw = {
     };
     const axis = html("span", { class: "fg-ticks" });
     const list = () => html("ul", { class: "fg-bars" }, ...view.labels.map(bar), html("li", { "aria-hidden": "true" }, axis));
-    keep(box, view, explorer, "bar", view.labels, list);
+    keep(box, view, explorer, "bar", [view.labels, view.annotations], list);
     const rows = [...box.firstChild.children];
     drawTicks(rows.pop().firstChild, low, high, share, box.room < 400);
     put(box.firstChild, { style: `--fg-zero:${share(0).toFixed(2)}%` });
+    for (const [i, words] of view.annotations ?? [])
+      if (!rows[i].querySelector(".fg-remark")) rows[i].append(html("em", { class: "fg-remark" }, words));
     rows.forEach((node, i) => {
       const value = view.values.values[i];
       put(node.querySelector("i"), { style: across(0, value) });
-      if (!view.intervals) return write(node.lastChild, dress(view, value, view.values));
+      const written = node.querySelector(".fg-value");
+      if (!view.intervals) return write(written, dress(view, value, view.values));
       const span = view.intervals.values.slice(2 * i, 2 * i + 2);
       put(node.querySelector("b"), { style: across(...span) });
-      write(node.lastChild, `${dress(view, value, view.values)} (${[...span].map(said).join(" to ")})`);
+      write(written, `${dress(view, value, view.values)} (${[...span].map(said).join(" to ")})`);
     });
   },
 

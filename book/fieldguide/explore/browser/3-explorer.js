@@ -384,7 +384,8 @@ class Explorer {
 
   describe(view) {
     const words = describe[view.kind]?.(view, this);
-    return words === undefined ? view.title : `${view.title}: ${words}`;
+    const notes = (view.annotations ?? []).map((note) => `. ${note.at(-1)}`);
+    return (words === undefined ? view.title : `${view.title}: ${words}`) + notes.join("");
   }
 
   // Put words under the picture, spoken by a screen reader, after a while; `quietly`

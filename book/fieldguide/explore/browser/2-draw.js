@@ -244,7 +244,7 @@ function beside(buttons, from, key) {
 function plot(box, label, [x0, x1], [y0, y1], { x_axis, y_axis, x_log, y_log, equal }) {
   const width = Math.min(box.room, equal > 1 ? equal : equal ? 330 : 720);
   const even = ((width - 58) * (y1 - y0)) / (x1 - x0) + 58;
-  const height = Math.round(equal ? even : clamp(width * 0.62, 190, 320));
+  const height = Math.round(equal ? even : clamp(width * 0.62, Math.min(240, width * 0.8), 400));
   const [left, right, top, bottom] = [48, width - 10, 20, height - 38];
   const scale = (from, to, a, b, log) => {
     const f = log ? Math.log10 : (value) => value;

@@ -38,6 +38,7 @@ const near = new IntersectionObserver(
 
 function wake(element) {
   if (owner(element)) return;
+  if (element === document.querySelector("[data-fg-explore]")) element.classList.add("fg-hero");
   const same = document.querySelectorAll(`[id="${element.id}"]`);
   if (same.length > 1) element.id += `-${[...same].indexOf(element) + 1}`;
   const spec = JSON.parse(element.querySelector(".fg-spec").textContent);

@@ -111,7 +111,7 @@ BLOCK = 16 * 8 * 2  # bytes
 WIRES = book.Cluster(rate=1e6, inside=1000.0, between=100.0, server=2, latency=0.5)
 DENSE = book.gpt_job(GPT_SHAPE, 24)
 ONCE = dataclasses.replace(DENSE, again=False, number=4)
-MIXED = book.Job(6, 8, 4, 1000, 5000, 16, 24, routed=ROUTED, chosen=2)
+MIXED = book.Job(6, 8, 1000, 5000, 16, 24, routed=ROUTED, chosen=2)
 THREE = dataclasses.replace(MIXED, chosen=3)  # experts of a token
 
 

@@ -14,8 +14,6 @@ come within each of LIMITS_S; these are the same on every machine. A name, such 
 `steps`, makes that part alone.
 """
 
-import http.client
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -79,29 +77,19 @@ def record_steps() -> None:
     store(HERE / "steps.json", facts)
 
 
-def streamed_lines(port: int) -> list[str]:
-    """What the engine sends in answer to PROMPT, line by line."""
-    link = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    question = {"prompt": PROMPT, "max_tokens": COUNT, "stream": True}
-    link.request("POST", "/v1/completions", json.dumps(question))
-    text = link.getresponse().read().decode()
-    link.close()
-    return text.splitlines()
-
-
 def record_engine() -> None:
     rounds, found, answer = range(rival.ROUNDS), {}, {}
     reads = {"ours": rival.limit_ms(1), "llama.cpp": rival.file_ms}
     read = {name: [measure() for _ in rounds] for name, measure in reads.items()}
     for people in 1, rival.PEOPLE:
         took = {"ours": [], "llama.cpp": []}
-        with rival.Engine(people, 16 + rival.TOKENS) as engine:
-            answer["lines"] = streamed_lines(engine.port)
-            answer["answer"] = list(ask_engine(PROMPT, COUNT, engine.port))
-            rival.engine_ms(engine, people)  # warm
+        with rival.engine_port(people, 16 + rival.TOKENS) as port:
+            answer["lines"] = rival.engine_lines(port, PROMPT, COUNT)
+            answer["answer"] = list(ask_engine(PROMPT, COUNT, port))
+            rival.engine_ms(port, people)  # warm
             for _ in rounds:
                 took["ours"].append(rival.our_ms(people))
-                took["llama.cpp"].append(rival.engine_ms(engine, people))
+                took["llama.cpp"].append(rival.engine_ms(port, people))
         found[str(people)] = {name: round(min(ms), 1) for name, ms in took.items()}
         print(people, found[str(people)], flush=True)
     facts = {"machine": machine()}

@@ -15,6 +15,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from fieldguide.efficiency import quantization as q
 from rivals.measure import (
     Goal,
     Row,
@@ -64,9 +65,6 @@ def sizes(*parts) -> int:
 
 
 def rows() -> Iterator[Row]:
-    from fieldguide.efficiency import quantization as q
-
-    torch.set_num_threads(1)
     start = torch.Generator().manual_seed(0)
     weight = torch.randn(SIDE, SIDE, generator=start) / SIDE**0.5
     x = torch.randn(1, SIDE, generator=start)

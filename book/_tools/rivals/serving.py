@@ -76,6 +76,9 @@ def engine_port(slots: int, context: int) -> Iterator[int]:
     RuntimeError says why it does not start; it ends with this process at the latest,
     because it reads our end of a pipe.
     """
+    if not (HERE / "node_modules" / ENGINE).exists():
+        set_up = "python3 book/_tools/setup.py engine"
+        raise RuntimeError(f"{ENGINE} is not installed: {set_up}")
     command = ["node", HERE / "serve.mjs", smollm2().path, 0, slots, context]
     pipe = subprocess.PIPE
     options = {"stdin": pipe, "stdout": pipe, "stderr": subprocess.DEVNULL}

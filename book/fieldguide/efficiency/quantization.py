@@ -124,9 +124,8 @@ class NF4Linear(nn.Module):
         codes, scales = quantize_levels(linear.weight.detach(), levels, group)
         self.groups = len(scales)
         self.register_buffer("levels", levels, persistent=False)
-        self.register_buffer("packed", pack_pairs(codes))
-        stored = zip(("scales", "seconds", "mean"), quantize_scales(scales))
-        for name, part in stored:
+        parts = pack_pairs(codes), *quantize_scales(scales)
+        for name, part in zip(("packed", "scales", "seconds", "mean"), parts):
             self.register_buffer(name, part)
         bias = None if bias is None else bias.detach().clone()
         self.register_buffer("bias", bias)
@@ -232,7 +231,8 @@ def check_whole_zero(fn):
     """Does fn(weight, bits) keep 0 exactly, and all within half a step?"""
     ranges = [-1.0, 0, 0.7], [-0.7, 0.3, 1.0], [2.0, 3, 2.5], [-2.0, -1, -1.3]
     for values, bits in itertools.product(ranges, (2, 4, 8)):
-        got = answer_of(fn, torch.tensor(values), bits, like=())
+        weight = torch.tensor(values)
+        got = answer_of(fn, weight.clone(), bits, like=())
         where = f"values {values}, {bits} bits"
         ok = len(got) == 3 and getattr(got[0], "dtype", None) == torch.int64
         assert ok, f"{where}: int64 codes, scale, zero point, not {got!r}"
@@ -245,9 +245,7 @@ def check_whole_zero(fn):
         assert ok, f"{where}: codes {codes.tolist()} exceed 0 to {most}"
         ok = zero in range(most + 1)
         assert ok, f"{where}: a zero point of {zero} is not a code"
-        off = (
-            scale * (codes - zero) - torch.tensor(values)
-        ).abs().max() / step
+        off = (scale * (codes - zero) - weight).abs().max() / step
         assert off <= 0.5 + 1e-3, f"{where}: off by {off:.2f}: not rounded?"
     return "whole_zero is right."
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Int8, UInt8
 from torch import Tensor, nn
 
 from ..check import answer_of, graded, is_near
+from ..transformers.training import loss_on
 
 # %% ../../efficiency/quantization.ipynb #in-groups
 def in_groups(weight: Float[Tensor, "*b D"], group=None):
@@ -124,8 +125,9 @@ class NF4Linear(nn.Module):
         codes, scales = quantize_levels(linear.weight.detach(), levels, group)
         self.groups = len(scales)
         self.register_buffer("levels", levels, persistent=False)
-        parts = pack_pairs(codes), *quantize_scales(scales)
-        for name, part in zip(("packed", "scales", "seconds", "mean"), parts):
+        self.register_buffer("packed", pack_pairs(codes))
+        stored = zip(("scales", "seconds", "mean"), quantize_scales(scales))
+        for name, part in stored:
             self.register_buffer(name, part)
         bias = None if bias is None else bias.detach().clone()
         self.register_buffer("bias", bias)
@@ -172,11 +174,8 @@ def rounded(weight: Float[Tensor, "*b D"], scheme, bits, group=None):
 @torch.no_grad()
 def text_losses(model: Callable, pieces: Int[Tensor, "N tokens"]):
     """Mean nats a token on each of the pieces of a text: (N,)."""
-    losses = []
-    for piece in pieces:  # one at a time: its logits fill 50 MB
-        logits = model(piece[None, :-1])[0]  # (T, V)
-        losses.append(F.cross_entropy(logits, piece[1:]))
-    return torch.stack(losses)
+    one = pieces.split(1)  # at a time: its logits fill 50 MB
+    return torch.stack([loss_on(model, p[:, :-1], p[:, 1:]) for p in one])
 
 # %% ../../efficiency/quantization.ipynb #int8-product
 def int8_product(

@@ -83,12 +83,10 @@ def test_comparisons_follow_the_customers():
 def test_best_of_n_by_enumeration(seed, n):
     p, reward = drawn(seed, 4)
     wanted = torch.zeros(4).double()
-    for draws in itertools.product(range(4), repeat=n):
-        chance = math.prod(p[i].item() for i in draws)
-        top = max(reward[i].item() for i in draws)
-        best = [i for i in draws if reward[i].item() == top]
-        for i in best:
-            wanted[i] += chance / len(best)
+    for draws in map(list, itertools.product(range(4), repeat=n)):
+        best = (reward[draws] == reward[draws].max()).double()
+        share = p[draws].prod() * best / best.sum()
+        wanted.index_add_(0, torch.tensor(draws), share)
     got = pref.best_of_n(p, reward, n)
     close(got, wanted, 1e-10)
     assert pref.kl_nats(got, p).item() <= math.log(n) - (n - 1) / n + 1e-9

@@ -105,11 +105,9 @@ def test_stored_pictures_are_painted_again(guidance, steps):
 
 def test_two_drawers_without_four_combinations():
     emoji, places = data.emoji(), t2i.pictures_to_learn()
-    assert {emoji.drawers[d] for d in emoji.drawer[places]} == {"twemoji", "noto"}
-    shown = {*emoji.concept[places].tolist()}
-    assert {emoji.splits[c] for c in shown} == {"train"}
-    names = {emoji.captions[c] for c in shown}
+    names = {emoji.captions[c] for c in emoji.concept[places]}
     assert not names & {"green heart", "purple heart", "orange circle", "blue circle"}
+    assert {emoji.drawers[d] for d in emoji.drawer[places]} == {"twemoji", "noto"}
     assert len(places) == 2 * len(names) == 2 * 1338
 
 

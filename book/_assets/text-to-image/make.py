@@ -129,9 +129,8 @@ def remade() -> Iterator[tuple]:
     """The loss of the stored weights; two drawers' distance, and what judges find."""
     kept = read_json(HERE / "weights.json")["losses"]
     emoji, learnt = data.emoji(), book.pictures_to_learn()
-    some = learnt[::40]
-    planes = 2 * clip.to_planes(emoji.pictures[some]) - 1
-    told = clip.emoji_features().bare[emoji.concept[some]]
+    planes = 2 * clip.to_planes(emoji.pictures[learnt[::40]]) - 1
+    told = clip.emoji_features().bare[emoji.concept[learnt[::40]]]
     loss = book.flow_loss(book.trained_painter(), planes, told, seeded(), 0.0)
     yield kept[-1], loss.item(), 0.25 * kept[-1]
     kept = read_json(HERE / "measures.json")
@@ -144,12 +143,9 @@ def remade() -> Iterator[tuple]:
 def record_measures() -> None:
     emoji, learnt = data.emoji(), book.pictures_to_learn()
     known, test = emoji.concept[learnt].unique(), clip.role("test", book.DRAWERS)
-    asked, record = some_of(known), {}
-    record["real"] = {
-        "learnt from": of_real(book.DRAWERS, known),
-        "new drawer": of_real(["emojitwo"], known),
-    }
-    record["variety of drawers"] = of_drawers(known)
+    asked, real = some_of(known), {"learnt from": of_real(book.DRAWERS, known)}
+    real["new drawer"] = of_real(["emojitwo"], known)
+    record = {"real": real, "variety of drawers": of_drawers(known)}
     near = book.pixel_distance(emoji.pictures[test], emoji.pictures[learnt])
     record["nearest of held out"] = round(near.amin(1).mean().item(), 4)
     record["guidance"] = [by_guidance(g, asked, known, learnt) for g in GUIDANCES]

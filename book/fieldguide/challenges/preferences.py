@@ -61,14 +61,15 @@ def reply_log_probs(model: nn.Module, ids: Int64[Tensor, "B T"], end: int):
 # %% ../../challenges/preferences.ipynb #teach
 SAID = [0, 1, 1, 4, 2, 2, 3, 1]  # phrases, in the order of a reply
 OFTEN = [0.5, 0.45, 0.06, 0.3, 0.6, 0.45, 0.3, 0.08]  # agents say them
-SIZES = GPTConfig(6, context=6, width=32, heads=2, layers=1, bias=False)
+SIZES = {"vocab": 6, "context": 6, "width": 32, "heads": 2, "layers": 1}
 
 
 def fine_tune_replies(steps=300, seed=0):
-    """A GPT of 12,768 numbers learns 2,000 replies: it, and its losses."""
+    """The supervised stage: a new GPT learns 2,000 replies, and its losses."""
     plan = {"batch": 64, "rate": 5e-3, "warmup": steps // 15, "decay": 0.0}
     recipe, generator = Recipe(steps, **plan), torch.Generator()
-    model = new_gpt(SIZES, recipe, generator.manual_seed(seed))
+    config = GPTConfig(**SIZES, bias=False)  # 12,768 numbers
+    model = new_gpt(config, recipe, generator.manual_seed(seed))
     rows = []
     for dice in torch.rand(2_000, 8, generator=generator).tolist():
         said = [k for k, p, die in zip(SAID, OFTEN, dice) if die < p]
@@ -85,7 +86,8 @@ def fine_tune_replies(steps=300, seed=0):
 @cache
 def reference_model():
     """The model after the supervised stage, as it is stored."""
-    model = new_gpt(SIZES, Recipe(1), torch.Generator())
+    config = GPTConfig(**SIZES, bias=False)
+    model = new_gpt(config, Recipe(1), torch.Generator())
     path = asset("preferences", "replier.safetensors")
     model.load_state_dict(load_file(path))
     return model.requires_grad_(False)
@@ -289,7 +291,8 @@ def check_implied_reward(fn):
         "the leash is missing": right / beta,
         "the ratio is upside down": -right,
     }
-    why_wrong(f"implied_reward, beta {beta}: ", got, right, causes)
+    case = f"implied_reward, beta {beta}: "
+    why_wrong(case, got.tolist(), right.tolist(), causes)
     return "implied_reward is right."
 
 # %% ../../challenges/preferences.ipynb #check-leash-for

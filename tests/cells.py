@@ -1,6 +1,7 @@
 """What the tests of a notebook's cells share: draws, comparisons, the page itself."""
 
 import ast
+import functools
 import json
 
 import digest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from fieldguide import data
 from fieldguide.data import files
 from fieldguide.explore import explore
+from fieldguide.transformers.real_model import Llama
 
 KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 seeds = st.integers(0, 10_000)
@@ -54,6 +56,16 @@ def adamw(parameters, loss, plan, **options):
         optimizer.param_groups[0]["lr"] = plan.rate * plan.lr_schedule(step)
         optimizer.step()
     return torch.stack(losses).detach()
+
+
+@functools.cache
+def llama(config, times=1):
+    """An untrained Llama whose blocks' matrices are some `times` as large."""
+    torch.manual_seed(0)
+    model = Llama(config).requires_grad_(False).eval()
+    for matrix in (p for p in model.blocks.parameters() if p.dim() == 2):
+        matrix.mul_(times)
+    return model
 
 
 def script(folder):

@@ -24,6 +24,7 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
+import torch
 from rivals.measure import Absent, Row, machine, spread
 
 REPORT = Path(__file__).resolve().parents[2] / "BENCH.md"
@@ -107,6 +108,7 @@ def main() -> int:
         parser.error(f"no group {sorted(unknown)}; there are: {groups}")
 
     os.environ["JAXTYPING_DISABLE"] = "1"  # no check of a signature is timed
+    torch.set_num_threads(1)
     print(machine())
     rows: dict[str, list[Row]] = {}
     written: dict[str, str] = {}

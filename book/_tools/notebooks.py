@@ -407,7 +407,7 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             normalise(notebook, notebook.metadata.get("fieldguide", {}).get("key"))
             if new := stills.add(notebook, anew=options.stills):
-                print(f"{page_name(path, root)}: {new} still pictures", flush=True)
+                print(f"{page_name(path, root)}: new still pictures: {new}", flush=True)
             write(notebook, path)
         failures = asyncio.run(run(due, root))
     except NotebookError as error:

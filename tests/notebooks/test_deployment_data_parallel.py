@@ -1,5 +1,6 @@
 """The parts: memory, the ring, ranks that train together, and jobs that go on."""
 
+import copy
 import functools
 import re
 import subprocess
@@ -100,23 +101,21 @@ def test_the_mean_gradient_and_its_clip():
 def test_a_shard_of_adam_is_adam():
     """With nine parameters, which five ranks cannot share equally."""
 
+    start = torch.nn.Linear(2, 3)
+
     def run():
-        linear, plain = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
-        torch.nn.init.constant_(linear.weight, 0.5)
-        torch.nn.init.constant_(linear.bias, 0.5)
-        plain.load_state_dict(linear.state_dict())
-        options = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.0}
+        linear, plain = copy.deepcopy(start), copy.deepcopy(start)
+        options = data_parallel.ADAMW
         optimizer = data_parallel.ShardedAdamW(linear.parameters(), **options)
         other = torch.optim.AdamW(plain.parameters(), **options)
+        pairs = list(zip(linear.parameters(), plain.parameters(), strict=True))
         for step in range(4):
-            for g in optimizer.param_groups + other.param_groups:
-                g["lr"] = 0.1 / (step + 1)
-            pairs = zip(linear.parameters(), plain.parameters(), strict=True)
-            for place, (p, q) in enumerate(pairs):
-                q.grad = torch.arange(p.numel()).view_as(p) - 2.0 + step + place
+            for p, q in pairs:
+                q.grad = cells.random(*p.shape, seed=step).float()
                 p.grad = q.grad + (data_parallel.dist.get_rank() - 2.0)
-            optimizer.step()
-            other.step()
+            for each in optimizer, other:
+                each.param_groups[0]["lr"] = 0.1 / (step + 1)
+                each.step()
         assert optimizer.own.numel() == 2 and linear.weight.grad is None
         kept = data_parallel.rank_bytes(linear, optimizer)
         assert kept == {"weights": 36, "gradients": 8, "states": 16}

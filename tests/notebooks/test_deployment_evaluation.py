@@ -18,19 +18,13 @@ import torch.nn.functional as F
 
 from fieldguide.data import human_eval, smollm2_tokenizer
 from fieldguide.deployment import evaluation
-from fieldguide.transformers.real_model import Llama, LlamaConfig
+from fieldguide.transformers.real_model import LlamaConfig
 
 SMALL = LlamaConfig(49_152, 512, 8, 2, 2, 1, 12, 1e-5, 1e4)
 
 
-@functools.cache
 def small():
-    torch.manual_seed(0)
-    model = Llama(SMALL).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        if parameter.dim() == 2:
-            parameter.mul_(3)  # so that tokens differ
-    return model
+    return cells.llama(SMALL, 3)  # so that tokens differ
 
 
 def test_the_sign_test_counts_all_ways_that_coins_fall():
@@ -50,7 +44,6 @@ def test_pass_at_k_is_the_share_of_sets_that_hold_one():
             sets = itertools.combinations([True] * c + [False] * (n - c), k)
             expected = statistics.fmean(map(any, sets))
             assert math.isclose(evaluation.pass_at_k(n, c, k), expected, abs_tol=1e-12)
-    assert evaluation.pass_at_k(10, 0, 10) == 0 and evaluation.pass_at_k(3, 1, 3) == 1
 
 
 def test_endings_cost_what_the_model_says_of_their_tokens():

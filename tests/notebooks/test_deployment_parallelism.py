@@ -27,23 +27,9 @@ def ids(rows=4, count=7):
     return torch.randint(11, (rows, count), generator=cells.generator())
 
 
-class Uncounted:
-    """What stands for CommDebugMode, which follows one thread only."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        return False
-
-    def get_total_counts(self):
-        return 0
-
-
 def together(count, call, *arguments):
     """call(*arguments) in each of so many threads: the results by rank."""
-    work = functools.partial(call, *arguments)
-    return threads.together(book, count, work, CommDebugMode=Uncounted)
+    return threads.together(book, count, functools.partial(call, *arguments))
 
 
 def learnt(config=CONFIG):
@@ -83,13 +69,7 @@ def test_pieces_write_as_the_whole():
     start, draw = torch.tensor([3, 1, 4]), cells.generator(5)
     options = {"temperature": 0.7, "generator": draw}
     alone = generate(trained_gpt(), start, 12, **options)
-    models = []
-
-    def another():
-        models.append(trained_gpt.__wrapped__())
-        return models[-1]
-
-    with mock.patch.object(book, "trained_gpt", another):
+    with mock.patch.object(book, "trained_gpt", trained_gpt.__wrapped__):
         for written in together(2, book.write_in_pieces, start, 12, 5):
             assert torch.equal(written, alone)
 
@@ -131,7 +111,7 @@ BLOCK = 16 * 8 * 2  # bytes
 WIRES = book.Cluster(rate=1e6, inside=1000.0, between=100.0, server=2, latency=0.5)
 DENSE = book.gpt_job(GPT_SHAPE, 24)
 ONCE = dataclasses.replace(DENSE, again=False, number=4)
-MIXED = book.Job(6, 8, 4, 1000, 5000, 16, 24, routed=ROUTED, chosen=2)
+MIXED = book.Job(6, 8, 1000, 5000, 16, 24, routed=ROUTED, chosen=2)
 THREE = dataclasses.replace(MIXED, chosen=3)  # experts of a token
 
 

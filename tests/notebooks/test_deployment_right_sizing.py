@@ -1,6 +1,6 @@
 """The cells of deployment/right-sizing against numpy, torch and hand-made texts."""
 
-import functools
+from types import SimpleNamespace
 
 import cells
 import numpy as np
@@ -10,17 +10,11 @@ import torch.nn.functional as F
 from cells import generator
 
 from fieldguide.deployment import right_sizing
-from fieldguide.transformers.real_model import Llama, LlamaConfig
+from fieldguide.transformers.real_model import LlamaConfig
 from fieldguide.transformers.training import Recipe
 
 DOMAINS = ["licences", "symptoms", "questions"]
 SMALL = LlamaConfig(31, 40, 12, 2, 3, 1, 16, 1e-5, 1e4)
-
-
-@functools.cache
-def small_llama():
-    torch.manual_seed(0)
-    return Llama(SMALL).requires_grad_(False).eval()
 
 
 def test_equal_parts_are_equal_and_drawn():
@@ -108,7 +102,7 @@ def test_a_linear_layer_is_trained_as_by_torch():
 
 
 def test_answers_are_those_of_a_model_that_reads_all_at_once():
-    model, before = small_llama(), [3, 1, 4]
+    model, before = cells.llama(SMALL), [3, 1, 4]
     texts = [[5, 9], [2, 6, 5, 3], [8], [7, 7, 7]]
     for batch in 1, 3, 8:
         found = right_sizing.answer_scores(model, before, texts, [4, 11], batch)
@@ -152,17 +146,11 @@ def test_votes_are_added_up():
     assert said.props["text"].endswith("Score: -0.45.\nIt says money.")
 
 
-class Letters:
-    """A tokenizer: a letter's number, 1 to 26; a line break is 0."""
-
-    def encode(self, text):
-        return [ord(c) - 96 if c.isalpha() else 0 for c in text]
-
-
 def test_bits_are_those_of_each_token_after_a_line_break():
-    model, text = small_llama(), "cabbage"
-    ids = torch.tensor([0, *Letters().encode(text)])
+    model, text = cells.llama(SMALL), "cabbage"
+    letters = SimpleNamespace(encode=lambda text: [ord(c) % 31 for c in text])
+    ids = torch.tensor(letters.encode("\n" + text))
     p = model(ids[None])[0, :-1].softmax(-1)
     bits = -p[range(7), ids[1:]].double().log2().sum().item()
-    found = right_sizing.text_bits(model, Letters(), text)
+    found = right_sizing.text_bits(model, letters, text)
     assert found == pytest.approx(bits, rel=1e-5)

@@ -1,12 +1,12 @@
 """The cells of deployment/serving against another simulation and a real socket."""
 
 import contextlib
-import functools
 import itertools
 import json
 import math
-import socket
 import threading
+from http.server import BaseHTTPRequestHandler
+from socketserver import TCPServer
 from types import SimpleNamespace
 
 import cells
@@ -15,26 +15,13 @@ import torch
 from cells import generator
 
 from fieldguide.deployment import serving
-from fieldguide.transformers.real_model import Llama, LlamaConfig, complete
+from fieldguide.transformers.real_model import LlamaConfig, complete
 
 SMALL = LlamaConfig(31, 24, 16, 2, 4, 2, 16, 1e-5, 1e4)
 
 
-@functools.cache
 def small_model():
-    torch.manual_seed(0)
-    model = Llama(SMALL).requires_grad_(False).eval()
-    for matrix in (p for p in model.blocks.parameters() if p.dim() == 2):
-        matrix.mul_(3)  # or it says its last token again and again
-    return model
-
-
-def request(count, arrives=0.0, prompt=(7,)):
-    return serving.Request(arrives, list(prompt), count)
-
-
-def clock(fixed_s=1.0, token_s=0.25):
-    return serving.VirtualClock(fixed_s, token_s)
+    return cells.llama(SMALL, 3)  # or it says its last token again and again
 
 
 # The scheduler
@@ -69,7 +56,8 @@ def simulated(requests, slots, fixed_s, token_s, static):
 @pytest.mark.parametrize("slots", [1, 2, 5])
 def test_it_serves_as_another_simulation_does(slots, static):
     asked = serving.poisson_requests(0.05, 60, generator(slots))
-    turns = serving.serve(asked[::-1], slots, clock(0.7, 0.3), static=static)
+    clock = serving.VirtualClock(0.7, 0.3)
+    turns = serving.serve(asked[::-1], slots, clock, static=static)
     expected = simulated(asked, slots, 0.7, 0.3, static)
     assert len(turns) == len(asked)
     for turn in turns:
@@ -80,20 +68,8 @@ def test_it_serves_as_another_simulation_does(slots, static):
     assert [t.times[-1] for t in turns] == sorted(t.times[-1] for t in turns)
 
 
-def test_the_example_by_hand():
-    three = [request(n) for n in (2, 5, 3)]
-    ends = {}
-    for static in False, True:
-        turns = serving.serve(three, 2, clock(1.0, 1e-9), static=static)
-        ends[static] = {t.request.count: round(t.times[-1], 3) for t in turns}
-        assert {t.request.count: t.slot for t in turns} == {2: 0, 5: 1, 3: 0}
-        assert all(t.made == [0] * t.request.count for t in turns)
-    assert ends == {False: {2: 2, 5: 5, 3: 5}, True: {2: 2, 5: 5, 3: 8}}
-    assert serving.serve(three, 2, clock(1.0, 1e-9))[-1].times[-1] < 6  # continuous
-
-
 def test_waits_and_percentile():
-    turn = serving.Turn(request(2, arrives=3.0), 0, [1, 2], [4.5, 8.0])
+    turn = serving.Turn(serving.Request(3.0, [7], 2), 0, [1, 2], [4.5, 8.0])
     assert turn.ended and turn.new == [2]
     assert serving.first_waits([turn]) == [1.5]
     values = [5.0, 1.0, 4.0, 2.0, 3.0]
@@ -113,14 +89,6 @@ def test_arrivals_are_a_poisson_process():
     assert all(r.prompt == [0] * 16 for r in asked[:9])
 
 
-def test_a_full_server_takes_what_the_page_says():
-    """36 / slots steps of 120 ms a request, and 9 ms for each of 16 + 35 tokens."""
-    many = [request(36, prompt=[7] * 16) for _ in range(800)]
-    for slots, load in (4, 39.0), (8, 60.1), (16, 82.3):
-        end = serving.serve(many, slots, clock(0.12, 0.009))[-1].times[-1]
-        assert abs(60 * 800 / end / load - 1) < 0.02
-
-
 # The model
 
 
@@ -128,7 +96,7 @@ def test_sharing_changes_no_token():
     draw = generator(5)
     sizes = [(5, 3), (1, 9), (8, 4), (2, 6), (11, 8), (3, 1), (6, 7)]
     asked = [
-        request(n, 0.0, torch.randint(31, (p,), generator=draw).tolist())
+        serving.Request(0.0, torch.randint(31, (p,), generator=draw).tolist(), n)
         for p, n in sizes
     ]
     model = small_model()
@@ -170,34 +138,24 @@ def test_the_real_clock_jumps_over_nothing():
 
 
 @contextlib.contextmanager
-def server(answer, chunks=()):
-    """A port at which `answer(connection)` is called for one caller."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(20)
+def server(*lines, status=200):
+    """A port at which one caller gets these lines, and what it has asked."""
+    asked = []
 
-        def run():
-            with contextlib.suppress(OSError):
-                link, _ = listener.accept()
-                with link:
-                    link.settimeout(20)
-                    asked = link.recv(65536)
-                    while b"max_tokens" not in asked:
-                        asked += link.recv(65536)
-                    seen.append(asked)
-                    answer(link)
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            question = self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append((self.path, json.loads(question)))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write("".join(f"{line}\n" for line in lines).encode())
 
-        seen, thread = [], threading.Thread(target=run, daemon=True)
+    with TCPServer(("127.0.0.1", 0), Handler) as one:
+        thread = threading.Thread(target=one.handle_request, daemon=True)
         thread.start()
-        yield listener.getsockname()[1], seen
-    thread.join(30)
+        yield one.server_address[1], asked
+        thread.join(30)
     assert not thread.is_alive(), "a server is left running"
-
-
-def says(*lines, status="200 OK", length=None):
-    body = "".join(f"{line}\n" for line in lines)
-    head = f"HTTP/1.1 {status}\r\n"
-    head += f"Content-Length: {length}\r\n\r\n" if length else "\r\n"
-    return lambda link: link.sendall((head + body).encode())
 
 
 def line(text):
@@ -208,20 +166,17 @@ def test_the_client_reads_a_stream():
     two = json.dumps({"choices": [{"text": "b: data: c"}, {"text": "other"}]})
     comments = ": a comment", ": and data: in one"
     lines = [line(" a"), "", *comments, f"data: {two}", "", "data: [DONE]"]
-    with server(says(*lines)) as (port, seen):
+    with server(*lines) as (port, asked):
         assert list(serving.ask_engine([5, 6], 2, port)) == [" a", "b: data: c"]
-    head, _, body = seen[0].decode().partition("\r\n\r\n")
-    assert head.startswith("POST /v1/completions HTTP/1.1")
-    assert json.loads(body) == {"prompt": [5, 6], "max_tokens": 2, "stream": True}
+    question = {"prompt": [5, 6], "max_tokens": 2, "stream": True}
+    assert asked == [("/v1/completions", question)]
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (says(line("a"), line("b")), "broke off"),
-        (says("too long", status="400 Bad Request"), "too long"),
-    ],
+    ("lines", "status", "message"),
+    [([line("a"), line("b")], 200, "broke off"), (["too long"], 400, "too long")],
 )
-def test_the_client_says_that_an_answer_is_not_whole(answer, message):
-    with server(answer) as (port, _), pytest.raises((OSError, EOFError), match=message):
+def test_the_client_says_that_an_answer_is_not_whole(lines, status, message):
+    wrong = pytest.raises((OSError, EOFError), match=message)
+    with server(*lines, status=status) as (port, _), wrong:
         list(serving.ask_engine([5], 2, port, timeout=5))

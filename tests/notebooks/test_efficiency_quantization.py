@@ -20,17 +20,6 @@ groups = st.sampled_from([None, "row", 12, 6, 4, 1])
 random = functools.partial(cells.random, dtype=torch.float32)
 
 
-def linear(inputs, outputs, bias=True, seed=0):
-    made = nn.Linear(inputs, outputs, bias=bias)
-    for i, p in enumerate(made.parameters()):
-        p.data = random(*p.shape, seed=seed + i)
-    return made
-
-
-def off(right, found):
-    return (found.float() - right).norm() / right.norm()
-
-
 @pytest.mark.parametrize("scheme", ["absmax", "zero_point", "levels"])
 @cases(seed=seeds, bits=st.integers(2, 8), group=groups)
 def test_codes_and_scales_are_by_hand(scheme, seed, bits, group):
@@ -68,8 +57,6 @@ def test_levels_are_quantiles_in_two_halves(bits):
     below = [quantile(0.5 + (end - 0.5) * i / (half - 1)) for i in range(half)]
     right = torch.tensor([-x for x in below[:0:-1]] + above) / above[-1]
     close(levels, right, 1e-6)
-    if bits == 4:  # Dettmers et al. 2023, Appendix E
-        close(levels[1].item(), -0.6961928009986877, 1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 5, 256, 257, 600])
@@ -99,7 +86,9 @@ def test_pairs_share_a_byte():
 )
 def test_the_layer_is_that_of_the_stored_weight(inputs, outputs, group, bias):
     """Forth and back; what is unpacked is not kept in between."""
-    original, x = linear(inputs, outputs, bias), random(2, 3, inputs).requires_grad_()
+    torch.manual_seed(0)
+    original, other = (nn.Linear(inputs, outputs, bias=bias) for _ in range(2))
+    x = random(2, 3, inputs).requires_grad_()
     layer, levels = q.NF4Linear(original, group), q.normal_levels(4)
     weight = original.weight.detach()
     codes, scales = q.quantize_levels(weight, levels, group)
@@ -112,9 +101,9 @@ def test_the_layer_is_that_of_the_stored_weight(inputs, outputs, group, bias):
     close(y, F.linear(x, right, original.bias), 1e-4)
     y.backward(grad := random(2, 3, outputs, seed=1))
     close(x.grad, grad @ right, 1e-4)
-    assert off(weight, right) < 0.2
+    assert (right - weight).norm() < 0.2 * weight.norm()
     assert not list(layer.parameters()), "nothing to train"
-    other = q.NF4Linear(linear(inputs, outputs, bias, seed=9), group)
+    other = q.NF4Linear(other, group)
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other(x), y)
 
@@ -135,14 +124,10 @@ def test_weights_are_others_for_a_while():
 
 @pytest.mark.parametrize("T, inputs, outputs", [(1, 64, 32), (3, 128, 64)])
 def test_products_are_right(T, inputs, outputs):
+    """Those of whole numbers to the letter; the page compares the kernels'."""
     x, weight = random(T, inputs, seed=T), random(outputs, inputs, seed=9)
-    eight, four = q.quantize_absmax(weight, 8, "row"), q.quantize_absmax(weight, 4, 32)
-    right, right_four = (x @ q.dequantize(*each).T for each in (eight, four))
-    close(q.int8_product(x, *eight), right, 1e-4)
+    codes, scales = eight = q.quantize_absmax(weight, 8, "row")
+    close(q.int8_product(x, *eight), x @ q.dequantize(*eight).T, 1e-4)
     whole, each = q.quantize_absmax(x, 8, "row")
-    exact = (whole.long() @ eight[0].long().T).float() * each * eight[1].T
+    exact = (whole.long() @ codes.long().T).float() * each * scales.T
     close(q.whole_product(x, *eight), exact, 1e-5)
-    fast = q.int4_product_fast(x, *q.pack_int4_fast(*four))
-    assert off(right_four, fast) < 0.02
-    for found in q.int8_product_fast(x, *eight), q.whole_product(x, *eight):
-        assert off(right, found) < 0.02

@@ -1,5 +1,6 @@
 """The cells of multimodal/text-to-image against loops, formulas and what is stored."""
 
+import copy
 import math
 from unittest import mock
 
@@ -7,8 +8,7 @@ import cells
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from cells import close, generator, random, unit
+from cells import close, generator, random
 from torch import nn
 
 from fieldguide import data
@@ -58,39 +58,34 @@ class Told(nn.Linear):
         return super().forward(x) + told
 
 
-def test_training_follows_the_plan():
-    options = {"betas": (0.8, 0.95), "decay": 0.3, "rate": 0.05}
-    plan, model = training.Recipe(6, batch=5, **options), Told(2, 2)
-    batches = mock.Mock(return_value=(torch.ones(5, 2), torch.zeros(5, 2)))
-    with mock.patch.object(t2i, "descend", return_value="losses") as descend:
-        assert t2i.train_flow(model, batches, plan, generator(3)) == "losses"
-    _, loss, (made,), given = descend.call_args.args
-    group = made.param_groups[0]
-    assert (group["betas"], group["weight_decay"]) == ((0.8, 0.95), 0.3)
-    assert group["params"] == [*model.parameters()] and group["lr"] == 0.05
-    right = t2i.flow_loss(model, *batches(), generator(3))
-    assert given is plan and loss() == right and batches.call_args.args[0] == 5
+def test_training_is_that_of_torchs_adamw():
+    plan = training.Recipe(6, batch=5, rate=0.05, betas=(0.8, 0.95), decay=0.3)
+    model, draws = Told(2, 2), generator(3)
+    again = copy.deepcopy(model)
+
+    def batch(B, generator):
+        return torch.randn(B, 2, generator=generator), torch.ones(B, 2)
+
+    def loss():
+        return t2i.flow_loss(again, *batch(5, draws), draws)
+
+    losses = t2i.train_flow(model, batch, plan, generator(3))
+    options = {"betas": (0.8, 0.95), "weight_decay": 0.3}
+    close(losses, cells.adamw(again.parameters(), loss, plan, **options), 1e-5)
 
 
-def test_fresh_weights_are_normal():
-    parts = {"first": nn.Linear(200, 300), "second": nn.Linear(8, 4)}
-    parts |= {"window": nn.Conv2d(16, 32, 3), "norm": nn.GroupNorm(2, 4)}
-    model, draws = nn.ModuleDict(parts), generator(4)
-    t2i.fresh(model, generator(4), silent=("second.weight",))
-    for name, inputs in ("first", 200), ("window", 144):
-        found = model[name].weight
-        drawn = torch.randn(found.shape, generator=draws, dtype=torch.double)
-        close(found, nn.Parameter((drawn / math.sqrt(inputs)).float()), 1e-6)
-    assert not parts["second"].weight.any() and (parts["norm"].weight == 1).all()
-    assert not any(part.bias.any() for part in parts.values())
-
-
-def test_a_new_painter_is_silent_in_each_block():
+def test_a_new_painter_draws_normal_weights_and_is_silent():
     model, ones = t2i.Painter(generator(2)), torch.ones(2, 64, 16, 16)
+    for name, weights in model.named_parameters():
+        if name.endswith(("bias", "conv2.weight", "out.weight")):
+            assert not weights.any(), name
+        elif weights.dim() > 1:
+            assert 0.9 < weights.std() * weights[0].numel() ** 0.5 < 1.1, name
+        else:
+            assert (weights == 1).all(), name
     told = torch.ones(2, 384)
     assert not model(random(2, 3, 32, 32).float(), torch.rand(2), told).any()
     assert torch.equal(model.blocks[0](ones, torch.ones(2, 192)), ones)
-    assert model.blocks[0].conv1.weight.all() and model.into.weight.all()
 
 
 @pytest.mark.parametrize("guidance, steps", [(0, 4), (1, 2), (8, 4)])
@@ -110,11 +105,9 @@ def test_stored_pictures_are_painted_again(guidance, steps):
 
 def test_two_drawers_without_four_combinations():
     emoji, places = data.emoji(), t2i.pictures_to_learn()
-    assert {emoji.drawers[d] for d in emoji.drawer[places]} == {"twemoji", "noto"}
-    shown = {*emoji.concept[places].tolist()}
-    assert {emoji.splits[c] for c in shown} == {"train"}
-    names = {emoji.captions[c] for c in shown}
+    names = {emoji.captions[c] for c in emoji.concept[places]}
     assert not names & {"green heart", "purple heart", "orange circle", "blue circle"}
+    assert {emoji.drawers[d] for d in emoji.drawer[places]} == {"twemoji", "noto"}
     assert len(places) == 2 * len(names) == 2 * 1338
 
 
@@ -131,20 +124,6 @@ def test_the_painter_is_trained_on_pictures_and_captions():
     shown = emoji.concept[shown]
     right = torch.where(drawn < 0.5, kept.bare[shown], kept.tagged[shown])
     assert torch.equal(told, right)
-
-
-@torch.inference_mode()
-def test_judges_see_what_the_encoders_see():
-    pictures, kept = some_pictures(3), clip.emoji_features()
-    planes = pictures.permute(0, 3, 1, 2) / 255
-    large = F.interpolate(planes, size=(112, 112), mode="bicubic").clamp(0, 1)
-    large = (large * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-    steps = clip.in_steps(clip.EfficientNetLite()(large))
-    whole = steps * kept.step @ kept.vectors
-    heads = clip.load_trained(clip.TwoHeads(), "heads")
-    see, told = t2i.judges()["of photographs"]
-    close(see(pictures), unit(heads.pictures(whole)), 1e-3)
-    close(told, heads.all_vectors()[1])
 
 
 def test_a_caption_is_found_among_others():

@@ -126,10 +126,8 @@ def picture_models() -> Iterator[tuple]:
     C, D, picture = 16, 128, torch.zeros(1, 3, 32, 32)
     matrices = [(12, C, 256), (9 * C, 2 * C, 256), (18 * C, 4 * C, 64)]
     matrices += [(36 * C, 8 * C, 16), (8 * C * 16, D, 1)]
-    hand, model = (
-        tally(matrices, 0, 2 * (1 + 2 + 4 + 8) * C + D),
-        clip.PictureEncoder(D, C),
-    )
+    model = clip.PictureEncoder(D, C)
+    hand = tally(matrices, 0, 2 * (1 + 2 + 4 + 8) * C + D)
     yield "picture encoder", "a picture", model, partial(model.embed, picture), hand
     # The network that turns noise into pictures, for one step
     C, D, E, model = 64, 128, 192, Painter(torch.Generator().manual_seed(0))
@@ -167,14 +165,10 @@ def picture_models() -> Iterator[tuple]:
     yield "patch encoder", f"{T} patches", model, partial(model, x), hand
 
 
-def cases() -> Iterator[tuple]:
-    return itertools.chain(gpts(), small_models(), picture_models())
-
-
 def rows() -> list[dict]:
     """The table, row by row."""
-    found = []
-    for name, reads, model, run, (stored, worked) in cases():
+    found, cases = [], itertools.chain(gpts(), small_models(), picture_models())
+    for name, reads, model, run, (stored, worked) in cases:
         row = {"model": name, "reads": reads}
         row |= {"parameters": stored, "in the model": count_parameters(model)}
         found.append(row | {"operations": worked, "by PyTorch": flops(run)})

@@ -20,7 +20,6 @@ from fieldguide.deployment.data_parallel import SPREAD, device_bytes
 HERE = Path(__file__).parent
 DEVICES = [1, 2, 4, 8, 16, 32, 64]
 BATCHES = [4, 8, 16, 32]
-ROUNDS = 9
 
 
 def kept_of_one() -> dict:
@@ -40,7 +39,7 @@ def record_memory() -> None:
 
 
 def record_speed() -> None:
-    took = [parallel.measured(batch, ROUNDS) for batch in BATCHES]
+    took = [parallel.measured(batch) for batch in BATCHES]
     found = [parallel.speedups(ms) for ms in took]
     record = {
         "machine": machine(),

@@ -17,7 +17,6 @@ that part alone.
 """
 
 import contextlib
-import http.client
 import itertools
 import json
 import math
@@ -26,12 +25,12 @@ from pathlib import Path
 
 import torch
 from assets import machine, make_parts
-from playwright.sync_api import sync_playwright
 from rivals import serving as rival
-from setup import find_browser
+from rivals.browser import chromium, opened
 
 from fieldguide.data import king_james, smollm2, smollm2_tokenizer, store
 from fieldguide.data.files import sha256_of, sums
+from fieldguide.deployment.compression import export_onnx
 from fieldguide.deployment.edge import KING, QUESTIONS
 from fieldguide.deployment.speculative import asked
 from fieldguide.introduction.next_word import characters
@@ -50,8 +49,6 @@ ROUNDS = 3
 
 
 def record_onnx() -> None:
-    from fieldguide.deployment.compression import export_onnx
-
     size = export_onnx(trained_gpt(), ONNX, bits=16)
     listed = sums(HERE) | {ONNX.name: sha256_of(ONNX)}
     lines = [f"{listed[name]}  {name}\n" for name in sorted(listed)]
@@ -61,11 +58,7 @@ def record_onnx() -> None:
 
 def engine_ids(port: int, prompt: list[int], count: int) -> list[int]:
     """llama.cpp's best tokens after a prompt, until it ends."""
-    link = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
-    question = {"prompt": prompt, "max_tokens": count, "stream": True}
-    link.request("POST", "/v1/completions", json.dumps(question))
-    lines = link.getresponse().read().decode().splitlines()
-    link.close()
+    lines = rival.engine_lines(port, prompt, count)
     chunks = [line.removeprefix("data: ") for line in lines if "{" in line]
     ids = [json.loads(chunk)["choices"][0]["token"] for chunk in chunks]
     return list(itertools.takewhile(lambda token: token != END, ids))
@@ -116,19 +109,15 @@ def furthest(steps: list[dict]) -> float:
 @contextlib.contextmanager
 def the_page():
     """A browser, and the built page in it."""
-    with sync_playwright() as playwright:
-        start, program = playwright.chromium.launch, find_browser()
-        with start(executable_path=program, args=["--no-sandbox"]) as chromium:
-            page = chromium.new_page()
-            page.set_default_timeout(300_000)
-            page.goto(PAGE.as_uri())
-            yield chromium, page
+    with chromium() as browser, opened(browser, PAGE.as_uri()) as page:
+        page.set_default_timeout(300_000)
+        yield browser, page
 
 
 def record_browser() -> None:
     tokenizer, answers, paces = smollm2_tokenizer(), [], []
     figure = "document.querySelector('[data-fg-ask]')"
-    with the_page() as (chromium, page):
+    with the_page() as (browser, page):
         small = answered(page, "king-james", KING, LETTERS)[:LETTERS]
         for question in QUESTIONS:
             steps = answered(page, "smollm2", question, COUNT)[:COUNT]
@@ -144,17 +133,17 @@ def record_browser() -> None:
             print(repr(tokenizer.decode(ids)), paces[-1], off, flush=True)
             if question == QUESTIONS[0]:
                 shown = rounded(steps)
-        processor_ms = spent(chromium, page)
-        version = chromium.version
-    with rival.Engine(1, 16 + rival.TOKENS) as engine:
-        rival.engine_ms(engine, 1)  # warm
-        native = min(rival.engine_ms(engine, 1) for _ in range(ROUNDS))
+        processor_ms = spent(browser, page)
+        version = browser.version
+    with rival.engine_port(1, 16 + rival.TOKENS) as port:
+        rival.engine_ms(port, 1)  # warm
+        native = min(rival.engine_ms(port, 1) for _ in range(ROUNDS))
     facts = {"machine": machine()}
     facts |= {"browser": version, "load": round(os.getloadavg()[0], 1)}
     facts |= {
         "processor_ms": processor_ms,
         "native_ms": round(native, 1),
-        "read_ms": round(min(rival.file_ms() for _ in range(ROUNDS)), 1),
+        "read_ms": round(rival.file_ms(), 1),
         "tokens_s": paces,
         "answers": answers,
         "steps": shown,
@@ -165,11 +154,11 @@ def record_browser() -> None:
 
 def record_whole() -> None:
     prompts = [asked(smollm2_tokenizer(), question) for question in QUESTIONS]
-    with rival.Engine(1, 160) as engine:
-        native = [engine_ids(engine.port, prompt, WHOLE) for prompt in prompts]
-    with the_page() as (chromium, page):
+    with rival.engine_port(1, 160) as port:
+        native = [engine_ids(port, prompt, WHOLE) for prompt in prompts]
+    with the_page() as (browser, page):
         told = [answered(page, "smollm2", q, 10 * WHOLE) for q in QUESTIONS]
-        version = chromium.version
+        version = browser.version
     answers = []
     for question, prompt, ids, steps in zip(
         QUESTIONS, prompts, native, told, strict=True
@@ -196,12 +185,12 @@ def decided(prompt: list[int], steps: list[dict]) -> dict:
     return {"page": ids, "two": best.tolist(), "torch_s": torch_s, "page_s": here}
 
 
-def spent(chromium, page) -> float:
+def spent(browser, page) -> float:
     """Milliseconds of processor time a token, all of the browser's processes together.
 
     The question was asked before, and is still in the cache.
     """
-    ask, tries = chromium.new_browser_cdp_session(), []
+    ask, tries = browser.new_browser_cdp_session(), []
     for _ in range(ROUNDS):
         times = []
         for count in 0, COUNT:

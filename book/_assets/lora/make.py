@@ -15,13 +15,13 @@ import copy
 import itertools
 import random
 import statistics
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
 from assets import make_parts, read_json
+from rivals.measure import own, processor_times
 from safetensors.torch import load_file
 from torch import nn
 
@@ -39,15 +39,10 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def median_seconds(steps, rounds):
+def median_ms(steps, rounds):
     """The median processor time of each of some functions, called in turns."""
-    times = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            start = time.process_time()
-            step()
-            times[name].append(time.process_time() - start)
-    return {name: statistics.median(each) for name, each in times.items()}
+    took = processor_times(steps, rounds=rounds)
+    return {name: statistics.median(own(ms)) for name, ms in took.items()}
 
 
 # The GPT
@@ -107,7 +102,7 @@ def record_gpt() -> None:
     ids, _ = texts(str)
     kinds = {"full": 0, "LoRA": 4, "QLoRA": 4}
     steps = {k: partial(learn, prepared(k, n), ids, 1, 1e-4) for k, n in kinds.items()}
-    times = {k: round(1000 * s) for k, s in median_seconds(steps, 31).items()}
+    times = {k: round(ms) for k, ms in median_ms(steps, 31).items()}
     record = {"steps": STEPS, "start": {}, "runs": []}
     record |= {"samples": {}, "ms_per_step": times}
     tried = [(k, n, r) for k, sizes, rates in RUNS for n in sizes for r in rates]
@@ -299,7 +294,7 @@ def record_smollm2() -> None:
         kind: partial(lora.learn_answers, learner(kind), lessons[:1], 1e-4)
         for kind in ("full", "LoRA", "LoRA, 4 bits")
     }
-    times = {kind: round(s, 2) for kind, s in median_seconds(steps, 5).items()}
+    times = {k: round(ms / 1e3, 2) for k, ms in median_ms(steps, 5).items()}
     record = {"tests": tests, "asked": ASKED, "batch": batches[0], "steps": BATCHES}
     record |= {"rank": RANK, "alpha": ALPHA, "targets": TARGETS}
     record |= {"seconds_per_step": times, "models": {}}

@@ -35,19 +35,19 @@ def gold_of_all() -> torch.Tensor:
     return page.gold_reward(page.phrase_counts(page.all_replies()))
 
 
-def unleashed(who: int, steps: int = 160, every: int = 4) -> list[dict]:
-    """Pleasing a judge without a leash: a report every few steps."""
+def unleashed(who: int, steps: int = 160) -> list[dict]:
+    """Pleasing a judge without a leash: a report every four steps."""
     plan = Recipe(steps, batch=128, rate=3e-4, decay=0.0)
     p, path = page.shares_of(page.reference_model()), []
     reward, gold = page.judge_of(who)[1], gold_of_all()
 
     def watch(step, learner):
-        if step % every == 0:
+        if step % 4 == 0:
             q = page.shares_of(learner)
-            found = page.kl_nats(q, p).clamp(min=0).sqrt(), q @ reward, q @ gold
-            values = (round(value.item(), 4) for value in found)
-            names = "distance", "judge", "customers"
-            path.append({"step": step, **dict(zip(names, values, strict=True))})
+            far = page.kl_nats(q, p).clamp(min=0).sqrt()
+            found = {"distance": far, "judge": q @ reward, "customers": q @ gold}
+            values = {name: round(value.item(), 4) for name, value in found.items()}
+            path.append({"step": step} | values)
 
     page.policy_gradient(who, 0.0, plan, watch, who)
     return path
@@ -87,9 +87,8 @@ def record_gaps() -> None:
     few, many = (Recipe(steps, **page.LONG) for steps in (400, 900))
     for seed in range(3):
         model = page.policy_gradient(seed, page.BETA, few)
-        found = {"leashed": page.shares_of(model)}
-        labels = "judge", page.BETA, 40_000, seed, many
-        found["from_comparisons"] = from_labels(*labels)
+        by_pairs = from_labels("judge", page.BETA, 40_000, seed, many)
+        found = {"leashed": page.shares_of(model), "from_comparisons": by_pairs}
         for name, q in found.items():
             moved = (q - wanted).abs().sum().item() / 2
             record.setdefault(name, []).append(round(moved, 4))
@@ -118,11 +117,12 @@ def record_opening() -> None:
     for beta, n in product(BETAS, DRAWS):
         q = page.best_of_n(page.tilted(p, reward, beta) if beta else p, reward, n)
         drawn = torch.searchsorted(q.cumsum(0), fifths).clamp(max=len(q) - 1)
-        found = {"judge": q @ reward, "customers": q @ gold}
-        found["nats"] = page.kl_nats(q, p).clamp(min=0)
-        row = {name: round(value.item(), 6) for name, value in found.items()}
+        far = page.kl_nats(q, p).clamp(min=0)
+        found = {"judge": q @ reward, "customers": q @ gold, "nats": far}
+        row = {"beta": beta, "n": n}
+        row |= {name: round(value.item(), 6) for name, value in found.items()}
         row["replies"] = [[ids[i].tolist(), gold[i].item()] for i in drawn.tolist()]
-        record["rows"].append({"beta": beta, "n": n} | row)
+        record["rows"].append(row)
     store(HERE / "opening.json", record)
 
 

@@ -10,15 +10,14 @@ form, on this machine, one thread.
 
 import copy
 import itertools
-import statistics
-import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
 from assets import king_james_ids, machine, make_parts, read_json
+from rivals.measure import processor_ms, spread
 
 from fieldguide.data import king_james, smollm2_tokenizer, store
 from fieldguide.efficiency import quantization as q
@@ -48,29 +47,24 @@ def pieces_of(text: str) -> torch.Tensor:
 
 def changed(model, setting: list):
     """While this lasts, a model's weights are as a setting leaves them."""
-    scheme, bits, group = setting
-    return q.weights_as(
-        model, partial(q.rounded, scheme=scheme, bits=bits, group=group)
-    )
+    return q.weights_as(model, lambda weight: q.rounded(weight, *setting))
 
 
 def record_widths() -> None:
     pieces, large = pieces_of(king_james()), real_model.load_smollm2()
     small, held_out = trained_gpt(), king_james_ids()[1]
 
-    def losses() -> tuple[list[float], float]:
+    def losses() -> dict:
         each = q.text_losses(large, pieces).tolist()
-        return [round(loss, 5) for loss in each], round(
-            held_out_loss(small, held_out), 5
-        )
+        gpt = round(held_out_loss(small, held_out), 5)
+        return {"losses": [round(loss, 5) for loss in each], "gpt": gpt}
 
-    exact, gpt = losses()
-    record = {"pieces": pieces.tolist(), "exact": exact, "gpt": gpt, "settings": []}
+    found = losses()
+    record = {"pieces": pieces.tolist(), "exact": found["losses"], "gpt": found["gpt"]}
+    record["settings"] = []
     for setting in map(list, itertools.product(SCHEMES, BITS, GROUPS)):
         with changed(large, setting), changed(small, setting):
-            found = losses()
-        row = {"setting": setting, "losses": found[0], "gpt": found[1]}
-        record["settings"].append(row)
+            record["settings"].append({"setting": setting} | losses())
     store(HERE / "widths.json", record)
 
 
@@ -82,6 +76,13 @@ def remade() -> Iterator[tuple]:
         yield row["gpt"], held_out_loss(gpt, king_james_ids()[1]), 1e-3
 
 
+def drawn() -> tuple[torch.Tensor, torch.Tensor]:
+    """A square matrix, and one token that meets it."""
+    start = torch.Generator().manual_seed(0)
+    weight = torch.randn(SIDE, SIDE, generator=start) / SIDE**0.5
+    return weight, torch.randn(1, SIDE, generator=start)
+
+
 def forms(weight, x):
     """(name, what is stored, the product with it) for each way to keep a weight."""
     import torch.ao.nn.quantized.dynamic as dynamic
@@ -89,12 +90,12 @@ def forms(weight, x):
 
     eight, four = q.quantize_absmax(weight, 8, "row"), q.quantize_absmax(weight, 4, 32)
     pairs = (q.pack_pairs((four[0] + 8).to(torch.uint8)), four[1].half())
+    packed, brain = q.pack_int4_fast(*four), x.bfloat16()
     linear = torch.nn.Linear(SIDE, SIDE, bias=False)
     linear.weight.data = weight
     linear.qconfig = per_channel_dynamic_qconfig
     with warnings.catch_warnings(action="ignore"):
         made = dynamic.Linear.from_float(linear)
-    brain = x.bfloat16()
 
     def unpack_int4(packed, scales):
         codes = q.unpack_pairs(packed).to(torch.int8) - 8
@@ -107,45 +108,37 @@ def forms(weight, x):
     yield "int8, whole numbers", eight, partial(q.whole_product, x)
     yield "int8, torch's dynamic layer", (made,), lambda made: made(x)
     yield "int4, unpacked first", pairs, unpack_int4
-    yield (
-        "int4, in the kernel",
-        q.pack_int4_fast(*four),
-        partial(q.int4_product_fast, x),
-    )
+    yield "int4, in the kernel", packed, partial(q.int4_product_fast, x)
     yield "NF4, our layer", (q.NF4Linear(linear),), lambda layer: layer(x)
 
 
-def size_bytes(part) -> int:
-    if isinstance(part, q.NF4Linear):
-        return sum(each.nbytes for each in part.state_dict().values())
-    if isinstance(part, torch.nn.Module):
+def size_bytes(parts: tuple) -> int:
+    """What is stored of a form."""
+    layer = parts[0]
+    if isinstance(layer, q.NF4Linear):
+        parts = layer.state_dict().values()
+    elif isinstance(layer, torch.nn.Module):
         return SIDE * SIDE + 4 * SIDE  # codes, and a scale a row
-    return part.nbytes if torch.is_tensor(part) else 0
+    return sum(part.nbytes for part in parts if torch.is_tensor(part))
 
 
-def milliseconds(product, copies) -> float:
-    """Processor time of one product, over all copies in turn."""
-    start = time.process_time()
-    for each in copies:
-        product(*each)
-    return 1e3 * (time.process_time() - start) / len(copies)
+def cold(name: str, parts: tuple, product: Callable) -> Callable[[], float]:
+    """Milliseconds of a product, which never meets the same copy of the parts soon."""
+    floats = "first" in name or "NF4" in name  # go through the caches, back and forth
+    count = 1 if floats else -(-COLD_BYTES // size_bytes(parts))
+    turn = itertools.cycle([copy.deepcopy(parts) for _ in range(count)])
+    once = torch.inference_mode()(lambda: product(*next(turn)))
+    return processor_ms(once, count)
 
 
-@torch.inference_mode()
 def record_speed() -> None:
-    start = torch.Generator().manual_seed(0)
-    weight = torch.randn(SIDE, SIDE, generator=start) / SIDE**0.5
-    x = torch.randn(1, SIDE, generator=start)
     named = f"one thread of an {machine()}, torch {torch.__version__.split('+')[0]}"
     record = {"machine": named, "rows": {}}
-    for name, parts, product in forms(weight, x):
-        total = sum(map(size_bytes, parts))
-        slow = "first" in name or name == "NF4, our layer"
-        count = 4 if slow else -(-COLD_BYTES // total)
-        copies = [copy.deepcopy(parts) for _ in range(count)]
-        took = [milliseconds(product, copies) for _ in range(ROUNDS)]
-        row = {"bytes": total, "ms": round(statistics.median(took), 3)}
-        row["range"] = [round(min(took), 3), round(max(took), 3)]
+    for name, parts, product in forms(*drawn()):
+        timed = cold(name, parts, product)
+        took = spread([timed() for _ in range(ROUNDS)])
+        least, middle, most = (round(ms, 3) for ms in took)
+        row = {"bytes": size_bytes(parts), "ms": middle, "range": [least, most]}
         record["rows"][name] = row
     store(HERE / "speed.json", record)
 

@@ -84,7 +84,7 @@ def answers():
 
 def million():
     """The curve for the page and, from the same graph, the bench's section."""
-    vectors, asked, truth, library, _ = search.prepared()
+    vectors, asked, truth, library = search.prepared()
     some, rows, alone = asked[: search.TIMED], [], []
     exact = partial(page.exact_nearest, vectors, k=search.NEAREST)
     for count in search.CANDIDATES:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from multiprocessing import get_context
+from operator import call
 from pathlib import Path
 
 import numpy as np
@@ -58,12 +59,12 @@ def timed(action):
     return found, time.process_time() - start
 
 
-def in_two(call, tasks):
-    """What it returns for each task, from two processes."""
+def in_two(action, tasks):
+    """What it returns for the arguments of each task, from two processes."""
     for domain in DOMAINS:
         page.job(domain)  # both of them find it made
     with get_context("fork").Pool(2, torch.set_num_threads, (1,)) as pool:
-        return pool.map(call, tasks, chunksize=1)
+        return pool.starmap(action, tasks, chunksize=1)
 
 
 # SmolLM2: asked, shown examples, taught
@@ -110,18 +111,24 @@ def adapted(domain):
 # Linear layers on words and on embeddings
 
 
-def bags(known, places):
-    """Words of the texts that are learnt from, those at places, and of the test."""
-    learn = [known.texts[known.learn[i]] for i in places]
-    words = sorted({w for each in learn for w in page.words_of(each)})
-    test = [known.texts[p] for p in known.test]
-    return page.bag_of_words(learn, words), page.bag_of_words(test, words)
+def words_in(texts):
+    """All of their words."""
+    return sorted({word for text in texts for word in page.words_of(text)})
 
 
-def found_linear(known, places, learn, test):
-    """The class, a number, of each held-out text, learnt from those at places."""
-    labels = known.labels[[known.learn[i] for i in places]]
-    return page.fit_linear(learn, labels, len(known.classes))(test).argmax(1)
+def found_linear(known, features, places):
+    """By words and by embeddings: the class, a number, of each held-out text.
+
+    Learnt from the texts at places.
+    """
+    sides = [known.learn[i] for i in places], known.test
+    texts = [[known.texts[p] for p in side] for side in sides]
+    bags = [page.bag_of_words(each, words_in(texts[0])) for each in texts]
+    learn, test = torch.from_numpy(features).float().tensor_split([len(known.learn)])
+    found, labels = {}, known.labels[sides[0]]
+    for kind, (x, y) in {"words": bags, "embeddings": (learn[places], test)}.items():
+        found[kind] = page.fit_linear(x, labels, len(known.classes))(y).argmax(1)
+    return found
 
 
 @torch.inference_mode()
@@ -135,10 +142,9 @@ def embedded(known):
 
 def time_of_words(known):
     """Seconds that the linear layer on words takes for a text."""
-    texts = [[known.texts[p] for p in side] for side in (known.learn, known.test)]
-    words = sorted({w for each in texts[0] for w in page.words_of(each)})
-    bag, asked = page.bag_of_words(texts[0], words), texts[1] * 20  # to be timed
-    layer = page.fit_linear(bag, known.labels[known.learn], len(known.classes))
+    words = words_in(known.texts[p] for p in known.learn)
+    asked = [known.texts[p] for p in known.test] * 20  # to be timed
+    layer = torch.nn.Linear(len(words), len(known.classes)).requires_grad_(False)
     _, s = timed(lambda: layer(page.bag_of_words(asked, words)))
     return round(s / len(asked), 7)
 
@@ -148,16 +154,14 @@ def linear(domain):
     known = page.job(domain)
     features, s = embedded(known)
     size, truth = len(known.learn), known.labels[known.test]
-    learn, test = torch.from_numpy(features).float().tensor_split([size])
     right = {"words": [], "embeddings": []}
     for count in [*LABELS, size]:
         hits = {kind: [] for kind in right}
         for seed in range(DRAWS if count < size else 1):
             draw = torch.Generator().manual_seed(seed)
             places = torch.randperm(size, generator=draw)[:count].tolist()
-            sides = {"words": bags(known, places), "embeddings": (learn[places], test)}
-            for kind, side in sides.items():
-                hits[kind] += (found_linear(known, places, *side) == truth).tolist()
+            for kind, found in found_linear(known, features, places).items():
+                hits[kind] += (found == truth).tolist()
         for kind, each in hits.items():
             right[kind].append(round(100 * sum(each) / len(each), 2))
     seconds = {"words": time_of_words(known), "embeddings": s}
@@ -165,15 +169,10 @@ def linear(domain):
     return {f"{domain}-embeddings": features}, found
 
 
-def run(task):
-    kind, domain = task
-    return kind(domain)
-
-
 def record_runs() -> None:
     tasks = [(kind, d) for kind in (adapted, prompted, linear) for d in DOMAINS]
     arrays, record = {}, {"machine": machine(), "steps": STEPS}
-    for (_, domain), (scores, found) in zip(tasks, in_two(run, tasks), strict=True):
+    for (_, domain), (scores, found) in zip(tasks, in_two(call, tasks), strict=True):
         arrays |= scores
         seconds = record.setdefault(domain, {"seconds": {}})["seconds"]
         record[domain] |= found | {"seconds": seconds | found["seconds"]}
@@ -216,15 +215,13 @@ def size_of(texts):
     return sum(len(text.encode()) for text in texts)
 
 
-def try_small(task):
+def try_small(domain, steps, pace):
     """Bits a byte of one text of each family that is kept back from reading."""
-    domain = task[0]
-    known = {*page.job(domain).known}
-    groups = [[p for p in group if p in known] for group in page.job(domain).groups]
-    groups = [group for group in groups if group]
+    known = page.job(domain)
+    groups = [group for group in known.groups if group[0] in known.known]
     draw = torch.Generator().manual_seed(1)
-    read, kept = map(set, page.split_families(groups, 0.2, draw))
-    model, tokenizer = small_gpt(*task, sorted(read)), small_tokenizer(domain)
+    read, kept = page.split_families(groups, 0.2, draw)
+    model, tokenizer = small_gpt(domain, steps, pace, read), small_tokenizer(domain)
     texts = beginnings(domain, [group[0] for group in groups if group[0] in kept])
     bits = sum(page.text_bits(model, tokenizer, text) for text in texts)
     return round(bits / size_of(texts), 4)
@@ -257,7 +254,7 @@ def small(name):
 
 def record_small() -> None:
     names = ["licences", "smollm2", "symptoms", "questions"]  # the longest first
-    found = dict(zip(names, in_two(small, names), strict=True))
+    found = dict(zip(names, in_two(small, [[name] for name in names]), strict=True))
     chosen = {name: {"steps": n, "pace": pace} for name, (n, pace) in SMALL.items()}
     store(HERE / "small.json", {"machine": machine(), "chosen": chosen} | found)
 
@@ -269,20 +266,16 @@ SAMPLES = {"licences": 55, "symptoms": 64, "questions": 30}
 
 def figure_of(domain):
     known, at, kept = page.job(domain), SAMPLES[domain], np.load(HERE / "scores.npz")
-    every, truth = range(len(known.learn)), known.labels[known.test]
-    features = torch.from_numpy(kept[f"{domain}-embeddings"]).float()
-    words = bags(known, every)
-    found = {"words": found_linear(known, every, *words)}
-    sides = features.tensor_split([len(every)])
-    found["embeddings"] = found_linear(known, every, *sides)
+    labels, truth = len(known.learn), known.labels[known.test]
+    found = found_linear(known, kept[f"{domain}-embeddings"], range(labels))
     for c in "zero", "few", "lora":
         scores = torch.from_numpy(kept[f"{domain}-{c}"])
         found[c] = page.calibrated(scores).argmax(1)
     said = {c: known.classes[each[at]] for c, each in found.items()}
     return {
         "classes": len(known.classes),
-        "labels": len(every),
-        "words": words[0].size(1),
+        "labels": labels,
+        "words": len(words_in(known.texts[p] for p in known.learn)),
         "bytes": size_of(beginnings(domain)),
         "sample": [known.texts[known.test[at]], known.classes[truth[at]], said],
         "right": {c: (each == truth).int().tolist() for c, each in found.items()},

@@ -3,8 +3,8 @@
 .venv/bin/python book/_tools/assets.py serving (ten minutes of one core)
 
 Writes beside this file steps.json: milliseconds of processor time a `packed_step`, by
-the number of texts that get a token in it, the best of several rounds, and of one
-that reads prompts; engine.json: milliseconds of processor time a token when one or
+the number of texts that get a token in it, the best of several rounds; engine.json:
+milliseconds of processor time a token when one or
 eight people ask at once, for the book's batcher and for llama.cpp (node-llama-cpp,
 same GGUF file), what reading all weights once takes for each, and what the engine
 answers to one question; it needs `python3 book/_tools/setup.py engine`. And
@@ -14,10 +14,9 @@ come within each of LIMITS_S; these are the same on every machine. A name, such 
 `steps`, makes that part alone.
 """
 
-import http.client
-import json
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,51 +41,32 @@ HERE = Path(__file__).parent
 TEXTS = [1, 2, 4, 8, 12, 16]
 PLACE = 40  # where in its text each new token stands
 ROUNDS = 24
-PROMPT_TOKENS = 16  # of each text in a step that reads prompts
 CLOCK = 0.12, 0.009  # seconds of a step, and of each token in it: from steps.json
 MINUTE_LOADS = [15, 30, 45, 60, 90]  # of the opening figure
 SLOTS, LOADS = [4, 8, 16], [*range(5, 105, 5)]  # requests a minute
 PEOPLE, MANY = 3000, 6000
 LIMITS_S, LIMIT_SLOTS, SEEDS = [15, 20, 30], 8, range(3)
-MOST_LOAD = 100  # no limit is kept at so many
+TRIED_LOADS = range(1, 100)  # the limits are kept at the first, not at the last
 PROMPT, COUNT = "The best way to learn to program is", 8
 
 
 @torch.inference_mode()
-def step_ms(model, texts: int, tokens: int = 1, first: int = PLACE) -> float:
-    """Processor time of one step in which so many texts get so many tokens each."""
-    c = model.config
-    room = first + tokens
-    kept = torch.zeros(2, c.layers, c.kv_heads, room, texts, c.head_width)
-    slots = torch.arange(texts).repeat_interleave(tokens)
-    places = torch.arange(first, room).repeat(texts)
+def step_ms(model, texts: int) -> float:
+    """Processor time of one step in which so many texts get a token each."""
+    c, slots = model.config, torch.arange(texts)
+    kept = torch.zeros(2, c.layers, c.kv_heads, PLACE + 1, texts, c.head_width)
     start = time.process_time()
-    x = packed_step(model, kept, torch.arange(texts * tokens), slots, places)
-    model.logits(x[tokens - 1 :: tokens])
+    x = packed_step(model, kept, slots, slots, torch.full_like(slots, PLACE))
+    model.logits(x)
     return 1e3 * (time.process_time() - start)
 
 
 def record_steps() -> None:
     model = load_smollm2()
-    kinds = [(n,) for n in TEXTS] + [(n, PROMPT_TOKENS, 0) for n in (1, SLOTS[2])]
-    tries = [[step_ms(model, *kind) for kind in kinds] for _ in range(ROUNDS)]
+    tries = [[step_ms(model, n) for n in TEXTS] for _ in range(ROUNDS)]
     best = [round(min(ms), 1) for ms in zip(*tries, strict=True)]
-    print(best, flush=True)
-    facts = {"machine": machine()}
-    facts |= {"texts": TEXTS, "step_ms": best[: len(TEXTS)]}
-    prompts = dict(zip(("1", str(SLOTS[2])), best[len(TEXTS) :], strict=True))
-    facts |= {"prompt_tokens": PROMPT_TOKENS, "prompt_ms": prompts}
+    facts = {"machine": machine(), "texts": TEXTS, "step_ms": best}
     store(HERE / "steps.json", facts)
-
-
-def streamed_lines(port: int) -> list[str]:
-    """What the engine sends in answer to PROMPT, line by line."""
-    link = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    question = {"prompt": PROMPT, "max_tokens": COUNT, "stream": True}
-    link.request("POST", "/v1/completions", json.dumps(question))
-    text = link.getresponse().read().decode()
-    link.close()
-    return text.splitlines()
 
 
 def record_engine() -> None:
@@ -95,20 +75,18 @@ def record_engine() -> None:
     read = {name: [measure() for _ in rounds] for name, measure in reads.items()}
     for people in 1, rival.PEOPLE:
         took = {"ours": [], "llama.cpp": []}
-        with rival.Engine(people, 16 + rival.TOKENS) as engine:
-            answer["lines"] = streamed_lines(engine.port)
-            answer["answer"] = list(ask_engine(PROMPT, COUNT, engine.port))
-            rival.engine_ms(engine, people)  # warm
+        with rival.engine_port(people, 16 + rival.TOKENS) as port:
+            answer["lines"] = rival.engine_lines(port, PROMPT, COUNT)
+            answer["answer"] = list(ask_engine(PROMPT, COUNT, port))
+            rival.engine_ms(port, people)  # warm
             for _ in rounds:
                 took["ours"].append(rival.our_ms(people))
-                took["llama.cpp"].append(rival.engine_ms(engine, people))
+                took["llama.cpp"].append(rival.engine_ms(port, people))
         found[str(people)] = {name: round(min(ms), 1) for name, ms in took.items()}
-        print(people, found[str(people)], flush=True)
     facts = {"machine": machine()}
     facts |= {"engine": f"{rival.ENGINE} {rival.VERSION}", "prompt": PROMPT}
     facts |= {"token_ms": found, "prompt_tokens": 16, "tokens": rival.TOKENS}
     facts |= {"read_ms": {name: round(min(ms), 1) for name, ms in read.items()}}
-    print(facts["read_ms"], flush=True)
     store(HERE / "engine.json", facts | answer)
 
 
@@ -119,15 +97,11 @@ def turns(load, slots, static, seed=0, count=PEOPLE):
     return serve(asked, slots, VirtualClock(*CLOCK), static=static)
 
 
-def whole_waits(ended):
-    """Seconds from each request to its last token."""
-    return [turn.times[-1] - turn.request.arrives for turn in ended]
-
-
 def waits(load, slots, static):
     """The median and the 99 % of the two waits, in seconds."""
     ended = turns(load, slots, static)
-    kinds = first_waits(ended), whole_waits(ended)
+    whole = [turn.times[-1] - turn.request.arrives for turn in ended]
+    kinds = first_waits(ended), whole
     return [round(percentile(k, share), 3) for k in kinds for share in (0.5, 0.99)]
 
 
@@ -138,15 +112,12 @@ def capacity(slots, static):
 
 def highest_load(limit_s, static, seed):
     """Requests a minute, in whole numbers, at which the limit is just kept."""
-    low, high = 0, MOST_LOAD  # kept, not kept
-    while high - low > 1:
-        load = (low + high) // 2
+
+    def broken(load):
         ended = turns(load, LIMIT_SLOTS, static, seed, MANY)
-        if percentile(first_waits(ended), 0.99) > limit_s:
-            high = load
-        else:
-            low = load
-    return low
+        return percentile(first_waits(ended), 0.99) > limit_s
+
+    return TRIED_LOADS[bisect_left(TRIED_LOADS, True, key=broken) - 1]
 
 
 def record_knee() -> None:
@@ -154,12 +125,10 @@ def record_knee() -> None:
     facts |= {"limits_s": LIMITS_S, "slots": SLOTS, "people": PEOPLE, "many": MANY}
     for name, static in ("continuous", False), ("static", True):
         facts[name] = {str(n): [waits(x, n, static) for x in LOADS] for n in SLOTS}
-        print(name, flush=True)
         facts[f"{name} capacity"] = {str(n): capacity(n, static) for n in SLOTS}
         facts[f"{name} limits"] = {
             str(s): [highest_load(s, static, seed) for seed in SEEDS] for s in LIMITS_S
         }
-        print(facts[f"{name} capacity"], facts[f"{name} limits"], flush=True)
     store(HERE / "knee.json", facts)
 
 
@@ -191,10 +160,9 @@ def seen(load, static):
 
 
 def record_minute() -> None:
-    kinds = {"continuous": False, "static": True}
     facts = {
         name: {str(load): seen(load, static) for load in MINUTE_LOADS}
-        for name, static in kinds.items()
+        for name, static in (("continuous", False), ("static", True))
     }
     store(HERE / "minute.json", facts)
 

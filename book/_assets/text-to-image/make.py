@@ -15,6 +15,7 @@ of these later, which are not among the 150.
 """
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -55,12 +56,8 @@ def record_weights() -> None:
 
 def painted(own: torch.Tensor, guidance: float, steps: int, seed: int):
     """Pictures of captions, by their places: uint8 (B, 32, 32, 3)."""
-    model, told, draws = (
-        book.trained_painter(),
-        clip.emoji_features().bare[own],
-        seeded(seed),
-    )
-    some = told.split(50)
+    model, draws = book.trained_painter(), seeded(seed)
+    some = clip.emoji_features().bare[own].split(50)
     return torch.cat([book.paint(model, x, guidance, steps, draws) for x in some])
 
 
@@ -77,6 +74,12 @@ def judged(pictures: torch.Tensor, own: torch.Tensor, among: torch.Tensor) -> di
 
 def some_of(found: torch.Tensor) -> torch.Tensor:
     return found[torch.randperm(len(found), generator=seeded())[:CAPTIONS]]
+
+
+def of_real(drawers: list[str], among: torch.Tensor) -> dict:
+    """The judges' hits among real pictures."""
+    real, emoji = some_of(clip.role("train", drawers)), data.emoji()
+    return judged(emoji.pictures[real], emoji.concept[real], among)
 
 
 def by_guidance(guidance: float, asked, known, learnt) -> dict:
@@ -123,28 +126,26 @@ def of_drawers(known: torch.Tensor) -> float:
 
 @torch.no_grad()
 def remade() -> Iterator[tuple]:
-    """The loss of the stored weights, and how far apart two drawers are."""
+    """The loss of the stored weights; two drawers' distance, and what judges find."""
     kept = read_json(HERE / "weights.json")["losses"]
     emoji, learnt = data.emoji(), book.pictures_to_learn()
-    some = learnt[::40]
-    planes = 2 * clip.to_planes(emoji.pictures[some]) - 1
-    told = clip.emoji_features().bare[emoji.concept[some]]
+    planes = 2 * clip.to_planes(emoji.pictures[learnt[::40]]) - 1
+    told = clip.emoji_features().bare[emoji.concept[learnt[::40]]]
     loss = book.flow_loss(book.trained_painter(), planes, told, seeded(), 0.0)
     yield kept[-1], loss.item(), 0.25 * kept[-1]
     kept = read_json(HERE / "measures.json")
     known = emoji.concept[learnt].unique()
     yield kept["variety of drawers"], of_drawers(known), 1e-4
+    for judge, (hits, _) in of_real(book.DRAWERS, known).items():
+        yield kept["real"]["learnt from"][judge][0], hits, 3
 
 
 def record_measures() -> None:
     emoji, learnt = data.emoji(), book.pictures_to_learn()
     known, test = emoji.concept[learnt].unique(), clip.role("test", book.DRAWERS)
-    asked, record = some_of(known), {"real": {}}
-    for name, drawers in (("learnt from", book.DRAWERS), ("new drawer", ["emojitwo"])):
-        real = some_of(clip.role("train", drawers))
-        found = judged(emoji.pictures[real], emoji.concept[real], known)
-        record["real"][name] = found
-    record["variety of drawers"] = of_drawers(known)
+    asked, real = some_of(known), {"learnt from": of_real(book.DRAWERS, known)}
+    real["new drawer"] = of_real(["emojitwo"], known)
+    record = {"real": real, "variety of drawers": of_drawers(known)}
     near = book.pixel_distance(emoji.pictures[test], emoji.pictures[learnt])
     record["nearest of held out"] = round(near.amin(1).mean().item(), 4)
     record["guidance"] = [by_guidance(g, asked, known, learnt) for g in GUIDANCES]
@@ -162,14 +163,11 @@ def record_measures() -> None:
 
 
 def record_samples() -> None:
-    every = []
-    for seed, own in enumerate(places(PAINTED)):
-        rows = [
-            [painted(own.expand(3), g, s, seed) for s in STEPS[:-1]] for g in GUIDANCES
-        ]
-        every.append(torch.stack([torch.stack(row) for row in rows]))
+    settings = product(enumerate(places(PAINTED)), GUIDANCES, STEPS[:-1])
+    every = [painted(own.expand(3), g, n, seed) for (seed, own), g, n in settings]
     shades = (torch.stack(every).double() / SHADE).round().to(torch.uint8)
-    store(HERE / "samples.npz", {"pictures": shades.numpy()})
+    sizes = len(PAINTED), len(GUIDANCES), len(STEPS) - 1
+    store(HERE / "samples.npz", {"pictures": shades.unflatten(0, sizes).numpy()})
     options = {"captions": PAINTED, "guidance": GUIDANCES, "steps": STEPS[:-1]}
     store(HERE / "samples.json", {**options, "shade": SHADE})
 

@@ -12,15 +12,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from rivals.measure import (
-    Goal,
-    Row,
-    attempt,
-    beside,
-    each,
-    processor_times,
-    versioned,
-)
+from fieldguide.transformers import attention
+from rivals.measure import Goal, Row, attempt, beside, each, processor_times, versioned
 
 B, T, D, H = 8, 256, 256, 8
 TITLE = f"Multi-head attention, B {B}, T {T}, D {D}, H {H}: forward + backward"
@@ -41,8 +34,6 @@ class Fused(nn.Module):
 
 
 def ours(qkv: nn.Linear, out: nn.Linear) -> dict[str, Callable]:
-    from fieldguide.transformers import attention
-
     forms = {
         "taught": attention.simple_attention,
         "fast": attention.simple_attention_fast,
@@ -87,7 +78,6 @@ def llms_from_scratch(qkv: nn.Linear, out: nn.Linear) -> Callable:
 
 
 def rows() -> Iterator[Row]:
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     qkv, out = nn.Linear(D, 3 * D, bias=False), nn.Linear(D, D, bias=False)
     x = torch.randn(B, T, D, requires_grad=True)

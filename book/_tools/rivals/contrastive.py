@@ -7,22 +7,16 @@ it is imported, so its one file with the loss is loaded by path.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
+from assets import load
 
-from rivals.measure import (
-    Goal,
-    Row,
-    attempt,
-    beside,
-    each,
-    processor_times,
-    versioned,
-)
+from fieldguide.multimodal import contrastive as c
+from rivals.measure import Goal, Row, attempt, beside, each, processor_times, versioned
 
 SIZES = [256, 1024, 2048]
 WIDTH = 512
@@ -31,24 +25,9 @@ ROUNDS, GOAL = 9, 0.55
 
 
 def open_clip_loss() -> Callable:
-    found = importlib.util.find_spec("open_clip")
-    if found is None:
-        raise ModuleNotFoundError("open_clip is not installed")
-    path = Path(found.origin).with_name("loss.py")
-    spec = importlib.util.spec_from_file_location("open_clip_loss", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    loss = module.ClipLoss()
+    package = importlib.metadata.distribution("open_clip_torch")
+    loss = load(Path(package.locate_file("open_clip/loss.py"))).ClipLoss()
     return lambda text, image, scale: loss(image, text, scale)
-
-
-def ours() -> dict[str, Callable]:
-    from fieldguide.multimodal import contrastive as c
-
-    return {
-        "as taught": lambda t, i, scale: c.contrastive_loss(t, i, 1 / scale),
-        "fast form": lambda t, i, scale: c.contrastive_loss_fast(t, i, 1 / scale),
-    }
 
 
 def of_size(B: int, sides: dict) -> Iterator[Row]:
@@ -78,7 +57,10 @@ def of_size(B: int, sides: dict) -> Iterator[Row]:
 
 
 def rows() -> Iterator[Row]:
-    torch.set_num_threads(1)
-    sides = {**ours(), "rival": attempt(open_clip_loss)}
+    sides = {
+        "as taught": lambda t, i, scale: c.contrastive_loss(t, i, 1 / scale),
+        "fast form": lambda t, i, scale: c.contrastive_loss_fast(t, i, 1 / scale),
+        "rival": attempt(open_clip_loss),
+    }
     for B in SIZES:
         yield from of_size(B, sides)

@@ -8,53 +8,30 @@ number of tokens, greedily; a side that makes another text stops the bench.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rivals.measure import (
-    Goal,
-    Row,
-    attempt,
-    beside,
-    each,
-    processor_times,
-    versioned,
-)
+from fieldguide.data import smollm2_tokenizer
+from fieldguide.transformers import real_model
+from rivals.measure import Goal, Row, attempt, beside, each, processor_times, versioned
 
 TITLE = "Cached generation: processor time a token"
 TOKENS = 128
 ROUNDS = 7
 
-
-@dataclass(frozen=True)
-class Size:
-    name: str
-    width: int
-    layers: int
-    heads: int
-    hidden: int  # of SwiGLU: as many parameters as GPT-2's network, about
-    goal: float  # of the time that transformers takes
-
-
-SIZES = [
-    Size("0.8 M", 128, 4, 4, 352, 1 / 3),
-    Size("10.7 M", 384, 6, 6, 1024, 1 / 1.7),
-]
+# width, layers, heads, and inside SwiGLU, for about as many parameters as GPT-2's
+# network has; the goal, of the time that transformers takes
+SIZES = {
+    "0.8 M": ((128, 4, 4, 352), 1 / 3),
+    "10.7 M": ((384, 6, 6, 1024), 1 / 1.7),
+}
 VOCAB, CONTEXT = 65, 256
 SMOLLM2_GOAL = 1 / 1.3
 LIMIT_GOAL = 1 / 0.65  # 65 % of what the matrices alone would reach
 PROMPT = "The most useful thing about a notebook is that"
-
-
-def ours(model) -> dict[str, Callable[[list[int]], list[int]]]:
-    from fieldguide.transformers.real_model import LlamaFast, complete
-
-    forms = {"taught": model, "fast": LlamaFast(model)}
-    return {name: partial(complete, form, count=TOKENS) for name, form in forms.items()}
 
 
 def matrices(model: nn.Module) -> Callable[[], None]:
@@ -108,10 +85,10 @@ PARTS = {  # of a layer
 
 def transformers_llama(model, **options) -> nn.Module:
     """The same weights in transformers' class; `options` are of its config."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    import transformers
 
     config = model.config
-    theirs = LlamaConfig(
+    theirs = transformers.LlamaConfig(
         vocab_size=config.vocab,
         hidden_size=config.width,
         intermediate_size=config.hidden,
@@ -127,10 +104,8 @@ def transformers_llama(model, **options) -> nn.Module:
         pad_token_id=0,
         **options,
     )
-    with torch.device("meta"):
-        twin = LlamaForCausalLM(theirs)
+    twin = transformers.LlamaForCausalLM(theirs)
     twin.load_state_dict(renamed(model), assign=True)
-    twin.model.rotary_emb = type(twin.model.rotary_emb)(theirs)
     return twin.requires_grad_(False).eval()
 
 
@@ -151,23 +126,22 @@ def generator(
     return run
 
 
-def small(size: Size) -> Iterator[Row]:
-    from fieldguide.transformers.real_model import Llama, LlamaConfig
-
+def small_llama(width: int, layers: int, heads: int, hidden: int):
+    """A Llama of random weights, the same every time."""
     torch.manual_seed(0)
-    heads = {"heads": size.heads, "kv_heads": size.heads}
-    sizes = {"vocab": VOCAB, "context": CONTEXT, "width": size.width}
-    sizes |= {"layers": size.layers, "hidden": size.hidden}
-    config = LlamaConfig(**sizes, **heads, eps=1e-6, base=10_000.0)
-    model = Llama(config).requires_grad_(False).eval()
-    ids = torch.randint(VOCAB, (16,)).tolist()
-    yield from both_forms(size.name, model, ids, Goal(size.goal))
+    sizes = VOCAB, CONTEXT, width, layers, heads, heads, hidden
+    config = real_model.LlamaConfig(*sizes, eps=1e-6, base=10_000.0)
+    return real_model.Llama(config).requires_grad_(False).eval()
 
 
 def both_forms(name: str, model, ids: list[int], goal: Goal) -> Iterator[Row]:
     """Rows of a model's two forms beside transformers and its matrices."""
-    sides = ours(model)
-    sides["transformers"] = attempt(lambda: generator(transformers_llama(model)))
+    fast = real_model.LlamaFast(model)
+    sides = {
+        "taught": partial(real_model.complete, model, count=TOKENS),
+        "fast": partial(real_model.complete, fast, count=TOKENS),
+        "transformers": attempt(lambda: generator(transformers_llama(model))),
+    }
     expected = sides["taught"](ids)
 
     def ready(side: Callable) -> Callable:
@@ -190,12 +164,8 @@ def agree(found: list[int], expected: list[int]) -> None:
 
 
 def rows() -> Iterator[Row]:
-    from fieldguide.data import smollm2_tokenizer
-    from fieldguide.transformers.real_model import load_smollm2
-
-    torch.set_num_threads(1)
-    for size in SIZES:
-        yield from small(size)
-
-    model, ids = load_smollm2(), smollm2_tokenizer().encode(PROMPT)
+    for name, (sizes, goal) in SIZES.items():
+        model, ids = small_llama(*sizes), torch.randint(VOCAB, (16,)).tolist()
+        yield from both_forms(name, model, ids, Goal(goal))
+    model, ids = real_model.load_smollm2(), smollm2_tokenizer().encode(PROMPT)
     yield from both_forms("SmolLM2", model, ids, Goal(SMOLLM2_GOAL))

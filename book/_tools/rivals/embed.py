@@ -10,17 +10,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from fieldguide.explore import explore, heatmap, runtime_html
 from rivals.browser import chromium, compressed, opened, stepper
-from rivals.measure import (
-    Goal,
-    Row,
-    alternate,
-    attempt,
-    beside,
-    each,
-    own,
-    versioned,
-)
+from rivals.measure import Goal, Row, alternate, attempt, beside, each, own, versioned
 from rivals.slider import DRAWN, SLIDE
 
 LAYERS, HEADS, SIZE, TEMPERATURES = 4, 4, 32, [0.25, 0.5, 1.0, 2.0, 4.0]
@@ -41,7 +33,6 @@ def weights() -> torch.Tensor:
 
 def ours(data) -> tuple[str, str]:
     """The page with the runtime, and the stored figure alone."""
-    from fieldguide.explore import explore, heatmap, runtime_html
 
     def heads(layer, head, temperature):
         """Attention weights

@@ -9,32 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fieldguide.efficiency.experts import grouped_fast, mixture_sorted, top_k_routing
 from rivals.measure import Goal, Row, attempt, beside, processor_times, versioned
 
 TITLE = "Mixtures of experts, forward and backward: processor time"
 D, H = 512, 1536  # width, and width inside one of our experts
-
-
-@dataclass(frozen=True)
-class Size:
-    experts: int
-    k: int
-    tokens: int
-    goal: float
-
-    @property
-    def name(self) -> str:
-        return f"{self.experts} experts, top-{self.k}, {self.tokens:,}"
-
-
-SIZES = [Size(8, 2, 2048, 1.07), Size(32, 4, 1024, 1.4)]
+# experts, how many of them a token has, tokens, the goal
+SIZES = [(8, 2, 2048, 1.07), (32, 4, 1024, 1.4)]
 ROUNDS = 9
 
 
@@ -55,31 +42,27 @@ def trained(forward: Callable, x: torch.Tensor, weights: list) -> Callable[[], N
     return step
 
 
-def ours(size: Size, x: torch.Tensor) -> Callable[[], None]:
-    from fieldguide.efficiency import experts
-
-    router = normal(size.experts, D)
-    up, down = normal(size.experts, H, D), normal(size.experts, D, H)
+def ours(E: int, k: int, x: torch.Tensor) -> Callable[[], None]:
+    router, up, down = normal(E, D), normal(E, H, D), normal(E, D, H)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        weights, chosen, _ = experts.top_k_routing(x @ router.T, size.k)
-        both, multiply = (up, down), experts.grouped_fast
-        return experts.mixture_sorted(x, weights, chosen, *both, multiply)
+        weights, chosen, _ = top_k_routing(x @ router.T, k)
+        return mixture_sorted(x, weights, chosen, up, down, grouped_fast)
 
     return trained(forward, x, [router, up, down])
 
 
-def dense(size: Size, x: torch.Tensor) -> Callable[[], None]:
-    up, down = normal(size.k * H, D), normal(D, size.k * H)
+def dense(k: int, x: torch.Tensor) -> Callable[[], None]:
+    up, down = normal(k * H, D), normal(D, k * H)
     return trained(lambda x: F.gelu(x @ up.T) @ down.T, x, [up, down])
 
 
-def mixtral(size: Size, x: torch.Tensor) -> Callable[[], None]:
+def mixtral(E: int, k: int, x: torch.Tensor) -> Callable[[], None]:
     from transformers import MixtralConfig
     from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
     sizes = {"hidden_size": D, "intermediate_size": 2 * H // 3}
-    sizes |= {"num_local_experts": size.experts, "num_experts_per_tok": size.k}
+    sizes |= {"num_local_experts": E, "num_experts_per_tok": k}
     config = MixtralConfig(**sizes)
     config._experts_implementation = "grouped_mm"  # as its models run; the fastest
     block = MixtralSparseMoeBlock(config)
@@ -89,17 +72,16 @@ def mixtral(size: Size, x: torch.Tensor) -> Callable[[], None]:
     return trained(lambda x: block(x[None])[0], x, weights)
 
 
-def compare(size: Size) -> Iterator[Row]:
+def compare(E: int, k: int, tokens: int, goal: float) -> Iterator[Row]:
     torch.manual_seed(0)
-    x = torch.randn(size.tokens, D)
-    sides = {"ours": ours(size, x), "dense": dense(size, x)}
-    sides["Mixtral"] = attempt(mixtral, size, x)
-    row = partial(beside, processor_times(sides, rounds=ROUNDS), size.name, "ours")
+    x, name = torch.randn(tokens, D), f"{E} experts, top-{k}, {tokens:,}"
+    sides = {"ours": ours(E, k, x), "dense": dense(k, x)}
+    sides["Mixtral"] = attempt(mixtral, E, k, x)
+    row = partial(beside, processor_times(sides, rounds=ROUNDS), name, "ours")
     yield row(f"{versioned('transformers')}, Mixtral, grouped", "Mixtral")
-    yield row("its dense equivalent", "dense", Goal(size.goal))
+    yield row("its dense equivalent", "dense", Goal(goal))
 
 
 def rows() -> Iterator[Row]:
-    torch.set_num_threads(1)
-    for size in SIZES:
-        yield from compare(size)
+    for sizes in SIZES:
+        yield from compare(*sizes)

@@ -18,6 +18,7 @@ import setup
 import torch
 from ipywidgets import FloatLogSlider
 
+from fieldguide.explore import Twin, explore, heatmap, number, runtime_html
 from rivals.browser import chromium, compressed, loader, opened, stepper
 from rivals.measure import Absent, Goal, Row, alternate, attempt, each, own, versioned
 from rivals.slider import DRAWN
@@ -42,7 +43,6 @@ def attention(products: torch.Tensor) -> torch.Tensor:
 
 def ours(products: torch.Tensor) -> tuple[str, str]:
     """The page with the runtime, and the stored figure alone."""
-    from fieldguide.explore import Twin, explore, heatmap, number, runtime_html
 
     def data(layer, head):
         return {"scores": products[layer, head], "width": K, "pieces": PIECES}

@@ -10,19 +10,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from rivals.measure import (
-    Goal,
-    Row,
-    attempt,
-    beside,
-    each,
-    processor_times,
-    versioned,
-)
-from rivals.training import LARGE, SMALL, VOCAB, Size, config_of
+from fieldguide.efficiency import lora
+from rivals.measure import Goal, Row, attempt, beside, each, processor_times, versioned
+from rivals.training import LARGE, SMALL, VOCAB, Size, gpt, stepper
 
 TITLE = "LoRA: processor time of a training step, and of one token"
 MATRICES = ["query", "key", "value", "output", "up", "down"]
@@ -30,19 +22,9 @@ RANK, ALPHA = 8, 16
 STEP_GOAL, TOKEN_GOAL, MERGED_GOAL = 0.95, 0.80, 1.0
 
 
-def base(size: Size) -> nn.Module:
-    from fieldguide.transformers.attention import simple_attention_fast
-    from fieldguide.transformers.gpt import GPT
-
-    start = torch.Generator().manual_seed(0)
-    return GPT(config_of(size), attend=simple_attention_fast, generator=start)
-
-
-def ours(size: Size, kind: str) -> nn.Module:
-    from fieldguide.efficiency import lora
-
-    model = base(size)
-    lora.add_lora(model, MATRICES, RANK, ALPHA, kind=getattr(lora, kind))
+def ours(size: Size, kind: type) -> nn.Module:
+    model = gpt(size)
+    lora.add_lora(model, MATRICES, RANK, ALPHA, kind=kind)
     for name in lora.lora_state(model):
         if name.endswith("weight"):
             model.get_parameter(name).data.normal_(
@@ -54,34 +36,16 @@ def ours(size: Size, kind: str) -> nn.Module:
 def pefts(size: Size) -> nn.Module:
     from peft import LoraConfig, inject_adapter_in_model
 
-    from fieldguide.efficiency.lora import lora_state
-
-    model = base(size)
+    model = gpt(size)
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=MATRICES)
     inject_adapter_in_model(config, model)
-    for name, weight in lora_state(ours(size, "LoRALinear")).items():
+    for name, weight in lora.lora_state(ours(size, lora.LoRALinear)).items():
         if name.endswith("weight"):
             path = name.replace(".weight", ".default.weight")
             model.get_parameter(path).data.copy_(weight)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
     return model
-
-
-def stepper(size: Size, model: nn.Module) -> Callable[[], None]:
-    """A step of training on random tokens: loss, gradients, AdamW."""
-    learn = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learn, 0.0, fused=True)
-    draw = torch.Generator().manual_seed(0)
-    shape = (2, size.batch, size.context)
-    inputs, targets = torch.randint(VOCAB, shape, generator=draw).unbind()
-
-    def step() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(model(inputs).mT, targets).backward()
-        optimizer.step()
-
-    return step
 
 
 def token(model: nn.Module) -> Callable[[], None]:
@@ -96,9 +60,8 @@ def token(model: nn.Module) -> Callable[[], None]:
 
 
 def of_size(size: Size) -> Iterator[Row]:
-    from fieldguide.efficiency.lora import merge
-
-    models = {"taught": ours(size, "LoRALinear"), "fast": ours(size, "LoRALinearFast")}
+    kinds = {"taught": lora.LoRALinear, "fast": lora.LoRALinearFast}
+    models = {name: ours(size, kind) for name, kind in kinds.items()}
     models["peft"] = attempt(pefts, size)
     ids = torch.arange(size.context)[None] % VOCAB
     with torch.no_grad():
@@ -114,14 +77,13 @@ def of_size(size: Size) -> Iterator[Row]:
         for form, goal in ("taught", None), ("fast", Goal(limit)):
             what = f"{size.name}, {work}, {form}"
             yield beside(took, what, form, versioned("peft"), "peft", goal)
-    merge(models["fast"])
-    both = {"merged": token(models["fast"]), "base": token(base(size))}
+    lora.merge(models["fast"])
+    both = {"merged": token(models["fast"]), "base": token(gpt(size))}
     took = processor_times(both, rounds=size.rounds, repeats=50)
     what, goal = f"{size.name}, a token, merged", Goal(MERGED_GOAL)
     yield beside(took, what, "merged", "its base", "base", goal)
 
 
 def rows() -> Iterator[Row]:
-    torch.set_num_threads(1)
     yield from of_size(SMALL)
     yield from of_size(LARGE)

@@ -23,6 +23,7 @@ import setup
 from ipywidgets.embed import embed_data
 from playwright.sync_api import Browser
 
+from fieldguide.explore import explore, number, payload
 from rivals.browser import chromium, compressed, loader, opened, served
 from rivals.measure import Goal, Row, alternate, attempt, beside, each
 
@@ -45,7 +46,6 @@ def build(folder: Path) -> Path:
 
 def widget_state(figures: list[str]) -> tuple[dict, list[str]]:
     """Saved state of one widget for each stored figure, and their model ids."""
-    from fieldguide.explore import explore, number, payload
 
     def dummy(x):
         """A widget whose state is the pattern for the others.

@@ -16,7 +16,11 @@ from functools import partial
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 
+from fieldguide.deployment.data_parallel import average_gradients
+from fieldguide.ranks import launch
+from fieldguide.transformers.training import modern_recipe, new_gpt, trained_gpt
 from rivals.measure import Goal, Row, beside, versioned
 
 TITLE = "Data parallel training, two processes: time of the clock"
@@ -39,12 +43,8 @@ def stepper(model: torch.nn.Module, part: slice, batch: int, average: Callable):
     return step
 
 
-def timed_ways(batch: int, rounds: int) -> dict[str, list[float]]:
+def timed_ways(batch: int) -> dict[str, list[float]]:
     """Milliseconds of a step in each round, by way; what rank 0 sees counts."""
-    from torch.nn.parallel import DistributedDataParallel
-
-    from fieldguide.deployment.data_parallel import average_gradients
-    from fieldguide.transformers.training import modern_recipe, new_gpt, trained_gpt
 
     def model():
         generator = torch.Generator().manual_seed(0)
@@ -60,7 +60,7 @@ def timed_ways(batch: int, rounds: int) -> dict[str, list[float]]:
         "DDP": stepper(DistributedDataParallel(model()), part, batch, nothing),
     }
     took = {name: [] for name in ways}
-    for _ in range(rounds + 1):
+    for _ in range(ROUNDS + 1):
         for name, step in ways.items():
             dist.barrier()
             start = time.perf_counter()
@@ -71,11 +71,9 @@ def timed_ways(batch: int, rounds: int) -> dict[str, list[float]]:
     return {name: times[1:] for name, times in took.items()}  # the first warms up
 
 
-def measured(batch: int, rounds: int = ROUNDS) -> dict[str, list[float]]:
+def measured(batch: int) -> dict[str, list[float]]:
     """`timed_ways` in two new processes."""
-    from fieldguide.deployment.data_parallel import launch
-
-    return launch(timed_ways, 2, batch, rounds, limit_s=900)[0]
+    return launch(timed_ways, 2, batch, limit_s=900)[0]
 
 
 def speedups(took: dict[str, list[float]]) -> dict[str, float]:

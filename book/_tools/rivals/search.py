@@ -11,13 +11,12 @@ takes minutes, which are not counted.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from fieldguide.challenges import retrieval as page
 from rivals.measure import Goal, Row, beside, each, processor_times, versioned
 
 TITLE = "Ten nearest of a million vectors: processor time a question"
@@ -36,11 +35,11 @@ def clustered_vectors(count: int, D: int, generator: torch.Generator) -> torch.T
     return vectors / vectors.norm(dim=-1, keepdim=True)
 
 
-def graph_index(vectors: torch.Tensor, links: int = 16):
-    """usearch's graph of the vectors, each linked to about so many others."""
+def graph_index(vectors: torch.Tensor):
+    """usearch's graph of the vectors, each linked to about 16 others."""
     from usearch.index import Index
 
-    sizes = {"connectivity": links, "expansion_add": 32}
+    sizes = {"connectivity": 16, "expansion_add": 32}
     library = Index(ndim=vectors.size(1), metric="ip", dtype="f32", **sizes)
     library.add(np.arange(len(vectors)), vectors.numpy(), threads=1)
     return library
@@ -59,57 +58,37 @@ def shared_neighbours(found: torch.Tensor, truth: torch.Tensor) -> float:
     return both.any(1).double().mean().item()
 
 
-class Prepared(NamedTuple):
-    """A million vectors, those asked about, their true neighbours and the graph."""
-
-    vectors: torch.Tensor  # (COUNT, WIDTH)
-    asked: torch.Tensor  # (ASKED, WIDTH)
-    truth: torch.Tensor  # (ASKED, NEAREST)
-    library: object
-    built_s: float  # processor time of the graph
-
-    def found(self, candidates: int) -> float:
-        """The recall with so many candidates."""
-        near = graph_nearest(self.library, self.asked, NEAREST, candidates)
-        return shared_neighbours(near, self.truth)
-
-
 @functools.cache
-def prepared() -> Prepared:
-    from fieldguide.challenges import retrieval as page
-
-    torch.set_num_threads(1)
+def prepared() -> tuple:
+    """A million vectors, those asked about, their true neighbours and the graph."""
     rng = torch.Generator().manual_seed(0)
     vectors = clustered_vectors(COUNT + ASKED, WIDTH, rng)
     asked, vectors = vectors[:ASKED], vectors[ASKED:].contiguous()
     parts = [page.exact_nearest(vectors, some, NEAREST) for some in asked.split(25)]
-    start = time.process_time()
-    library = graph_index(vectors)
-    built_s = time.process_time() - start
-    return Prepared(vectors, asked, torch.cat(parts), library, built_s)
+    return vectors, asked, torch.cat(parts), graph_index(vectors)
 
 
 def rows() -> Iterator[Row]:
-    from fieldguide.challenges import retrieval as page
-
-    known = prepared()
-    reached = {count: known.found(count) for count in CANDIDATES}
+    vectors, asked, truth, library = prepared()
+    reached = {}
+    for count in CANDIDATES:
+        found = graph_nearest(library, asked, NEAREST, count)
+        reached[count] = shared_neighbours(found, truth)
     enough = [count for count, recall in reached.items() if recall >= RECALL]
     if not enough:
         raise RuntimeError(f"recall {reached}, at most")
-    asked = known.asked[:TIMED].split(1)
+    some = asked[:TIMED].split(1)
 
     def graph() -> None:
-        for one in asked:
-            graph_nearest(known.library, one, NEAREST, enough[0])
+        for one in some:
+            graph_nearest(library, one, NEAREST, enough[0])
 
     def exact() -> None:
-        for one in asked:
-            page.exact_nearest(known.vectors, one, NEAREST)
+        for one in some:
+            page.exact_nearest(vectors, one, NEAREST)
 
     took = processor_times({"graph": graph, "exact": exact}, rounds=ROUNDS)
     took = each(lambda times: [ms / TIMED for ms in times], took)
     what = f"{versioned('usearch')}, recall {reached[enough[0]]:.2f}"
-    yield beside(
-        took, what, "graph", f"exact search, {versioned('torch')}", "exact", GOAL
-    )
+    rival = f"exact search, {versioned('torch')}"
+    yield beside(took, what, "graph", rival, "exact", GOAL)

@@ -29,6 +29,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fieldguide.data import smollm2
+from fieldguide.deployment.serving import (
+    Batcher,
+    RealClock,
+    Request,
+    Turn,
+    VirtualClock,
+    ask_engine,
+    first_waits,
+    percentile,
+    poisson_requests,
+    serve,
+)
+from fieldguide.transformers.real_model import load_smollm2
 from rivals.decode import TOKENS as STEPS
 from rivals.decode import matrices
 from rivals.measure import (
@@ -55,52 +69,45 @@ TRIES = 2
 ROUNDS = 3
 
 
-class Engine:
-    """llama.cpp behind a port of this machine, for as long as the `with` lasts.
+@contextlib.contextmanager
+def engine_port(slots: int, context: int) -> Iterator[int]:
+    """The port of llama.cpp on this machine, for as long as the `with` lasts.
 
     RuntimeError says why it does not start; it ends with this process at the latest,
     because it reads our end of a pipe.
     """
-
-    def __init__(self, slots: int, context: int) -> None:
-        from fieldguide.data import smollm2
-
-        if not (HERE / "node_modules" / ENGINE).exists():
-            set_up = "python3 book/_tools/setup.py engine"
-            raise RuntimeError(f"{ENGINE} is not installed: {set_up}")
-        command = ["node", HERE / "serve.mjs", smollm2().path, 0, slots, context]
-        self.command = [*map(str, command)]
-
-    def __enter__(self) -> Engine:
-        pipe = subprocess.PIPE
-        options = {"stdin": pipe, "stdout": pipe, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(self.command, text=True, **options)
-        guard = threading.Timer(120, self.process.kill)  # it never says a word
+    if not (HERE / "node_modules" / ENGINE).exists():
+        set_up = "python3 book/_tools/setup.py engine"
+        raise RuntimeError(f"{ENGINE} is not installed: {set_up}")
+    command = ["node", HERE / "serve.mjs", smollm2().path, 0, slots, context]
+    pipe = subprocess.PIPE
+    options = {"stdin": pipe, "stdout": pipe, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([*map(str, command)], text=True, **options) as process:
+        guard = threading.Timer(120, process.kill)  # it never says a word
         guard.start()
-        said = self.process.stdout.readline().split()
+        said = process.stdout.readline().split()
         guard.cancel()
-        if said[:1] != ["port"]:
-            self.__exit__()
-            why = " ".join(said).removeprefix("error ") or "it said nothing"
-            raise RuntimeError(f"the engine does not start: {why}")
-        self.port = int(said[1])
-        return self
-
-    def __exit__(self, *_) -> None:
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
         try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
+            if said[:1] != ["port"]:
+                why = " ".join(said).removeprefix("error ") or "it said nothing"
+                raise RuntimeError(f"the engine does not start: {why}")
+            yield int(said[1])
+        finally:
+            process.kill()
 
-    def processor_s(self) -> float:
-        """Processor time that the engine has spent so far."""
-        url = f"http://127.0.0.1:{self.port}/usage"
-        with urllib.request.urlopen(url, timeout=60) as answer:
-            return json.load(answer)["cpu_s"]
+
+def engine_lines(port: int, prompt: str | list[int], count: int) -> list[str]:
+    """What the engine sends in answer to a prompt, line by line."""
+    question = {"prompt": prompt, "max_tokens": count, "stream": True}
+    data, url = json.dumps(question).encode(), f"http://127.0.0.1:{port}/v1/completions"
+    with urllib.request.urlopen(url, data, timeout=300) as answer:
+        return answer.read().decode().splitlines()
+
+
+def engine_s(port: int) -> float:
+    """Processor time that the engine has spent so far."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/usage", timeout=60) as answer:
+        return json.load(answer)["cpu_s"]
 
 
 def prompts(count: int) -> list[list[int]]:
@@ -109,26 +116,22 @@ def prompts(count: int) -> list[list[int]]:
     return torch.randint(100, 40_000, (count, 16), generator=draw).tolist()
 
 
-def engine_ms(engine: Engine, people: int) -> float:
+def engine_ms(port: int, people: int) -> float:
     """Processor time a token of `people` who ask at the same time."""
-    from fieldguide.deployment.serving import ask_engine
 
     def one(prompt: list[int]) -> int:
-        return len(list(ask_engine(prompt, TOKENS, engine.port, timeout=120)))
+        return len(list(ask_engine(prompt, TOKENS, port, timeout=120)))
 
-    before = engine.processor_s()
+    before = engine_s(port)
     with ThreadPoolExecutor(people) as threads:
         found = list(threads.map(one, prompts(people)))
     if found != [TOKENS] * people:
         raise RuntimeError(f"answers of {found} tokens, not {TOKENS}")
-    return 1e3 * (engine.processor_s() - before) / (people * TOKENS)
+    return 1e3 * (engine_s(port) - before) / (people * TOKENS)
 
 
 def our_ms(people: int) -> float:
     """The same with the book's batcher."""
-    from fieldguide.deployment.serving import Batcher, RealClock, Request, serve
-    from fieldguide.transformers.real_model import load_smollm2
-
     batcher = Batcher(load_smollm2(), people, 16 + TOKENS)
     asked = [Request(0.0, prompt, TOKENS) for prompt in prompts(people)]
     start = time.process_time()
@@ -138,16 +141,12 @@ def our_ms(people: int) -> float:
 
 def limit_ms(people: int) -> Callable[[], float]:
     """Reading every matrix once a step, a token of each of `people`."""
-    from fieldguide.transformers.real_model import load_smollm2
-
     timed = processor_ms(matrices(load_smollm2()), 1)
     return lambda: timed() / STEPS / people
 
 
 def file_ms() -> float:
     """Reading all bytes of the model's file from memory once."""
-    from fieldguide.data import smollm2
-
     data = torch.from_numpy(np.fromfile(smollm2().path, dtype=np.uint8))
     words = data[: len(data) // 8 * 8].view(torch.int64)
     timed = processor_ms(words.sum, 1)
@@ -156,8 +155,6 @@ def file_ms() -> float:
 
 def step_times(batcher) -> dict[tuple[int, int], list[float]]:
     """Seconds of a step for (prompts, texts that go on), by the longest of LENGTHS."""
-    from fieldguide.deployment.serving import Request, Turn
-
     request = Request(0.0, [0] * PROMPT, LENGTHS[-1])
 
     def step_s(new: int, old: int, length: int) -> float:
@@ -176,14 +173,11 @@ def step_times(batcher) -> dict[tuple[int, int], list[float]]:
     return took
 
 
-class TimedClock:
+class TimedClock(VirtualClock):
     """A clock for the page's scheduler: each step takes what such a step took."""
 
     def __init__(self, took: dict[tuple[int, int], list[float]]) -> None:
         self.took, self.now = took, 0.0
-
-    def wait(self, until: float) -> None:
-        self.now = max(self.now, until)
 
     def step(self, turns: list) -> list[int]:
         new = sum(not turn.made for turn in turns)
@@ -195,8 +189,6 @@ class TimedClock:
 
 def served(took, load: float, seed: int, static: bool) -> list:
     """What becomes of COUNT people, `load` a second."""
-    from fieldguide.deployment.serving import poisson_requests, serve
-
     draw = torch.Generator().manual_seed(seed)
     asked = poisson_requests(load, COUNT, draw)
     return serve(asked, SLOTS, TimedClock(took), static=static)
@@ -204,8 +196,6 @@ def served(took, load: float, seed: int, static: bool) -> list:
 
 def tail_s(took, load: float, seed: int, static: bool = False) -> float:
     """Seconds to the first token that TAIL of the people do not exceed."""
-    from fieldguide.deployment.serving import first_waits, percentile
-
     return percentile(first_waits(served(took, load, seed, static)), TAIL)
 
 
@@ -227,9 +217,6 @@ def continuous_load(took, limit_s: float, load: float, seed: int) -> float:
 
 
 def beside_static() -> Iterator[Row]:
-    from fieldguide.deployment.serving import Batcher
-    from fieldguide.transformers.real_model import load_smollm2
-
     batcher = Batcher(load_smollm2(), SLOTS, ROOM)
     rounds = [step_times(batcher) for _ in range(ROUNDS)]
     for share in SHARES:
@@ -245,7 +232,6 @@ def beside_static() -> Iterator[Row]:
 
 
 def rows() -> Iterator[Row]:
-    torch.set_num_threads(1)
     yield from beside_static()
     for people in 1, PEOPLE:
         yield from beside_engine(people)
@@ -253,9 +239,9 @@ def rows() -> Iterator[Row]:
 
 def beside_engine(people: int) -> Iterator[Row]:
     with contextlib.ExitStack() as stack:
-        started = attempt(lambda: stack.enter_context(Engine(people, 16 + TOKENS)))
-        engine = {"engine": started}
-        sides = each(lambda it: lambda: engine_ms(it, people), engine)
+        start = engine_port(people, 16 + TOKENS)
+        port = {"engine": attempt(stack.enter_context, start)}
+        sides = each(lambda it: lambda: engine_ms(it, people), port)
         sides |= {"ours": lambda: our_ms(people), "limit": limit_ms(people)}
         sides |= {"file": lambda: file_ms() / people}
         took = alternate(sides, rounds=ROUNDS)

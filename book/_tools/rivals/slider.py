@@ -17,6 +17,7 @@ import nbformat
 import numpy as np
 from ipywidgets import IntSlider
 
+from fieldguide.explore import explore, heatmap, runtime_html
 from rivals.browser import chromium, opened, stepper
 from rivals.measure import Goal, Row, alternate, attempt, beside, own, versioned
 
@@ -46,7 +47,6 @@ display(slider, interactive_output(draw, {{"step": slider}}))"""
 
 def page_of_ours(folder: Path) -> str:
     """The published form in a page of its own; its address."""
-    from fieldguide.explore import explore, heatmap, runtime_html
 
     def noise(step):
         """A picture of noise.

@@ -31,7 +31,11 @@ import torch.nn.functional as F
 from assets import king_james_ids
 from safetensors.torch import load_file
 
-from rivals.decode import agree, generator, transformers_llama
+from fieldguide.data import asset, smollm2_tokenizer
+from fieldguide.deployment import speculative as spec
+from fieldguide.transformers import training
+from fieldguide.transformers.real_model import KVCache, complete, load_smollm2
+from rivals.decode import agree, generator, small_llama, transformers_llama
 from rivals.measure import Goal, Row, attempt, beside, each, processor_times, versioned
 
 TITLE = "Speculative decoding: processor time of an answer"
@@ -72,10 +76,6 @@ def transformers_assisted(model, stop: list[int]):
 
 def lookup() -> Iterator[Row]:
     """SmolLM2, which guesses what followed before."""
-    from fieldguide.data import smollm2_tokenizer
-    from fieldguide.deployment import speculative as spec
-    from fieldguide.transformers.real_model import complete, load_smollm2
-
     tokenizer, model = smollm2_tokenizer(), load_smollm2()
     ids, stop = spec.asked(tokenizer, REQUEST), tokenizer.encode("<|im_end|>")
     quick, passes = spec.SeveralFast(model), []
@@ -119,32 +119,20 @@ def against_alone(name: str, took: dict, passes: int, alone: int) -> Iterator[Ro
 
 def trained(sizes: tuple[int, ...], steps: int, batch: int, ids: torch.Tensor):
     """A Llama that has read some of a text, the same one every time."""
-    from fieldguide.transformers.real_model import Llama, LlamaConfig
-    from fieldguide.transformers.training import (
-        descend,
-        get_batch,
-        modern_recipe,
-        optimizers,
-    )
-
-    width, layers, heads, hidden = sizes
-    config = {"vocab": 65, "context": 256, "width": width, "layers": layers}
-    config |= {"heads": heads, "kv_heads": heads, "hidden": hidden}
-    torch.manual_seed(0)
-    model = Llama(LlamaConfig(**config, eps=1e-5, base=10_000.0))
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() == 2:
-                weight.normal_(0, 0.02)
+    model = small_llama(*sizes)
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            weight.normal_(0, 0.02)
+    model.requires_grad_(True)
     draws = torch.Generator().manual_seed(0)
 
     def loss() -> torch.Tensor:
-        inputs, targets = get_batch(ids, batch, WINDOW, draws)
+        inputs, targets = training.get_batch(ids, batch, WINDOW, draws)
         return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
 
-    recipe = modern_recipe(steps)
-    descend(model, loss, optimizers(model, recipe), recipe)
-    return model.requires_grad_(False).eval()
+    recipe = training.modern_recipe(steps)
+    training.descend(model, loss, training.optimizers(model, recipe), recipe)
+    return model.requires_grad_(False)
 
 
 def assisted(target, draft) -> Callable[[list[int]], list[int]]:
@@ -161,15 +149,11 @@ class CachedDraft:
     """A draft for `speculate`: a Llama's best tokens, with a cache."""
 
     def __init__(self, model, room: int) -> None:
-        from fieldguide.transformers.real_model import KVCache
-
         self.model, self.cache, self.read = model, KVCache(model.config, room), []
 
     @torch.inference_mode()
     def __call__(self, ids: list[int], length: int) -> tuple[list[int], None]:
-        from fieldguide.deployment.speculative import shared
-
-        keep = shared(self.read, ids[:-1])
+        keep = spec.shared(self.read, ids[:-1])
         self.cache.length, guess = keep, []
         new = torch.tensor([ids[keep:]])
         while len(guess) < length:
@@ -182,9 +166,6 @@ class CachedDraft:
 
 def pair() -> Iterator[Row]:
     """A target with its draft, beside itself alone and beside transformers."""
-    from fieldguide.deployment import speculative as spec
-    from fieldguide.transformers.real_model import complete
-
     read, _ = king_james_ids()
     target, draft, prompts = trained(*TARGET, read), trained(*DRAFT, read), passages()
     quick, small, passes = spec.SeveralFast(target), spec.SeveralFast(draft), []
@@ -207,11 +188,7 @@ def pair() -> Iterator[Row]:
 
 def head() -> Iterator[Row]:
     """The page's extra head on the King James GPT, greedily."""
-    from fieldguide.data import asset
-    from fieldguide.deployment import speculative as spec
-    from fieldguide.transformers.training import trained_gpt
-
-    king = trained_gpt()
+    king = training.trained_gpt()
     part = spec.ExtraHead(king).requires_grad_(False)
     weights = load_file(asset("speculative", "drafts.safetensors"))
     own_weights = {k[5:]: w for k, w in weights.items() if k.startswith("head.")}
@@ -240,7 +217,6 @@ def passages() -> list[list[int]]:
 
 
 def rows() -> Iterator[Row]:
-    torch.set_num_threads(1)
     yield from lookup()
     yield from pair()
     yield from head()

@@ -20,15 +20,17 @@ import torch.nn.functional as F
 from assets import king_james_ids
 from torch import nn
 
-from rivals.measure import (
-    Goal,
-    Row,
-    attempt,
-    beside,
-    each,
-    processor_times,
-    versioned,
+from fieldguide.transformers.attention import simple_attention_fast
+from fieldguide.transformers.gpt import GPT, GPTConfig
+from fieldguide.transformers.training import (
+    Recipe,
+    get_batch,
+    held_out_loss,
+    modern_recipe,
+    new_gpt,
+    train,
 )
+from rivals.measure import Goal, Row, attempt, beside, each, processor_times, versioned
 
 TITLE = "Training a GPT: processor time of a step, and to a loss"
 VOCAB = 65
@@ -56,18 +58,15 @@ SEEDS = 3
 TO_LOSS_GOAL = 1 / 5
 
 
-def config_of(size: Size):
-    from fieldguide.transformers.gpt import GPTConfig
-
+def config_of(size: Size) -> GPTConfig:
     sizes = VOCAB, size.context, size.width, size.heads, size.layers
     return GPTConfig(*sizes, bias=False)
 
 
-def ours(size: Size) -> nn.Module:
-    from fieldguide.transformers.attention import simple_attention_fast
-    from fieldguide.transformers.gpt import GPT
-
-    return GPT(config_of(size), attend=simple_attention_fast)
+def gpt(size: Size) -> GPT:
+    """The reader's GPT of random weights, the same every time."""
+    start = torch.Generator().manual_seed(0)
+    return GPT(config_of(size), attend=simple_attention_fast, generator=start)
 
 
 def transformers_gpt2(size: Size) -> nn.Module:
@@ -100,8 +99,8 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
 def stepper(size: Size, model: nn.Module) -> Callable[[], None]:
     """A step of training on random tokens: loss, gradients, clipping, AdamW."""
     optimizer = adamw(model)
-    shape = (size.batch, size.context)
-    inputs, targets = torch.randint(VOCAB, (2, *shape)).unbind()
+    draw, shape = torch.Generator().manual_seed(0), (2, size.batch, size.context)
+    inputs, targets = torch.randint(VOCAB, shape, generator=draw).unbind()
     start = loss_of(model, inputs, targets).item()
     if not math.isclose(start, math.log(VOCAB), rel_tol=0.15):
         raise RuntimeError(f"starts with a loss of {start:.2f}, not ln {VOCAB}")
@@ -144,7 +143,7 @@ def products(size: Size) -> Callable[[], None]:
 
 def steps(size: Size) -> Iterator[Row]:
     torch.manual_seed(0)
-    models = {"ours": ours(size), "transformers": attempt(transformers_gpt2, size)}
+    models = {"ours": gpt(size), "transformers": attempt(transformers_gpt2, size)}
     sides = each(partial(stepper, size), models) | {"limit": products(size)}
     repeats = 5 if size is SMALL else 1
     took = processor_times(sides, rounds=size.rounds, repeats=repeats)
@@ -161,8 +160,6 @@ def plain_run(
     warmup: int = WARMUP,
 ) -> tuple[float, nn.Module]:
     """nanoGPT's recipe on transformers' GPT-2: seconds, and the model."""
-    from fieldguide.transformers.training import get_batch
-
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
     model = transformers_gpt2(size)
@@ -181,41 +178,51 @@ def plain_run(
     return time.process_time() - start, model
 
 
-def our_run(train_ids: torch.Tensor, seed: int) -> tuple[float, nn.Module]:
-    """The notebook's modern recipe, with nanoGPT's batch, on the reader's GPT."""
-    from fieldguide.transformers.training import modern_recipe, new_gpt, train
-
+def our_run(
+    train_ids: torch.Tensor, seed: int, config: GPTConfig, recipe: Recipe
+) -> tuple[float, nn.Module]:
+    """A recipe on the reader's GPT: seconds of processor time, and the model."""
     rng = torch.Generator().manual_seed(seed)
-    recipe = replace(modern_recipe(OUR_STEPS), batch=SMALL.batch)
     with contextlib.redirect_stdout(None):
         start = time.process_time()
-        model = new_gpt(config_of(SMALL), recipe, rng)
+        model = new_gpt(config, recipe, rng)
         train(model, train_ids, recipe, generator=rng)
     return time.process_time() - start, model
 
 
-def to_loss() -> Iterator[Row]:
-    """Seconds to the loss that the rival ends at, on the same text, seed by seed."""
-    from fieldguide.transformers.training import held_out_loss
-
-    training, held_out = king_james_ids()
-    measure = partial(held_out_loss, ids=held_out, pieces=512)
-    mine, theirs = [], []
+def to_the_loss(
+    runs: dict[str, Callable], held_out: torch.Tensor, pieces: int
+) -> dict[str, list[float]]:
+    """Seconds of each run, seed by seed; of "ours" to a loss as good as "theirs"."""
+    took: dict[str, list[float]] = {name: [] for name in runs}
     for seed in range(SEEDS):
-        seconds, model = plain_run(training, seed)
-        theirs.append(seconds)
-        target = measure(model)
-        seconds, model = our_run(training, seed)
-        mine.append(seconds)
-        reached = measure(model)
+        losses = {}
+        for name, run in runs.items():
+            seconds, model = run(seed=seed)
+            took[name].append(seconds)
+            losses[name] = held_out_loss(model, held_out, pieces)
+        reached, target = losses["ours"], losses["theirs"]
         if reached > target:
             raise RuntimeError(f"seed {seed}: {reached:.3f} nats, not {target:.3f}")
+    return took
+
+
+def to_loss() -> Iterator[Row]:
+    """Seconds of the notebook's modern recipe, with nanoGPT's batch, to its loss."""
+    training, held_out = king_james_ids()
+    recipe = replace(modern_recipe(OUR_STEPS), batch=SMALL.batch)
+    runs = {
+        "ours": partial(our_run, training, config=config_of(SMALL), recipe=recipe),
+        "theirs": partial(plain_run, training),
+    }
+    took = to_the_loss(runs, held_out, 512)
     name = f"{versioned('transformers')}, nanoGPT's recipe"
-    yield Row("to its loss", "s", mine, name, theirs, Goal(TO_LOSS_GOAL))
+    yield Row(
+        "to its loss", "s", took["ours"], name, took["theirs"], Goal(TO_LOSS_GOAL)
+    )
 
 
 def rows() -> Iterator[Row]:
-    torch.set_num_threads(1)
     yield from steps(SMALL)
     yield from steps(LARGE)
     yield from to_loss()

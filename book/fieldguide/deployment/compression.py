@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from ..check import answer_of, graded, is_near
 from ..efficiency.quantization import quantize_absmax
-from ..transformers.gpt import apply_rope, generate, why_wrong
+from ..transformers.attention import simple_attention
+from ..transformers.gpt import generate, why_wrong
 from ..transformers.training import (
     Recipe,
     descend,
     get_batch,
     optimizers,
+    qk_norm,
 )
 
 # %% ../../deployment/compression.ipynb #drop-smallest
@@ -125,58 +127,49 @@ class StoredLinear(nn.Module):
             kept, scales = quantize_absmax(linear.weight.detach(), 8, "row")
         self.register_buffer("kept", kept)
         self.register_buffer("scales", scales)
-        self.bias = linear.bias
 
     def forward(self, x):
         weight = self.kept.float()  # (out, in)
         if self.scales is not None:
             weight = weight * self.scales
-        return F.linear(x, weight, self.bias)
+        return F.linear(x, weight)
 
 # %% ../../deployment/compression.ipynb #straight-attention
-def straight_attention(layer, x, turn, later):
-    """What attention adds to x (1, T, D): queries and keys turned, normed."""
-    parts = layer.query(x), layer.key(x), layer.value(x)
-    heads = [part.unflatten(-1, (layer.heads, -1)) for part in parts]
-    query, key, value = (h.transpose(1, 2) for h in heads)  # (1, H, T, K)
-    a, b = torch.cat([query, key], 1).unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = turn  # (T, K / 2) each
-    turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
-    turned = F.normalize(turned.flatten(-2), dim=-1)  # (1, 2 H, T, K)
-    query, key = turned.chunk(2, 1)
-    scores = query @ key.mT * math.sqrt(value.size(-1))  # (1, H, T, T)
-    weights = scores.masked_fill(later, -1e9).softmax(-1)
-    return layer.output((weights @ value).transpose(1, 2).flatten(2))
+def straight_rope(x):
+    """`apply_rope` at places 0 to T - 1, without complex numbers."""
+    T, K = x.shape[-2:]
+    speed = 10_000.0 ** (-torch.arange(0, K, 2) / K)  # (K/2,)
+    angle = torch.arange(T)[:, None] * speed  # (T, K/2)
+    cos, sin = angle.cos(), angle.sin()
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)  # (..., T, K/2) each
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
+
+
+def straight_attention(query, key, value, *, mask):
+    """What the modern recipe attends by: turned, then normed."""
+    attend = qk_norm(simple_attention)
+    return attend(straight_rope(query), straight_rope(key), value, mask=mask)
 
 # %% ../../deployment/compression.ipynb #straight-gpt
 class StraightGPT(nn.Module):
-    """A GPT of the modern recipe without an `if` that asks for a value."""
+    """A GPT of the modern recipe in operations that ONNX has, for one text."""
 
     def __init__(self, model, bits=32):
         super().__init__()
         self.model = copy.deepcopy(model).requires_grad_(False)
+        for block in self.model.blocks:
+            block.attention.attend = straight_attention
         for name, layer in model.blocks.named_modules():
             if bits < 32 and isinstance(layer, nn.Linear):
                 kept = StoredLinear(layer, bits)
                 self.model.blocks.set_submodule(name, kept)
-        first = model.blocks[0].attention
-        K = first.query.out_features // first.heads
-        places = torch.arange(model.config.context)
-        ahead = torch.tensor([1.0, 0]).repeat(len(places), K // 2)  # (T, K)
-        cos, sin = apply_rope(ahead, places).unflatten(-1, (-1, 2)).unbind(-1)
-        self.register_buffer("cos", cos)  # (T, K / 2) each
-        self.register_buffer("sin", sin)
 
     def forward(self, ids):
-        x, table = self.model.token(ids), self.model.token.weight  # (1, T, D)
-        places = torch.arange(ids.size(1))  # (T,)
-        turn = F.embedding(places, self.cos), F.embedding(places, self.sin)
-        later = places > places[:, None]  # (T, T)
+        x, T = self.model.token(ids), ids.size(1)  # (1, T, D)
+        mask = torch.ones(T, T, dtype=torch.bool).tril()  # T is a symbol
         for block in self.model.blocks:
-            read = block.norm_attention(x)
-            x = x + straight_attention(block.attention, read, turn, later)
-            x = x + block.mlp.down(F.gelu(block.mlp.up(block.norm_mlp(x))))
-        return F.linear(self.model.norm(x), table)  # (1, T, V)
+            x = block(x, mask)
+        return self.model.norm(x) @ self.model.token.weight.T  # (1, T, V)
 
 # %% ../../deployment/compression.ipynb #export-onnx
 def export_onnx(model: nn.Module, path, *, bits=32, length=None):
@@ -188,11 +181,9 @@ def export_onnx(model: nn.Module, path, *, bits=32, length=None):
     context = model.config.context
     ids = torch.zeros(1, length or min(8, context), dtype=torch.long)
     shapes = {"ids": {1: torch.export.Dim("T", max=context)}}
-    program = torch.export.export(
-        StraightGPT(model, bits).eval(),
-        (ids,),
-        dynamic_shapes=None if length else shapes,
-    )
+    shapes = None if length else shapes
+    plain = StraightGPT(model, bits).eval()
+    program = torch.export.export(plain, (ids,), dynamic_shapes=shapes)
     names = {"input_names": ["ids"], "output_names": ["logits"]}
     made = torch.onnx.export(program, dynamo=True, verbose=False, **names)
     proto = made.model_proto

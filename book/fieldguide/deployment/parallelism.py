@@ -60,7 +60,6 @@ class Job:
 
     layers: int
     width: int
-    parts: int  # heads or experts, which the pieces share out
     common: float  # parameters that every token meets
     token_flops: float  # forward, for a token
     context: int  # tokens of a sequence
@@ -87,8 +86,8 @@ def gpt_job(shape, batch):
     """Train a GPT of this `Shape` on so many sequences a step."""
     found, flops = parameters(shape), token_flops(shape)
     common, first = sum(found.values()), found["tokens"] + found["positions"]
-    sizes = shape.layers, shape.width, shape.heads
-    return Job(*sizes, common, flops, shape.context, batch, first=first)
+    sizes = shape.layers, shape.width, common, flops, shape.context
+    return Job(*sizes, batch, first=first)
 
 # %% ../../deployment/parallelism.ipynb #card-bytes
 def bytes_of_card(job, layout):
@@ -295,11 +294,8 @@ def share_experts(
     out, back = sizes.sum(1).tolist(), theirs.sum(1).tolist()
     rows = exchange(x[token], out, back)  # (R, D), by process, then expert
     expert = torch.arange(E).repeat(N).repeat_interleave(theirs.flatten())
-    order = expert.argsort(stable=True)  # (R,), by expert
-    multiply, own = mixtures.grouped_loop, theirs.sum(0)  # (E,)
-    hidden = F.gelu(multiply(rows[order], own, up))  # (R, H)
-    answers = torch.empty_like(rows)
-    answers[order] = multiply(hidden, own, down)  # (R, D)
+    once = rows.new_ones(len(rows), 1)  # each row is for one expert
+    answers = mixtures.mixture_sorted(rows, once, expert[:, None], up, down)
     home = exchange(answers, back, out)  # (S, D), as they left
     return torch.zeros_like(x).index_add(0, token, weight[:, None] * home)
 

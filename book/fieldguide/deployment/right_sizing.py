@@ -5,7 +5,6 @@
 # %% ../../deployment/right-sizing.ipynb #imports
 import math
 import re
-from collections import Counter
 from functools import cache
 from typing import NamedTuple
 
@@ -24,51 +23,47 @@ from ..data import (
 from ..explore import bars, text
 
 # %% ../../deployment/right-sizing.ipynb #classes
-LICENCES = {
-    "permissive": ["Permissive"],
-    "copyleft": ["Copyleft", "Copyleft Limited"],
-    "proprietary": ["Proprietary Free", "Commercial"],
-}
-ORGANS = {
-    "brain": "Abnormality of the nervous system",
-    "heart": "Abnormality of the cardiovascular system",
-    "eyes": "Abnormality of the eye",
-    "skin": "Abnormality of the integument",
-}
-DESKS = {
-    "taxes": "rot-avdrag rut-avdrag f-skatt omvand-moms",
-    "permits": "bygglov bbr-pbl attefallshus-friggebod marklov-rivningslov "
-    "strandskydd altan-staket-plank",
-    "contracts": "kontrakt dolda-fel dispute reklamation-process garantier "
-    "besiktning",
-    "repairs": "takläggning badrumsrenovering koksrenovering vvs isolering "
-    "elinstallation fasadrenovering ventilation varmesystem",
+CLASSES = {  # of each domain: what its makers call the kinds in each class
+    "licences": {
+        "permissive": "Permissive",
+        "copyleft": "Copyleft, Copyleft Limited",
+        "proprietary": "Proprietary Free, Commercial",
+    },
+    "symptoms": {
+        "brain": "Abnormality of the nervous system",
+        "heart": "Abnormality of the cardiovascular system",
+        "eyes": "Abnormality of the eye",
+        "skin": "Abnormality of the integument",
+    },
+    "questions": {
+        "taxes": "rot-avdrag, rut-avdrag, f-skatt, omvand-moms",
+        "permits": "bygglov, bbr-pbl, attefallshus-friggebod, "
+        "marklov-rivningslov, strandskydd, altan-staket-plank",
+        "contracts": "kontrakt, dolda-fel, dispute, reklamation-process, "
+        "garantier, besiktning",
+        "repairs": "takläggning, badrumsrenovering, koksrenovering, vvs, "
+        "isolering, elinstallation, fasadrenovering, ventilation, varmesystem",
+    },
 }
 
 # %% ../../deployment/right-sizing.ipynb #labelled
 def labelled_texts(domain: str):
     """(text, class, kin, all of it) of each text that has one class."""
     if domain == "licences":
-        known = {k: name for name, kinds in LICENCES.items() for k in kinds}
-        return [
-            (each.text, known[each.category], place, each.text)
-            for place, each in enumerate(licences())
-            if each.category in known
+        found = enumerate(licences())
+        rows = [(x.text, x.category, place, x.text) for place, x in found]
+    elif domain == "symptoms":
+        rows = [
+            (x.definition, *x.systems, x.parents[0], x.definition)
+            for x in symptoms()
+            if len(x.systems) == 1
         ]
-    if domain == "symptoms":
-        known = {system: name for name, system in ORGANS.items()}
-        return [
-            (each.definition, known[one], each.parents[0], each.definition)
-            for each in symptoms()
-            for one in each.systems & {*known}
-            if len(each.systems) == 1
-        ]
-    known = {t: name for name, topics in DESKS.items() for t in topics.split()}
-    return [
-        (each.question, known[each.topic], None, f"{each[0]} {each[1]}")
-        for each in building_questions()
-        if each.topic in known
-    ]
+    else:
+        found = building_questions()
+        rows = [(q.question, q.topic, None, f"{q[0]} {q[1]}") for q in found]
+    classes = CLASSES[domain].items()
+    of = {kind: name for name, kinds in classes for kind in kinds.split(", ")}
+    return [(text, of[k], *rest) for text, k, *rest in rows if k in of]
 
 # %% ../../deployment/right-sizing.ipynb #relatives
 from ..scaling.data_quality import (
@@ -101,8 +96,7 @@ class LabelledJob(NamedTuple):
 @cache
 def job(domain: str, seed=0):
     """The texts of a domain, split by families, classes in equal parts."""
-    kinds = {"licences": LICENCES, "symptoms": ORGANS, "questions": DESKS}
-    classes, each = [*kinds[domain]], 20 if domain == "licences" else 25
+    classes, each = [*CLASSES[domain]], 20 if domain == "licences" else 25
     texts, names, kin, whole = zip(*labelled_texts(domain))
     texts = [" ".join(text.split()[:WORDS]) for text in texts]
     labels = torch.tensor([classes.index(name) for name in names])
@@ -138,12 +132,11 @@ def related(domain: str, texts: list, kin):
 # %% ../../deployment/right-sizing.ipynb #equal-parts
 def in_equal_parts(places, labels, most: int, generator: torch.Generator):
     """As many places of each class, drawn at random, at most so many."""
-    order = torch.randperm(len(places), generator=generator).tolist()
-    of = {c: [] for c in labels.unique().tolist()}
-    for i in order:
-        of[labels[places[i]].item()].append(places[i])
-    count = min(most, *map(len, of.values()))
-    return sorted(p for each in of.values() for p in each[:count])
+    order = torch.randperm(len(places), generator=generator)
+    drawn = torch.tensor(places)[order]
+    parts = [drawn[labels[drawn] == c] for c in labels.unique()]
+    count = min(most, *map(len, parts))
+    return torch.cat([part[:count] for part in parts]).sort().values.tolist()
 
 # %% ../../deployment/right-sizing.ipynb #fit-linear
 from ..multimodal.contrastive import bag_of_words, words_of
@@ -177,15 +170,10 @@ def vote_views(
     at, row = [place[w] for w in found if w in place], desks.index(desk)
     votes = [weight[row, place[w]].item() if w in place else 0 for w in found]
     root = math.sqrt(max(1, len(at)))
-
-    def signed(x):
-        return f"{x:+.2f}".replace("-0.00", "+0.00")
-
     scores = weight[:, at].double().sum(1) / root + bias.double()  # (C,)
-    said = f"Votes for {desk}: {signed(sum(votes))}, over the root of "
-    said += f"{len(at)} known words: {signed(sum(votes) / root)}. For any "
-    said += f"text: {signed(bias[row].item())}. "
-    said += f"Score: {signed(scores[row].item())}.\n"
+    said = f"Votes for {desk}: {sum(votes):+z.2f}, over the root of "
+    said += f"{len(at)} known words: {sum(votes) / root:+z.2f}. For any text: "
+    said += f"{bias[row]:+z.2f}. Score: {scores[row]:+z.2f}.\n"
     said += f"It says {desks[scores.argmax()]}."
     shown = [w if w in place else f"{w} (new)" for w in found]
     ends = {"low": -3.5, "high": 3.5}
@@ -277,7 +265,7 @@ def check_leaked(fn):
             why = "the test's are asked for"
         elif got == sorted({*test} - known):
             why = "these are the ones that don't leak"
-        elif Counter(map(repr, got)) == Counter(map(repr, wanted)):
+        elif sorted(map(repr, got)) == sorted(map(repr, wanted)):
             why = "in ascending order"
         call = f"leaked(groups, {learn}, {test})"
         assert got == wanted, f"{call}: {why}"
@@ -306,11 +294,8 @@ def check_labels_to_buy(fn):
 @graded
 def check_labels_pay(fn):
     """Does fn give the number of answers from which on labels pay?"""
-    for case in (
-        (50, 20, 136, 5, 10),
-        (30, 20, 100, 10, 100),
-        (50, 10, 7, 9, 4),
-    ):
+    cases = (50, 20, 136, 5, 10), (30, 20, 100, 10, 100), (50, 10, 7, 9, 4)
+    for case in cases:
         wrong, less, labels, label_price, mistake_price = case
         spent = 100 * labels * label_price
         saved = (wrong - less) * mistake_price

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Int8, UInt8
 from torch import Tensor, nn
 
 from ..check import answer_of, graded, is_near
+from ..transformers.training import loss_on
 
 # %% ../../efficiency/quantization.ipynb #in-groups
 def in_groups(weight: Float[Tensor, "*b D"], group=None):
@@ -173,11 +174,8 @@ def rounded(weight: Float[Tensor, "*b D"], scheme, bits, group=None):
 @torch.no_grad()
 def text_losses(model: Callable, pieces: Int[Tensor, "N tokens"]):
     """Mean nats a token on each of the pieces of a text: (N,)."""
-    losses = []
-    for piece in pieces:  # one at a time: its logits fill 50 MB
-        logits = model(piece[None, :-1])[0]  # (T, V)
-        losses.append(F.cross_entropy(logits, piece[1:]))
-    return torch.stack(losses)
+    one = pieces.split(1)  # at a time: its logits fill 50 MB
+    return torch.stack([loss_on(model, p[:, :-1], p[:, 1:]) for p in one])
 
 # %% ../../efficiency/quantization.ipynb #int8-product
 def int8_product(
@@ -232,7 +230,8 @@ def check_whole_zero(fn):
     """Does fn(weight, bits) keep 0 exactly, and all within half a step?"""
     ranges = [-1.0, 0, 0.7], [-0.7, 0.3, 1.0], [2.0, 3, 2.5], [-2.0, -1, -1.3]
     for values, bits in itertools.product(ranges, (2, 4, 8)):
-        got = answer_of(fn, torch.tensor(values), bits, like=())
+        weight = torch.tensor(values)
+        got = answer_of(fn, weight.clone(), bits, like=())
         where = f"values {values}, {bits} bits"
         ok = len(got) == 3 and getattr(got[0], "dtype", None) == torch.int64
         assert ok, f"{where}: int64 codes, scale, zero point, not {got!r}"
@@ -245,9 +244,7 @@ def check_whole_zero(fn):
         assert ok, f"{where}: codes {codes.tolist()} exceed 0 to {most}"
         ok = zero in range(most + 1)
         assert ok, f"{where}: a zero point of {zero} is not a code"
-        off = (
-            scale * (codes - zero) - torch.tensor(values)
-        ).abs().max() / step
+        off = (scale * (codes - zero) - weight).abs().max() / step
         assert off <= 0.5 + 1e-3, f"{where}: off by {off:.2f}: not rounded?"
     return "whole_zero is right."
 

@@ -201,7 +201,8 @@ def write_bundles(app: Sphinx, exception: Exception | None) -> None:
     script = rjsmin.jsmin(";\n".join(parts), keep_bang_comments=True)  # licences
     (static / "site.js").write_text(script, "utf8")
     pages = [page.read_text("utf8") for page in Path(app.outdir).rglob("*.html")]
-    words = set().union(*map(WORD.findall, [script, *pages]))
+    apart = [path.read_text("utf8") for path in (HERE / "static/models").glob("*.js")]
+    words = set().union(*map(WORD.findall, [script, *apart, *pages]))
     rules = tinycss2.parse_stylesheet(ICON_FONT.sub("", css), True, True)
     (static / "site.css").write_text(used_rules(rules, words), "utf8")
     for name in UNUSED:

@@ -6,8 +6,8 @@ Writes beside this file weights.safetensors, the trained weights in 16 bits; run
 and run.safetensors, the run at each of STEPS: losses, a sample, attention; rates.json,
 the losses of short runs of a tiny model, and how the notebook's live runs end at other
 rates and from other seeds; belts.json, the losses of one run at two rates, with and
-without warm-up, clipping and cooling down; and times.json, how much longer a modern
-step takes.
+without warm-up, clipping and cooling down; times.json, how much longer a modern step takes;
+and front.json, a text that the trained model wrote for the front page.
 """
 
 import math
@@ -30,6 +30,7 @@ from fieldguide.transformers.gpt import GPT, GPTConfig, generate
 
 HERE = Path(__file__).parent
 
+FRONT_SEED = 8
 STEPS = [0, 10, 20, 30, 50, 70, 100, 150, 200, 300, 500, 800, 1200, 2000]
 RECIPE = training.modern_recipe(STEPS[-1])
 SIZES = GPTConfig(65, 128, width=128, heads=4, layers=4, bias=False)
@@ -103,6 +104,9 @@ def remade() -> Iterator[tuple]:
     yield kept["first"], trained(SIZES, flat, ids)[1].tolist(), 1e-4
     whole = training.held_out_loss(training.trained_gpt(), held_out)
     yield kept["held_out"][-1], whole, 0.002
+    front, again = read_json(HERE / "front.json"), written(count=2)
+    for old, new in zip(front["steps"], again["steps"], strict=False):
+        yield *([share for _, share in step["options"]] for step in (old, new)), 0.001
 
 
 def short_run(momentum, rate, ids):
@@ -193,5 +197,31 @@ def record_times() -> None:
     store(HERE / "times.json", {"of a step": middle})
 
 
+def written(start="And the robot said", count=87, temperature=0.7, shown=6):
+    """What the trained model goes on with, drawn letter by letter.
+
+    For each letter the likeliest ones with their probabilities, and the draw: a number
+    from 0 to 1 that falls on one of all probabilities laid end to end, largest first.
+    """
+    model, alphabet = training.trained_gpt(), characters(king_james())
+    draw = torch.Generator().manual_seed(FRONT_SEED)
+    text, steps = start, []
+    for _ in range(count):
+        context = to_ids(text, alphabet)[-model.config.context :]
+        p = (model(context)[-1] / temperature).softmax(-1)  # (V,)
+        p, ids = p.sort(descending=True)
+        place = torch.rand((), generator=draw)
+        picked = min(int((p.cumsum(0) < place).sum()), len(p) - 1)
+        top = zip(to_text(ids[:shown], alphabet), p[:shown].tolist(), strict=True)
+        options = [[letter, round(share, 4)] for letter, share in top]
+        text += to_text(ids[picked : picked + 1], alphabet)
+        steps.append({"options": options, "place": round(place.item(), 4)})
+    return {"text": text, "begun": len(start), "steps": steps}
+
+
+def record_front() -> None:
+    store(HERE / "front.json", written())
+
+
 if __name__ == "__main__":
-    make_parts(record_rates, record_run, record_belts, record_times)
+    make_parts(record_rates, record_run, record_belts, record_times, record_front)

@@ -16,9 +16,9 @@ from rivals.browser import chromium
 
 from fieldguide.explore import payload, runtime_html
 
-WIDTH = 640  # CSS pixels
-# As many colours do for a picture that a live one replaces, in a quarter of the bytes.
-COLOURS = 64
+WIDTH = 560  # CSS pixels
+# As many colours do for a picture that a live one replaces, in a fifth of the bytes.
+COLOURS = 24
 BARE = """
 body { margin: 0; overflow: hidden; font: 15px system-ui, sans-serif }
 .fg { margin: 0; padding: 0; border: 0 }
@@ -27,8 +27,8 @@ body { margin: 0; overflow: hidden; font: 15px system-ui, sans-serif }
 """
 
 
-def pictures(figures: list[str]) -> list[bytes]:
-    """A PNG of the views of each stored figure."""
+def pictures(figures: list[str]) -> list[Image.Image]:
+    """The views of each stored figure."""
     head = f"<!doctype html>{runtime_html()}<style>{BARE}</style>"
     with chromium() as browser:
         tab = browser.new_page(viewport={"width": WIDTH, "height": 900})
@@ -36,14 +36,16 @@ def pictures(figures: list[str]) -> list[bytes]:
         tab.evaluate("fieldguide.figures.forEach((f) => f.draws || f.update())")
         tab.wait_for_function("fieldguide.figures.every((f) => f.draws)")
         views = tab.locator(".fg-views").all()
-        return [small(each.screenshot(animations="disabled")) for each in views]
+        shots = [each.screenshot(animations="disabled") for each in views]
+    whole = (Image.open(io.BytesIO(shot)).convert("RGB") for shot in shots)
+    return [each.quantize(COLOURS, Image.Quantize.FASTOCTREE) for each in whole]
 
 
-def small(png: bytes) -> bytes:
-    picture, few = Image.open(io.BytesIO(png)).convert("RGB"), io.BytesIO()
-    kept = picture.quantize(COLOURS, Image.Quantize.FASTOCTREE)  # rare bright ones, too
-    kept.save(few, "png", optimize=True)
-    return few.getvalue()
+def packed(picture: Image.Image, kind: str, **options: object) -> str:
+    """A picture in base64, with no pixel lost."""
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def add(notebook: nbformat.NotebookNode, *, anew: bool = False) -> int:
@@ -57,15 +59,16 @@ def add(notebook: nbformat.NotebookNode, *, anew: bool = False) -> int:
     due = [data for data in explorers if anew or "image/png" not in data]
     new = pictures([data["text/html"] for data in due]) if due else []
     count = 0
-    for data, png in zip(due, new, strict=True):
-        picture, old = base64.b64encode(png).decode(), data.get("image/png")
-        if old and compare.png(picture, old, "still") is None:
+    for data, picture in zip(due, new, strict=True):
+        png, old = packed(picture, "png", optimize=True), data.get("image/png")
+        if old and compare.png(png, old, "still") is None:
             continue
+        webp = packed(picture.convert("RGB"), "webp", lossless=True, method=6)
         words = html.escape(data["text/plain"].removeprefix("Explorer: "))
-        source = f"data:image/png;base64,{picture}"
+        source = f"data:image/webp;base64,{webp}"
         still = f'<img class="fg-still" alt="{words} Still picture." src="{source}">'
         figure, rest = payload.STILL.sub("", data["text/html"]).split("\n", 1)
         data["text/html"] = f"{figure}\n{still}\n{rest}"
-        data["image/png"] = picture
+        data["image/png"] = png
         count += 1
     return count

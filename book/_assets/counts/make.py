@@ -165,10 +165,14 @@ def picture_models() -> Iterator[tuple]:
     yield "patch encoder", f"{T} patches", model, partial(model, x), hand
 
 
+def cases() -> Iterator[tuple]:
+    return itertools.chain(gpts(), small_models(), picture_models())
+
+
 def rows() -> list[dict]:
     """The table, row by row."""
-    found, cases = [], itertools.chain(gpts(), small_models(), picture_models())
-    for name, reads, model, run, (stored, worked) in cases:
+    found = []
+    for name, reads, model, run, (stored, worked) in cases():
         row = {"model": name, "reads": reads}
         row |= {"parameters": stored, "in the model": count_parameters(model)}
         found.append(row | {"operations": worked, "by PyTorch": flops(run)})

@@ -254,6 +254,8 @@ def mend_markup(app: Sphinx, exception: Exception | None) -> None:
         markup = text = page.read_text("utf8")
         for wrong, right in MENDED.items():
             markup = markup.replace(wrong, right)
+        chapter = page.relative_to(app.outdir).parts[0]  # its figures have a colour
+        markup = markup.replace("<body ", f'<body data-fg-chapter="{chapter}" ', 1)
         if markup != text:
             page.write_text(markup, "utf8")
 

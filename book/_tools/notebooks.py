@@ -334,7 +334,7 @@ async def refresh(path: Path, root: Path) -> str:
         raise NotebookError(f"{path.name} was edited while it ran: run it again.")
     normalise(new, key(stored, path, root))
     changed = keep_equal(new, stored)
-    await asyncio.to_thread(stills.add, new)
+    await asyncio.to_thread(stills.add, new, path.parent.name)
     number(new)
     write(new, path)
     return f"{changed} of {len(code_cells(new))} cells have new output"
@@ -406,7 +406,7 @@ def main(arguments: list[str] | None = None) -> int:
                 due.append(path)
                 continue
             normalise(notebook, notebook.metadata.get("fieldguide", {}).get("key"))
-            if new := stills.add(notebook, anew=options.stills):
+            if new := stills.add(notebook, path.parent.name, anew=options.stills):
                 print(f"{page_name(path, root)}: new still pictures: {new}", flush=True)
             write(notebook, path)
         failures = asyncio.run(run(due, root))

@@ -27,12 +27,13 @@ body { margin: 0; overflow: hidden; font: 15px system-ui, sans-serif }
 """
 
 
-def pictures(figures: list[str]) -> list[Image.Image]:
-    """The views of each stored figure."""
+def pictures(figures: list[str], chapter: str) -> list[Image.Image]:
+    """The views of each stored figure, in the colour of its chapter."""
     head = f"<!doctype html>{runtime_html()}<style>{BARE}</style>"
     with chromium() as browser:
         tab = browser.new_page(viewport={"width": WIDTH, "height": 900})
-        tab.set_content(head + "".join(figures))
+        body = f'<body data-fg-chapter="{chapter}">{"".join(figures)}'
+        tab.set_content(head + body)
         tab.evaluate("fieldguide.figures.forEach((f) => f.draws || f.update())")
         tab.wait_for_function("fieldguide.figures.every((f) => f.draws)")
         views = tab.locator(".fg-views").all()
@@ -48,7 +49,9 @@ def packed(picture: Image.Image, kind: str, **options: object) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def add(notebook: nbformat.NotebookNode, *, anew: bool = False) -> int:
+def add(
+    notebook: nbformat.NotebookNode, chapter: str = "", *, anew: bool = False
+) -> int:
     """Give a still to each explorer that has none, or one that looks otherwise.
 
     anew: take all, and keep of the stored ones those that look the same.
@@ -57,7 +60,7 @@ def add(notebook: nbformat.NotebookNode, *, anew: bool = False) -> int:
     outputs = (o for cell in notebook.cells for o in cell.get("outputs", []))
     explorers = filter(compare.is_explorer, (o.get("data", {}) for o in outputs))
     due = [data for data in explorers if anew or "image/png" not in data]
-    new = pictures([data["text/html"] for data in due]) if due else []
+    new = pictures([data["text/html"] for data in due], chapter) if due else []
     count = 0
     for data, picture in zip(due, new, strict=True):
         png, old = packed(picture, "png", optimize=True), data.get("image/png")

@@ -113,7 +113,8 @@ BLANK = """[...document.querySelectorAll("i[class*=fa-], span[class*=fa-]")]
 # An explorer has a caption, and one place where it says aloud what it shows. (That
 # controls and buttons have names is one of axe's rules.)
 SILENT = """[...document.querySelectorAll("[data-fg-explore]")]
-  .filter(figure => !figure.querySelector("figcaption")?.innerText.includes(".")
+  .filter(figure => !figure.querySelector("figcaption")?.innerText
+    || !figure.querySelector(".fg-look")?.innerText.includes(".")
     || figure.querySelectorAll("[aria-live]").length !== 1)
   .map(figure => figure.id)"""
 

@@ -6,8 +6,8 @@ Writes beside this file weights.safetensors, the trained weights in 16 bits; run
 and run.safetensors, the run at each of STEPS: losses, a sample, attention; rates.json,
 the losses of short runs of a tiny model, and how the notebook's live runs end at other
 rates and from other seeds; belts.json, the losses of one run at two rates, with and
-without warm-up, clipping and cooling down; times.json, how much longer a modern step takes;
-and front.json, a text that the trained model wrote for the front page.
+without warm-up, clipping and cooling down; times.json, how much longer a modern step
+takes; and front.json, a text that the trained model wrote for the front page.
 """
 
 import math

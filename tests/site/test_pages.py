@@ -4,7 +4,6 @@ A page is a subtest of its own: what is wrong in one hides nothing in the next.
 """
 
 import gzip
-import io
 import re
 from collections import Counter
 from functools import cache
@@ -15,7 +14,6 @@ from urllib.parse import unquote, urlencode, urlsplit
 import pypdfium2
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from PIL import Image
 from playwright.sync_api import expect
 
 AXE = {
@@ -163,18 +161,6 @@ def violations(page):
         for violation in result.response["violations"]
         for node in violation["nodes"][:3]
     ]
-
-
-def test_a_page_needs_no_server(addresses, site, visit, subtests):
-    for address in addresses:
-        with subtests.test(address):
-            page = visit((site / address).as_uri())
-            if awake(page):
-                name = page.evaluate("fieldguide.figures[0].spec.controls[0].name")
-                assert moves(page, 0, name, by_mouse), name
-            assert not page.troubles
-            assert not foreign(page)
-            page.context.close()
 
 
 SOUGHT = {  # the pages that come first
@@ -353,27 +339,6 @@ def test_the_keyboard_reaches_the_content(visit):
         assert page.evaluate(outline) == "solid"
 
 
-# No later figure comes near the view, so none is drawn: its stage shows the still.
-BLIND = "IntersectionObserver = class { observe() {} unobserve() {} disconnect() {} }"
-
-
-def test_no_figure_is_blank_before_it_is_in_view(lively, visit, subtests):
-    """In a picture of the whole page, where nobody scrolls."""
-    asleep = 0
-    for address in lively:
-        with subtests.test(address):
-            page = visit(address, width=360, first=BLIND)
-            page.add_style_tag(content=".fg-view h4 { color: transparent !important }")
-            page.evaluate("Promise.all([...document.images].map(i => i.decode()))")
-            asleep += page.locator("[data-fg-explore]:not([data-fg-ready])").count()
-            for place in page.locator(".fg-stage").all():
-                stage = Image.open(io.BytesIO(place.screenshot())).convert("RGB")
-                colours = stage.getcolors(stage.width * stage.height)
-                assert len(colours or []) > 8, f"{address}: a figure is blank"
-            page.context.close()
-    assert asleep
-
-
 def test_the_articles_assertions_can_be_filtered(visit):
     page = visit("claims.html")
     rows, found = page.locator("tr[class*=fg-verdict]"), page.locator(".fg-found")
@@ -522,31 +487,34 @@ def dead_controls(page, count, ways, tried):
     return dead
 
 
-# Each width, each theme and each way to move a control once.
-LOOKS = [(1280, False, [by_keyboard, by_number]), (360, True, [by_mouse])]
+# Each width, each theme, each way to move a control, from a server and from a file.
+LOOKS = [(1280, False, [by_keyboard, by_number], True), (360, True, [by_mouse], False)]
 
 
-@pytest.mark.parametrize(("width", "dark", "ways"), LOOKS)
+@pytest.mark.parametrize(("width", "dark", "ways", "served"), LOOKS)
 def test_a_page_is_sound_and_its_controls_move(
-    addresses, site, visit, width, dark, ways, subtests, capsys
+    addresses, site, visit, width, dark, ways, served, subtests, capsys
 ):
     tried, sizes = Counter(), {}
     for address in addresses:
         with subtests.test(address):
-            page = visit(address, width=width, dark=dark)
+            place = address if served else (site / address).as_uri()
+            page = visit(place, width=width, dark=dark)
             theme = page.evaluate("document.documentElement.dataset.theme")
             assert theme == ("dark" if dark else "light")
             count = awake(page)
             sound(page)
-            sizes[address] = light(page, site, address)
+            if served:
+                sizes[address] = light(page, site, address)
             assert not dead_controls(page, count, ways, tried)
             assert not page.troubles
             assert not violations(page)
             page.context.close()
     assert all(tried[way, "range"] for way in ways)
-    with capsys.disabled():
+    if sizes:
         name = max(sizes, key=sizes.get)
-        print(f"\nheaviest page: {name}, {sizes[name]:,} bytes")
+        with capsys.disabled():
+            print(f"\nheaviest page: {name}, {sizes[name]:,} bytes")
 
 
 ID = "k => fieldguide.figures[k].element.id"

@@ -4,6 +4,8 @@ All checks go by glob: a new notebook is checked without being listed anywhere.
 """
 
 import ast
+import base64
+import io
 import re
 import statistics
 import tomllib
@@ -17,6 +19,7 @@ import pytest
 import sources
 import stored
 import yaml
+from PIL import Image
 from setuptools import find_namespace_packages
 
 from fieldguide.explore import payload
@@ -318,8 +321,10 @@ def test_outputs_are_stored(notebook):
         assert cell.outputs or not shows(cell), where(cell, "cleared")
         for data in (output.get("data", {}) for output in cell.outputs):
             if compare.is_explorer(data):
-                pictures = [data["image/png"], payload.STILL.search(data["text/html"])]
-                assert all(pictures), where(cell, "no still picture")
+                assert payload.STILL.search(data["text/html"]), where(cell, "no still")
+                still = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+                colours = still.convert("RGB").getcolors()
+                assert len(colours) > 8, where(cell, "a blank still picture")
 
 
 @EACH

@@ -374,7 +374,8 @@ def test_a_figure_that_is_not_in_view_shows_its_still(show):
     """On the screen, which a picture of the whole page shows, and on emulated paper."""
     (head, rest), size = explored(everything, **GRID).html().split("\n", 1), 200
     drawn = f"<svg xmlns='http://www.w3.org/2000/svg' width='{size}' height='{size}'/>"
-    still = f'<img class="fg-still" alt="" src="data:image/svg+xml,{drawn}">'
+    still = '<img class="fg-still" alt="" data-fg-tall="300 300" '
+    still += f'src="data:image/svg+xml,{drawn}">'
     page = show(*["\n".join([head, still, rest])] * 3)
     last = page.locator("[data-fg-explore]").nth(2)
     still, views = last.locator(".fg-still"), last.locator(".fg-views")

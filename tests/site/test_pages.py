@@ -24,6 +24,7 @@ AXE = {
 MOST_BYTES, MOST_BYTES_OF_PICTURES = 350_000, 600_000
 LIMITS = {  # each may only become lower
     "index.html": 250_000,
+    "transformers/tokens.html": 356_000,  # 198,000 are what its figures hold
     "multimodal/clip.html": 707_000,
     "multimodal/text-to-image.html": 795_000,
 }

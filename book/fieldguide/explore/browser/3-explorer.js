@@ -45,7 +45,13 @@ class Explorer {
     // Until the views are drawn, the still picture lies over their place.
     this.still = this.element.querySelector(".fg-still");
     const stage = html("div", { class: "fg-stage" }, html("div", { class: "fg-views" }, ...views));
-    if (this.still) stage.append(this.still);
+    if (this.still) {
+      // It knows how tall the views are in figures of these widths.
+      const [phone, column] = this.still.dataset.fgTall.split(" ").map(Number);
+      const share = clamp((this.element.offsetWidth - 328) / (688 - 328), 0, 1);
+      stage.style.minHeight = `${phone + share * (column - phone)}px`;
+      stage.append(this.still);
+    }
     // The picture first: above it its title and what plays, below it or beside it words.
     const caption = this.element.querySelector("figcaption");
     const look = html("p", { class: "fg-look" }, caption.lastElementChild);
@@ -334,6 +340,7 @@ class Explorer {
     delete this.element.dataset.fgRefused;
     this.element.dataset.fgDraws = ++this.draws;
     if (this.draws === 1) {
+      if (this.still) this.still.parentNode.style.minHeight = "";
       this.still?.remove();
       this.element.dataset.fgReady = "";
       this.started(this);

@@ -391,8 +391,8 @@ const draw = {
       for (let s = 0; s < count; s++)
         frame.node.append(svg("circle", { cx: px, cy: frame.y(values[s * length + at]), r: 5, fill: paint(s) }));
     }
-    const drawn = (s) => along(spots(s).map((spot) => spot.map(Number)));
-    note(box, frame, view, view.annotations ? view.names.flatMap((_, s) => drawn(s)) : []);
+    const drawn = (_, s) => along(spots(s).map((spot) => spot.map(Number)));
+    note(box, frame, view, () => view.names.flatMap(drawn));
     const choose = ([, k]) => explorer.choose(view, { x: k });
     explorer.point(frame.node, { find, words, size: () => [1, length], choose }, view.sets);
   },
@@ -419,7 +419,7 @@ const draw = {
       frame.node.append(node);
     }
     legend(box, names, (s) => (names[s] in trails ? line("M0,5H22", s) : dot(11, 5, s)));
-    note(box, frame, view, Array.from(x, (value, k) => [frame.x(value), frame.y(y[k])]));
+    note(box, frame, view, () => Array.from(x, (value, k) => [frame.x(value), frame.y(y[k])]));
     const far = (px, py) => (k) => (frame.x(x[k]) - px) ** 2 + (frame.y(y[k]) - py) ** 2;
     const find = (px, py) => [0, nearest(x.length, far(px, py))];
     const words = ([, k]) => {

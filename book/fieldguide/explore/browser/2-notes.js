@@ -31,18 +31,19 @@ function quietest([x, y], [wide, tall], { left, right, top, bottom }, spots, tak
   return tried[nearest(tried.length, cost)].slice(0, 2);
 }
 
-// Notes on a plot, whose curves or points are `spots`.
+// Notes on a plot, whose curves or points are `spots()`: asked for when they are placed.
 function note(box, frame, view, spots) {
-  const all = view.annotations ?? [];
+  const all = view.annotations;
+  if (!all) return;
   const at = all.map(([x, y]) => [frame.x(x), frame.y(y)]);
   if (box.room < NARROW) return pins(box, frame.node, all, at);
   const lines = all.map(([, , words]) => wrapped(words));
   const sign = JSON.stringify([all, box.room]);
   if (box.noted?.sign !== sign) {
-    const taken = [];
+    const [taken, drawn] = [[], spots()];
     lines.forEach((words, k) => {
       const size = [6.7 * Math.max(...words.map((line) => line.length)), LINE * words.length];
-      taken.push([...quietest(at[k], size, frame, spots, taken), ...size]);
+      taken.push([...quietest(at[k], size, frame, drawn, taken), ...size]);
     });
     box.noted = { sign, taken }; // it stays there while the curves move
   }

@@ -272,12 +272,17 @@ class Writer {
     return k < 0 ? place : before + options[k][1] / 2; // as if the draw had fallen there
   }
 
-  async begin(text) {
+  // The model; nothing where it did not arrive, which is said.
+  async loaded() {
     try {
-      this.model = await load();
+      return (this.model = await load());
     } catch (error) {
-      return this.say(error.message);
+      this.say(error.message);
     }
+  }
+
+  async begin(text) {
+    if (!(await this.loaded())) return;
     const known = [...text].filter((letter) => this.model.alphabet.includes(letter));
     const unknown = [...new Set(text)].filter((letter) => !this.model.alphabet.includes(letter));
     if (!known.length) return this.say("Type a letter or more: it has to begin with something.");
@@ -288,11 +293,7 @@ class Writer {
   async write(begun) {
     this.stop();
     this.say("");
-    try {
-      this.model = await load();
-    } catch (error) {
-      return this.say(error.message);
-    }
+    if (!(await this.loaded())) return;
     this.letters = begun;
     const turn = (this.writing = {});
     this.button.textContent = "Stop";

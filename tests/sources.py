@@ -45,9 +45,9 @@ def texts() -> dict[str, str]:
 
 
 def in_order() -> dict[str, object]:
-    """Every notebook of the book, {chapter/name: notebook}."""
+    """Every notebook of a chapter, {chapter/name: notebook}."""
     book = ROOT / "book"
-    paths = notebooks.in_order(ROOT)
+    paths = [path for path in notebooks.in_order(ROOT) if path.parent != book]
     return {
         path.relative_to(book).with_suffix("").as_posix(): notebooks.read(path)
         for path in paths

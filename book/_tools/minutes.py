@@ -5,7 +5,8 @@
 A minute is 75 words of prose, or eight lines of code that are not folded, up to the
 exercises. Nine timings by readers lay between 0.85 and 1.3 of this. Boxes and folded
 answers are prose; outputs, folded code, solutions and what a reader does not see
-(directives, roles' names, links' targets) are not counted. A citation is one word.
+(directives, roles' names, links' targets) are not counted, nor are exercises in the
+page. A citation is one word.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ EXERCISES = re.compile(r"^## Exercises", re.M)
 HIDDEN = re.compile(
     r"^ *[`:]{3,}[^\n]*$"  # a fence
     r"|^ *:[\w-]+:[^\n]*$"  # its option
-    r"|<!--.*?-->"
+    r"|\A<!-- try .*"  # an exercise, all of it
+    r"|<!--.*?-->|<svg.*?</svg>|<a [^>]*>"
     r"|\{[\w:]+\}(?=`)"  # a role
     r"|(?<=\])\([^)]*\)"  # where a link leads
     r"|\$\$.*?\$\$",

@@ -42,7 +42,7 @@ import yaml
 from nbclient import NotebookClient
 
 from fieldguide import claims
-from fieldguide.explore import Ready
+from fieldguide.explore import Ready, payload
 
 ROOT = Path(__file__).resolve().parents[2]
 CELL_TIMEOUT_S = 1500  # for what hangs; the slowest cell takes half a minute
@@ -250,8 +250,8 @@ def is_current(notebook: nbformat.NotebookNode, path: Path, root: Path) -> bool:
 def normalise(notebook: nbformat.NotebookNode, made_by: str | None) -> None:
     """Drop what differs from run to run, or from one editor to the next.
 
-    The explorers' runtime and the look of a claim become today's: what they show is
-    stored beside them.
+    The explorers' runtime and drawings and the look of a claim become today's: what
+    they show is stored beside them.
     """
     stored.tidy(notebook)
     if made_by:
@@ -263,6 +263,8 @@ def normalise(notebook: nbformat.NotebookNode, made_by: str | None) -> None:
             shown = output.data.get("text/html", "")
             if output.data.get("text/plain") == repr(Ready()):
                 output.data["text/html"] = Ready()._repr_html_()
+            elif compare.is_explorer(output.data):
+                output.data["text/html"] = payload.refreshed(shown)
             elif claim := claims.restored(shown):
                 output.data["text/html"] = claim._repr_html_()
 

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 from collections import Counter
 
 import ipywidgets
@@ -16,6 +17,7 @@ from matplotlib import colormaps
 from playwright.sync_api import expect
 
 from fieldguide.deployment import right_sizing
+from fieldguide.efficiency import lora
 from fieldguide.explore import (
     Ready,
     Twin,
@@ -35,6 +37,8 @@ from fieldguide.explore import (
     tokens,
 )
 from fieldguide.explore import text as text_view
+from fieldguide.explore.drawings import arcs, marks, path, tower
+from fieldguide.explore.drawings.arcs import STEPS
 from fieldguide.explore.explorer import _plain
 from fieldguide.transformers import tokens as bpe
 
@@ -530,6 +534,112 @@ def test_what_is_pressed_sets_its_control(touchable, way):
     assert press(view(page, "Flow").locator(".fg-node").nth(1)) == [4, "own"]
 
 
+@pytest.mark.parametrize("finger", [False, True])
+def test_a_knob_is_dragged_and_the_page_stays(touchable, finger):
+    page = touchable(360 if finger else 900, has_touch=finger)
+    knob = view(page, "Curve").locator(".fg-grip")
+    knob.scroll_into_view_if_needed()
+    place, top = knob.bounding_box(), view(page, "Curve").bounding_box()["y"]
+    x, y = (place[a] + place[b] / 2 for a, b in (("x", "width"), ("y", "height")))
+    send, far = page.context.new_cdp_session(page).send, 2000
+    for kind, dx, dy in [("Start", 0, 0), ("Move", 40, -30), ("Move", far, -90)]:
+        point = {"x": x + dx, "y": y + dy}
+        if finger:
+            send(
+                "Input.dispatchTouchEvent",
+                {"type": f"touch{kind}", "touchPoints": [point]},
+            )
+        else:
+            page.mouse.move(**point)
+            if kind == "Start":
+                page.mouse.down()
+    page.wait_for_function("fieldguide.figures[0].params.query === 4")
+    assert abs(view(page, "Curve").bounding_box()["y"] - top) < 5
+    assert view(page, "Curve").locator(".fg-grip").get_attribute("aria-valuenow") == "4"
+
+
+def risen(letter, level):
+    view = tower(
+        "abc",
+        np.random.default_rng(0).normal(size=(5, 3, 4)),
+        arcs=np.tril(np.full((2, 3, 4), 0.2), 1),
+        guesses=["bcd", "xcd", "xyd"],
+        probabilities=np.full((3, 3), 0.5),
+        chosen=("abc".index(letter), level),
+        notes={("MLP", 1): "by itself"},
+        sets={"column": "letter", "level": "level"},
+    )
+    return {"Tower": view}
+
+
+@pytest.mark.parametrize("width", [900, 320])
+def test_a_tower_is_chosen_by_click_and_by_keys(show, width):
+    page = show(
+        explored(risen, letter=[*"abc"], level=(0, 2), play="level"), width=width
+    )
+    box = view(page, "Tower")
+
+    def sets(letter, level):
+        wanted = f"{{ letter, level }}) => letter + level === '{letter}{level}'"
+        page.wait_for_function(f"(({wanted})(fieldguide.figures[0].params)")
+
+    box.get_by_text("d", exact=True).nth(2).click()
+    sets("c", 2)
+    for keys, letter, level in [
+        ("ArrowLeft ArrowDown", "b", 1),
+        ("Home ArrowLeft ArrowLeft", "a", 0),
+        ("End ArrowUp", "a", 2),
+    ]:
+        for key in keys.split():
+            page.keyboard.press(key)
+        sets(letter, level)
+    box.locator(".fg-chip").nth(1).click()
+    sets("b", 2)
+    hidden = box.locator("g[opacity='0'] > rect[rx='3']")
+    page.get_by_role("button", name="Play level").click()
+    page.wait_for_function("fieldguide.figures[0].params.level === 1")
+    assert hidden.count() == 6  # what the levels above would say
+    box.get_by_text("x", exact=True).first.click()
+    sets("a", 1)
+    expect(hidden).to_have_count(0)
+    right = box.locator("rect[rx='3'][fill='var(--fg-prob)']")
+    assert right.count() == 3  # b after a, once, and c after b, twice
+
+
+def two_ways(step, share):
+    """Two ways, and words in marks.
+
+    Drag both.
+    """
+    ways = {"one": {k: (k, k * k) for k in range(4)}, "other": {9: (0, 1), 7: (3, 8)}}
+    shown = path(
+        ways, at=[step, share], limit=(2, "no further"), sets=["step", "share"]
+    )
+    weights = [0.9, 0.1, 0]
+    vectors = np.ones((3, 3, 4))
+    chips = marks("abc", vectors, weights, operation="MLP", sets="step")
+    return {"Ways": annotate(shown, {(3, 9): "the end"}), "Marks": chips}
+
+
+@pytest.mark.parametrize("width", [900, 360])
+def test_each_way_has_a_knob_and_each_word_is_a_button(show, width):
+    page = show(explore(two_ways, step=(0, 3), share=[9, 7], play="step"), width=width)
+    params = "Object.values(fieldguide.figures[0].params)"
+    for knob, keys, at in [(0, "End ArrowLeft", [2, 9]), (1, "ArrowRight", [2, 7])]:
+        view(page, "Ways").locator(".fg-grip").nth(knob).focus()
+        for key in keys.split():
+            page.keyboard.press(key)
+        assert page.evaluate(params) == at
+    drawn = view(page, "Ways").locator("svg").first
+    expect(drawn).to_have_attribute("aria-label", re.compile("one, at 2:.*the end"))
+    view(page, "Marks").locator("[role=button]").nth(1).click()
+    assert page.evaluate(params) == [1, 7]
+    page.wait_for_function("!fieldguide.figures[0].frame")
+    knobs = view(page, "Ways").locator(".fg-grip")
+    assert knobs.evaluate_all("all => all.map(one => one.ariaValueText)") == ["1", "7"]
+    assert page.locator(".fg-buttons a").count() == 0, "no link out of the book's site"
+
+
 def test_keys_choose_what_a_pointer_can(touchable):
     page = touchable()
 
@@ -542,6 +652,8 @@ def test_keys_choose_what_a_pointer_can(touchable):
         ("Bars", "Tab ArrowUp Enter", [2, "own"]),
         ("Bands", "Tab ArrowRight ArrowRight ArrowDown Enter", [1, "own"]),
         ("Curve", "Tab ArrowRight Enter ArrowRight Enter", [1, "own"]),
+        ("Curve", "Tab End", [4, "own"]),
+        ("Curve", "ArrowLeft Home ArrowLeft ArrowRight", [1, "own"]),
         ("Dots", "Tab ArrowRight ArrowRight Enter", [1, "own"]),
         ("Flow", "Tab ArrowRight Enter", [1, "own"]),
     ]:
@@ -621,6 +733,55 @@ def test_a_question_is_answered_after_a_guess_or_when_asked(touchable):
     again.get_by_text("Just tell me").press("Enter")
     assert again.evaluate("document.activeElement.textContent") == ASKED["answer"]
 
+    few = touchable(call=ASKED | {"options": ["one", "two"]})
+    few.get_by_role("button", name="two").press("Enter")
+    told = few.evaluate("document.activeElement.textContent")
+    assert told == "You guessed: two Two: even and own."
+    marked = touchable(call=ASKED | {"options": "query"})
+    marked.get_by_label("Your guess").press("End")
+    assert marked.evaluate("fieldguide.figures[0].params.query") != 4
+    marked.get_by_text("Compare").press("Enter")
+    assert view(marked, "Curve").get_by_text("your guess").is_visible()
+
+
+VALUES = [[1, -1, 0.6], [0, 0.4, 1], [0.6, 1, -1], [1, 1, 1]]  # in fifteenths
+LOOKS = {
+    "a": [1, 0, 0, 0],
+    "b": [0.4, 0.6, 0, 0],
+    "c": [0.5, 0.2, 0.3, 0],
+    "d": [0.1, 0.6, 0, 0.3],
+}
+
+
+def looked(asks):
+    at, lookup = "abcd".index(asks), {"values": VALUES, "keys": VALUES}
+    sets = {"word": "asks", "step": "step"}
+    view = arcs("abcd", LOOKS[asks], at, lookup=lookup, sets=sets)
+    return {"Looks": view}
+
+
+@pytest.mark.parametrize("width", [900, 340])
+def test_what_a_word_takes_is_drawn_to_scale(show, width):
+    """Arcs are together as wide as 1; the cells of the blend are its numbers."""
+    page = show(explored(looked, asks=list("abcd"), step=STEPS), width=width)
+    for asks in "cda":
+        page.locator(f"[data-fg-key='{asks} 1']").click()
+        page.wait_for_timeout(400)
+        weights = np.array(LOOKS[asks])
+        wide = page.locator("path[data-fg-weight]").evaluate_all(
+            "nodes => nodes.map(n => Number(n.getAttribute('stroke-width')))"
+        )
+        assert sum(wide) == pytest.approx(34 if width > 560 else 22, rel=0.01)
+        cells = page.locator("[data-fg-strip=blend] rect[fill-opacity]").evaluate_all(
+            """nodes => nodes.map(n => n.getAttribute("fill-opacity") ** 1.25 *
+            (n.getAttribute("fill").includes("minus") ? -1 : 1))"""
+        )
+        assert np.allclose(cells, weights @ VALUES, atol=0.01)
+        assert page.get_by_text(f"“{asks}” comes to").is_visible()
+    page.locator("input[type=range], select").last.press("End")
+    assert page.get_by_text("“a” looks back").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
 
 def curved(x):
     curve = lines([0, 5, 10], {"up": [0, x, 10]}, x_axis="time")
@@ -656,6 +817,50 @@ def test_words_stand_on_a_drawing_or_below_it(show, width):
             across = max(box["x"] - ring["x"], ring["x"] - box["x"] - box["width"])
             down = max(box["y"] - ring["y"], ring["y"] - box["y"] - box["height"])
             assert 0 < max(across, down) < 60, "beside its place"
+
+
+def stored_figure(notebook, cell):
+    """The figure that a page stores for a cell."""
+    cells = {c.id: c for c in sources.in_order()[notebook].cells}
+    (output,) = (o for o in cells[cell].outputs if "text/html" in o.get("data", {}))
+    return output["data"]["text/html"]
+
+
+def test_a_matrix_and_its_strips_are_to_scale_and_counted(show):
+    page = show(stored_figure("efficiency/lora", "adapter-widget"))
+    drawing = page.locator("[data-fg-kind=shapes] svg").first
+    layer = lora.LoRALinear(torch.nn.Linear(1024, 1024, bias=False), rank=16)
+    counts = {"frozen": 0, "trained": 0}
+    for p in layer.parameters():
+        counts["trained" if p.requires_grad else "frozen"] += p.numel()
+    for kind, count in counts.items():
+        assert f"{count:,}" in drawing.get_attribute("aria-label"), kind
+        assert drawing.get_by_text(f"{count:,}").first.is_visible()
+    W, A, _ = (each.bounding_box() for each in drawing.locator("rect").all()[:3])
+    assert A["height"] / W["height"] == pytest.approx(16 / 1024, rel=0.01)
+    corner = page.get_by_role("slider", name="width").first.bounding_box()
+    x, y = corner["x"] + 22, corner["y"] + 22
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 300, y + 300)
+    page.wait_for_function("fieldguide.figures[0].params.width === 12288")
+    page.mouse.up()
+    page.get_by_role("slider", name="rank").first.press("Home")
+    drawing.get_by_text("To scale, a strip would be 0.02 px").wait_for()
+
+
+def test_the_shares_of_who_asks_add_up_and_a_cell_is_read(show):
+    figure = stored_figure("multimodal/contrastive", "matrix-explore")
+    page = show(figure)
+    for asks, axis in [("each picture", 1), ("each caption", 0)]:
+        setting = {"step": 100, "temperature": 0.07, "asks": asks}
+        shares = page.evaluate(READ, [0, setting])["Pictures and captions"]["shares"]
+        table = np.reshape(shares["values"], shares["shape"])
+        np.testing.assert_allclose(table.sum(axis), 1, atol=1e-3)
+    drawing = page.locator("[data-fg-kind=match] svg")
+    drawing.press("ArrowRight")
+    expect(page.locator(".fg-status")).to_contain_text("picture frog, caption frog")
+    assert drawing.get_by_text("° apart").is_visible()
 
 
 def test_a_view_goes_from_setting_to_setting_and_stays_itself(show):
@@ -697,7 +902,7 @@ def test_play_steps_to_the_end_and_stops(touchable):
         }).observe(document.querySelector(button), { childList: true });
         document.querySelector(button).click();
     })""")
-    assert seen == [[2, "Pause"], [3, "Pause"], [4, "Pause"]]
+    assert seen == [[k, "Pause"] for k in range(5)]  # from the first, not the start
     assert page.locator("[data-fg-play]").bounding_box()["width"] == width
     button.click()  # again, from the first value
     page.wait_for_function("fieldguide.figures[0].params.query === 0")
@@ -834,6 +1039,23 @@ def test_no_value_is_shown_finer_than_it_was_stored(show):
     assert read == ["1, 1: 0", "1, 2: 0.43", "1, 3: 1"]
 
 
+def test_a_link_in_jupyterlab_moves_the_nearest_figure_above(show):
+    """Each as it is written in the notebook; one that means nothing is left alone."""
+    figure = explored(everything, **GRID | {"on": True}).html()
+    links = "scale=2.0&on=off", "everything?kind=x&seed=2", "doubled?seed=2"
+    body = "".join(f'<p><a href="#fig:{link}">{link}</a></p>' for link in links)
+    below = explored(touched, **CONTROLS).html()
+    page = show('<div class="jp-NotebookPanel">', figure, body, below, "</div>")
+    params = "fieldguide.figures.map(f => f.params)"
+    before = page.evaluate(params)
+    for link in page.locator("a").all():
+        link.click()
+    wanted = {"scale": 2, "on": False, "kind": "x", "seed": 2}
+    page.wait_for_function("fieldguide.figures[0].params.seed === 2")
+    assert page.evaluate(params) == [wanted, before[1]]
+    assert page.url.endswith("#fig:doubled?seed=2")
+
+
 def test_play_near_the_end_begins_anew_but_goes_on_where_it_was_stopped(touchable):
     page = touchable(call={"play": "query"})
     button = page.locator("[data-fg-play]")
@@ -859,7 +1081,14 @@ def test_what_is_pointed_at_is_marked_in_every_view(touchable):
     assert {key.split("\n")[0] for _, _, key in found} == {"the 2"}, "not the first one"
     assert {title for title, _, _ in found} == {"Sentence", "Bars", "Bands"}
     figures = "[...fieldguide.figures[0].marks]"
-    view(page, "Map").locator("canvas").hover(position=cell(page, 1, 4))
+    said, (x, y) = page.locator(".fg-pointed"), cell(page, 1, 4).values()
+    view(page, "Map").locator("canvas").hover(position={"x": x, "y": y})
+    box, canvas = (
+        said.bounding_box(),
+        view(page, "Map").locator("canvas").bounding_box(),
+    )
+    assert 0 < canvas["y"] + y - box["y"] - box["height"] < 20, "not above the pointer"
+    assert box["x"] < canvas["x"] + x < box["x"] + box["width"]
     assert page.evaluate(figures) == ["own 1", "dog 1"]
     titles = {title for title, _, _ in page.evaluate(marked)}
     assert titles == {"Sentence", "Heads", "Bars", "Bands", "Dots"}
@@ -871,3 +1100,4 @@ def test_what_is_pointed_at_is_marked_in_every_view(touchable):
     assert page.evaluate(picture) != plain, "the map marks its column"
     page.locator(".fg-buttons").hover()
     assert page.evaluate(marked) == []
+    expect(said).to_be_hidden()

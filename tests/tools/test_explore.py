@@ -1,8 +1,11 @@
 """explore in Python: controls, errors, the payload, the live object."""
 
+import re
+
 import ipywidgets as widgets
 import numpy as np
 import pytest
+import sources
 import torch
 from cells import explored
 from hypothesis import given, settings
@@ -27,7 +30,43 @@ from fieldguide.explore import (
     tokens,
 )
 from fieldguide.explore.controls import read_control
+from fieldguide.explore.drawings import amounts, arcs, match, projection, shapes, tower
+from fieldguide.explore.page import runtime_style
 
+# What such eyes see of linear RGB (protan, deutan, tritan): Machado et al., 2009.
+EYES = np.array([np.eye(3).ravel(), [
+    0.152286, 1.052583, -0.204868, 0.114503, 0.786281, 0.099216,
+    -0.003882, -0.048116, 1.051998,
+], [
+    0.367322, 0.860646, -0.227968, 0.280085, 0.672501, 0.047413,
+    -0.011820, 0.042940, 0.968881,
+], [
+    1.255528, -0.076749, -0.178779, -0.078411, 0.930809, 0.147602,
+    0.004733, 0.691367, 0.303900,
+]]).reshape(4, 3, 3)  # fmt: skip
+TO_CONES = [[0.41222147, 0.53633254, 0.05144599], [0.2119035, 0.68069955, 0.10739696]]
+TO_CONES = np.array([*TO_CONES, [0.08830246, 0.28171884, 0.6299787]])
+TO_LAB = [[0.21045426, 0.79361779, -0.00407205], [1.9779985, -2.42859221, 0.45059371]]
+TO_LAB = np.array([*TO_LAB, [0.02590404, 0.78277177, -0.80867577]])  # OKLab
+
+
+@pytest.mark.parametrize(("dark", "paper"), [(False, "ffffff"), (True, "14181e")])
+def test_hues_stay_apart_for_colour_blind_eyes(dark, paper):
+    """And from the paper: 3:1, as marks must."""
+    style = runtime_style().partition("[data-theme=dark]")[2 * dark]
+    names = "stream", "query", "key", "value", "prob", "frozen", "minus"
+    found = [re.search(rf"--fg-{name}:#(\w+)", style)[1] for name in names]
+    rgb = np.array([list(bytes.fromhex(hue)) for hue in [*found, paper]]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    light = linear @ [0.2126, 0.7152, 0.0722] + 0.05
+    assert (np.maximum(light, light[-1]) / np.minimum(light, light[-1]))[:-1].min() >= 3
+    for eye in EYES:
+        lab = np.cbrt((linear[:-1] @ eye.T).clip(0, 1) @ TO_CONES.T) @ TO_LAB.T
+        apart = np.linalg.norm(lab[:, None] - lab, axis=-1) + np.eye(len(names))
+        assert apart.min() >= 0.088
+
+
+ASKED = {"predict": "Which?", "answer": "This."}
 NOTED = lines([0, 2], {"y": [0, 1]})
 
 
@@ -41,6 +80,13 @@ def doubled(x, on):
 
 def doubling(x=(0, 3), **given):
     return explore(doubled, x=x, on=True, **given)
+
+
+def towering(**changes):
+    """A tower of two letters and one block."""
+    given = {"arcs": np.zeros((1, 2, 3)), "guesses": ["ab", "ba"], "chosen": (0, 0)}
+    given |= {"probabilities": np.ones((2, 2))} | changes
+    return tower("ab", np.ones((3, 2, 4)), **given)
 
 
 def square(x):
@@ -121,6 +167,18 @@ def showing(view, x=(0, 3)):
         (lambda: bands("ab", "c", [1, -1]), "weights"),
         (lambda: flow({"a": 1}, [("a", "b")]), "arrow"),
         (lambda: flow({"a": 1}, [("a", "a")]), "circles"),
+        (lambda: projection(np.eye(3), 4), "cells"),
+        (lambda: towering(arcs=np.ones((1, 2, 3))), "arcs"),  # it looks ahead
+        (lambda: towering(arcs=np.ones((1, 2, 2))), "arcs.shape"),
+        (lambda: towering(chosen=(2, 0)), "chosen"),
+        (lambda: towering(guesses=["ab"]), "guesses"),
+        (lambda: towering(notes={("MLP", 0): "a"}), "notes"),
+        (lambda: shapes({"W": (4, 4), "A": (2, 4), "B": (4, 3)}), "sizes"),
+        (lambda: amounts({"a": {"x": 1}, "b": {"y": 1}}), "parts of 'b'"),
+        (lambda: match(np.zeros((2, 4, 4, 3)), "ab", np.eye(2), -np.eye(2)), "shares"),
+        (lambda: arcs("ab", [0.5, 0.5], 0), "weights = .*0 after the word"),
+        (lambda: arcs("ab", [1, 0], 2), "asks = 2.*0 to 1"),
+        (lambda: arcs("ab", [1, 0], 0, lookup={"keys": [[1]]}), "keys.* = 1.*be 2"),
         # What a view sets is a control, and has its values in its order.
         (lambda: showing(heatmap(np.eye(2), sets={"column": "y"})), "'y'.*'x', 'on'"),
         (lambda: showing(tokens("abcde", range(5), sets="x")), "5 .*'x'.*4 values"),
@@ -128,6 +186,7 @@ def showing(view, x=(0, 3)):
         # A function and its controls.
         (lambda: explore(lambda x: {"a": number(x)}, x=(0, 1)), "__doc__"),
         (lambda: explore(doubled, x=(0, 1)), r"doubled takes \['x', 'on'\]"),
+        (lambda: doubling(more=[1, 2]), "controls = {'more'}"),
         (lambda: explored(lambda x, y: {"a": number(x)}, x=[1, 2], y=[1, 2]), "= 'y'"),
         # What it returns.
         (lambda: explored(lambda x: {"a": x}, x=(0, 1)), "heatmap"),
@@ -141,6 +200,8 @@ def showing(view, x=(0, 3)):
         ),
         # A question, what plays, a twin, what is no stored explorer.
         (lambda: doubling(predict="Which?"), "given together"),
+        (lambda: doubling(**ASKED, options=["one"]), "options = .*two different"),
+        (lambda: doubling(**ASKED, options="on"), r"options = 'on'.*\['x'\]"),
         (lambda: doubling(play="y"), r"play = 'y'.*\['x'\]"),
         (lambda: squared("atention"), "one of attention"),
         (lambda: annotate(NOTED, {(3, 1): "a"}), "x of the place = 3.*0 to 2"),
@@ -247,6 +308,25 @@ def test_bars_keep_what_32_bits_would_lose():
     )
     assert fields["0.values"].tolist() == [list(values), list(values * 2)]
     np.testing.assert_allclose(fields["1.values"].ravel(), [0.1, 0.2], rtol=1e-7)
+
+
+def test_a_projection_keeps_what_lies_in_few_directions():
+    few = np.random.default_rng(0).normal(size=(9, 2)) @ np.eye(2, 5)
+    to_cells = projection(few, 2)
+    np.testing.assert_allclose(to_cells @ to_cells.T, np.eye(2), atol=1e-9)
+    np.testing.assert_allclose(few @ to_cells.T @ to_cells, few, atol=1e-9)
+
+
+def test_the_lines_of_the_tower_add_up():
+    """What the page shows is the numbers before, what is added, and the sum."""
+    cells = sources.in_order()["transformers/gpt"].cells
+    figure = next(cell for cell in cells if cell.id == "rising-widget").outputs[0]
+    stored = payload.read(figure.data["text/html"])
+    rows = np.reshape(stored["fields"]["1.values"], (6, 5, 10, 16))[:, 1:]
+    off = rows[..., :9, :].sum(2) - rows[..., 9, :]
+    step = stored["steps"]["1.values"]
+    assert np.abs(off).max() <= 5.1 * step and np.abs(rows).max() > 1
+    assert np.abs(rows[0, :, 3:8]).max() < step, "the first letter sees no later one"
 
 
 def test_integers_and_long_fields_are_exact():

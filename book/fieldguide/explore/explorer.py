@@ -61,13 +61,15 @@ def explore(
     twin: Twin | None = None,
     predict: str | None = None,
     answer: str | Callable[[], str] | None = None,
+    options: list[str] | str | None = None,
     play: str | None = None,
     **controls,
 ):
     """Show `fn` as a widget: one control for each of its parameters.
 
     `fn(**settings)` returns `{title: view}`, with the same titles, kinds and
-    array shapes for every setting. The first line of its docstring is the
+    array shapes for every setting. A control that `fn` doesn't take, but that a view
+    `sets`, only says what is chosen there. The first line of its docstring is the
     widget's title, the rest says what to look for. `controls` are given as to
     `ipywidgets.interact`: (min, max, step), a list, a bool, a number, or a
     real ipywidgets control.
@@ -76,6 +78,8 @@ def explore(
     `predict`, `answer`  a question below the controls, which the reader answers
         first, and the answer. One with a number in it is a function of nothing that
         computes it.
+    `options`  what the reader guesses among: answers to press, or the name of a slider
+        of which a value is marked. Without, the guess is written.
     `play`  the name of a slider or a list that gets a button which steps through it.
 
     Raises ValueError when a control is unknown, a view holds NaN or changes
@@ -86,20 +90,24 @@ def explore(
     parsed = [read_control(name, given) for name, given in controls.items()]
     if twin is not None:
         parsed = [replace(c, free=_free(c, twin)) for c in parsed]
-    _match_parameters(fn, [control.name for control in parsed])
+    taken = _taken(fn, parsed)
+    _match_parameters(fn, [control.name for control in taken])
     for control in parsed:
-        taken = hasattr(Explorer, control.name)
-        require(not taken, "control", control.name, "no attribute of a widget")
-    start = {c.name: c.values[c.start] for c in parsed}
+        free = not hasattr(Explorer, control.name)
+        require(free, "control", control.name, "no attribute of a widget")
+    start = {c.name: c.values[c.start] for c in taken}
     views = _checked(fn, start)
     _check_sets(views, parsed)
-    quiz = _quiz(predict, answer)
+    marked = {c for view in views.values() for c in view.props.get("sets", {}).values()}
+    others = {c.name for c in parsed if c not in taken} - marked
+    require(not others, "controls", others, f"what {_name(fn)} takes or a view sets")
+    quiz = _quiz(predict, answer, options, parsed)
     players = [c.name for c in parsed if c.kind in ("range", "choice")]
     ok = play is None or play in players
     require(ok, "play", play, f"one of the sliders and lists {players}")
     packer = payload.Packer()
     if twin is None:
-        _pack_grid(packer, fn, parsed, views)
+        _pack_grid(packer, fn, taken, views, parsed)
     else:
         _pack_twin(packer, twin, parsed)
     stored = sum(len(chunk) for chunk in packer.chunks)
@@ -122,13 +130,23 @@ def explore(
         "by": list(twin.by) if twin else None,
         **quiz,
     }
-    return _explorer_class(parsed)(fn, parsed, spec, packer.chunks)
+    drawings = payload.drawings(view.kind for view in views.values())
+    return _explorer_class(parsed)(fn, parsed, spec, packer.chunks, drawings)
 
 
 def _name(fn) -> str:
     """What a function is called; also a partial one, or an object of a class."""
     fn = fn.func if isinstance(fn, partial) else fn
     return getattr(fn, "__name__", type(fn).__name__)
+
+
+def _taken(fn, controls: list[Control]) -> list[Control]:
+    """The controls that `fn` has a parameter for."""
+    known = inspect.signature(fn).parameters.values()
+    names, kinds = {p.name for p in known}, {p.kind for p in known}
+    return [
+        c for c in controls if c.name in names or inspect.Parameter.VAR_KEYWORD in kinds
+    ]
 
 
 def _caption(fn) -> tuple[str, str]:
@@ -155,7 +173,7 @@ def _match_parameters(fn, names: list[str]) -> None:
         ) from None
 
 
-def _quiz(question: str | None, answer: object) -> dict:
+def _quiz(question: str | None, answer: object, options: object, controls) -> dict:
     """The spec of a question to guess at, if there is one."""
     answer = answer() if callable(answer) else answer
     given = {"predict": question, "answer": answer}
@@ -164,7 +182,14 @@ def _quiz(question: str | None, answer: object) -> dict:
         require(ok, name, words, "a string, not empty")
     ok = (question is None) == (answer is None)
     require(ok, "predict, answer", (question, answer), "given together")
-    return {"quiz": [question, answer]} if question else {}
+    if options is None:
+        return {"quiz": [question, answer]} if question else {}
+    sliders = [c.name for c in controls if c.kind == "range"]
+    several = isinstance(options, list) and len(set(options)) == len(options) > 1
+    ok = bool(question) and (several or options in sliders)
+    allowed = f"with predict: two different answers or more, or one of {sliders}"
+    require(ok, "options", options, allowed)
+    return {"quiz": [question, answer, options]}
 
 
 def _check_sets(views: dict[str, View], controls: list[Control]) -> None:
@@ -256,7 +281,7 @@ def _settings(names: list[str], axes: list[list]) -> Iterator[dict]:
         yield dict(zip(names, combination, strict=True))
 
 
-def _pack_grid(packer, fn, controls: list[Control], like: dict[str, View]) -> None:
+def _pack_grid(packer, fn, controls: list[Control], like, parsed) -> None:
     """Evaluate `fn` for every setting and pack what varies."""
     _check_grid(fn, controls, like)
     names = [c.name for c in controls]
@@ -264,7 +289,7 @@ def _pack_grid(packer, fn, controls: list[Control], like: dict[str, View]) -> No
     settings = _settings(names, [c.values for c in controls])
     states = [_checked(fn, setting, like) for setting in settings]
     for state in states:
-        _check_sets(state, controls)
+        _check_sets(state, parsed)
     for index, (title, view) in enumerate(like.items()):
         here = [state[title] for state in states]
         for key, array in view.arrays.items():
@@ -317,7 +342,8 @@ def _strings(value) -> bool:
 
 def _view_spec(index: int, title: str, view: View, twin: Twin | None) -> dict:
     spec = {"title": title, "kind": view.kind}
-    spec |= {"wide": True} if view.kind == "tokens" and "sets" in view.props else {}
+    wide = "wide" in view.props or (view.kind == "tokens" and "sets" in view.props)
+    spec |= {"wide": True} if wide else {}
     if twin:
         return {**spec, "props": view.props}
     return {**spec, "arrays": {key: f"{index}.{key}" for key in view.arrays}}
@@ -349,12 +375,13 @@ class Explorer(anywidget.AnyWidget):
     _css = runtime_style()
     spec = traitlets.Dict().tag(sync=True)
     chunks = traitlets.Dict().tag(sync=True)
+    drawings = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, fn, controls, spec, chunks):
+    def __init__(self, fn, controls, spec, chunks, drawings):
         self._fn, self._controls = fn, controls
         start = {c.name: c.keys[c.start] for c in controls}
         packed = {str(i): chunk for i, chunk in enumerate(chunks)}
-        super().__init__(spec=spec, chunks=packed, **start)
+        super().__init__(spec=spec, chunks=packed, drawings=drawings, **start)
         self.observe(self._answer, list(start))
         for control in controls:
             if control.widget is not None:
@@ -384,7 +411,8 @@ class Explorer(anywidget.AnyWidget):
     @property
     def views(self) -> dict[str, View]:
         """What `fn` returns for the current setting."""
-        return _checked(self._fn, self.params)
+        taken = _taken(self._fn, self._controls)
+        return _checked(self._fn, {c.name: self.params[c.name] for c in taken})
 
     def _on_grid(self) -> bool:
         return all(c.takes(getattr(self, c.name)) for c in self._controls)
@@ -410,7 +438,7 @@ class Explorer(anywidget.AnyWidget):
     def html(self) -> str:
         """The figure as it is stored in a notebook: alive without a kernel."""
         chunks = [self.chunks[str(i)] for i in range(len(self.chunks))]
-        return payload.write(self.spec, chunks)
+        return payload.write(self.spec, chunks, self.drawings)
 
     def _repr_mimebundle_(self, **options):
         bundle = super()._repr_mimebundle_(**options)

@@ -13,9 +13,14 @@ import html
 import json
 import re
 import zlib
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
+from fieldguide.explore.page import slim
+
+DRAWINGS = Path(__file__).parent / "drawings"
 VERSION = 2
 CHUNK_BYTES = 1 << 17
 TYPES = {8: np.uint8, 16: np.dtype("<u2"), 32: np.dtype("<f4"), 64: np.dtype("<f8")}
@@ -151,6 +156,11 @@ def script(kind: str, body: str, attributes: str = "") -> str:
     return f'<script type="{kind}"{attributes}>{body}</script>'
 
 
+def drawing(kind: str, source: str) -> str:
+    """The source of a kind of view, for the runtime to take in."""
+    return script("text/plain", source.rstrip(), f' data-fg-drawing="{kind}"')
+
+
 # The bootstrap: hand the figure to the runtime, or queue it until that comes.
 WAKE = (
     "<script>(self.fgQueue = self.fgQueue || [])"
@@ -158,8 +168,14 @@ WAKE = (
 )
 
 
-def write(spec: dict, chunks: list[bytes]) -> str:
-    """The stored figure: caption, spec, chunks, bootstrap."""
+def drawings(kinds: Iterable[str]) -> dict[str, str]:
+    """The sources of those kinds of views that the runtime's core doesn't draw."""
+    paths = {kind: DRAWINGS / f"{kind}.js" for kind in kinds}
+    return {kind: slim(path) for kind, path in paths.items() if path.exists()}
+
+
+def write(spec: dict, chunks: list[bytes], drawings: dict[str, str]) -> str:
+    """The stored figure: caption, spec, its own drawings, chunks, bootstrap."""
     title, look = map(html.escape, (spec["title"], spec["look"]))
     packed = json.dumps(spec, ensure_ascii=False, separators=(",", ":"))
     parts = [
@@ -167,6 +183,7 @@ def write(spec: dict, chunks: list[bytes]) -> str:
         f"<figcaption><strong>{title}</strong> <span>{look}</span></figcaption>",
         script("application/json", packed, ' class="fg-spec"'),
     ]
+    parts += [drawing(kind, source) for kind, source in drawings.items()]
     for index, chunk in enumerate(chunks):
         body = base64.b64encode(chunk).decode()
         parts.append(script("text/plain", body, f' data-fg-chunk="{index}"'))
@@ -175,7 +192,17 @@ def write(spec: dict, chunks: list[bytes]) -> str:
 
 SPEC = re.compile(r'<script type="application/json" class="fg-spec">(.*?)</script>')
 CHUNK = re.compile(r'<script type="text/plain" data-fg-chunk="\d+">(.*?)</script>')
+DRAWING = re.compile(
+    r'<script type="text/plain" data-fg-drawing="(.*?)">(.*?)</script>\n', re.S
+)
 STILL = re.compile(r'<img class="fg-still"[^>]*>\n')
+
+
+def refreshed(figure: str) -> str:
+    """The stored figure with today's sources of its own drawings."""
+    return DRAWING.sub(
+        lambda m: drawing(m[1], slim(DRAWINGS / f"{m[1]}.js")) + "\n", figure
+    )
 
 
 def read(figure: str) -> dict:
@@ -183,8 +210,8 @@ def read(figure: str) -> dict:
 
     Returns `spec` (without the quantization's own numbers), `fields`
     ({key: array or list}), `steps` ({key: quantization step, 0 where exact; an
-    array where each row has its own}) and `rest`, the HTML with all of these, and a
-    still picture, cut out.
+    array where each row has its own}) and `rest`, the HTML with all of these, and
+    drawing and a still picture, cut out.
     Raises ValueError when `figure` is not a stored explorer.
     """
     found = SPEC.search(figure)
@@ -198,6 +225,6 @@ def read(figure: str) -> dict:
     for key, field in spec["fields"].items():
         steps[key] = _scales(field)[1] if "scales" in field else np.zeros(())
         layout[key] = {k: v for k, v in field.items() if k not in own}
-    rest = STILL.sub("", CHUNK.sub("", SPEC.sub("", figure)))
+    rest = DRAWING.sub("", STILL.sub("", CHUNK.sub("", SPEC.sub("", figure))))
     spec = {**spec, "fields": layout}
     return {"spec": spec, "fields": fields, "steps": steps, "rest": rest}

@@ -388,18 +388,18 @@ def scatter(
 def annotate(view: View, notes: dict) -> View:
     """The `view` with words on it, each with a line to what it is about.
 
-    `notes` maps a place to its words: (x, y) on lines and a scatter, (row, column)
-    of a heatmap and the label of a bar, by name or number from 0. Where the screen
-    is narrow a number stands at the place, and the words below. Raises ValueError
-    for a place that the view doesn't have, and for a view without places.
+    `notes` maps a place to its words: (x, y) on lines, a scatter and a path, (row,
+    column) of a heatmap, the label of a bar or a word of arcs, by name or number from
+    0. Where there is little room a number stands at the place, and the words below.
+    Raises ValueError for a place that the view doesn't have, or without places.
     """
-    known = "lines", "scatter", "heatmap", "bars"
+    known = "lines", "scatter", "path", "heatmap", "bars", "arcs"
     require(view.kind in known, "view.kind", view.kind, f"one of {known}")
     placed = []
     for place, words in notes.items():
         require(bool(str(words).strip()), f"notes[{place!r}]", words, "some words")
         at = place if isinstance(place, tuple) else (place,)
-        find = _point if view.kind in ("lines", "scatter") else _named
+        find = _point if view.kind in ("lines", "scatter", "path") else _named
         placed.append([*find(view, place, at), str(words)])
     return replace(view, props=view.props | {"annotations": placed})
 
@@ -418,9 +418,12 @@ def _point(view: View, place, at: tuple) -> list[float]:
     return [float(value) for value in at]
 
 
+MARKS = ("row", "column", "bar", "word")  # the parts that words can be about
+
+
 def _named(view: View, place, at: tuple) -> list[int]:
     """The numbers of a heatmap's row and column, or of a bar."""
-    parts = [part for part in PARTS[view.kind] if part in ("row", "column", "bar")]
+    parts = [part for part in PARTS[view.kind] if part in MARKS]
     require(len(at) == len(parts), "place", place, f"one name for each of {parts}")
     found = []
     for part, name in zip(parts, at, strict=True):

@@ -2,7 +2,8 @@
 // classic script, once a page: no imports, no network.
 //
 // A stored explorer is <figure data-fg-explore="2"> with a still picture, a
-// caption, a spec (JSON) and chunks (base64 of zlib). The spec has
+// caption, a spec (JSON), the drawings that are not in this script, and chunks (base64
+// of zlib). The spec has
 //   controls [{name, label, kind: range | choice | check | text, keys, labels,
 //             start, numeric, free, play}]    keys: its values on the grid; free:
 //            the twin answers any number, or for "text" any text; play: has a button
@@ -18,7 +19,7 @@
 //   twin     source of (params, data, readable) => {title: changes to the view}, or null
 //            (a RangeError that it throws is said to the reader)
 //   by       with a twin: the controls that select its data
-//   quiz     [question, answer], or nothing
+//   quiz     [question, answer, what to guess among], or nothing
 // `index.props` is the field of a view's labels, axis names and units. Among them
 // `sets`, {part: control}: what a click on a view chooses; place k of a part (row k)
 // is the control's k-th key.

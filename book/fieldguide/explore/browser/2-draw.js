@@ -40,18 +40,21 @@ function context(canvas, width, height) {
 }
 
 // Where the parts of a heatmap go: labels left and below, the cells, a legend.
-function layout(view, rows, columns, room, measure) {
+function layout(view, rows, columns, { room, hero }, measure) {
   const longest = (labels) => Math.min(90, Math.max(...labels.map(measure)) + 8);
-  const width = Math.min(room, 480);
+  const width = Math.min(room, hero ? 640 : 480);
   let left = view.rows ? longest(view.rows) : 0;
   let cell = (width - left - 1) / columns;
   if (cell < 8 && rows > 16) [left, cell] = [0, (width - 1) / columns]; // too narrow for words
   const top = view.row_axis || view.column_axis ? 18 : 2;
-  const even = 420 / rows; // as tall as it may be wide, if its words still fit
-  const tall = rows === columns ? cell : clamp(cell, Math.min(12, even), clamp(even, 12, 28));
-  const foot = view.columns && cell >= 8 ? longest(view.columns) : 0;
+  // As tall as it may be wide, if its words still fit; the first figure of a page is.
+  const even = (hero && room < 480 ? 260 : 420) / rows;
+  const most = clamp(even, 12, hero ? 42 : 28);
+  const tall = rows === columns ? cell : clamp(cell, hero ? Math.min(even, most) : Math.min(12, even), most);
+  const flat = view.columns && Math.max(...view.columns.map(measure)) < cell - 8;
+  const foot = flat ? 20 : view.columns && cell >= 8 ? longest(view.columns) : 0;
   const height = top + tall * rows + foot + (view.kinds ? 2 : 34);
-  return { width, height, left, top, cell, tall, foot, rows, columns };
+  return { width, height, left, top, cell, tall, foot, flat, rows, columns };
 }
 
 // Kinds have the palette's colours; kind 0 is an empty place.
@@ -89,7 +92,7 @@ function onlyWithin(pen, count, rectangle) {
   pen.clip();
 }
 
-function drawWords(pen, view, { left, top, cell, tall, foot, rows }) {
+function drawWords(pen, view, { left, top, cell, tall, foot, flat, rows }) {
   const axes = [view.row_axis && `↓ ${view.row_axis}`, view.column_axis && `→ ${view.column_axis}`];
   pen.textAlign = "left";
   pen.fillText(axes.filter(Boolean).join("   "), left, 8);
@@ -100,8 +103,9 @@ function drawWords(pen, view, { left, top, cell, tall, foot, rows }) {
     view.columns.forEach((text, j) => {
       pen.save();
       pen.translate(left + cell * (j + 0.5), top + tall * rows + 5);
-      pen.rotate(-Math.PI / 2);
-      pen.fillText(text, 0, 0, foot - 6);
+      pen.textAlign = flat ? "center" : "right";
+      if (!flat) pen.rotate(-Math.PI / 2);
+      pen.fillText(text, 0, flat ? 8 : 0, flat ? cell : foot - 6);
       pen.restore();
     });
 }
@@ -203,16 +207,19 @@ function keep(box, view, explorer, part, names, build) {
     box.sign = sign;
     box.replaceChildren(build());
     const items = [...box.querySelectorAll("[data-fg-place]")];
-    box.buttons = items.map((node) => (node.matches("button") ? node : node.querySelector("button"))).filter(Boolean);
+    const buttons = "button,[role=button]";
+    box.buttons = items.map((node) => (node.matches(buttons) ? node : node.querySelector(buttons))).filter(Boolean);
     box.firstChild.addEventListener("click", ({ target }) => {
       const node = target.closest("[data-fg-place]");
       if (node && box.view.sets) explorer.choose(box.view, { [part]: Number(node.dataset.fgPlace) });
     });
     box.firstChild.addEventListener("keydown", (event) => {
       const to = beside(box.buttons, event.target, event.key);
-      if (!to) return;
+      const press = event.target.matches("g[role=button]") && (event.key === "Enter" || event.key === " ");
+      if (!to && !press) return;
       event.preventDefault();
-      to.focus();
+      if (to) to.focus();
+      else event.target.dispatchEvent(new MouseEvent("click", { bubbles: true }));
     });
   }
   box.view = view;
@@ -244,7 +251,8 @@ function beside(buttons, from, key) {
 function plot(box, label, [x0, x1], [y0, y1], { x_axis, y_axis, x_log, y_log, equal }) {
   const width = Math.min(box.room, equal > 1 ? equal : equal ? 330 : 720);
   const even = ((width - 58) * (y1 - y0)) / (x1 - x0) + 58;
-  const height = Math.round(equal ? even : clamp(width * 0.62, Math.min(240, width * 0.8), 400));
+  const tall = box.hero ? clamp(width * 0.72, 315, 480) : clamp(width * 0.62, Math.min(240, width * 0.8), 400);
+  const height = Math.round(equal ? even : tall);
   const [left, right, top, bottom] = [48, width - 10, 20, height - 38];
   const scale = (from, to, a, b, log) => {
     const f = log ? Math.log10 : (value) => value;
@@ -268,7 +276,7 @@ function plot(box, label, [x0, x1], [y0, y1], { x_axis, y_axis, x_log, y_log, eq
   node.append(svg("path", { class: "fg-axis", d: `M${left},${top}V${bottom}H${right}` }));
   node.append(words(x_axis, { x: (left + width) / 2, y: height - 6, ...middle }));
   node.append(words(y_axis, { x: 2, y: 12 }));
-  for (const old of [...box.children]) if (old !== node) old.remove();
+  for (const old of [...box.children]) if (old !== node && !old.matches(".fg-grip")) old.remove();
   if (!node.parentNode) box.append(node);
   return { node, x, y, top, bottom, left, right };
 }
@@ -324,7 +332,7 @@ const draw = {
       const font = `${Math.max(rows, columns) > 16 ? 11 : 13}px system-ui, sans-serif`;
       const measuring = words.getContext("2d");
       measuring.font = font;
-      const place = layout(view, rows, columns, box.room, (text) => measuring.measureText(text).width);
+      const place = layout(view, rows, columns, box, (text) => measuring.measureText(text).width);
       const pen = context(words, place.width, place.height);
       pen.font = font;
       pen.fillStyle = ink;
@@ -390,6 +398,13 @@ const draw = {
       frame.node.append(svg("path", { class: "fg-chosen", d: `M${px},${frame.top}V${frame.bottom}` }));
       for (let s = 0; s < count; s++)
         frame.node.append(svg("circle", { cx: px, cy: frame.y(values[s * length + at]), r: 5, fill: paint(s) }));
+      grip(box, view, "x", explorer, Array.from(x, (value) => [frame.x(value), frame.bottom]));
+    }
+    const { name, at: own } = explorer.guessed ?? {};
+    if (name && name === view.sets?.x) {
+      const px = frame.x(x[own]);
+      frame.node.append(svg("path", { class: "fg-guessed", d: `M${px},${frame.top}V${frame.bottom}` }));
+      frame.node.append(svg("text", { x: px, y: frame.top - 4, "text-anchor": "middle" }, "your guess"));
     }
     const drawn = (_, s) => along(spots(s).map((spot) => spot.map(Number)));
     note(box, frame, view, () => view.names.flatMap(drawn));
@@ -411,13 +426,16 @@ const draw = {
       const spot = (k) => `${frame.x(x[k]).toFixed(1)},${frame.y(y[k]).toFixed(1)}`;
       frame.node.append(line(`M${spots.map(spot).join("L")}`, names.indexOf(name)));
     }
+    const chosen = explorer.chosen(view, "point");
     for (let k = 0; k < x.length; k++) {
       const node = dot(frame.x(x[k]), frame.y(y[k]), names.indexOf(view.groups?.[k] ?? ""));
       if (view.groups?.[k] in trails) put(node, { r: trails[view.groups[k]] });
       if (keys) node.dataset.fgKey = keys[k];
-      if (k === explorer.chosen(view, "point")) put(node, { r: 7, class: "fg-chosen" });
+      if (k === chosen) put(node, { r: 7, class: "fg-chosen" });
       frame.node.append(node);
     }
+    if (view.trails && chosen >= 0)
+      grip(box, view, "point", explorer, Array.from(x, (value, k) => [frame.x(value), frame.y(y[k])]));
     legend(box, names, (s) => (names[s] in trails ? line("M0,5H22", s) : dot(11, 5, s)));
     note(box, frame, view, () => Array.from(x, (value, k) => [frame.x(value), frame.y(y[k])]));
     const far = (px, py) => (k) => (frame.x(x[k]) - px) ** 2 + (frame.y(y[k]) - py) ** 2;

@@ -60,9 +60,10 @@ draw.heatmaps = (box, view, explorer) => {
       for (const other of box.buttons) other.classList.toggle("fg-large", other === button && !other.matches(".fg-large"));
       for (const other of box.buttons) put(other, { "aria-expanded": other.matches(".fg-large") });
     });
-    node.addEventListener("pointermove", ({ target, clientX, clientY }) => {
-      const frame = target.closest(".fg-map");
-      if (frame) explorer.tell(cell(box.view, box.buttons.indexOf(frame.parentNode), frame, clientX, clientY));
+    node.addEventListener("pointermove", (event) => {
+      const frame = event.target.closest(".fg-map");
+      const at = frame && box.buttons.indexOf(frame.parentNode);
+      if (frame) explorer.tell(cell(box.view, at, frame, event.clientX, event.clientY), event);
     });
     return node;
   };

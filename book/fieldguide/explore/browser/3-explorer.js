@@ -12,8 +12,9 @@ const ownKeys = (event) => {
 };
 
 class Explorer {
-  constructor(element, spec, bytes, kernel = null) {
+  constructor(element, spec, bytes, drawings, kernel = null) {
     Object.assign(this, { element, spec, kernel });
+    for (const [kind, source] of Object.entries(drawings)) bring(kind, source);
     this.fields = new Fields(spec, bytes);
     this.twin = spec.twin && new Function(`return (${spec.twin}\n)`)();
     this.start = Object.fromEntries(spec.controls.map((c) => [c.name, c.keys[c.start]]));
@@ -28,9 +29,15 @@ class Explorer {
 
   build() {
     const controls = this.spec.controls.map((control) => this.control(control));
-    const reset = this.button("reset", "Reset", () => this.move(this.start));
-    const buttons = html("div", { class: "fg-buttons" }, reset);
-    if (!this.kernel) buttons.append(this.button("link", "Link to this setting", () => this.link()));
+    // On a phone it stays in view below a tall drawing.
+    const main = Math.max(0, this.spec.controls.findIndex((c) => c.play));
+    controls[main]?.setAttribute("data-fg-main", "");
+    const buttons = html("div", { class: "fg-buttons" });
+    if (controls.length) buttons.append(this.button("reset", "Reset", () => this.move(this.start)));
+    if (controls.length && !this.kernel) buttons.append(this.button("link", "Link to this setting", () => this.link()));
+    // On the book's site, the first figure of a page leads to how figures are read.
+    const root = this.element.matches(".fg-hero") && document.documentElement.dataset.content_root;
+    if (root && !/\/figures\.html$/.test(location.pathname)) buttons.append(html("a", { href: `${root}figures.html` }, "How to read the figures"));
     this.boxes = {};
     const pictures = this.spec.views.filter(({ kind }) => !/number|text|tokens/.test(kind));
     const views = this.spec.views.map(({ title, kind, wide }) => {
@@ -40,11 +47,12 @@ class Explorer {
       if (pictures.length === 1) names["data-fg-alone"] = ""; // it takes the whole width
       return html("section", { class: "fg-view", ...names }, html("h4", {}, title), box);
     });
-    this.pointed = html("p", { class: "fg-pointed" }, " ");
+    this.pointed = html("p", { class: "fg-pointed", "aria-hidden": "true", hidden: "" });
     this.status = html("p", { class: "fg-status fg-unseen", "aria-live": "polite" }, " ");
     // Until the views are drawn, the still picture lies over their place.
     this.still = this.element.querySelector(".fg-still");
-    const stage = html("div", { class: "fg-stage" }, html("div", { class: "fg-views" }, ...views));
+    const shown = html("div", { class: "fg-views" }, ...views);
+    const stage = (this.stage = html("div", { class: "fg-stage" }, shown, this.pointed));
     if (this.still) {
       // It knows how tall the views are in figures of these widths.
       const [phone, column] = this.still.dataset.fgTall.split(" ").map(Number);
@@ -59,7 +67,7 @@ class Explorer {
     const side = html("div", { class: "fg-side" }, look, html("div", { class: "fg-controls" }, ...controls));
     if (this.spec.quiz) side.append(this.quiz(...this.spec.quiz));
     // What is said comes and goes; below the buttons it moves none from under a finger.
-    side.append(buttons, this.pointed, this.status);
+    side.append(buttons, this.status);
     this.element.append(html("div", { class: "fg-body" }, stage, side));
     stage.addEventListener("pointerdown", () => {
       this.pressed = true;
@@ -67,37 +75,53 @@ class Explorer {
       for (const end of ["pointerup", "pointercancel"]) addEventListener(end, free, { once: true });
     });
     stage.addEventListener("pointerover", ({ target }) => this.over(target));
-    stage.addEventListener("pointerleave", () => this.mark([]));
+    stage.addEventListener("pointerleave", ({ pointerType }) => (pointerType === "mouse" ? this.tell([""]) : this.mark([])));
     stage.addEventListener("focusin", ({ target }) => this.over(target));
     this.element.addEventListener("keydown", ownKeys);
     this.showParams();
   }
 
   // A question. Its answer never opens by itself: the reader's guess comes first and
-  // stays beside it, or the reader asks to be told.
-  quiz(question, answer) {
+  // stays beside it, or the reader asks to be told. The guess is written; or `options`
+  // are answers to press, or the name of a slider, and a value of it stays marked.
+  quiz(question, answer, options) {
     const asked = html("p", {}, html("strong", {}, "Guess first. "), question);
-    const guess = html("input", { type: "text", "aria-label": "Your guess", placeholder: "Your guess", autocomplete: "off" });
     const told = html("p", { class: "fg-answer", tabindex: -1, hidden: "" }, answer);
-    const form = html("form", { class: "fg-guess" }, guess, html("button", { "data-fg-guess": "" }, "Compare"));
-    const open = () => {
-      const own = guess.value.trim();
+    const control = this.spec.controls.find((c) => c.name === options);
+    const form = html("form", { class: "fg-guess" });
+    const open = (own) => {
       if (own) told.prepend(html("span", { class: "fg-ghost" }, `You guessed: ${own}`), " ");
       told.hidden = false;
       form.remove();
       told.focus({ preventScroll: true });
     };
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      if (guess.value.trim()) open();
-      else guess.focus();
-    });
-    form.append(this.button("answer", "Just tell me", open));
+    const pill = (words) => this.button("guess", words, () => open(words));
+    if (Array.isArray(options)) form.append(...options.map(pill));
+    else {
+      const guess = control ? this.range(control) : html("input", { type: "text", placeholder: "Your guess", autocomplete: "off" });
+      const shown = html("output", {});
+      const own = () => (control ? `${control.label} ${control.labels[guess.value]}` : guess.value.trim());
+      const show = () => control && (put(guess, { "aria-valuetext": own() }), write(shown, own()));
+      put(guess, { "aria-label": "Your guess" });
+      guess.addEventListener("input", show);
+      show();
+      form.append(guess, shown, html("button", { "data-fg-guess": "" }, "Compare"));
+      form.addEventListener("submit", (event) => {
+        event.preventDefault();
+        if (!own()) return guess.focus();
+        if (control) this.guessed = { name: control.name, at: Number(guess.value) };
+        open(own());
+        this.repaint(false);
+      });
+    }
+    form.append(this.button("answer", "Just tell me", () => open()));
     return html("div", { class: "fg-quiz" }, asked, form, told);
   }
 
   showParams() {
     for (const [name, show] of Object.entries(this.shows)) show(this.params[name]);
+    for (const link of document.querySelectorAll(`a[href^='#fg=${this.element.id}&']`))
+      put(link, { "aria-current": settings(link).every(([name, key]) => this.params[name] === key) });
   }
 
   button(name, text, action) {
@@ -180,13 +204,14 @@ class Explorer {
   }
 
   // Step through a control's values up to its last one. Where two steps or fewer are
-  // left there is little to see, so it begins with the first, unless it was stopped
-  // right there. Where motion is not wanted, one step a press.
+  // left, or none was made yet, it begins with the first, unless it was stopped right
+  // there. Where motion is not wanted, one step a press.
   async play(c) {
     if (this.playing) return this.pause();
     const last = c.keys.length - 1;
     const at = () => c.keys.indexOf(this.params[c.name]);
-    let anew = at() > 0 && at() > last - 3 && this.stopped !== at();
+    const early = at() > last - 3 || (at() === c.start && this.stopped === undefined);
+    let anew = at() > 0 && early && this.stopped !== at();
     const step = () => {
       const next = anew || at() === last ? 0 : at() + 1;
       anew = false;
@@ -194,7 +219,8 @@ class Explorer {
     };
     if (calm.matches) return (anew = false), step();
     this.playing = c;
-    this.pace = clamp(8000 / last, 120, 1000);
+    const slow = this.spec.views.map(({ kind }) => draw[kind].pace ?? 0);
+    this.pace = Math.max(clamp(8000 / last, 120, 1000), ...slow);
     const turn = (this.turn = {});
     do {
       await step();
@@ -248,7 +274,7 @@ class Explorer {
       if (view.kind === "heatmap" && (view.rows ?? view.columns)) draw.heatmap(this.boxes[title], view, this);
   }
   showMarks() {
-    for (const node of this.element.querySelectorAll("[data-fg-key]")) {
+    for (const node of this.stage.querySelectorAll("[data-fg-key]")) {
       const own = node.dataset.fgKey.split("\n");
       const met = own.filter((key) => this.marks.has(key)).length;
       node.classList.toggle("fg-marked", met > 0 && met === Math.min(own.length, this.marks.size));
@@ -260,9 +286,19 @@ class Explorer {
     else if (!target.closest("canvas,svg,.fg-map")) this.mark([]);
   }
 
-  // Say what is pointed at, and mark it everywhere.
-  tell([words, ...keys]) {
-    this.pointed.textContent = words || " ";
+  // Say what is pointed at, above the pointer and inside the stage or, at the top of
+  // the window, below it; and mark it everywhere.
+  tell([words, ...keys], event) {
+    this.pointed.textContent = words;
+    this.pointed.hidden = !words || !event;
+    if (event) {
+      const { left, top, width } = this.stage.getBoundingClientRect();
+      const x = event.clientX - left;
+      const away = event.pointerType === "touch" ? 44 : 14;
+      const up = event.clientY > 2 * away + 60;
+      const [y, over] = up ? [-away, "-100%"] : [away + 10, "0"];
+      this.pointed.style = `left:${x}px;top:${event.clientY - top + y}px;transform:translate(${(-100 * x) / width}%,${over})`;
+    }
     this.mark([...new Set(keys.filter(Boolean))]);
   }
 
@@ -335,7 +371,7 @@ class Explorer {
 
   paint(views) {
     this.shown = views;
-    this.glide(views, this.playing ? this.pace : GLIDE);
+    this.glide(views, this.dragged ? 0 : this.playing ? this.pace : GLIDE);
     this.element.removeAttribute("aria-busy");
     delete this.element.dataset.fgRefused;
     this.element.dataset.fgDraws = ++this.draws;
@@ -348,8 +384,8 @@ class Explorer {
       this.sayViews();
     }
   }
-  sayViews() {
-    this.say(Object.values(this.shown).map((view) => this.describe(view)).join(". "), 350, true);
+  sayViews(first = []) {
+    this.say([...first, ...Object.values(this.shown).map((view) => this.describe(view))].join(". "), 350, true);
   }
 
   // Go in so many milliseconds from what is drawn to these views. It waits while a
@@ -374,7 +410,9 @@ class Explorer {
     if (fresh) {
       const look = getComputedStyle(this.element);
       this.look = { ink: look.color, mark: look.getPropertyValue("--fg-mark") };
-      for (const box of Object.values(this.boxes)) box.room = box.clientWidth || 320;
+      const hero = this.element.matches(".fg-hero");
+      for (const box of Object.values(this.boxes)) Object.assign(box, { room: box.clientWidth || 320, hero });
+      if (hero) this.fill(Object.values(this.drawn ?? {}));
     }
     for (const [title, view] of Object.entries(this.drawn ?? {})) {
       const box = this.boxes[title];
@@ -387,6 +425,16 @@ class Explorer {
       node?.focus({ preventScroll: true });
     }
     if (this.marks.size) this.showMarks();
+    if (fresh) this.element.toggleAttribute("data-fg-tall", this.stage.offsetHeight > 0.5 * innerHeight);
+  }
+
+  // Bars that are all there is to see fill the first screen.
+  fill(views) {
+    const bars = views.filter(({ kind }) => kind === "bars");
+    if (views.some(({ kind }) => !/bars|tokens|number|text|table/.test(kind))) return;
+    const rows = bars.reduce((sum, { labels }) => sum + labels.length, 0);
+    const room = (this.element.offsetWidth < 480 ? 300 : 470) - 50 * bars.length;
+    put(this.element, { style: `--fg-row:${clamp(Math.round(room / rows), 24, 64)}px` });
   }
 
   describe(view) {
@@ -414,17 +462,16 @@ class Explorer {
     const anew = !node.reads;
     node.reads = reads; // those of the last drawing
     if (!anew) return;
-    const told = (place) => {
+    const told = (place, event) => {
       const { words, keys = () => [] } = node.reads;
-      this.tell(place ? [words(place), ...keys(place)] : [""]);
+      this.tell(place ? [words(place), ...keys(place)] : [""], event);
     };
     const found = ({ clientX, clientY, target }) => {
       const { left, top } = node.getBoundingClientRect();
       return node.reads.find(clientX - left, clientY - top, target);
     };
     const { choose } = reads; // all drawings have one, or none
-    node.addEventListener("pointerdown", (event) => told(found(event)));
-    node.addEventListener("pointermove", (event) => told(found(event)));
+    for (const type of ["pointerdown", "pointermove"]) node.addEventListener(type, (event) => told(found(event), event));
     if (choose) node.addEventListener("click", (event) => found(event) && node.reads.choose(found(event)));
     if (sets) {
       node.classList.add("fg-sets");

@@ -43,7 +43,9 @@ function wake(element) {
   if (same.length > 1) element.id += `-${[...same].indexOf(element) + 1}`;
   const spec = JSON.parse(element.querySelector(".fg-spec").textContent);
   const chunks = element.querySelectorAll("[data-fg-chunk]");
-  const explorer = new Explorer(element, spec, (number) => base64(chunks[number].textContent));
+  const own = [...element.querySelectorAll("[data-fg-drawing]")];
+  const drawings = Object.fromEntries(own.map((node) => [node.dataset.fgDrawing, node.textContent]));
+  const explorer = new Explorer(element, spec, (number) => base64(chunks[number].textContent), drawings);
   if (explorer.restore()) addEventListener("load", () => element.scrollIntoView());
   // The observer answers a frame late, so the first figures do not ask it.
   if (element.getBoundingClientRect().top < innerHeight + AHEAD) explorer.update();
@@ -54,24 +56,77 @@ function wake(element) {
   resized.observe(element);
 }
 
-function goTo(hash, page = document) {
-  for (const explorer of fg.figures) {
-    if (!page.contains(explorer.element) || !explorer.restore(hash)) continue;
-    explorer.set(explorer.params);
+// Links in the text move figures. On the site each has the whole address, [control,
+// key] by [control, key]; in JupyterLab it is read as it was written, by the rules of
+// book/_ext/fieldguide_prose.py.
+const settings = (link) =>
+  [...new URLSearchParams(link.hash.slice(1))].slice(1).map(([name, key]) => [name, JSON.parse(key)]);
+
+function whole(link, page) {
+  const [, name, said] = link.hash.match(/^#fig:(?:(\w+)\?)?(.*)/) ?? [];
+  if (!said) return link.hash;
+  const wanted = [...new URLSearchParams(said)];
+  const control = ({ spec }, name) => spec.controls.find((c) => c.name === name);
+  const before = (a, b) => b.compareDocumentPosition(a) & Node.DOCUMENT_POSITION_PRECEDING;
+  const fit = fg.figures
+    .filter((e) => page.contains(e.element) && (!name || e.spec.id === `fg-${name}`) && wanted.every(([c]) => control(e, c)))
+    .sort((a, b) => (before(a.element, b.element) ? -1 : 1));
+  const explorer = fit.findLast((e) => before(e.element, link)) ?? fit[0];
+  if (!explorer) return "";
+  const state = wanted.map(([c, said]) => {
+    const { keys, labels } = control(explorer, c);
+    const key = keys.find((key, i) => [labels[i], String(key)].includes(said) || Number(said) === key);
+    return [c, JSON.stringify(key ?? said)];
+  });
+  return `#${new URLSearchParams([["fg", explorer.element.id], ...state])}`;
+}
+
+// How much of an element's height the window shows.
+const inSight = (element) => {
+  const { top, bottom, height } = element.getBoundingClientRect();
+  return (Math.min(bottom, innerHeight) - Math.max(top, 0)) / Math.min(height, innerHeight);
+};
+
+function goTo(hash, link, page = document) {
+  const explorer = fg.figures.find((e) => page.contains(e.element) && e.restore(hash));
+  if (!explorer) return false;
+  const names = new URLSearchParams(hash.slice(1));
+  explorer.move(explorer.params).then(() => {
+    const named = explorer.spec.controls.filter((c) => names.has(c.name));
+    explorer.sayViews(named.map((c) => `${c.label}: ${c.labels[c.keys.indexOf(explorer.params[c.name])]}`));
+    if (link) fg.pressed?.(explorer); // the site may keep its drawing beside the text
+    if (inSight(explorer.stage) > 0.6) return;
     explorer.element.scrollIntoView();
-  }
+    explorer.back?.remove();
+    if (!link) return;
+    explorer.back = explorer.button("back", "Back to the text", () => {
+      explorer.back.remove();
+      link.scrollIntoView({ block: "center" });
+      link.focus({ preventScroll: true });
+    });
+    explorer.element.querySelector(".fg-buttons").append(explorer.back);
+  });
+  return true;
 }
 addEventListener("hashchange", () => goTo(location.hash));
 
 // JupyterLab takes a link for one to a file, and has every open notebook in one page.
-const inLab = (event) => {
-  const link = event.target.closest?.(".jp-NotebookPanel a[href*='#fg=']");
-  if (!link) return;
-  event.preventDefault();
-  event.stopImmediatePropagation(); // also to this script in another notebook
-  goTo(link.hash, link.closest(".jp-NotebookPanel"));
-};
-addEventListener("click", inLab, true);
+addEventListener(
+  "click",
+  (event) => {
+    const link = event.target.closest?.("a[href^='#fg='],.jp-NotebookPanel a[href*='#fig:']:not([href*='ipynb#'])");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    const lab = link.closest(".jp-NotebookPanel");
+    const hash = whole(link, lab);
+    if (!hash || !goTo(hash, link, lab ?? document)) return;
+    event.preventDefault();
+    event.stopImmediatePropagation(); // also to this script in another notebook
+    if (!lab) history.pushState(null, "", hash);
+  },
+  true,
+);
+
+addEventListener("load", () => fg.figures.forEach((explorer) => explorer.showParams()));
 
 // Figures that came before this script wait in a queue; later ones wake at once.
 const queue = self.fgQueue ?? [];
@@ -95,7 +150,7 @@ fg.anywidget = {
         model.save_changes();
       },
     };
-    const explorer = new Explorer(figure, spec, bytes, kernel);
+    const explorer = new Explorer(figure, spec, bytes, model.get("drawings"), kernel);
     const follow = () => {
       for (const name of names) explorer.params[name] = model.get(name);
       explorer.update();

@@ -56,6 +56,10 @@
   return {
     Pieces: { pieces: ids.map(shown), values: { shape: [ids.length], values: sizes } },
     Tokens: { value: { shape: [], values: [ids.length] } },
+    "The first twelve, with their numbers": {
+      labels: ids.slice(0, 12).map((id) => `${id} ${shown(id)}`),
+      values: { shape: [Math.min(12, ids.length)], values: sizes.slice(0, 12) },
+    },
     "Token numbers": { text: ids.map((id) => `${id}=${shown(id)}`).join(" ") },
     "Last merge": { text: count ? `${comma(count)}: ${names.join(" + ")} → ${shown(first + count - 1)}` : "none yet" },
   };

@@ -57,9 +57,9 @@ class Writer(Directive):
         packed = json.dumps(kept, separators=(",", ":")).replace("<", "\\u003c")
         text = (
             f'<figure class="fg-write" {WRITE}>'
-            "<figcaption><strong>Type a beginning.</strong> It goes on letter by "
-            "letter. Click a letter to see what else it might have been, and click on "
-            "one of those to go on from there.</figcaption>"
+            "<figcaption><strong>Type a beginning.</strong> Click a letter to see what "
+            "else it might have been, and one of those to go on from there."
+            "</figcaption>"
             f'<p class="fg-written">{html.escape(kept["text"])}</p>'
             f'<script type="application/json">{packed}</script></figure>'
         )

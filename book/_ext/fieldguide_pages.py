@@ -1,8 +1,8 @@
 """What the book holds, from what each notebook says of itself in its metadata.
 
     ```{pages}         on a chapter's page: its notebooks, each with its `summary`
-    ```{chapters}      on the front page: for each chapter its `picture.svg` and its
-                       notebooks, each with what it `builds`
+    ```{chapters}      on the front page: for each chapter its `picture.svg`, what it
+                       `asks` in its first lines, and the names of its notebooks
     ```{live} PAGE ID  the figure that a notebook stores in the cell with this id
     ```{source} NAME   the code of a mechanism that a notebook owns
 
@@ -33,12 +33,6 @@ def card(notebook: Path) -> dict[str, str]:
     metadata = json.loads(notebook.read_text("utf8"))["metadata"]
     given = metadata.get("fieldguide", {})
     return {field: given[field] for field in FIELDS}
-
-
-def heading(index: Path) -> tuple[str, str]:
-    """A chapter's title, and the line in italics below it."""
-    title, _, line, *_ = index.read_text("utf8").splitlines()
-    return title.strip("# "), line.strip("*")
 
 
 class Map(SphinxDirective):
@@ -78,28 +72,28 @@ class Pages(Map):
 
 class Chapters(Map):
     def run(self) -> list[nodes.Node]:
-        lines = ["::::{grid} 1 1 2 2", ":gutter: 3", ""]
+        found = []
         for index in self.below(self.env.docname):
             if notebooks := self.below(index):  # the others are pages of reference
-                lines += self.chapter(index, notebooks)
-        return self.markdown([*lines, "::::"])
+                found += self.chapter(index, notebooks)
+        return found
 
-    def chapter(self, index: str, notebooks: list[str]) -> list[str]:
-        folder = index.partition("/")[0]
+    def chapter(self, index: str, notebooks: list[str]) -> list[nodes.Node]:
+        folder, text = index.partition("/")[0], self.path(index).read_text("utf8")
         picture = self.path(index).with_name("picture.svg")
-        text = picture.read_text("utf8") if picture.exists() else ""
-        title = re.search("<title>(.*)</title>", text)
-        if not title:
+        drawn = picture.read_text("utf8") if picture.exists() else ""
+        title = re.search("<title>(.*)</title>", drawn)
+        asks = re.search("^asks: (.*)$", text, re.M)
+        if not title or not asks:
             says = "needs a picture.svg with a <title> that says what it shows"
-            raise self.error(f"{index} {says}")
-        name, line = heading(self.path(index))
-        lines = [f":::{{grid-item-card}} [{name}: {line}]({index}.md)"]
-        lines += [f":img-top: {folder}/picture.svg", f":img-alt: {title[1]}"]
-        lines += [":class-img-top: dark-light", ""]
-        for docname in notebooks:
-            told = self.card(docname)
-            lines.append(f"- [{told['name']}]({docname}.ipynb): {told['builds']}")
-        return [*lines, ":::", ""]
+            raise self.error(f"{index} {says}, and a question, `asks:`, on top")
+        name = re.search("^# (.*)$", text, re.M)[1]
+        lines = [f"![{title[1]}]({folder}/picture.svg){{.dark-light}}", ""]
+        lines += [f"**[{name}]({index}.md)** {asks[1]}", ""]
+        lines += [f"- [{self.card(n)['name']}]({n}.ipynb)" for n in notebooks]
+        opened = f'<div class="fg-chapter" data-fg-chapter="{folder}">'
+        before, after = (nodes.raw("", x, format="html") for x in (opened, "</div>"))
+        return [before, *self.markdown(lines), after]
 
 
 class Live(Map):

@@ -15,9 +15,9 @@ from pathlib import Path
 from pybtex.database import Entry, Person, parse_file
 
 SOURCES = Path(__file__).resolve().parents[1] / "references.bib"
-LINK = r"\[[^\[\]]*\]\(\.\./bibliography\.md#[^\s()]+\)"
+LINK = r"\[[^\[\]]*\]\((?:\.\./)?bibliography\.md#[^\s()]+\)"
 CITATION = re.compile(rf"\({LINK}(?:;\s+{LINK})*\)|{LINK}")
-PARTS = re.compile(r"\[([^\[\]]*)\]\(\.\./bibliography\.md#([^\s()]+)\)")
+PARTS = re.compile(r"\[([^\[\]]*)\]\((?:\.\./)?bibliography\.md#([^\s()]+)\)")
 
 
 @functools.cache

@@ -72,7 +72,7 @@ def links(notebook: nbformat.NotebookNode, words: Words) -> Iterator[str]:
 
 def listed() -> str:
     words, lines = Words(terms()), []
-    for path in in_order(ROOT):
+    for path in (p for p in in_order(ROOT) if p.parent != ROOT / "book"):
         lines += ["", page_name(path, ROOT), *links(read(path), words)]
     return "\n".join(lines[1:]) + "\n"
 

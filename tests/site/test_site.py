@@ -327,6 +327,40 @@ See [`rms_norm`](gpt.ipynb#code-rms_norm).
     )
 
 
+STEPS = {"name": "steps", "kind": "range", "numeric": True, "free": False}
+STEPS |= {"keys": [0, 50, 49152], "labels": ["0", "50", "all"]}
+WORD = {"name": "word", "kind": "choice", "numeric": False, "free": False}
+WORD |= {"keys": ["it", "is"], "labels": ["it (the cup)", "is"]}
+STORED = [(1, {"id": "fg-path", "controls": [STEPS]})]
+STORED += [(3, {"id": "fg-where", "controls": [STEPS, WORD]})]
+STORED += [(5, {"id": "fg-turn", "controls": [STEPS]})]
+SETTINGS = {  # a link in the fourth cell -> where it leads
+    "#fig:steps=50": "#fg=fg-where&amp;steps=50",
+    "#fig:path?steps=all": "#fg=fg-path&amp;steps=49152",
+    "#fig:steps=50.0&word=it+(the+cup)".replace("(", "%28").replace(")", "%29"): (
+        "#fg=fg-where&amp;steps=50&amp;word=%22it%22"
+    ),
+    "#fig:turn?steps=49152": "#fg=fg-turn&amp;steps=49152",
+    "a.ipynb#fig:word=it": "a.html#fg=fg-where&amp;word=%22it%22",
+    "#fig:steps=51": "51 is not a value of steps; near are 50, 0, all",
+    "#fig:word=its": "its is not a value of word; near are ",
+    "#fig:step=50": "there are path?steps, where?steps&word, turn?steps",
+    "#fig:word?steps=50": "no such figure",
+    "#fig:steps": "bad query",
+}
+
+
+def test_a_link_to_a_setting_is_whole_or_says_what_there_is(extension):
+    prose = extension("fieldguide_prose")
+    for link, leads in SETTINGS.items():
+        try:
+            found = prose.whole(f"So [a *b*]({link}).", 4, lambda page: STORED)
+            assert found == f'So <a href="{leads}">a *b*</a>.'
+            assert prose.whole(found, 4, lambda page: STORED) == found
+        except ValueError as error:
+            assert leads in str(error) and link in str(error)
+
+
 def test_a_mechanism_that_a_page_owns_is_shown_folded(small_book):
     text = (small_book[0] / "index.html").read_text("utf8")
     fold = re.search(
@@ -385,3 +419,43 @@ def test_a_formula_that_cannot_be_set_is_refused(formulas, tex):
 @pytest.fixture
 def formulas(extension):
     return extension("fieldguide_math")
+
+
+CODE = "#| export\ndef double(x):\n    y = x + x\n    return y"
+ANSWER = "\n\n<details><summary>Answer</summary>\n\n{}\n\n</details>"
+LIST, BLOCK = "1. One.\n2. Two.", "```py\n{}\n```"
+BAD = {
+    "guess -->\nWhat?": "guess must be one of choose, bug, order, mask",
+    "choose 1 -->\nWhat?": "one answer in <details> is wanted, not 0",
+    f"choose 3 -->\n{LIST}{ANSWER.format(LIST)}": "must be one of 1 to 2",
+    f"choose 1 -->\n{LIST}{ANSWER.format('1. One.')}": "1 reasons for 2 options",
+    f"bug triple -->\n{BLOCK}{ANSWER}": "triple must be one of double",
+    f"bug double -->\n{BLOCK.format('y = x + x')}{ANSWER}": "must differ in one line",
+    f"bug double -->\n{BLOCK.format('y = x')}{ANSWER}": "must quote the line that is",
+    f"order double -->\n{BLOCK.format('y = x')}{ANSWER}": "the statements must be",
+    f"mask -->\nSet it.{ANSWER}": "one table is wanted here, not 0",
+}
+
+
+def test_a_bad_exercise_fails_the_build(build, tmp_path):
+    """And says where, which, and what is allowed."""
+    configure(tmp_path)
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: page\n")
+    cells = [nbformat.v4.new_markdown_cell(f"<!-- try {text}") for text in BAD]
+    cells = [
+        nbformat.v4.new_markdown_cell("# A page"),
+        nbformat.v4.new_code_cell(CODE),
+        *cells,
+    ]
+    book = tmp_path / "book"
+    book.mkdir()
+    (book / "references.bib").write_text("")
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), book / "page.ipynb")
+    result = build(tmp_path, tmp_path)
+    assert result.returncode
+    for text, fault in BAD.items():
+        name = text.partition(" -->")[0]
+        assert any(
+            f"page: try {name}: " in part and fault in part
+            for part in result.stderr.split("ERROR: ")
+        ), (text, fault, result.stderr)

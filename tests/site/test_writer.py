@@ -60,6 +60,14 @@ def written(page):
     return page.locator(".fg-written").text_content()
 
 
+def wait_until_written(page, begun):
+    """Until the text that begins so is whole: the record before it is whole, too."""
+    page.wait_for_function(
+        f"(begun) => !{FIGURE}.writing && {FIGURE}.page.textContent.startsWith(begun)",
+        arg=begun,
+    )
+
+
 def test_nothing_is_loaded_before_it_is_touched(visit):
     page = visit(PAGE)
     assert written(page).startswith("And the robot said")
@@ -73,9 +81,9 @@ def test_a_beginning_goes_on_and_is_forked(visit):
     page = visit(PAGE)
     page.get_by_label("A beginning").fill("And the computer said")
     page.keyboard.press("Enter")
-    page.wait_for_function(f"{FIGURE}.letters.length > 100 && !{FIGURE}.writing")
+    wait_until_written(page, "And the computer said")
     before = written(page)
-    assert before.startswith("And the computer said") and len(before) > 100
+    assert len(before) > 100
     page.locator(".fg-written").focus()
     page.keyboard.press("Home")
     page.locator(".fg-written span").nth(24).click()
@@ -88,9 +96,8 @@ def test_a_beginning_goes_on_and_is_forked(visit):
         before[25],
     )
     other.press("Enter")
-    page.wait_for_function(f"{FIGURE}.letters.length > 100 && !{FIGURE}.writing")
-    after = written(page)
-    assert after[:26] == before[:25] + letter and after != before
+    wait_until_written(page, before[:25] + letter)
+    assert len(written(page)) > 100
     assert not page.troubles
 
 
@@ -103,7 +110,7 @@ def test_what_it_cannot_read_is_said(visit):
     assert said.inner_text().startswith("Type a letter or more")
     field.fill("Zoë")
     field.press("Enter")
-    page.wait_for_function(f"{FIGURE}.letters.length > 100 && !{FIGURE}.writing")
+    wait_until_written(page, "Zo")
     assert "has no ë: it knows 65" in said.inner_text() and written(page)[:2] == "Zo"
     alone = visit(PAGE)
     alone.route(f"**/{MODEL}", lambda route: route.abort())
@@ -131,3 +138,26 @@ def test_the_record_plays_until_it_is_touched_and_stands_without_scripts(
         assert (
             "And the robot said unto Moses" in page.locator(".fg-written").inner_text()
         )
+
+
+def test_the_page_is_read_at_a_glance(visit):
+    """All chapters in one screen, and no phone has to be swiped for long."""
+    chapters = visit(PAGE).locator(".fg-chapter").all()
+    boxes = [chapter.bounding_box() for chapter in chapters]
+    assert len(boxes) == 7
+    assert boxes[-1]["y"] + boxes[-1]["height"] - boxes[0]["y"] < 900
+    tall = visit(PAGE, width=360).evaluate("document.documentElement.scrollHeight")
+    assert tall <= 3000
+
+
+def test_forced_colours_leave_the_draw(visit):
+    page = visit(PAGE)
+    page.emulate_media(forced_colors="active")
+    page.locator(".fg-written span").nth(40).click()
+    colour = "node => getComputedStyle(node).backgroundColor"
+    paper = page.locator("body").evaluate(colour)
+    for mark in ".fg-amount b", ".fg-picked":
+        assert page.locator(mark).first.evaluate(colour) != paper
+    style = "node => getComputedStyle(node).outlineStyle"
+    for mark in ".fg-line u", ".fg-at":
+        assert page.locator(mark).evaluate(style) == "solid"

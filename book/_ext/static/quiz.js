@@ -1,35 +1,36 @@
+// What a reader answers stays in the reader's own browser.
+const fgKept = (name) => {
+  try {
+    return JSON.parse(localStorage.getItem(name));
+  } catch {
+    return null; // a browser may forbid it
+  }
+};
+const fgKeep = (name, value) => {
+  try {
+    if (value) localStorage.setItem(name, JSON.stringify(value));
+    else localStorage.removeItem(name);
+  } catch {
+    // the answer is shown, not kept
+  }
+};
+const fgButton = (text, type = "button") => {
+  const made = document.createElement("button");
+  return Object.assign(made, { type, textContent: text, className: "fg-button" });
+};
+
 // A concept test: marks, a score, and the first score for a later comparison.
-// Nothing leaves the browser.
 addEventListener("DOMContentLoaded", () => {
   const form = document.querySelector(".fg-concepts");
   if (!form) return;
   const questions = [...form.querySelectorAll("fieldset")];
   const chosen = (question) => question.querySelector("input:checked")?.value;
   const right = (question) => chosen(question) === question.dataset.right;
-  const stored = () => {
-    try {
-      return JSON.parse(localStorage.getItem("fg-concepts"));
-    } catch {
-      return null; // a browser may forbid it
-    }
-  };
-  const keep = (value) => {
-    try {
-      if (value) localStorage.setItem("fg-concepts", JSON.stringify(value));
-      else localStorage.removeItem("fg-concepts");
-    } catch {
-      // the score is shown, not kept
-    }
-  };
-  const button = (text, type) => {
-    const made = document.createElement("button");
-    Object.assign(made, { type, textContent: text, className: "fg-button" });
-    return made;
-  };
+  const stored = () => fgKept("fg-concepts");
   const score = document.createElement("p");
   score.setAttribute("role", "status");
-  const again = button("Clear my answers", "reset");
-  form.append(button("Check my answers", "submit"), again, score);
+  const again = fgButton("Clear my answers", "reset");
+  form.append(fgButton("Check my answers", "submit"), again, score);
   const before = () => {
     const first = stored();
     return first ? `Your first score was ${first.right} of ${questions.length} (${first.date}).` : "";
@@ -48,7 +49,7 @@ addEventListener("DOMContentLoaded", () => {
     const count = questions.filter(right).length;
     const left = open ? ` ${open} not answered yet.` : "";
     score.textContent = `${count} of ${questions.length} are right.${left} ${before()}`;
-    if (!open && !stored()) keep({ right: count, date: new Date().toLocaleDateString() });
+    if (!open && !stored()) fgKeep("fg-concepts", { right: count, date: new Date().toLocaleDateString() });
   });
   form.addEventListener("reset", () => {
     for (const question of questions) mark(question, false);

@@ -195,27 +195,31 @@ const picker = control("the file", file, "file");
 const bar = make("progress", { max: 1, value: 0, "aria-label": "progress", style: "flex:1 1 6rem;visibility:hidden" });
 const status = make("p", { class: "fg-status", role: "status" });
 const answer = make("p", { class: "fg-text", style: "min-height:7.5em" });
-const asked = make("em"), before = new Text(), after = new Text();
-const marked = make("mark", { style: "color:inherit;background:color-mix(in srgb,var(--fg-tint) 35%,transparent)" });
-answer.append(asked, before, marked, after);
+const asked = make("em"), said = make("span", { class: "fg-tokens", style: "font:inherit;font-size:1.3em" });
+answer.append(asked, said);
+said.addEventListener("click", ({ target }) => target !== said && show([...said.children].indexOf(target) + 1));
 const place = make("input", { type: "range", min: 1, max: 1, value: 1 });
 const placed = make("span", { "aria-hidden": "true", style: "min-width:8ch" });
-const top = make("ul", { class: "fg-bars", style: "min-height:10.2em;align-content:start" });
+const top = make("ul", { class: "fg-bars", style: "min-height:16rem;align-content:start" });
 const pace = make("p", { class: "fg-number" });
 
 const title = new Text(); // who wrote it
 const view = (name, parts, attributes = {}) => make("div", { class: "fg-view", ...attributes }, make("h4", {}, name), ...parts);
 figure.querySelector("[data-fg-stored]").replaceWith(
   make("div", { class: "fg-body", style: "gap:.4rem" },
+    make("div", { class: "fg-views", style: "contain:content" }, // a token moves nothing else
+      view(title, [answer], { "data-fg-wide": "" }),
+      view("The likeliest next tokens", [control("place", place, "range", placed), top]),
+      view("Tokens a second", [pace], { "data-fg-kind": "number" })),
     control("your text", words),
     make("div", { class: "fg-controls" }, control("model", model), control("next token", choose)),
     picker,
     make("div", { class: "fg-buttons", style: "flex-wrap:wrap;align-items:center" }, go, stop, bar),
-    status,
-    make("div", { class: "fg-views", style: "contain:content" }, // a token moves nothing else
-      view(title, [answer]),
-      view("The likeliest next tokens", [control("place", place, "range", placed), top]),
-      view("Tokens a second", [pace], { "data-fg-kind": "number" }))));
+    status));
+const look = make("p", { class: "fg-look" }, figure.querySelector("figcaption").lastChild);
+figure.querySelector(".fg-views").after(look);
+figure.classList.add("fg-hero");
+figure.style.setProperty("--fg-row", "50px");
 figure.dataset.fgReady = "";
 
 let running = null; // what stops the answer that is being written
@@ -232,11 +236,11 @@ function say(text, share) {
 
 function show(number) {
   const steps = figure.steps, step = steps[number - 1];
-  const text = (from, to) => steps.slice(from, to).map(({ token }) => token).join("");
-  before.data = text(0, number - 1);
-  marked.textContent = step?.token ?? "";
-  marked.hidden = !step;
-  after.data = steps.length ? text(number) : running ? "…" : "";
+  const likely = ({ id, top }) => top?.find((each) => each.id === id)?.p ?? 0;
+  const chip = (each) => make("span", { style: `--fg-share:${45 * likely(each)}%` }, each.token);
+  said.replaceChildren(...steps.map(chip));
+  said.children[number - 1]?.classList.add("fg-marked");
+  if (!steps.length) said.textContent = running ? "…" : "";
   place.max = Math.max(1, steps.length);
   place.value = number;
   placed.textContent = step ? `${number} of ${steps.length}` : "";

@@ -277,26 +277,29 @@ class Writer {
     try {
       return (this.model = await load());
     } catch (error) {
+      this.stop();
       this.say(error.message);
     }
   }
 
   async begin(text) {
-    if (!(await this.loaded())) return;
+    const turn = this.start();
+    if (!(await this.loaded()) || this.writing !== turn) return;
     const known = [...text].filter((letter) => this.model.alphabet.includes(letter));
     const unknown = [...new Set(text)].filter((letter) => !this.model.alphabet.includes(letter));
-    if (!known.length) return this.say("Type a letter or more: it has to begin with something.");
+    if (!known.length) {
+      this.stop();
+      return this.say("Type a letter or more: it has to begin with something.");
+    }
     await this.write(known.map((letter) => ({ letter })));
     if (unknown.length) this.say(`The text that it learned from has no ${unknown.join(" ")}: it knows ${this.model.alphabet.length} characters.`);
   }
 
   async write(begun) {
-    this.stop();
+    const turn = this.start();
     this.say("");
-    if (!(await this.loaded())) return;
+    if (!(await this.loaded()) || this.writing !== turn) return;
     this.letters = begun;
-    const turn = (this.writing = {});
-    this.button.textContent = "Stop";
     for (let n = 0; n < LETTERS && this.letters.length < MOST; n++) {
       const options = this.model.next(this.letters.map(({ letter }) => letter), this.temperature());
       const place = Math.random();
@@ -319,8 +322,7 @@ class Writer {
 
   // The record, letter by letter, until somebody touches the figure.
   async replay() {
-    const turn = (this.writing = {});
-    this.button.textContent = "Stop";
+    const turn = this.start();
     for (this.shown = this.beginning.value.length + 1; this.shown <= this.letters.length; this.shown++) {
       this.at = this.shown - 1;
       this.show();
@@ -329,6 +331,12 @@ class Writer {
     }
     this.shown = this.letters.length;
     this.stop();
+  }
+
+  // From here on, until somebody stops it, this turn alone may change the text.
+  start() {
+    this.button.textContent = "Stop";
+    return (this.writing = {});
   }
 
   stop() {

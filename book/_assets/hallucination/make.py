@@ -1,6 +1,6 @@
 """Train models that invent birthdays, and ask SmolLM2 for capitals.
 
-.venv/bin/python book/_tools/assets.py hallucination [birthdays] [capitals]
+.venv/bin/python book/_tools/assets.py hallucination [birthdays] [capitals] [counter]
 (six minutes of one core)
 
 Writes beside this file birthdays.json: for each number of statements read and each
@@ -11,7 +11,9 @@ people it has read about and about others, and how much it and the world say of
 statements to which it gives a small or a large probability. And it fills capitals.json,
 which holds a hundred countries with their capitals and twenty that do not exist: what
 SmolLM2 says is the capital, with its probability, and the same after examples that
-admit ignorance: a word that isn't in ../reviewed/words.json as three dots.
+admit ignorance: a word that isn't in ../reviewed/words.json as three dots. counter.json
+has what the reader that counts invents, and its loss on the same new statements, for
+each share of news that it may say.
 """
 
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ HERE = Path(__file__).parent
 
 READ, SKEWS, EVERY = [500, 1000, 2000, 4000], [0.0, 1.0, 1.5], 10
 HELD_OUT = 2000
+NEWS = [0.1, 0.5, 1, 2, 3, 5, 7, 10, 14, 18, 22, 26.3, *range(30, 100, 5), 98, 99.5]
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -137,6 +140,21 @@ def record_capitals() -> None:
     store(HERE / "capitals.json", {"rows": rows})
 
 
+def count(news: float) -> dict:
+    """A reader that counts the statements of the longer runs: says `news` percent."""
+    world, draws = page.make_birthdays(1.0, seeded(0)), seeded(1)
+    both = torch.multinomial(world.shares, 1000 + HELD_OUT, True, generator=draws)
+    counts = both[:1000].bincount(minlength=page.PEOPLE)
+    given = page.counting_reader(counts, world.dates, news / 100)
+    true = given[torch.arange(page.PEOPLE), world.dates]
+    losses = -true[both[1000:]].log().mean()
+    return {"news": news, "invented": rounded(1 - true.sum()), "loss": rounded(losses)}
+
+
+def record_counter() -> None:
+    store(HERE / "counter.json", {"rows": [count(news) for news in NEWS]})
+
+
 def remade() -> Iterator[tuple]:
     """The first ten steps of the first model; its rate is constant."""
     kept = read_json(HERE / "birthdays.json")["runs"][0]
@@ -145,7 +163,9 @@ def remade() -> Iterator[tuple]:
         yield kept[name], again[name], 1e-6
     for name in "losses", "invented":
         yield kept[name][:1], again[name], 0.05
+    rows = read_json(HERE / "counter.json")["rows"]
+    yield rows[11]["loss"], count(rows[11]["news"])["loss"], 1e-4
 
 
 if __name__ == "__main__":
-    make_parts(record_birthdays, record_capitals)
+    make_parts(record_birthdays, record_capitals, record_counter)

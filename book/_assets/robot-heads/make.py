@@ -8,6 +8,12 @@ writes beside this file weights.npz, shares in thousandths:
     pieces   (T,)          its tokens
     values   (L, 3, T)     how long each token's value vector is, in hundredths; three
                            query heads share one
+    scores   (L, H, T, T)  how well the keys fit, query . key / 8, in tenths
+    query    (L, H, T, 8)  the first 8 of the 64 numbers of each query, in hundredths
+    key      (L, 3, T, 8)  and of each key, both turned
+    value    (L, 3, T, 16) the first 16 of the 64 numbers of each value
+    stream   (L, T, 16)    the first 16 of the 576 numbers that a layer reads
+    added    (L, T, 16)    and that its attention adds to them
     ending   (2, L, H, 9)  what the last word gives to itself and each word before it,
                            for both endings; a word's tokens count together
     says     (2, 2)        after "The thing that was ... was the": cup, robot
@@ -63,25 +69,36 @@ def look(text):
     return torch.cat([weights for _, weights in layers if weights is not None])
 
 
-def value_lengths(text):
-    """The lengths of all value vectors, (L, H_kv, T)."""
+def asked(block, config, x):
+    """A layer's queries (H, T, K), keys and values (H_kv, T, K) for x (T, D)."""
+    x, places, part = block.attention_norm(x), torch.arange(len(x)), block.attention
+    query = split_heads(part.query(x), config.heads)
+    key, value = (split_heads(f(x), config.kv_heads) for f in (part.key, part.value))
+    return [*(apply_rope(y, places, config.base) for y in (query, key)), value]
+
+
+def looked_up(text):
+    """What each layer's attention reads, asks, offers and adds, by name."""
     model, found = real_model.load_smollm2(), []
-    states = [x for x, weights in real_model.run_layers(model, ids_of(text))]
+    states = [x[0] for x, _ in real_model.run_layers(model, ids_of(text))]
+    mask = causal_mask(len(states[0]))
     for block, x in zip(model.blocks, states[:-1], strict=True):
-        value = block.attention.value(block.attention_norm(x))  # (1, T, H_kv K)
-        found.append(split_heads(value, model.config.kv_heads).norm(dim=-1))
-    return torch.cat(found)
+        query, key, value = asked(block, model.config, x)
+        scores = (query @ key.repeat_interleave(3, 0).mT / 8).tril()
+        places, normed = torch.arange(len(x)), block.attention_norm(x)[None]
+        added, _ = block.attention(normed, places, mask)
+        parts = {"values": value.norm(dim=-1), "scores": scores / 10}
+        parts |= {"query": query[..., :8], "key": key[..., :8]}
+        parts |= {"value": value[..., :16], "stream": x[:, :16]}
+        found.append(parts | {"added": added[0, :, :16]})
+    return {name: torch.stack([each[name] for each in found]) for name in found[0]}
 
 
 def queries_and_keys(text):
     """What the first layer asks and offers: (H, T, K) and (H_kv, T, K)."""
-    model, ids = real_model.load_smollm2(), ids_of(text)
-    config, block = model.config, model.blocks[0]
-    x = block.attention_norm(model.embedding(ids[0]))  # (T, D)
-    places = torch.arange(len(x))
-    query = split_heads(block.attention.query(x), config.heads)
-    key = split_heads(block.attention.key(x), config.kv_heads)
-    return [apply_rope(part, places, config.base) for part in (query, key)]
+    model = real_model.load_smollm2()
+    x = model.embedding(ids_of(text)[0])  # (T, D)
+    return asked(model.blocks[0], model.config, x)[:2]
 
 
 def last_word(weights, words=9):
@@ -116,8 +133,8 @@ def main():
     pieces = np.array(smollm2_tokenizer().pieces(SENTENCE.format(ENDINGS[0])))
     record = {"pieces": pieces}
     record["weights"] = thousandths(looks[0])
-    lengths = value_lengths(SENTENCE.format(ENDINGS[0]))
-    record["values"] = (100 * lengths.double()).round().short().numpy()
+    for name, found in looked_up(SENTENCE.format(ENDINGS[0])).items():
+        record[name] = (100 * found.double()).round().short().numpy()
     record["ending"] = thousandths(torch.stack([last_word(w) for w in looks]))
     record["says"] = thousandths(torch.stack([answers(e) for e in ENDINGS]))
     store(HERE / "weights.npz", record)

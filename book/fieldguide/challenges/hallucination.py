@@ -113,6 +113,15 @@ def by_chance(given: Float[Tensor, "P D"], said: Float[Tensor, "P D"]):
     group = torch.bucketize(given, edges)  # (P, D)
     return torch.stack([said[group == k].sum() for k in range(4)])
 
+# %% ../../challenges/hallucination.ipynb #counting-reader
+def counting_reader(counts, dates, news):
+    """Repeat what was read, and say `news` of the rest: chances (P, D)."""
+    given = torch.zeros(PEOPLE, DATES, dtype=torch.double)
+    unread, met = counts == 0, counts.nonzero()[:, 0]
+    given[unread] = news / (unread.sum() * DATES)
+    given[met, dates[met]] = (1 - news) * counts[met].double() / counts.sum()
+    return given
+
 # %% ../../challenges/hallucination.ipynb #name-capital
 BEFORE = "The capital of Spain is Madrid.\nThe capital of Ireland is Dublin.\n"
 ADMITS = (

@@ -82,6 +82,11 @@ def bpe_views(tokenizer, text):
     pieces = [tokenizer.vocabulary[n] for n in ids]
     numbers = " ".join(f"{n}={readable(p)}" for n, p in zip(ids, pieces))
     shown = piece_views(pieces, [*tokenizer.rank])
+    first = [f"{n} {readable(p)}" for n, p in zip(ids[:12], pieces)]
+    sizes = [*map(len, pieces[:12])]
+    shown["The first twelve, with their numbers"] = views.bars(
+        first, sizes, unit="bytes", high=12
+    )
     return shown | {"Token numbers": views.text(numbers)}
 
 # %% ../../transformers/tokens.ipynb #to-bytes

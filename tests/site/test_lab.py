@@ -233,7 +233,7 @@ def play_by_keyboard(page):
     with untouched(page, where.locator("[data-fg-reset]")):
         page.keyboard.type(LETTERS)  # with a space: it is pressed
         page.keyboard.press("ArrowDown")
-        assert setting(page, "fg-where") == {"word": "it", "head": 0, "layer": 0}
+        assert setting(page, "fg-where") == START
     with untouched(page, figure(page, "fg-replay").get_by_label("distance")):
         moves(page, "fg-replay", "distance", "ArrowDown", 8)
         page.keyboard.type("dd")
@@ -244,6 +244,9 @@ def play_by_keyboard(page):
         moves(page, "fg-saturation", "divide", " ", True)
 
 
+START = {"layer": 27, "head": 2, "word": "it", "step": "all"}
+
+
 def follow_a_link(page):
     """A link in the text sets the figure that it names."""
     page.get_by_role("link", name="head 2 of layer 27").first.click()
@@ -251,7 +254,7 @@ def follow_a_link(page):
         """fieldguide.figures.findLast(f => f.element.id === "fg-where")
         .params.layer === 27"""
     )
-    assert setting(page, "fg-where") == {"word": "it", "head": 2, "layer": 27}
+    assert setting(page, "fg-where") == START | {"step": "weights"}
 
 
 def saved(page, path):

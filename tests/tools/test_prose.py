@@ -57,7 +57,7 @@ EXEMPT = [
         r"`[^`]+`",
         r"^#{1,6} [^\n]*$",
         r"^\*Takes:?\*[^\n]*(?:\n(?!\n|\*)[^\n]+)*",
-        r"(?<=\])\([^)]*\)|https?://\S+|<!--.*?-->",
+        r"(?<=\])\([^)]*\)|https?://\S+|<!--.*?-->|<svg.*?</svg>|<a [^>]*>",
         r"\b(1[5-9]|20)\d\d\b(?![.,]\d)(?!\s?%)",  # years
         r"\b\d{1,2}(?= (January|February|March|April|May|June|July))",
         r"\b\d{1,2}(?= (August|September|October|November|December))",

@@ -399,13 +399,14 @@ FIRST = """high => {
   const figure = document.querySelector("main .fg"), spans = [], empty = [];
   const add = ({ top, bottom, height }) => height > 0 && spans.push([top, bottom]);
   const box = node => node.getBoundingClientRect();
+  const SVG = ".fg-box svg:not(.fg-legend *)";
   const MARKS = ".fg-box > svg > :is(circle, path:not([class]))"; // not a legend's
   for (const view of figure.querySelectorAll(".fg-view")) {
     const drawn = [...view.querySelectorAll(MARKS)];
     const ends = drawn.map(box).flatMap(({ left, right }) => [left, right]);
     const axis = view.querySelector(".fg-axis");
     const wide = Math.max(...ends) - Math.min(...ends);
-    if (!axis) view.querySelectorAll(".fg-box > svg").forEach(node => add(box(node)));
+    if (!axis) view.querySelectorAll(SVG).forEach(node => add(box(node)));
     else if (wide > 30) add(box(axis));
     else empty.push(view.dataset.fgView);
     for (const canvas of view.querySelectorAll("canvas")) {

@@ -95,7 +95,7 @@
     const [wide, one, two] = [70, x + 35, x + 122];
     const thin = Math.max(1, (wide * r) / D);
     const [mid, foot] = [y + 90, y + 168];
-    const wire = (d) => svg("path", { class: "fg-axis", d });
+    const wire = (d) => svg("path", { d, fill: "none", stroke: "currentColor" });
     const half = (from, to, y0, y1) => svg("path", { fill: hue("query"), d: `M${two - from / 2},${y0}h${from}L${two + to / 2},${y1}h${-to}Z` });
     const words = (text, at, fill = "currentColor") => svg("text", { ...at, style: `font-size:13px;font-weight:700;fill:${fill}` }, text);
     const middle = { "text-anchor": "middle" };

@@ -26,6 +26,7 @@ PAGE = f"<style>body {{ margin: 0; overflow: hidden; font: {FONT} }}</style>"
 BARE = """
 .fg { margin: 0; padding: 0; border: 0 }
 .fg-body { display: block !important }
+.fg-side { display: none !important }
 """
 HEIGHTS = """async () => {
   for (const _ of "12") await new Promise(requestAnimationFrame);

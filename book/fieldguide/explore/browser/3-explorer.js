@@ -431,7 +431,7 @@ class Explorer {
   // Bars that are all there is to see fill the first screen.
   fill(views) {
     const bars = views.filter(({ kind }) => kind === "bars");
-    if (views.some(({ kind }) => !/bars|tokens|number|text|table/.test(kind))) return;
+    if (!bars.length || views.some(({ kind }) => !/bars|tokens|number|text|table/.test(kind))) return;
     const rows = bars.reduce((sum, { labels }) => sum + labels.length, 0);
     const room = (this.element.offsetWidth < 480 ? 300 : 470) - 50 * bars.length;
     put(this.element, { style: `--fg-row:${clamp(Math.round(room / rows), 24, 64)}px` });

@@ -29,7 +29,7 @@ BARE = """
 .fg-side { display: none !important }
 """
 HEIGHTS = """async () => {
-  for (const _ of "12") await new Promise(requestAnimationFrame);
+  for (const _ of "123456") await new Promise(requestAnimationFrame);
   return [...document.querySelectorAll(".fg-views")].map((views) => views.offsetHeight);
 }"""
 

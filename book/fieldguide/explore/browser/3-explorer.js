@@ -407,14 +407,15 @@ class Explorer {
   // Draw every view; what had the focus keeps it when its node is a new one. Room and
   // colours are asked for only when they may be `new`: it would lay the page out.
   repaint(fresh = true) {
+    if (!this.drawn) return;
     if (fresh) {
       const look = getComputedStyle(this.element);
       this.look = { ink: look.color, mark: look.getPropertyValue("--fg-mark") };
       const hero = this.element.matches(".fg-hero");
       for (const box of Object.values(this.boxes)) Object.assign(box, { room: box.clientWidth || 320, hero });
-      if (hero) this.fill(Object.values(this.drawn ?? {}));
+      if (hero) this.fill(Object.values(this.drawn));
     }
-    for (const [title, view] of Object.entries(this.drawn ?? {})) {
+    for (const [title, view] of Object.entries(this.drawn)) {
       const box = this.boxes[title];
       const focused = document.activeElement;
       const stop = box.contains(focused) ? [...box.querySelectorAll(STOPS)].indexOf(focused) : -1;

@@ -406,7 +406,7 @@ class Explorer {
 
   // Draw every view; what had the focus keeps it when its node is a new one. Room and
   // colours are asked for only when they may be `new`: it would lay the page out.
-  repaint(fresh = true) {
+  repaint(fresh = true, again = false) {
     if (!this.drawn) return;
     if (fresh) {
       const look = getComputedStyle(this.element);
@@ -426,7 +426,11 @@ class Explorer {
       node?.focus({ preventScroll: true });
     }
     if (this.marks.size) this.showMarks();
-    if (fresh) this.element.toggleAttribute("data-fg-tall", this.stage.offsetHeight > 0.5 * innerHeight);
+    if (!fresh) return;
+    // What is drawn now may need more room beside another view, and stand below it.
+    const moved = Object.values(this.boxes).some((box) => box.room !== (box.clientWidth || 320));
+    if (moved && !again) return this.repaint(true, true);
+    this.element.toggleAttribute("data-fg-tall", this.stage.offsetHeight > 0.5 * innerHeight);
   }
 
   // Bars that are all there is to see fill the first screen.

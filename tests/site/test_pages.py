@@ -505,7 +505,7 @@ def moves(page, k, name, way):
         place(page, k, setting)
         before, picture = page.evaluate(DATA, k), drawn(page, k)
         for _ in way(page, box, kind):
-            settle(page)
+            settle(page, k)
             if page.evaluate(DATA, k) != before and drawn(page, k) != picture:
                 reset(page, k)
                 assert page.evaluate(DATA, k) == begun, f"{name}: not reset"
@@ -516,7 +516,7 @@ def moves(page, k, name, way):
 
 def place(page, k, setting):
     page.evaluate("([k, to]) => fieldguide.figures[k].set(to)", [k, setting])
-    settle(page)
+    settle(page, k)
 
 
 # What an explorer's views draw: shapes, words, and the pixels of each canvas.
@@ -531,17 +531,20 @@ def drawn(page, k):
     return page.evaluate(DRAWN, k)
 
 
-def settle(page):
+def settle(page, k):
     """Wait until what was set is drawn (decompressing a chunk takes a moment)."""
-    page.evaluate("""async () => {
-        await Promise.all(fieldguide.figures.map(f => f.set({})));
-        await new Promise(requestAnimationFrame);
-    }""")
+    page.evaluate(
+        """async k => {
+          await fieldguide.figures[k].set({});
+          await new Promise(requestAnimationFrame);
+        }""",
+        k,
+    )
 
 
 def reset(page, k):
     explorer(page, k).locator("[data-fg-reset]").click()
-    settle(page)
+    settle(page, k)
 
 
 def dead_controls(page, count, ways, tried):
@@ -573,7 +576,7 @@ def stand(page):
         before = drawn(page, k)
         link.click()
         expect(link).to_have_attribute("aria-current", "true")
-        settle(page)
+        settle(page, k)
         assert page.evaluate(AT, k) == page.evaluate(AT, k) | wanted
         assert drawn(page, k) != before, f"{state} changes nothing"
     assert page.evaluate("worstJump()") < MOST_SHIFT
@@ -593,7 +596,7 @@ def test_the_doors_of_the_front_page_lead_to_figures_at_work(visit, subtests):
             expect(figure).to_be_in_viewport()
             order = "node => fieldguide.figures.findIndex(f => f.element === node)"
             k = figure.evaluate(order)
-            settle(page)
+            settle(page, k)
             setting = {name: json.loads(text) for name, text in wanted.items()}
             assert setting.items() <= page.evaluate(AT, k).items()
             there = drawn(page, k)
@@ -704,7 +707,7 @@ def test_a_link_restores_the_setting_and_paper_loses_nothing(lively, visit, subt
                 reset(page, k)
                 assert page.evaluate(AT, k) == start
                 page.goto(link)
-                settle(page)
+                settle(page, k)
                 restored(page, count, k, wanted, data)
                 reset(page, k)
             again = visit(link)

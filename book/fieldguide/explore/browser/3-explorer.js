@@ -142,7 +142,7 @@ class Explorer {
     const row = html("div", { class: "fg-control", "data-fg-kind": c.kind, "data-fg-control": c.name });
     row.append(html("label", { for: id }, c.label), input);
     const longest = Math.max(...c.labels.map((label) => label.length));
-    if (input.localName === "select" && longest > 20) row.dataset.fgLong = longest > 38 ? "very" : "";
+    if (input.localName === "select" && longest > 20) row.dataset.fgLong = longest > 30 ? "very" : "";
     if (c.kind === "range") {
       shown.style.minWidth = `${clamp(longest, 3, 16)}ch`;
       row.append(shown);

@@ -58,7 +58,8 @@ class Writer(Directive):
         text = (
             f'<figure class="fg-write" {WRITE}>'
             "<figcaption><strong>Type a beginning.</strong> Click a letter to see what "
-            "else it might have been, and one of those to go on from there."
+            "else it might have been, and one of those to go on from there. A low "
+            "temperature makes it take the likeliest."
             "</figcaption>"
             f'<p class="fg-written">{html.escape(kept["text"])}</p>'
             f'<script type="application/json">{packed}</script></figure>'

@@ -170,7 +170,7 @@ class Writer {
     const record = JSON.parse(figure.querySelector("script").textContent);
     // Each letter: its character, and what might have stood there with the draw.
     this.letters = [...record.text].map((letter, k) => ({ letter, ...record.steps[k - record.begun] }));
-    this.at = this.letters.length - 1;
+    this.at = this.freest();
     this.shown = this.letters.length;
     this.build(this.letters.slice(0, record.begun).map(({ letter }) => letter).join(""));
     this.show();
@@ -185,6 +185,10 @@ class Writer {
     temperature.addEventListener("input", () => (said.textContent = temperature.value));
     this.temperature = () => Number(temperature.value);
     const form = make("form", {}, this.beginning, this.button, make("label", {}, "temperature ", temperature, said));
+    this.beginning.addEventListener("input", () => {
+      this.stop();
+      this.say("Press Write to go on from there.");
+    });
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.begin(this.beginning.value);
@@ -242,7 +246,7 @@ class Writer {
     this.bars.replaceChildren();
     if (!options) return this.asked.append("This letter was given. Click on one that the model wrote.");
     const before = this.letters.slice(Math.max(0, this.at - 14), this.at).map((each) => each.letter).join("");
-    this.asked.append("What follows ", make("q", {}, before.replaceAll("\n", " ")), "? The draw fell on ", make("q", {}, readable(letter)), ".");
+    this.asked.append("What follows ", make("q", {}, before.replaceAll("\n", " ")), "? A random number, the black line, fell on ", make("q", {}, readable(letter)), ".");
     let left = 0;
     for (const [option, share] of options) {
       const piece = make("i", { style: `left:${100 * left}%;width:${100 * share}%` });
@@ -291,13 +295,13 @@ class Writer {
       this.stop();
       return this.say("Type a letter or more: it has to begin with something.");
     }
-    await this.write(known.map((letter) => ({ letter })));
-    if (unknown.length) this.say(`The text that it learned from has no ${unknown.join(" ")}: it knows ${this.model.alphabet.length} characters.`);
+    const without = `The text that it learned from has no ${unknown.join(" ")}: it knows ${this.model.alphabet.length} characters.`;
+    await this.write(known.map((letter) => ({ letter })), unknown.length ? without : "");
   }
 
-  async write(begun) {
+  async write(begun, remark = "") {
     const turn = this.start();
-    this.say("");
+    this.say(remark);
     if (!(await this.loaded()) || this.writing !== turn) return;
     this.letters = begun;
     for (let n = 0; n < LETTERS && this.letters.length < MOST; n++) {
@@ -331,6 +335,14 @@ class Writer {
     }
     this.shown = this.letters.length;
     this.stop();
+    this.at = this.freest();
+    this.show();
+  }
+
+  // The letter that was the least certain: there it might have gone another way.
+  freest() {
+    const top = ({ options }) => options?.[0][1] ?? 1;
+    return this.letters.reduce((best, each, k, all) => (top(each) < top(all[best]) ? k : best), 0);
   }
 
   // From here on, until somebody stops it, this turn alone may change the text.

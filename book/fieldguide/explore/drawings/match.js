@@ -13,7 +13,7 @@
     const [row, column] = [line(false), line(true)];
     return own(view, i) >= Math.max(...(Math.abs(sum(row) - 1) < Math.abs(sum(column) - 1) ? row : column));
   };
-  // The wrong pair that takes the largest share: the first one to look at.
+  // The wrong pair that takes the largest share.
   const hardest = ({ shares, labels: { length } }) => {
     const k = nearest(length * length, (k) => (k % (length + 1) ? -shares.values[k] : 1));
     return [Math.floor(k / length), k % length];
@@ -30,7 +30,7 @@
     const sign = JSON.stringify([view.labels, view.groups, width]);
     if (box.sign !== sign) Object.assign(box, { sign, parts: build() });
     box.view = view;
-    box.at ??= hardest(view);
+    box.at ??= Array(2).fill(nearest(n, (i) => -own(view, i))); // the surest right pair
     const { node, cells, ends } = box.parts;
     for (const { i, j, tint, bar } of cells) {
       const [cosine, share] = [at(view.cosines, i, j), at(view.shares, i, j)];
@@ -62,7 +62,7 @@
     function build() {
       const node = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, tabindex: 0, style: "touch-action:pan-y" });
       const row = svg("rect", { fill: hue("query"), "fill-opacity": 0.12, x: 0, width: left + cell * n + right - 4, height: cell, rx: 6 });
-      const column = svg("rect", { fill: hue("key"), "fill-opacity": 0.14, y: 0, width: cell, height: table, rx: 6 });
+      const column = svg("rect", { fill: hue("key"), "fill-opacity": 0.14, y: top - 6, width: cell, height: table - top + 6, rx: 6 });
       node.append(row, column);
       const names = view.labels.map((label, j) => {
         const turn = `translate(${x(j) + cell / 2 + 4},${top - 7}) rotate(${small ? -60 : -42})`;

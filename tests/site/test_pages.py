@@ -327,9 +327,9 @@ def printed_whole(page):
     printed = plain("".join(found).replace("\ufffe", "-"))
     page.emulate_media(media="print")
     page.set_viewport_size({"width": A4_WIDTH, "height": 1000})
-    words = page.locator("main pre, main figcaption strong, main .fg-view h4")
+    words = page.locator("main :is(h2, pre, figcaption strong, .fg-view h4)")
     text = "\n".join(words.locator("visible=true").all_inner_texts())
-    lines = [n for n in text.splitlines() if not LEFTWARDS.search(n)]
+    lines = [n.rstrip("#") for n in text.splitlines() if not LEFTWARDS.search(n)]
     assert lines and [n for n in lines if plain(n) not in printed] == []
     cut = "n => n.filter(e => e.scrollWidth > e.clientWidth).length"
     assert not page.locator("main pre").evaluate_all(cut)

@@ -1,6 +1,7 @@
 """What a reader meets in JupyterLab, from a fresh clone: figures, keys and saves."""
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -301,3 +302,36 @@ def test_a_page_is_alive_after_it_was_run_and_saved(lab, opened):
     expect(page.get_by_text("model not found")).to_have_count(0)
     play_by_keyboard(page)
     follow_a_link(page)
+
+
+def test_a_drawing_is_read_dragged_and_guessed_at(opened):
+    """What is annotated, dragged, answered and linked on the site, is so here."""
+    page = opened("challenges/hallucination.ipynb")
+    paths = figure(page, "fg-two_readers")
+    expect(paths.locator("svg").get_by_text("step 300: 12").first).to_be_visible()
+
+    grip = paths.locator(".fg-grip").last
+    at = grip.bounding_box()
+    x, y = at["x"] + at["width"] / 2, at["y"] + at["height"] / 2
+    before, *_ = json.loads(page.evaluate(NOTEBOOK))
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 500, y)
+    page.wait_for_function(
+        """fieldguide.figures.find((f) => f.element.id === "fg-two_readers")
+        .params.news < 5"""
+    )
+    page.mouse.up()
+
+    expect(paths.get_by_text("Worse: its loss rises")).to_be_hidden()
+    paths.get_by_role("button", name="better").click()
+    expect(paths.get_by_text("You guessed: better")).to_be_visible()
+    expect(paths.get_by_text("Worse: its loss rises")).to_be_visible()
+    cells, *_ = json.loads(page.evaluate(NOTEBOOK))
+    assert cells == before, "no cell came or went"
+
+    page.get_by_role("link", name="By step 300").first.click()
+    page.wait_for_function(
+        """fieldguide.figures.find((f) => f.element.id === "fg-two_readers")
+        .params.step === 300"""
+    )
